@@ -1,0 +1,127 @@
+"""The errors layerfs raises on purpose.
+
+    LayerfsError (OSError)
+    ├── NotFound (FileNotFoundError)
+    │   ├── ImageNotFound
+    │   └── ContainerNotFound
+    ├── AlreadyExists (FileExistsError)
+    ├── Ambiguous                      a short ID with several candidates
+    ├── InUse                          rmi of a used image, second mount of a container, rm of a running container
+    ├── InvalidInput                   bad arguments, names, references, instructions
+    │   └── InvalidArchive             an archive, layer or layout that breaks its rules
+    ├── Corrupt                        stored or streamed bytes are not what their digest says
+    ├── StoreError                     the store cannot be used
+    │   └── StoreVersionError          made by a newer layerfs
+    ├── NoSpace                        ENOSPC / EDQUOT while writing
+    ├── Unsupported                    this kernel, user or build cannot do it
+    ├── MountError                     mount or unmount failed
+    └── RunError                       the container could not be started (exit code 125)
+        ├── CommandNotExecutable       exit code 126
+        └── CommandNotFound            exit code 127
+
+Every one carries an errno, so a FUSE engine can answer the kernel without translation.
+The command line prints `str(error)` as one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from typing import Any
+
+
+class LayerfsError(OSError):
+    """Base of every error raised on purpose; `code` is the default errno."""
+
+    code: int = errno.EIO
+    exit_code: int = 1
+
+    def __init__(self, message: str, *, path: str | bytes | None = None) -> None:
+        super().__init__(self.code, message, os.fsdecode(path) if path is not None else None)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.filename}" if self.filename is not None else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), self.message, path=self.filename), ()
+
+
+class NotFound(LayerfsError, FileNotFoundError):
+    code = errno.ENOENT
+
+
+class ImageNotFound(NotFound):
+    """No image of that name or ID; docker's words: `No such image: NAME:TAG`."""
+
+
+class ContainerNotFound(NotFound):
+    """No container of that name or ID; docker's words: `No such container: NAME`."""
+
+
+class AlreadyExists(LayerfsError, FileExistsError):
+    code = errno.EEXIST
+
+
+class Ambiguous(LayerfsError):
+    """A short ID that several images or containers share; `candidates` lists them."""
+
+    code = errno.EINVAL
+
+    def __init__(self, message: str, *, candidates: tuple[str, ...] = (), path: str | bytes | None = None) -> None:
+        super().__init__(message, path=path)
+        self.candidates = candidates
+
+
+class InUse(LayerfsError):
+    code = errno.EBUSY
+
+
+class InvalidInput(LayerfsError):
+    code = errno.EINVAL
+
+
+class InvalidArchive(InvalidInput):
+    code = errno.EBADMSG
+
+
+class Corrupt(LayerfsError):
+    code = errno.EIO
+
+
+class StoreError(LayerfsError):
+    code = errno.EIO
+
+
+class StoreVersionError(StoreError):
+    code = errno.EPROTONOSUPPORT
+
+
+class NoSpace(LayerfsError):
+    code = errno.ENOSPC
+
+
+class Unsupported(LayerfsError):
+    code = errno.ENOTSUP
+
+
+class MountError(LayerfsError):
+    code = errno.EIO
+
+
+class RunError(LayerfsError):
+    """The container could not be started; `exit_code` is docker's (125, 126, 127)."""
+
+    code = errno.ENOEXEC
+    exit_code = 125
+
+
+class CommandNotExecutable(RunError):
+    code = errno.EACCES
+    exit_code = 126
+
+
+class CommandNotFound(RunError):
+    code = errno.ENOENT
+    exit_code = 127

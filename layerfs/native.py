@@ -1,0 +1,71 @@
+"""The one place that imports the C extension.
+
+`NATIVE` says which implementation is loaded. Without the compiled part the plain-Python twin in
+`layerfs._pure` serves (slow, and said once on the `layerfs` logger); LAYERFS_PURE=1 in the environment asks for it, for tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+NATIVE: bool
+
+if TYPE_CHECKING:
+    from layerfs._native import (
+        LayerReader,
+        LayerResult,
+        MergeResult,
+        hash_fd,
+        merge_trees,
+        remap_tree,
+        sha256,
+        verify_tree,
+        xxh64,
+    )
+else:
+    try:
+        if os.environ.get("LAYERFS_PURE"):
+            raise ImportError("LAYERFS_PURE is set")
+        from layerfs._native import (
+            LayerReader,
+            LayerResult,
+            MergeResult,
+            hash_fd,
+            merge_trees,
+            remap_tree,
+            sha256,
+            verify_tree,
+            xxh64,
+        )
+
+        NATIVE = True
+    except ImportError as error:
+        logging.getLogger("layerfs").warning("the compiled part is not loaded (%s): plain Python serves", error)
+        from layerfs._pure import (
+            LayerReader,
+            LayerResult,
+            MergeResult,
+            hash_fd,
+            merge_trees,
+            remap_tree,
+            sha256,
+            verify_tree,
+            xxh64,
+        )
+
+        NATIVE = False
+
+__all__ = [
+    "NATIVE",
+    "LayerReader",
+    "LayerResult",
+    "MergeResult",
+    "hash_fd",
+    "merge_trees",
+    "remap_tree",
+    "sha256",
+    "verify_tree",
+    "xxh64",
+]
