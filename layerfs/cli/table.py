@@ -1,0 +1,72 @@
+"""Rows as docker prints them: a padded table, JSON lines, or a template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from layerfs.cli.template import Template, to_json
+
+Row = Mapping[str, Any]
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns padded to the widest cell and three spaces, headings to ten cells at least (reference 5.1)."""
+    cells = [list(headings), *(list(r) for r in rows)]
+    widths = [max(10, *(len(r[i]) for r in cells)) for i in range(len(headings))]
+    lines = ("   ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in cells)
+    return "\n".join(lines)
+
+
+def _template_rows(text: str, headings: Mapping[str, str], rows: Iterable[Row]) -> list[str]:
+    """`table {{.A}}\\t{{.B}}`: the heading is the template on the headings' names."""
+    template = Template(text)
+    lines = [template(dict(headings)).split("\t"), *(template(r).split("\t") for r in rows)]
+    count = max(len(line) for line in lines)
+    padded = [line + [""] * (count - len(line)) for line in lines]
+    return table(padded[0], padded[1:]).split("\n")
+
+
+def unescape(text: str) -> str:
+    """`\\t` and `\\n` typed on a command line, as docker takes them in formats."""
+    return re.sub(r"\\([tn])", lambda m: {"t": "\t", "n": "\n"}[m[1]], text)
+
+
+def render(
+    rows: Iterable[Row],
+    columns: Sequence[tuple[str, str]],
+    *,
+    format: str | None,
+    quiet: str | None,
+    echo: Callable[[str], Any],
+) -> None:
+    """Print rows. `columns` are (heading, key) of the default table; `quiet` is the key that `-q` prints alone.
+
+    Every key of a row that is a text may be named in a template; headings of keys outside the table are their names in capitals.
+    """
+    rows = list(rows)
+    if quiet is not None and format is None:
+        for row in rows:
+            echo(str(row[quiet]))
+        return
+    text = unescape(format or "table").strip()
+    if text == "json":
+        text = "{{json .}}"
+    if text == "table":
+        echo(table([h for h, _ in columns], [[str(r[k]) for _, k in columns] for r in rows]))
+    elif text.startswith("table "):
+        headings = {k: _heading(k) for r in rows for k in r} | {k: h for h, k in columns}
+        for line in _template_rows(text[6:], headings, rows):
+            echo(line)
+    else:
+        template = Template(text)
+        for row in rows:
+            echo(template(row))
+
+
+def _heading(key: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).upper()
+
+
+__all__ = ["Row", "render", "table", "to_json", "unescape"]
