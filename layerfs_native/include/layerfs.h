@@ -55,6 +55,8 @@ void lfs_xxh64_init(struct lfs_xxh64 *hash);
 void lfs_xxh64_update(struct lfs_xxh64 *hash, const void *data, size_t size);
 uint64_t lfs_xxh64_final(const struct lfs_xxh64 *hash);
 uint32_t lfs_crc32c(uint32_t crc, const void *data, size_t size); /* no inversion at either end */
+bool lfs_sha256_portable(bool on); /* for tests: without the CPU's instructions; whether they are in use now */
+bool lfs_crc32c_portable(bool on);
 
 /* --- a tree in memory (core/tree.c), written by core/erofs_write.c --- */
 struct lfs_tree;

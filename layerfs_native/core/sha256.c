@@ -1,0 +1,201 @@
+/* SHA-256 (FIPS 180-4): the CPU's instructions where they exist, plain C elsewhere. */
+#include <string.h>
+
+#include "layerfs.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#include <sys/auxv.h>
+#endif
+
+typedef void (*lfs_sha256_blocks)(uint32_t state[8], const uint8_t *data, size_t blocks);
+
+static const uint32_t round_constants[64] = {
+	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01,
+	0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc,
+	0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147,
+	0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+	0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08,
+	0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208,
+	0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
+};
+
+static inline uint32_t rotate_right(uint32_t value, int bits)
+{
+	return value >> bits | value << (32 - bits);
+}
+
+static inline uint32_t load_be32(const uint8_t *at)
+{
+	uint32_t value;
+	memcpy(&value, at, 4);
+	return __builtin_bswap32(value);
+}
+
+static void blocks_portable(uint32_t state[8], const uint8_t *data, size_t blocks)
+{
+	for (; blocks; blocks--, data += 64) {
+		uint32_t w[64], s[8];
+		for (int i = 0; i < 16; i++)
+			w[i] = load_be32(data + 4 * i);
+		for (int i = 16; i < 64; i++) {
+			uint32_t a = rotate_right(w[i - 15], 7) ^ rotate_right(w[i - 15], 18) ^ w[i - 15] >> 3;
+			uint32_t b = rotate_right(w[i - 2], 17) ^ rotate_right(w[i - 2], 19) ^ w[i - 2] >> 10;
+			w[i] = w[i - 16] + a + w[i - 7] + b;
+		}
+		memcpy(s, state, sizeof s);
+		for (int i = 0; i < 64; i++) {
+			uint32_t e = rotate_right(s[4], 6) ^ rotate_right(s[4], 11) ^ rotate_right(s[4], 25);
+			uint32_t t1 = s[7] + e + ((s[4] & s[5]) ^ (~s[4] & s[6])) + round_constants[i] + w[i];
+			uint32_t a = rotate_right(s[0], 2) ^ rotate_right(s[0], 13) ^ rotate_right(s[0], 22);
+			uint32_t t2 = a + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
+			memmove(s + 1, s, 7 * sizeof *s);
+			s[4] += t1;
+			s[0] = t1 + t2;
+		}
+		for (int i = 0; i < 8; i++)
+			state[i] += s[i];
+	}
+}
+
+#if defined(__x86_64__)
+__attribute__((target("sha,sse4.1"))) static void blocks_sha_ni(uint32_t state[8], const uint8_t *data, size_t blocks)
+{
+	const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
+	__m128i low = _mm_loadu_si128((const __m128i *)state);
+	__m128i high = _mm_loadu_si128((const __m128i *)(state + 4));
+
+	/* The instructions want the words as ABEF and CDGH. */
+	low = _mm_shuffle_epi32(low, 0xb1);
+	high = _mm_shuffle_epi32(high, 0x1b);
+	__m128i abef = _mm_alignr_epi8(low, high, 8);
+	__m128i cdgh = _mm_blend_epi16(high, low, 0xf0);
+
+	for (; blocks; blocks--, data += 64) {
+		__m128i old_abef = abef, old_cdgh = cdgh, m[4];
+		for (int i = 0; i < 4; i++)
+			m[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(data + 16 * i)), swap);
+#pragma GCC unroll 16
+		for (int i = 0; i < 16; i++) {
+			__m128i k = _mm_loadu_si128((const __m128i *)(round_constants + 4 * i));
+			__m128i sum = _mm_add_epi32(m[i & 3], k);
+			cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+			abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0e));
+			if (i < 12) {
+				__m128i next = _mm_sha256msg1_epu32(m[i & 3], m[(i + 1) & 3]);
+				next = _mm_add_epi32(next, _mm_alignr_epi8(m[(i + 3) & 3], m[(i + 2) & 3], 4));
+				m[i & 3] = _mm_sha256msg2_epu32(next, m[(i + 3) & 3]);
+			}
+		}
+		abef = _mm_add_epi32(abef, old_abef);
+		cdgh = _mm_add_epi32(cdgh, old_cdgh);
+	}
+
+	low = _mm_shuffle_epi32(abef, 0x1b);
+	high = _mm_shuffle_epi32(cdgh, 0xb1);
+	_mm_storeu_si128((__m128i *)state, _mm_blend_epi16(low, high, 0xf0));
+	_mm_storeu_si128((__m128i *)(state + 4), _mm_alignr_epi8(high, low, 8));
+}
+
+static lfs_sha256_blocks choose_blocks(void)
+{
+	unsigned a, b, c, d;
+	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(0), "c"(0));
+	if (a < 7)
+		return blocks_portable;
+	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(1), "c"(0));
+	bool sse41 = c & 1u << 19, ssse3 = c & 1u << 9;
+	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
+	bool sha = b & 1u << 29;
+	return sse41 && ssse3 && sha ? blocks_sha_ni : blocks_portable;
+}
+#elif defined(__aarch64__)
+__attribute__((target("+crypto"))) static void blocks_armv8(uint32_t state[8], const uint8_t *data, size_t blocks)
+{
+	uint32x4_t abcd = vld1q_u32(state), efgh = vld1q_u32(state + 4);
+	for (; blocks; blocks--, data += 64) {
+		uint32x4_t old_abcd = abcd, old_efgh = efgh, m[4];
+		for (int i = 0; i < 4; i++)
+			m[i] = vreinterpretq_u32_u8(vrev32q_u8(vld1q_u8(data + 16 * i)));
+		for (int i = 0; i < 16; i++) {
+			uint32x4_t sum = vaddq_u32(m[i & 3], vld1q_u32(round_constants + 4 * i)), before = abcd;
+			abcd = vsha256hq_u32(abcd, efgh, sum);
+			efgh = vsha256h2q_u32(efgh, before, sum);
+			if (i < 12)
+				m[i & 3] = vsha256su1q_u32(vsha256su0q_u32(m[i & 3], m[(i + 1) & 3]), m[(i + 2) & 3],
+							   m[(i + 3) & 3]);
+		}
+		abcd = vaddq_u32(abcd, old_abcd);
+		efgh = vaddq_u32(efgh, old_efgh);
+	}
+	vst1q_u32(state, abcd);
+	vst1q_u32(state + 4, efgh);
+}
+
+static lfs_sha256_blocks choose_blocks(void)
+{
+	return getauxval(AT_HWCAP) & 1u << 6 ? blocks_armv8 : blocks_portable; /* HWCAP_SHA2 */
+}
+#else
+static lfs_sha256_blocks choose_blocks(void)
+{
+	return blocks_portable;
+}
+#endif
+
+static lfs_sha256_blocks hash_blocks = blocks_portable;
+
+__attribute__((constructor)) static void choose_once(void)
+{
+	hash_blocks = choose_blocks();
+}
+
+bool lfs_sha256_portable(bool on)
+{
+	hash_blocks = on ? blocks_portable : choose_blocks();
+	return hash_blocks != blocks_portable;
+}
+
+void lfs_sha256_init(struct lfs_sha256 *hash)
+{
+	static const uint32_t start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+					  0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+	memcpy(hash->state, start, sizeof start);
+	hash->length = 0;
+}
+
+void lfs_sha256_update(struct lfs_sha256 *hash, const void *data, size_t size)
+{
+	const uint8_t *at = data;
+	size_t held = hash->length % 64;
+	hash->length += size;
+	if (held) {
+		size_t part = size < 64 - held ? size : 64 - held;
+		memcpy(hash->buffer + held, at, part);
+		if (held + part < 64)
+			return;
+		hash_blocks(hash->state, hash->buffer, 1);
+		at += part;
+		size -= part;
+	}
+	hash_blocks(hash->state, at, size / 64);
+	if (size % 64)
+		memcpy(hash->buffer, at + size / 64 * 64, size % 64);
+}
+
+void lfs_sha256_final(struct lfs_sha256 *hash, uint8_t out[LFS_ID_SIZE])
+{
+	uint8_t tail[128] = {0};
+	size_t held = hash->length % 64, size = held < 56 ? 64 : 128;
+	uint64_t bits = __builtin_bswap64(hash->length * 8);
+	memcpy(tail, hash->buffer, held);
+	tail[held] = 0x80;
+	memcpy(tail + size - 8, &bits, 8);
+	hash_blocks(hash->state, tail, size / 64);
+	for (int i = 0; i < 8; i++) {
+		uint32_t word = __builtin_bswap32(hash->state[i]);
+		memcpy(out + 4 * i, &word, 4);
+	}
+}
