@@ -1,0 +1,83 @@
+"""The drawing in docs/architecture.md is true: imports flow one way, third-party packages have one home."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "layerfs"
+
+BELOW = {  # part -> parts it may import
+    "errors": set(),
+    "_version": set(),
+    "digest": {"errors"},
+    "reference": {"digest", "errors"},
+    "oci": {"digest", "errors"},
+    "_pure": {"errors"},
+    "native": {"_native", "_pure"},
+    "mount": {"errors", "native", "_native"},
+    "store": {"digest", "errors", "native", "_native"},
+    "layer": {"digest", "errors", "native", "oci", "store"},
+    "union": {"errors", "layer", "native", "_native"},
+    "fuse": {"errors", "layer", "mount", "union"},
+    "snapshot": {"digest", "errors", "layer", "mount", "store"},
+    "image": {"digest", "errors", "layer", "native", "oci", "reference", "store"},
+    "runtime": {"errors", "mount"},
+    "engine": {"digest", "errors", "fuse", "image", "layer", "mount", "native", "oci", "reference", "runtime", "snapshot", "store", "union"},
+    "cli": {"_version", "engine", "errors", "image", "native"},
+    "__init__": {"_version", "engine", "errors"},
+}
+HOMES = {
+    "lmdb": {"store"},
+    "xxhash": {"_pure"},
+    "zstandard": {"layer"},
+    "isal": {"layer"},
+    "fuse": {"fuse"},
+    "click": {"cli"},
+    "rich": {"cli"},
+}
+
+
+def _part(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield from ([f"layerfs.{a.name}" for a in node.names] if node.module == "layerfs" else [node.module])
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(file: Path) -> None:
+    part = _part(file)
+    for name in _imports(file):
+        head, _, rest = name.partition(".")
+        if head == "layerfs" and rest:
+            target = rest.split(".")[0]
+            assert target == part or target in BELOW[part], f"{part} must not import {target}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_third_party_packages_have_one_home(file: Path) -> None:
+    for name in _imports(file):
+        head = name.partition(".")[0]
+        if head != "layerfs" and head not in sys.stdlib_module_names:
+            assert _part(file) in HOMES.get(head, set()), f"{head} has no home in {_part(file)}"
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.name == "__init__.py"], ids=lambda f: str(f.parent.name))
+def test_public_names_are_sorted(file: Path) -> None:
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            names = ast.literal_eval(node.value)
+            assert names == sorted(names)
