@@ -61,6 +61,7 @@ static int fail_mount(int context, const char *step, char *text, size_t size)
 	return -number;
 }
 
+/* target NULL: returns an owned fd of the mount, which is attached nowhere and goes with the fd. */
 static int mount_new(const char *fstype, const struct option *options, size_t count, const char *target, int attributes,
 		     char *text, size_t size)
 {
@@ -81,6 +82,8 @@ static int mount_new(const char *fstype, const struct option *options, size_t co
 	LFS_AUTO_FD mount = (int)syscall(SYS_fsmount, context, MOUNT_CLOEXEC, attributes);
 	if (mount < 0)
 		return fail_mount(context, step, text, size);
+	if (!target)
+		return lfs_steal_fd(&mount);
 	if (syscall(SYS_move_mount, mount, "", AT_FDCWD, target, MOVE_EMPTY_PATH) < 0)
 		return fail_mount(context, step, text, size);
 	return 0;
@@ -128,7 +131,9 @@ static PyObject *mount_new_method(PyObject *module, PyObject *arguments)
 
 	if (!PyArg_ParseTuple(arguments, "sOUi:mount_new", &fstype, &sequence, &target, &attributes))
 		return NULL;
-	if (!PyUnicode_FSConverter(target, &encoded) || !(options = PySequence_Tuple(sequence)) || !(keep = PyList_New(0)))
+	if (target != Py_None && !PyUnicode_FSConverter(target, &encoded))
+		goto done;
+	if (!(options = PySequence_Tuple(sequence)) || !(keep = PyList_New(0)))
 		goto done;
 	Py_ssize_t count = PyTuple_Size(options);
 	if (!(list = PyMem_Calloc((size_t)count + 1, sizeof *list))) {
@@ -138,14 +143,14 @@ static PyObject *mount_new_method(PyObject *module, PyObject *arguments)
 	for (Py_ssize_t i = 0; i < count; i++)
 		if (parse_option(PyTuple_GetItem(options, i), &list[i], keep) < 0)
 			goto done;
-	const char *where = PyBytes_AsString(encoded);
+	const char *where = encoded ? PyBytes_AsString(encoded) : NULL;
 	Py_BEGIN_ALLOW_THREADS
 	rc = mount_new(fstype, list, (size_t)count, where, attributes, text, sizeof text);
 	Py_END_ALLOW_THREADS
 	if (rc < 0)
-		lfs_raise_named(module, "MountError", -rc, text, target);
+		lfs_raise_named(module, "MountError", -rc, text, encoded ? target : NULL);
 	else
-		result = Py_NewRef(Py_None);
+		result = encoded ? Py_NewRef(Py_None) : PyLong_FromLong(rc);
 done:
 	PyMem_Free(list);
 	Py_XDECREF(keep);
