@@ -129,7 +129,7 @@ static PyObject *mount_new_method(PyObject *module, PyObject *arguments)
 	int attributes, rc;
 	char text[2048];
 
-	if (!PyArg_ParseTuple(arguments, "sOUi:mount_new", &fstype, &sequence, &target, &attributes))
+	if (!PyArg_ParseTuple(arguments, "sOOi:mount_new", &fstype, &sequence, &target, &attributes))
 		return NULL;
 	if (target != Py_None && !PyUnicode_FSConverter(target, &encoded))
 		goto done;
