@@ -21,7 +21,7 @@ BELOW = {  # part -> parts it may import
     "native": {"_native", "_pure"},
     "mount": {"errors", "native", "_native"},
     "store": {"digest", "errors", "native", "_native"},
-    "layer": {"digest", "errors", "native", "oci", "store"},
+    "layer": {"_pure", "digest", "errors", "native", "oci", "store"},
     "union": {"errors", "layer", "native", "_native"},
     "fuse": {"errors", "layer", "mount", "union"},
     "snapshot": {"digest", "errors", "layer", "mount", "store"},
