@@ -30,43 +30,9 @@ _NANOSECONDS = {
 _MILLISECOND = 10**6
 _HEALTH_FLAGS = ("interval", "timeout", "start-period", "start-interval", "retries")
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?\Z", re.ASCII)
-_SIGNALS = frozenset(
-    [
-        "ABRT",
-        "ALRM",
-        "BUS",
-        "CHLD",
-        "CLD",
-        "CONT",
-        "FPE",
-        "HUP",
-        "ILL",
-        "INT",
-        "IO",
-        "IOT",
-        "KILL",
-        "PIPE",
-        "POLL",
-        "PROF",
-        "PWR",
-        "QUIT",
-        "SEGV",
-        "STKFLT",
-        "STOP",
-        "SYS",
-        "TERM",
-        "TRAP",
-        "TSTP",
-        "TTIN",
-        "TTOU",
-        "URG",
-        "USR1",
-        "USR2",
-        "VTALRM",
-        "WINCH",
-        "XCPU",
-        "XFSZ",
-    ]
+_SIGNALS = re.compile(
+    "ABRT|ALRM|BUS|CHLD|CLD|CONT|FPE|HUP|ILL|INT|IO|IOT|KILL|PIPE|POLL|PROF|PWR|QUIT|SEGV|STKFLT|STOP|SYS|TERM|TRAP|TSTP|"
+    r"TTIN|TTOU|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ|RTMIN(\+\d{1,2})?|RTMAX(-\d{1,2})?"
 )
 
 
@@ -209,7 +175,7 @@ def check_signal(text: str) -> None:
     if text.isdecimal() and text.isascii():
         good = 1 <= int(text) <= 64
     else:
-        good = name in _SIGNALS or re.fullmatch(r"RTMIN(\+\d{1,2})?|RTMAX(-\d{1,2})?", name) is not None
+        good = _SIGNALS.fullmatch(name) is not None
     if not good:
         raise InvalidInput(f"invalid signal: {text}")
 

@@ -1,7 +1,7 @@
 """Words of Dockerfile instructions: quotes, escapes and variables (reference facts 8.2).
 
-One value is expanded by `expand`; a line is cut by `split`, which leaves quotes and escapes in the words for `expand` to
-remove. The values are those from before the line. The forms of `${…}` are those of BuildKit's shell lexer.
+One value is expanded by `expand`; a line is cut by `split`, which leaves quotes and escapes in the words for `expand`
+to remove. The values are those from before the line. The forms of `${…}` are those of BuildKit's shell lexer.
 """
 
 from __future__ import annotations

@@ -9,8 +9,17 @@ HOUR, DAY = 3600, 86400
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0B"), (5, "5B"), (999, "999B"), (1000, "1kB"), (1_982_612, "1.98MB"), (1_230_000_000, "1.23GB")]
-    + [(999_999, "1MB"), (12_345, "12.3kB"), (10**30, "1e+06YB")],
+    [
+        (0, "0B"),
+        (5, "5B"),
+        (999, "999B"),
+        (1000, "1kB"),
+        (1_982_612, "1.98MB"),
+        (1_230_000_000, "1.23GB"),
+        (999_999, "1MB"),
+        (12_345, "12.3kB"),
+        (10**30, "1e+06YB"),
+    ],
 )
 def test_sizes_have_three_digits_and_decimal_units(size: int, text: str) -> None:
     assert human_size(size) == text
