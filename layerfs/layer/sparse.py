@@ -1,0 +1,92 @@
+"""Holes: where a file may hold other bytes than zero."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+Extents = tuple[tuple[int, int], ...]  # (offset, length) in order, not touching; everything else is zero
+
+BLOCK = 4096  # zeros are looked for in blocks of this size
+MAX_EXTENTS = 30_000  # keeps the map of a sparse tar member below 1 MiB, the limit of Go's reader
+
+
+class _Readable(Protocol):
+    @property
+    def size(self) -> int: ...
+    def pieces(self, extents: Extents) -> Iterator[bytes]: ...
+
+
+def data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """The ranges of an open file that are not holes, by SEEK_DATA and SEEK_HOLE."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        if start < at:
+            yield start, at - start
+
+
+def join_extents(extents: Iterable[tuple[int, int]], gap: int = 0) -> Iterator[tuple[int, int]]:
+    """Ranges that are at most `gap` bytes apart become one."""
+    start = end = -1
+    for offset, length in extents:
+        if start >= 0 and offset - end <= gap:
+            end = offset + length
+            continue
+        if start >= 0:
+            yield start, end - start
+        start, end = offset, offset + length
+    if start >= 0:
+        yield start, end - start
+
+
+def sparse_table(extents: Extents, size: int) -> bytes:
+    """The map that stands before the data of a PAX sparse 1.0 member, padded to 512 bytes.
+
+    A hole at the end is closed with an empty range, as GNU tar writes it.
+    """
+    end = extents[-1][0] + extents[-1][1] if extents else 0
+    listed = extents if end == size and extents else (*extents, (size, 0))
+    table = b"%d\n" % len(listed) + b"".join(b"%d\n%d\n" % extent for extent in listed)
+    return table + bytes(-len(table) % 512)
+
+
+def canonical_extents(content: _Readable, extents: Extents) -> Extents:
+    """The ranges of 4 KiB blocks that are not all zero: what the bytes say, not how the host happens to keep them."""
+    found = list(join_extents(_nonzero_blocks(content, extents)))
+    gap = BLOCK
+    while len(found) > MAX_EXTENTS:
+        gap *= 4
+        found = list(join_extents(found, gap))
+    size = content.size
+    return tuple((offset, min(length, size - offset)) for offset, length in found)
+
+
+def _nonzero_blocks(content: _Readable, extents: Extents) -> Iterator[tuple[int, int]]:
+    size = content.size
+    aligned = []
+    for offset, length in extents:
+        start = offset - offset % BLOCK
+        aligned.append((start, min(offset + length + -(offset + length) % BLOCK, size) - start))
+    for extent in join_extents(aligned):
+        at = extent[0]
+        held = b""
+        for piece in content.pieces((extent,)):
+            held = held + piece if held else piece
+            usable = len(held) - len(held) % BLOCK
+            yield from _blocks_of(held[:usable], at)
+            at, held = at + usable, held[usable:]
+        yield from _blocks_of(held, at)
+
+
+def _blocks_of(data: bytes, offset: int) -> Iterator[tuple[int, int]]:
+    if not data.strip(b"\0"):
+        return
+    for at in range(0, len(data), BLOCK):
+        if data[at : at + BLOCK].strip(b"\0"):
+            yield offset + at, BLOCK
