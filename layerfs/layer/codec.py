@@ -19,7 +19,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from layerfs.errors import InvalidArchive
 
@@ -40,6 +40,10 @@ MEDIA_TYPES: dict[Codec, str] = {
     "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
     "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
 }
+
+
+class Readable(Protocol):
+    def read(self, count: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class Decompressed:
         InvalidArchive: damaged, truncated, over the limits, or followed by something else.
     """
 
-    def __init__(self, stream: BinaryIO, *, limits: Limits | None = None) -> None:
+    def __init__(self, stream: Readable, *, limits: Limits | None = None) -> None:
         self._source = _Source(stream)
         self._limits = limits or Limits()
         self.codec: Codec = detect(self._source.peek(6))
@@ -107,7 +111,7 @@ class Decompressed:
 class _Source:
     """The compressed bytes, with look-ahead."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self._buffer, self._at = b"", 0
         self.count = 0

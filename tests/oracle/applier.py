@@ -1,7 +1,7 @@
 """The judge of all tests that concern layers: applies layer tars in plain Python.
 
 Written from the OCI image specification's chapter on layers and the words of docs/format.md only; it shares no code
-with layerfs. `apply([tar, ...])` gives the root Node; `listing(root)` a dict to compare: path -> attributes, where `data`
+with layerfs. `apply([tar, ...])` gives the root Node; `listing(root)` a dict to compare: path to attributes; `data`
 holds the blocks that are not zero (so holes do not matter) and `first` names the hard link group.
 """
 

@@ -1,0 +1,113 @@
+"""The record of a layer: a row of the index's `layers` table, and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layerfs.digest import DiffID, Digest
+from layerfs.errors import Corrupt, NotFound
+from layerfs.oci.descriptor import Descriptor
+
+if TYPE_CHECKING:
+    from layerfs.store import StoreRoot
+    from layerfs.store.index import Txn
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a layer can be had again, for `fsck --repair`: a registry's blob, a file on this host."""
+
+    kind: str  # "registry", "archive", "layout", "tar", "directory"
+    place: str  # host/repository, or an absolute path
+    digest: str = ""  # of the blob there, as `sha256:...`
+    member: str = ""  # of an archive
+
+    def row(self) -> dict[str, str]:
+        fields = {"kind": self.kind, "place": self.place, "digest": self.digest, "member": self.member}
+        return {name: value for name, value in fields.items() if value}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Source:
+        return cls(*(str(row.get(name, "")) for name in ("kind", "place", "digest", "member")))
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of the store.
+
+    `tar_size`: bytes of the uncompressed tar. `size`: docker's layer size, the sum of its regular files. `packs`: the
+    packs its tree uses, sorted. `blob`: the compressed blob that is kept, if any.
+    """
+
+    diff_id: DiffID
+    tar_size: int
+    size: int
+    entries: int
+    unresolved_links: int
+    created_ns: int
+    packs: tuple[int, ...] = ()
+    blob: Descriptor | None = None
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "tar_size": self.tar_size,
+            "size": self.size,
+            "entries": self.entries,
+            "unresolved_links": self.unresolved_links,
+            "created": self.created_ns,
+            "packs": [f"{pack:016x}" for pack in self.packs],
+            "blob": self.blob.document() if self.blob else None,
+        }
+
+    @classmethod
+    def from_row(cls, diff_id: DiffID, row: Any) -> Layer:
+        """Raises Corrupt when the row does not have the fields."""
+        try:
+            blob = row["blob"]
+            return cls(
+                diff_id,
+                tar_size=int(row["tar_size"]),
+                size=int(row["size"]),
+                entries=int(row["entries"]),
+                unresolved_links=int(row["unresolved_links"]),
+                created_ns=int(row["created"]),
+                packs=tuple(int(pack, 16) for pack in row["packs"]),
+                blob=blob and Descriptor(str(blob["mediaType"]), Digest.parse(blob["digest"]), int(blob["size"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise Corrupt(f"the row of layer {diff_id} is not understood") from error
+
+
+def has_layer(root: StoreRoot, diff_id: DiffID) -> Layer | None:
+    """The layer, when row and files are there; None otherwise: then `read_layer` brings or mends it."""
+    with root.index.view() as txn:
+        row = txn.get_json("layers", diff_id.raw)
+    if row is None or not (root.tree_path("layer", diff_id.hex).exists() and root.split_path(diff_id.hex).exists()):
+        return None
+    return Layer.from_row(diff_id, row)
+
+
+def get_layer(root: StoreRoot, diff_id: DiffID) -> Layer:
+    """The layer's record. Raises NotFound."""
+    with root.index.view() as txn:
+        row = txn.get_json("layers", diff_id.raw)
+    if row is None:
+        raise NotFound(f"no layer {diff_id} in the store")
+    return Layer.from_row(diff_id, row)
+
+
+def get_sources(root: StoreRoot, diff_id: DiffID) -> list[Source]:
+    """Where the layer came from, oldest first."""
+    with root.index.view() as txn:
+        return [Source.from_row(row) for row in txn.get_json("sources", diff_id.raw) or ()]
+
+
+def put_layer(txn: Txn, layer: Layer) -> None:
+    txn.put_json("layers", layer.diff_id.raw, layer.row())
+
+
+def add_source(txn: Txn, diff_id: DiffID, source: Source) -> None:
+    """Notes one more source; the newest eight are kept."""
+    rows = [row for row in txn.get_json("sources", diff_id.raw) or () if row != source.row()]
+    txn.put_json("sources", diff_id.raw, [*rows, source.row()][-8:])

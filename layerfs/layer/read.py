@@ -1,0 +1,112 @@
+"""Reading a layer from a stream, in whatever form it comes, into the store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from typing import TYPE_CHECKING
+
+from layerfs.digest import DiffID, Digest
+from layerfs.errors import Corrupt
+from layerfs.layer.codec import MEDIA_TYPES, READ, Codec, Decompressed, Limits, Readable, detect
+from layerfs.layer.ingest import Ingest
+from layerfs.layer.layers import Layer, Source
+from layerfs.layer.progress import Progress, Report
+from layerfs.oci.descriptor import Descriptor
+
+if TYPE_CHECKING:
+    from layerfs.store import StoreRoot
+    from layerfs.store.blobs import BlobWriter
+    from layerfs.store.leases import Lease
+
+
+def read_layer(
+    root: StoreRoot,
+    stream: Readable,
+    *,
+    lease: Lease,
+    expected: DiffID | None = None,
+    descriptor: Descriptor | None = None,
+    media_type: str | None = None,
+    keep_blob: bool = True,
+    source: Source | None = None,
+    limits: Limits | None = None,
+    progress: Report | None = None,
+) -> Layer:
+    """Reads the layer to the very end of the stream and publishes it; `has_layer` tells beforehand if it is known.
+
+    Compression is found by content. A gzip or zstd stream is kept as it came when `keep_blob` is true, under
+    `media_type` (or the descriptor's, or that of its form); a plain tar can be had again from its record, and xz and
+    bzip2, which no registry takes, are not kept.
+
+    Raises:
+        Corrupt: digest or size are not the descriptor's, or the diff ID is not `expected`.
+        InvalidArchive: damaged compression, or a tar that breaks its rules.
+        NoSpace: the disk is full. In every case nothing of the layer can be seen.
+    """
+    with contextlib.ExitStack() as stack:
+        source_in = _Input(stream, descriptor)
+        codec = detect(source_in.head)
+        kind = media_type or (descriptor.media_type if descriptor else MEDIA_TYPES.get(codec, ""))
+        blob: BlobWriter | None = None
+        if keep_blob and codec in ("gzip", "zstd"):
+            blob = stack.enter_context(root.blobs.writer(lease, kind))
+        source_in.begin(blob, codec)
+        ingest = stack.enter_context(Ingest(root, lease))
+        name = str(descriptor.digest) if descriptor else str(expected or "")
+        for piece in Decompressed(source_in, limits=limits).pieces():
+            ingest.feed(piece)
+            if progress is not None:
+                progress(Progress("read", name, source_in.count, descriptor.size if descriptor else None))
+        diff_id = ingest.finish()
+        if expected is not None and diff_id != expected:
+            raise Corrupt(f"the layer has the diff ID {diff_id} instead of {expected}")
+        source_in.check(diff_id)
+        kept = _commit_blob(blob, descriptor, kind) if blob is not None else None
+        return ingest.publish(blob=kept, source=source)
+
+
+def _commit_blob(blob: BlobWriter, descriptor: Descriptor | None, media_type: str) -> Descriptor:
+    wanted = (descriptor.digest, descriptor.size) if descriptor else (None, None)
+    return Descriptor(media_type, blob.commit(*wanted), blob.size)
+
+
+class _Input:
+    """The stream as it came: counted, checked against its descriptor, copied to the blob that is kept."""
+
+    def __init__(self, stream: Readable, descriptor: Descriptor | None) -> None:
+        self._stream, self._descriptor = stream, descriptor
+        self._hash: hashlib._Hash | None = None
+        self._blob: BlobWriter | None = None
+        self.count = 0
+        self.head = b""
+        while len(self.head) < 6 and (data := stream.read(READ)):
+            self.head += data
+        self._held = self.head
+
+    def begin(self, blob: BlobWriter | None, codec: Codec) -> None:
+        """Hashing here is needed only where neither the blob's writer nor the tar's reader does it."""
+        self._blob = blob
+        self._hash = hashlib.sha256() if self._descriptor and blob is None and codec != "plain" else None
+
+    def read(self, count: int = -1, /) -> bytes:
+        data, self._held = self._held, b""
+        data = data or self._stream.read(count)
+        self.count += len(data)
+        if self._descriptor is not None and self.count > self._descriptor.size:
+            raise Corrupt(f"{self._descriptor.digest} has more than the expected {self._descriptor.size} bytes")
+        if self._blob is not None and data:
+            self._blob.write(data)
+        if self._hash is not None:
+            self._hash.update(data)
+        return data
+
+    def check(self, diff_id: DiffID) -> None:
+        """At the end of the stream. A kept blob is checked by its own writer."""
+        if self._descriptor is None or self._blob is not None:
+            return
+        if self.count != self._descriptor.size:
+            raise Corrupt(f"size mismatch: got {self.count} bytes, expected {self._descriptor.size}")
+        found = Digest(self._hash.hexdigest()) if self._hash is not None else diff_id
+        if found != self._descriptor.digest:
+            raise Corrupt(f"digest mismatch: got {found}, expected {self._descriptor.digest}")
