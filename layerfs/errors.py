@@ -11,10 +11,12 @@
     │   └── InvalidArchive             an archive, layer or layout that breaks its rules
     ├── Corrupt                        stored or streamed bytes are not what their digest says
     ├── StoreError                     the store cannot be used
+    │   ├── StoreReadOnly              a write to a store on a read-only file system
     │   └── StoreVersionError          made by a newer layerfs
     ├── NoSpace                        ENOSPC / EDQUOT while writing
     ├── Unsupported                    this kernel, user or build cannot do it
     ├── MountError                     mount or unmount failed
+    ├── RunTimeout (TimeoutError)      the container ran longer than it was allowed, and was killed
     └── RunError                       the container could not be started (exit code 125)
         ├── CommandNotExecutable       exit code 126
         └── CommandNotFound            exit code 127
@@ -94,6 +96,10 @@ class StoreError(LayerfsError):
     code = errno.EIO
 
 
+class StoreReadOnly(StoreError):
+    code = errno.EROFS
+
+
 class StoreVersionError(StoreError):
     code = errno.EPROTONOSUPPORT
 
@@ -125,3 +131,11 @@ class CommandNotExecutable(RunError):
 class CommandNotFound(RunError):
     code = errno.ENOENT
     exit_code = 127
+
+
+class RunTimeout(LayerfsError, TimeoutError):
+    """The container was killed because its time was over; `result` holds what it had written by then."""
+
+    code = errno.ETIMEDOUT
+    exit_code = 124
+    result: Any = None

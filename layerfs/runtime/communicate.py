@@ -1,0 +1,166 @@
+"""Feeding a container's stdin and collecting its output until it ends, without a thread and within a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from typing import IO
+
+from layerfs.errors import RunTimeout
+from layerfs.runtime.process import Process, RunResult
+
+_CHUNK = 1 << 16
+INTERRUPTS_MAX = 3  # docker's client gives up at the third Ctrl-C
+INTERRUPT_GRACE = 2.0  # seconds a captured container has to end after a Ctrl-C
+
+
+class _Sink:
+    """One captured stream, kept up to a limit; what is beyond it is read and dropped."""
+
+    def __init__(self, file: IO[bytes], limit: int | None) -> None:
+        self.file, self.limit = file, limit
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.truncated = False
+
+    def add(self, data: bytes) -> None:
+        room = len(data) if self.limit is None else max(0, self.limit - self.size)
+        self.truncated |= len(data) > room
+        self.size += min(len(data), room)
+        if room:
+            self.parts.append(data[:room])
+
+
+class _Exchange:
+    """The poll loop over the helper, the captured streams and the input that is left to write."""
+
+    def __init__(self, process: Process, data: bytes | None, limit: int | None) -> None:
+        self.process = process
+        self.left = memoryview(data or b"")
+        self.poller = select.poll()
+        self.sinks = {f.fileno(): _Sink(f, limit) for f in (process.stdout, process.stderr) if f is not None}
+        self.open = set(self.sinks)
+        for fd in self.open:
+            self.poller.register(fd, select.POLLIN)
+        if process.returncode is None:
+            self.poller.register(process.fileno(), select.POLLIN)
+        if process.stdin is not None:
+            os.set_blocking(process.stdin.fileno(), False)
+            self.poller.register(process.stdin.fileno(), select.POLLOUT)
+
+    @property
+    def done(self) -> bool:
+        return self.process.returncode is not None and not self.open
+
+    def step(self, timeout: float | None) -> None:
+        events = self.poller.poll(None if timeout is None else max(0.0, timeout) * 1000)
+        control = self.process.fileno() if self.process.returncode is None else -1
+        for fd, _ in events:
+            if fd in self.open:
+                self._read(fd)
+            elif fd == control:
+                self._advance(fd)
+            else:
+                self._write()
+
+    def _read(self, fd: int) -> None:
+        data = os.read(fd, _CHUNK)
+        if data:
+            self.sinks[fd].add(data)
+        else:
+            self.poller.unregister(fd)
+            self.open.discard(fd)
+
+    def _advance(self, fd: int) -> None:
+        self.process.advance()
+        if self.process.returncode is not None:
+            self.poller.unregister(fd)
+            self._end_input()
+
+    def _write(self) -> None:
+        stdin = self.process.stdin
+        if stdin is None or stdin.closed:
+            return
+        try:
+            self.left = self.left[os.write(stdin.fileno(), self.left[:_CHUNK]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # the program does not want it: as in a shell's pipe
+            self.left = self.left[len(self.left) :]
+        if not self.left:
+            self._end_input()
+
+    def _end_input(self) -> None:
+        stdin = self.process.stdin
+        if stdin is not None and not stdin.closed:
+            self.poller.unregister(stdin.fileno())
+            with contextlib.suppress(OSError):
+                stdin.close()
+
+    def result(self) -> RunResult:
+        def text(file: IO[bytes] | None) -> bytes:
+            return b"".join(self.sinks[file.fileno()].parts) if file is not None else b""
+
+        truncated = any(sink.truncated for sink in self.sinks.values())
+        code = self.process.returncode
+        return RunResult(code or 0, text(self.process.stdout), text(self.process.stderr), truncated=truncated)
+
+
+class _Patience:
+    """When to kill: at the deadline, some time after a Ctrl-C, or at the third one."""
+
+    def __init__(self, process: Process, timeout: float | None, captured: bool) -> None:
+        self.process, self.captured = process, captured
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.interrupts = 0
+        self.expired = False
+
+    def left(self) -> float | None:
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def check(self) -> None:
+        left = self.left()
+        if left is not None and left <= 0:
+            self.expired = self.interrupts == 0
+            self.deadline = None
+            self.process.kill()
+
+    def interrupted(self) -> None:
+        self.interrupts += 1
+        self.process.send_signal(signal.SIGKILL if self.interrupts >= INTERRUPTS_MAX else signal.SIGINT)
+        if self.captured and self.interrupts == 1:
+            self.deadline = time.monotonic() + INTERRUPT_GRACE
+
+    @property
+    def raises(self) -> bool:
+        return self.interrupts >= (1 if self.captured else INTERRUPTS_MAX)
+
+
+def communicate(
+    process: Process, data: bytes | None = None, *, timeout: float | None = None, limit: int | None = None
+) -> RunResult:
+    """Until the container has ended and its captured streams are read. At most `limit` bytes of each are kept.
+
+    After `timeout` seconds it is killed and RunTimeout raised, with what was written so far in `.result`. A Ctrl-C goes
+    to the container as SIGINT; when output is captured KeyboardInterrupt follows at its end (it is killed after two
+    seconds), else only at the third Ctrl-C, as docker's client does.
+    """
+    exchange = _Exchange(process, data, limit)
+    patience = _Patience(process, timeout, captured=bool(exchange.sinks))
+    while not exchange.done:
+        try:
+            exchange.step(patience.left())
+            patience.check()
+        except KeyboardInterrupt:
+            patience.interrupted()
+    result = exchange.result()
+    if patience.raises:
+        raise KeyboardInterrupt
+    if patience.expired:
+        error = RunTimeout(f"the container was killed after {timeout:g} seconds")
+        error.result = result
+        raise error
+    return result

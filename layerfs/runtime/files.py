@@ -1,0 +1,72 @@
+"""The three files docker lays over an image's /etc: resolv.conf, hostname and hosts."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_HOSTS = (
+    ("127.0.0.1", "localhost"),
+    ("::1", "localhost ip6-localhost ip6-loopback"),
+    ("fe00::", "ip6-localnet"),
+    ("ff00::", "ip6-mcastprefix"),
+    ("ff02::1", "ip6-allnodes"),
+    ("ff02::2", "ip6-allrouters"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFiles:
+    """Where they are on the host; each is bound over /etc/NAME."""
+
+    resolv_conf: Path
+    hostname: Path
+    hosts: Path
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def hosts_text(hostname: bytes, addresses: Iterable[str] = (), extra: Iterable[tuple[str, str]] = ()) -> bytes:
+    """docker's /etc/hosts: its fixed lines, the container's `addresses`, then `extra` (name, address) pairs."""
+    lines = [f"{address}\t{names}".encode() for address, names in _HOSTS]
+    lines += [address.encode() + b"\t" + hostname for address in addresses]
+    lines += [f"{address}\t{name}".encode() for name, address in extra]
+    return b"\n".join(lines) + b"\n"
+
+
+def _loopback(line: bytes) -> bool:
+    fields = line.split()
+    if len(fields) < 2 or fields[0] != b"nameserver":
+        return False
+    try:
+        return ipaddress.ip_address(fields[1].decode("ascii", "replace").split("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def resolv_conf_text(host: bytes) -> bytes:
+    """The host's resolver file without resolvers on a loopback, which the container cannot reach."""
+    kept = [line for line in host.splitlines() if not _loopback(line)]
+    return b"# Made by layerfs from the host's /etc/resolv.conf.\n" + b"".join(line + b"\n" for line in kept)
+
+
+def write_files(
+    directory: Path, hostname: bytes, *, host_network: bool, extra_hosts: Iterable[tuple[str, str]] = ()
+) -> ContainerFiles:
+    """Writes the three into `directory`, which exists. With the host's network they are the host's own texts."""
+    files = ContainerFiles(directory / "resolv.conf", directory / "hostname", directory / "hosts")
+    resolv = _read(Path("/etc/resolv.conf"))
+    files.resolv_conf.write_bytes(resolv if host_network else resolv_conf_text(resolv))
+    files.hostname.write_bytes(hostname + b"\n")
+    hosts = _read(Path("/etc/hosts")) if host_network else b""
+    files.hosts.write_bytes(hosts or hosts_text(hostname, extra=extra_hosts))
+    for path in (files.resolv_conf, files.hostname, files.hosts):
+        path.chmod(0o644)
+    return files

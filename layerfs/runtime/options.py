@@ -1,0 +1,86 @@
+"""What the caller asks for, beside what the image's config says; the names are those of `docker run`."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from layerfs.errors import InvalidInput
+from layerfs.runtime.command import Word
+from layerfs.runtime.spec import Limit
+
+Network = Literal["none", "host"]
+
+
+def container_path(path: str | bytes, what: str) -> bytes:
+    """An absolute path inside the container, cleaned; InvalidInput otherwise."""
+    raw = os.fsencode(path)
+    if not raw.startswith(b"/") or b"\0" in raw:
+        raise InvalidInput(f"{what} must be an absolute path: {os.fsdecode(path)!r}")
+    return b"/" + posixpath.normpath(raw).lstrip(b"/")
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A file or directory of the host (absolute) shown at `target`, with what is mounted below it."""
+
+    source: Path
+    target: bytes
+    read_only: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Bind:
+        """`SOURCE:TARGET[:ro|rw]`, as `-v` takes it for host paths."""
+        source, _, rest = text.partition(":")
+        target, _, mode = rest.partition(":")
+        if not source.startswith("/") or not target or mode not in ("", "ro", "rw"):
+            raise InvalidInput(f"invalid volume specification: '{text}'")
+        return cls(Path(source), container_path(target, "the volume's target"), mode == "ro")
+
+
+@dataclass(frozen=True, slots=True)
+class Tmpfs:
+    """An empty file system in memory at `target`; `options` are tmpfs's (size=64m, mode=1777) and ro/exec/dev/suid."""
+
+    target: bytes
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Tmpfs:
+        """`TARGET[:OPTION,...]`, as `--tmpfs` takes it."""
+        target, _, options = text.partition(":")
+        return cls(container_path(target, "the tmpfs's target"), tuple(filter(None, options.split(","))))
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Options of one run; every default is docker's (with no network, since bridges come later)."""
+
+    command: Sequence[Word] | None = None  # replaces CMD
+    entrypoint: Sequence[Word] | None = None  # replaces ENTRYPOINT, drops the image's CMD
+    env: Sequence[Word] = ()  # NAME=VALUE; NAME alone takes an image's variable away
+    user: str | bytes | None = None
+    workdir: str | bytes | None = None
+    hostname: str | bytes | None = (
+        None  # default: the first 12 digits of container_id, with the host's network its name
+    )
+    container_id: str | None = None  # 64 hex digits; a random one when absent
+    network: Network = "none"
+    read_only: bool = False
+    no_new_privileges: bool = False
+    privileged: bool = False
+    cap_add: Sequence[str] = ()
+    cap_drop: Sequence[str] = ()
+    binds: Sequence[Bind] = ()
+    tmpfs: Sequence[Tmpfs] = ()
+    shm_size: int = 64 << 20  # bytes
+    extra_hosts: Sequence[tuple[str, str]] = ()  # (name, address)
+    sysctls: Sequence[tuple[str, str]] = ()
+    limits: Sequence[Limit] = ()
+    cgroup_procs: Sequence[Path] = ()  # cgroup.procs files of cgroups that exist; joined before the program starts
+    seccomp: bytes = b""  # a compiled filter
+    stop_signal: str | int | None = None

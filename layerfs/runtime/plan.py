@@ -1,0 +1,98 @@
+"""From an image's config and the caller's options to a RunSpec. Reads the root's passwd and group; changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import secrets
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from layerfs.errors import InvalidInput
+from layerfs.runtime import capabilities, command, layout
+from layerfs.runtime.files import ContainerFiles
+from layerfs.runtime.options import RunOptions, container_path
+from layerfs.runtime.spec import Namespace, RunSpec
+from layerfs.runtime.user import resolve_user
+
+# docker's: any port and ping without a capability, in a network namespace of one's own
+_NETWORK_SYSCTLS = (("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647"))
+_NAMESPACED = re.compile(r"(net\.|fs\.mqueue\.|kernel\.(shm|msg|sem)|kernel\.(domainname|hostname)\Z)")
+
+
+def parse_signal(value: str | int) -> int:
+    """`TERM`, `SIGTERM`, `RTMIN+3` or a number; InvalidInput for anything else."""
+    text = str(value).strip().upper().removeprefix("SIG")
+    if text.isdigit():
+        number = int(text)
+    elif match := re.fullmatch(r"RTM(IN|AX)([+-]\d+)?", text):
+        number = (signal.SIGRTMIN if match[1] == "IN" else signal.SIGRTMAX) + int(match[2] or 0)
+    else:
+        number = getattr(signal, f"SIG{text}", 0) if text.isalnum() else 0
+    if not 0 < number <= signal.SIGRTMAX:
+        raise InvalidInput(f"Invalid signal: {value}")
+    return int(number)
+
+
+def default_hostname(options: RunOptions) -> bytes:
+    """docker's: the first 12 digits of the ID; the host's own name with the host's network."""
+    if options.hostname is not None:
+        return os.fsencode(options.hostname)
+    if options.network == "host":
+        return os.fsencode(socket.gethostname())
+    return (options.container_id or secrets.token_hex(32))[:12].encode()
+
+
+def _namespaces(options: RunOptions) -> Namespace:
+    chosen = Namespace.MOUNT | Namespace.PID | Namespace.UTS | Namespace.IPC
+    if options.network == "none":
+        chosen |= Namespace.NETWORK
+    elif options.network != "host":
+        raise InvalidInput(f"network {options.network} not found")
+    return chosen | Namespace.CGROUP if layout.unified_cgroups() else chosen
+
+
+def _sysctls(options: RunOptions) -> tuple[tuple[str, str], ...]:
+    given = tuple(options.sysctls)
+    for name, _ in given:
+        if not _NAMESPACED.match(name) or (name.startswith("net.") and options.network == "host"):
+            raise InvalidInput(f"sysctl '{name}' is not allowed: it is not separate in this container's namespaces")
+    defaults = _NETWORK_SYSCTLS if options.network == "none" else ()
+    return tuple(dict((*defaults, *given)).items())
+
+
+def plan(
+    rootfs: Path,
+    config: Mapping[str, Any],
+    options: RunOptions,
+    files: ContainerFiles | None,
+    hostname: bytes | None = None,
+) -> RunSpec:
+    """What to run in the mounted `rootfs`. `config` is the image's `config` object (Env, Cmd, Entrypoint, WorkingDir,
+    User, StopSignal; absent or null keys are empty). RunError with docker's words where docker would not start it."""
+    name = hostname if hostname is not None else default_hostname(options)
+    user = options.user if options.user is not None else config.get("User") or ""
+    identity = resolve_user(rootfs, os.fsencode(user))
+    workdir = options.workdir if options.workdir is not None else config.get("WorkingDir") or "/"
+    options = dataclasses.replace(options, sysctls=_sysctls(options))
+    return RunSpec(
+        rootfs=os.fsencode(rootfs.absolute()),
+        argv=command.compose_argv(config, options.command, options.entrypoint),
+        env=command.compose_env(config, options.env, hostname=name, home=identity.home),
+        cwd=container_path(workdir or "/", "the working directory"),
+        hostname=name,
+        identity=identity,
+        capabilities=capabilities.choose(options.cap_add, options.cap_drop, privileged=options.privileged),
+        namespaces=_namespaces(options),
+        steps=layout.steps_for(options, files),
+        read_only=options.read_only,
+        no_new_privileges=options.no_new_privileges,
+        limits=tuple(options.limits),
+        cgroup_procs=tuple(os.fsencode(path) for path in options.cgroup_procs),
+        seccomp=options.seccomp,
+        stop_signal=parse_signal(options.stop_signal or config.get("StopSignal") or signal.SIGTERM),
+    )

@@ -1,0 +1,149 @@
+"""A running container as its caller sees it: signals in, the end of it out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO
+
+from layerfs.errors import RunError
+from layerfs.runtime import failure, helper, wire
+from layerfs.runtime.helper import Stream
+from layerfs.runtime.spec import RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a container ended. `returncode` is the program's, or 128+n when signal n ended it; the streams are empty
+    where they were not captured; `truncated` says that they went past the limit and were cut there."""
+
+    returncode: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+    oom_killed: bool = False
+    truncated: bool = False
+
+
+class Process:
+    """One started container. Leaving it as a context manager, or dropping it, kills what still runs.
+
+    `pid` is that of the container's PID 1 on the host, `pidfd` a descriptor of it; `stdin`, `stdout` and `stderr` are
+    unbuffered files where PIPE was asked for. Methods may be called from several threads, but only one should wait.
+    """
+
+    def __init__(self, spec: RunSpec, stdin: Stream = None, stdout: Stream = None, stderr: Stream = None) -> None:
+        self.pid = 0
+        self.pidfd = -1
+        self.returncode: int | None = None
+        self._popen, self._control = helper.launch(wire.encode(spec), stdin, stdout, stderr)
+
+    @property
+    def stdin(self) -> IO[bytes] | None:
+        return self._popen.stdin
+
+    @property
+    def stdout(self) -> IO[bytes] | None:
+        return self._popen.stdout
+
+    @property
+    def stderr(self) -> IO[bytes] | None:
+        return self._popen.stderr
+
+    def fileno(self) -> int:
+        """Readable when the helper has something to say: for `select`, together with `advance`."""
+        return self._control.fileno()
+
+    def advance(self) -> None:
+        """Takes one packet of the helper (blocks until there is one). Raises what it says went wrong at the start."""
+        packet, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+        if packet[:1] == bytes([wire.STARTED]) and descriptors:
+            (self.pid,) = struct.unpack_from("<I", packet, 1)
+            self.pidfd = descriptors[0]
+        elif packet[:1] == bytes([wire.FAILED]):
+            stage, number = struct.unpack_from("<II", packet, 1)
+            self._finish(failure.EXIT_CODE)
+            raise failure.error_of(stage, number, packet[9:])
+        elif packet[:1] == bytes([wire.EXITED]):
+            self._finish(struct.unpack_from("<I", packet, 1)[0])
+        else:
+            self._helper_vanished()
+
+    def _helper_vanished(self) -> None:
+        started = self.pidfd >= 0
+        if started:  # a program that became another user could outlive the helper: not beyond this point
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self._finish(128 + signal.SIGKILL)
+        if not started:
+            raise RunError("the container helper ended before the container started")
+
+    def _finish(self, code: int) -> None:
+        self._popen.wait()
+        self._control.close()
+        if self.pidfd >= 0:
+            pidfd, self.pidfd = self.pidfd, -1
+            os.close(pidfd)
+        self.returncode = code
+
+    def await_start(self) -> None:
+        """Returns when the program runs (or has already ended); RunError, CommandNotFound or CommandNotExecutable
+        when it does not."""
+        try:
+            while not self.pid and self.returncode is None:
+                self.advance()
+        except BaseException:
+            self.close()
+            raise
+
+    def send_signal(self, number: int) -> None:
+        """To PID 1 of the container; nothing happens when it has ended."""
+        with contextlib.suppress(OSError):
+            self._control.send(bytes([number]))
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code. TimeoutError after `timeout` seconds; the container runs on then."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        poller = select.poll()
+        while self.returncode is None:
+            poller.register(self._control, select.POLLIN)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            if not poller.poll(left):
+                raise TimeoutError("the container still runs")
+            self.advance()
+        return self.returncode
+
+    def close(self) -> None:
+        """Kills what still runs, waits for its end, closes the pipes."""
+        while self.returncode is None:
+            self.kill()
+            with contextlib.suppress(RunError):
+                self.advance()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def start(spec: RunSpec, *, stdin: Stream = None, stdout: Stream = None, stderr: Stream = None) -> Process:
+    """Starts a container and returns when its program runs."""
+    process = Process(spec, stdin, stdout, stderr)
+    process.await_start()
+    return process

@@ -1,0 +1,99 @@
+"""Running a program in a mounted root, start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from layerfs.runtime.communicate import communicate
+from layerfs.runtime.files import write_files
+from layerfs.runtime.helper import Stream
+from layerfs.runtime.options import RunOptions
+from layerfs.runtime.plan import default_hostname, plan
+from layerfs.runtime.process import Process, RunResult, start
+
+PIPE: Final = subprocess.PIPE
+DEVNULL: Final = subprocess.DEVNULL
+
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@contextlib.contextmanager
+def forwarded_signals(process: Process) -> Iterator[None]:
+    """While inside, TERM, HUP, QUIT, USR1 and USR2 of this process go to the container (main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def prepared(
+    rootfs: Path,
+    config: Mapping[str, Any],
+    options: RunOptions,
+    state: Path | None,
+    streams: tuple[Stream, Stream, Stream],
+) -> Iterator[Process]:
+    """A started container, killed at the end of the block. Its /etc files are kept in `state`, a directory of the
+    container's, or else in a temporary one that is gone as soon as they are mounted."""
+    hostname = default_hostname(options)
+    directory = state if state is not None else Path(tempfile.mkdtemp(prefix="layerfs-run-"))
+    try:
+        files = write_files(
+            directory, hostname, host_network=options.network == "host", extra_hosts=options.extra_hosts
+        )
+        spec = plan(rootfs, config, options, files, hostname)
+        process = start(spec, stdin=streams[0], stdout=streams[1], stderr=streams[2])
+    finally:
+        if state is None:
+            shutil.rmtree(directory, ignore_errors=True)
+    with process:
+        yield process
+
+
+def run(
+    rootfs: Path,
+    config: Mapping[str, Any],
+    options: RunOptions = RunOptions(),  # noqa: B008 (frozen)
+    *,
+    state: Path | None = None,
+    stdin: Stream | bytes = DEVNULL,
+    stdout: Stream = PIPE,
+    stderr: Stream = PIPE,
+    timeout: float | None = None,
+    output_limit: int | None = None,
+    forward_signals: bool = False,
+    on_started: Callable[[Process], None] | None = None,
+) -> RunResult:
+    """Runs one program in new namespaces on the mounted `rootfs` and waits for its end.
+
+    `config` is the image's `config` object, `options` what the caller changes about it. Streams are as for
+    subprocess: None inherits, PIPE captures, DEVNULL, a descriptor or a file; bytes as `stdin` are fed to the program.
+    `timeout` is in seconds, `output_limit` in bytes for each captured stream. `on_started` is called once the program
+    runs. Raises RunError (125), CommandNotExecutable (126), CommandNotFound (127), RunTimeout.
+    """
+    data = stdin if isinstance(stdin, bytes) else None
+    source: Stream = PIPE if isinstance(stdin, bytes) else stdin
+    with prepared(rootfs, config, options, state, (source, stdout, stderr)) as process:
+        if on_started is not None:
+            on_started(process)
+        with forwarded_signals(process) if forward_signals else contextlib.nullcontext():
+            return communicate(process, data, timeout=timeout, limit=output_limit)

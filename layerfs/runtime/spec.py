@@ -1,0 +1,104 @@
+"""What a container is to be, as plain data: `plan` makes it, `wire` writes it down, `process` starts it.
+
+Nothing here touches the kernel. Paths and strings are bytes, since file names are.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+from dataclasses import dataclass
+
+# mount attributes of fsmount(2) and mount_setattr(2) (linux/mount.h)
+READ_ONLY = 0x01
+NOSUID = 0x02
+NODEV = 0x04
+NOEXEC = 0x08
+NOATIME = 0x10
+STRICTATIME = 0x20
+
+
+class Namespace(enum.IntFlag):
+    """The CLONE_NEW* flags of clone(2)."""
+
+    MOUNT = 0x00020000
+    CGROUP = 0x02000000
+    UTS = 0x04000000
+    IPC = 0x08000000
+    PID = 0x20000000
+    NETWORK = 0x40000000
+
+
+class StepKind(enum.IntEnum):
+    """As `enum lfs_step_kind` of the helper."""
+
+    FILESYSTEM = 1
+    BIND = 2
+    ATTRIBUTES = 3
+    READ_ONLY = 4
+    MASK = 5
+    DEVICE = 6
+    LINK = 7
+    SYSCTL = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing done in the container's root before it becomes the root; the helper performs them in their order.
+
+    FILESYSTEM: `type` from `source` at `target` with `options`. BIND: `source` of the host. ATTRIBUTES: added to the
+    mount at `target`. DEVICE: `mode` with its type bits. LINK: `source` is the text. SYSCTL: `source` is the value.
+    `optional` steps without a target are passed over; in `strict` ones no component may be a symbolic link.
+    """
+
+    kind: StepKind
+    target: bytes
+    source: bytes = b""
+    type: bytes = b""
+    options: bytes = b""
+    attributes: int = 0
+    mode: int = 0
+    device: tuple[int, int] = (0, 0)
+    recursive: bool = False
+    optional: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom the program runs as; `groups` are the supplementary ones as docker sets them (the primary is among them)."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = (0,)
+    home: bytes = b"/root"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A resource limit: `resource` is a number of resource(2), -1 stands for unlimited."""
+
+    resource: int
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Everything the helper needs to start one container on the mounted `rootfs`."""
+
+    rootfs: bytes
+    argv: tuple[bytes, ...]
+    env: tuple[bytes, ...]
+    cwd: bytes
+    hostname: bytes
+    identity: Identity
+    capabilities: int
+    namespaces: Namespace
+    steps: tuple[Step, ...]
+    read_only: bool = False
+    no_new_privileges: bool = False
+    limits: tuple[Limit, ...] = ()
+    cgroup_procs: tuple[bytes, ...] = ()  # cgroup.procs files joined before anything else; the caller makes the cgroups
+    seccomp: bytes = b""  # struct sock_filter array, compiled by the caller
+    stop_signal: int = signal.SIGTERM

@@ -1,0 +1,61 @@
+"""The spec as the helper reads it; `layerfs_native/runtime/run.h` describes the form, byte for byte.
+
+Magic, then records of u16 tag, u32 length and payload, little-endian; a string is its bytes and one NUL.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from layerfs.errors import InvalidInput
+from layerfs.runtime.spec import RunSpec, Step
+
+MAGIC: Final = b"LFSRUN1\n"
+SPEC_MAX: Final = 16 << 20
+
+(ROOT, NAMESPACES, OPTIONS, ARGUMENT, ENVIRONMENT, IDENTITY, WORKDIR, HOSTNAME) = range(1, 9)
+(STEP, CAPABILITIES, RLIMIT, CGROUP, SECCOMP) = range(9, 14)
+
+STARTED, FAILED, EXITED = 1, 2, 3  # packets of the helper
+
+
+def _record(tag: int, payload: bytes) -> bytes:
+    return struct.pack("<HI", tag, len(payload)) + payload
+
+
+def _string(text: bytes) -> bytes:
+    if b"\0" in text:
+        raise InvalidInput(f"a NUL byte in {text[:60]!r}")
+    return text + b"\0"
+
+
+def _step(step: Step) -> bytes:
+    flags = step.recursive * 1 | step.optional * 2 | step.strict * 4
+    numbers = struct.pack("<5IQ", step.kind, flags, step.mode, *step.device, step.attributes)
+    return numbers + b"".join(map(_string, (step.type, step.source, step.target, step.options)))
+
+
+def encode(spec: RunSpec) -> bytes:
+    """The whole spec; InvalidInput when a string holds a NUL or the whole is larger than the helper takes."""
+    who = spec.identity
+    records = [
+        _record(ROOT, _string(spec.rootfs)),
+        _record(NAMESPACES, struct.pack("<I", spec.namespaces)),
+        _record(OPTIONS, struct.pack("<I", spec.read_only * 1 | spec.no_new_privileges * 2)),
+        *(_record(ARGUMENT, _string(word)) for word in spec.argv),
+        *(_record(ENVIRONMENT, _string(entry)) for entry in spec.env),
+        _record(IDENTITY, struct.pack(f"<{2 + len(who.groups)}I", who.uid, who.gid, *who.groups)),
+        _record(WORKDIR, _string(spec.cwd)),
+        _record(HOSTNAME, _string(spec.hostname)),
+        *(_record(STEP, _step(step)) for step in spec.steps),
+        _record(CAPABILITIES, struct.pack("<Q", spec.capabilities)),
+        *(_record(RLIMIT, struct.pack("<IQQ", x.resource, x.soft % 2**64, x.hard % 2**64)) for x in spec.limits),
+        *(_record(CGROUP, _string(path)) for path in spec.cgroup_procs),
+    ]
+    if spec.seccomp:
+        records.append(_record(SECCOMP, struct.pack("<I", 0) + spec.seccomp))
+    encoded = MAGIC + b"".join(records)
+    if len(encoded) > SPEC_MAX:
+        raise InvalidInput("argument list too long")
+    return encoded

@@ -1,0 +1,35 @@
+/* Resource limits and the user: after this the process is the container's user. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <grp.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "run.h"
+
+int lfs_limits_set(const struct lfs_spec *spec, struct lfs_failure *failure)
+{
+	for (size_t i = 0; i < spec->limit_count; i++) {
+		const struct lfs_limit *limit = &spec->limits[i];
+		struct rlimit value = { .rlim_cur = limit->soft, .rlim_max = limit->hard };
+		if (setrlimit((int)limit->resource, &value) < 0)
+			return lfs_failed(failure, LFS_STAGE_IDENTITY, -errno, "setting the resource limit %u", limit->resource);
+	}
+	return 0;
+}
+
+/* The raw calls, since this process has one thread and the C library's would look for others. */
+int lfs_identity_become(const struct lfs_spec *spec, struct lfs_failure *failure)
+{
+	if (syscall(SYS_setgroups, spec->group_count, spec->groups) < 0)
+		return lfs_failed(failure, LFS_STAGE_IDENTITY, -errno, "setting the groups");
+	if (syscall(SYS_setresgid, spec->gid, spec->gid, spec->gid) < 0)
+		return lfs_failed(failure, LFS_STAGE_IDENTITY, -errno, "becoming group %u", spec->gid);
+	if (syscall(SYS_setresuid, spec->uid, spec->uid, spec->uid) < 0)
+		return lfs_failed(failure, LFS_STAGE_IDENTITY, -errno, "becoming user %u", spec->uid);
+	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* a change of user cleared it */
+	return 0;
+}

@@ -1,0 +1,143 @@
+/* layerfs-run: see run.h for what it is given and what it answers. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "run.h"
+
+enum { EXIT_NOT_STARTED = 125 };
+
+static bool to_number(const char *text, int *number)
+{
+	char *end;
+	errno = 0;
+	long value = strtol(text, &end, 10);
+	*number = (int)value;
+	return errno == 0 && end != text && *end == '\0' && value >= 0 && value < INT32_MAX;
+}
+
+static int give_up(int control, const struct lfs_failure *failure)
+{
+	uint8_t packet[512];
+	size_t size = lfs_packet_failed(failure, packet, sizeof packet);
+	send(control, packet, size, MSG_NOSIGNAL);
+	return EXIT_NOT_STARTED;
+}
+
+/* A pidfd of the caller; when it is not our parent any more it has died already. */
+static int watch_caller(int caller)
+{
+	int fd = (int)syscall(SYS_pidfd_open, caller, 0);
+	if (fd < 0)
+		return -errno;
+	if (getppid() == caller)
+		return fd;
+	close(fd);
+	return -ESRCH;
+}
+
+static int watch_signals(void)
+{
+	sigset_t all;
+	sigfillset(&all);
+	sigdelset(&all, SIGSEGV);
+	sigdelset(&all, SIGBUS);
+	sigdelset(&all, SIGABRT);
+	if (sigprocmask(SIG_SETMASK, &all, NULL) < 0)
+		return -errno;
+	int fd = signalfd(-1, &all, SFD_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/* The streams are the container's: the helper must not keep a pipe open that the container has closed. */
+static void let_streams_go(void)
+{
+	LFS_AUTO_FD null = open("/dev/null", O_RDWR | O_CLOEXEC);
+#ifdef __SANITIZE_ADDRESS__
+	int last = 1;
+#else
+	int last = 2;
+#endif
+	for (int fd = 0; fd <= last; fd++)
+		if (null < 0 || dup2(null, fd) < 0)
+			close(fd);
+}
+
+static int start(const struct lfs_spec *spec, struct lfs_supervisor *self, struct lfs_failure *failure)
+{
+	int report[2];
+	if (pipe2(report, O_CLOEXEC) < 0)
+		return lfs_failed(failure, LFS_STAGE_NAMESPACE, -errno, "making a pipe");
+	uint64_t namespaces = spec->namespaces & ~(uint32_t)CLONE_NEWCGROUP; /* that one after joining the cgroup */
+	self->pid = lfs_sys_clone(namespaces, &self->pidfd);
+	if (self->pid == 0) {
+		close(report[0]);
+		lfs_container_main(spec, report[1]);
+	}
+	close(report[1]);
+	self->report = report[0];
+	if (self->pid < 0)
+		return lfs_failed(failure, LFS_STAGE_NAMESPACE, self->pid, "making the namespaces");
+	return 0;
+}
+
+static int run(int spec_fd, struct lfs_supervisor *self)
+{
+	struct lfs_spec spec;
+	struct lfs_failure failure = { 0 };
+	int rc = lfs_spec_read(spec_fd, &spec, &failure);
+	close(spec_fd);
+	if (rc == 0)
+		rc = start(&spec, self, &failure);
+	lfs_spec_free(&spec);
+	if (rc < 0)
+		return give_up(self->control, &failure);
+	let_streams_go();
+	return lfs_supervise(self);
+}
+
+/* Closes what other threads of the caller may have leaked into this process. An absent standard stream becomes
+ * /dev/null, so that no descriptor of ours takes its number and reaches the container. */
+static int keep_only(int one, int other)
+{
+	unsigned low = (unsigned)(one < other ? one : other), high = (unsigned)(one < other ? other : one);
+	if (low < 3 || low == high)
+		return -EBADF;
+	if (low > 3)
+		lfs_sys_close_range(3, low - 1, false);
+	if (high > low + 1)
+		lfs_sys_close_range(low + 1, high - 1, false);
+	lfs_sys_close_range(high + 1, ~0u, false);
+	for (int fd = 0; fd <= 2; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+			return -EBADF;
+	lfs_sys_close_range(3, ~0u, true);
+	return 0;
+}
+
+int main(int count, char **words)
+{
+	struct lfs_supervisor self = { .pidfd = -1, .report = -1, .control = -1, .caller = -1, .signals = -1 };
+	int spec_fd, caller;
+	if (count != 4 || !to_number(words[1], &spec_fd) || !to_number(words[2], &self.control) || !to_number(words[3], &caller)) {
+		fputs("layerfs-run is started by layerfs; it takes SPEC_FD CONTROL_FD CALLER_PID\n", stderr);
+		return EXIT_NOT_STARTED;
+	}
+	if (keep_only(spec_fd, self.control) < 0)
+		return EXIT_NOT_STARTED;
+	setsid(); /* a terminal's Ctrl-C is for the caller, who passes it on */
+	self.caller = watch_caller(caller);
+	self.signals = watch_signals();
+	if (self.caller < 0 || self.signals < 0)
+		return EXIT_NOT_STARTED;
+	return run(spec_fd, &self);
+}

@@ -1,0 +1,184 @@
+/* layerfs-run: one small program that starts one container and stays as its supervisor.
+ *
+ *     layerfs-run SPEC_FD CONTROL_FD CALLER_PID
+ *
+ * SPEC_FD      a file (memfd) with the spec, read once from its start. Everything is little-endian:
+ *                  8 bytes   "LFSRUN1\n"
+ *                  records:  u16 tag, u32 length, `length` bytes
+ *              to the end of the file. Tags and their payloads are `enum lfs_tag` below. A string is its bytes and one NUL; a
+ *              NUL inside, a short record, bytes left over in a record or an unknown tag refuse the spec. layerfs/runtime/wire.py
+ *              writes it.
+ * CONTROL_FD   a SOCK_SEQPACKET socket. Caller to helper: one byte, a signal number for PID 1 of the container. Helper to
+ *              caller, one packet each:
+ *                  u8 1 STARTED, u32 pid (on the host)          the program runs (its exec has happened); a pidfd comes with it
+ *                  u8 2 FAILED, u32 stage, u32 errno, text      nothing runs
+ *                  u8 3 EXITED, u32 code, u32 signal            the last packet
+ *              When the caller closes its end, or dies (seen by a pidfd, so that copies of the socket in forked
+ *              relatives do not matter), the container is killed.
+ *
+ * Everything inside the root is reached from a descriptor of it with openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), and
+ * mounts are made with the descriptor-based calls (Linux 5.12), so no path of the image is ever followed out of it.
+ * Functions return 0 (or an owned fd) or -errno; `struct lfs_failure` then says where and why. */
+#ifndef LFS_RUN_H
+#define LFS_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "layerfs.h"
+
+#define LFS_RUN_MAGIC "LFSRUN1\n"
+#define LFS_SPEC_MAX (16u << 20)
+
+enum lfs_tag {
+	LFS_TAG_ROOT = 1,       /* string: the mounted root, an absolute path */
+	LFS_TAG_NAMESPACES = 2, /* u32: CLONE_NEW* */
+	LFS_TAG_OPTIONS = 3,    /* u32: enum lfs_option */
+	LFS_TAG_ARGUMENT = 4,   /* string, repeated in order */
+	LFS_TAG_ENVIRONMENT = 5, /* string, repeated in order */
+	LFS_TAG_IDENTITY = 6,   /* u32 uid, u32 gid, u32 supplementary gids to the end */
+	LFS_TAG_WORKDIR = 7,    /* string */
+	LFS_TAG_HOSTNAME = 8,   /* string */
+	LFS_TAG_STEP = 9,       /* struct lfs_step, repeated in order */
+	LFS_TAG_CAPABILITIES = 10, /* u64: the bounding set */
+	LFS_TAG_RLIMIT = 11,    /* u32 resource, u64 soft, u64 hard; repeated */
+	LFS_TAG_CGROUP = 12,    /* string: a cgroup.procs file to join; repeated */
+	LFS_TAG_SECCOMP = 13,   /* u32 flags, then struct sock_filter (8 bytes each) to the end */
+};
+
+enum lfs_option {
+	LFS_OPTION_READ_ONLY = 1,
+	LFS_OPTION_NO_NEW_PRIVS = 2,
+};
+
+enum lfs_stage {
+	LFS_STAGE_SPEC = 1,
+	LFS_STAGE_NAMESPACE = 2,
+	LFS_STAGE_CGROUP = 3,
+	LFS_STAGE_MOUNT = 4,
+	LFS_STAGE_ROOT = 5,
+	LFS_STAGE_WORKDIR = 6,
+	LFS_STAGE_IDENTITY = 7,
+	LFS_STAGE_CAPABILITIES = 8,
+	LFS_STAGE_SECCOMP = 9,
+	LFS_STAGE_LOOKUP = 10, /* the command was not found, or is not executable */
+	LFS_STAGE_EXEC = 11,   /* found, but the kernel would not start it */
+};
+
+enum lfs_step_kind {
+	LFS_STEP_FILESYSTEM = 1, /* a new file system `type` from `source` at `target` with `options` (comma separated) */
+	LFS_STEP_BIND = 2,       /* `source` of the host at `target` */
+	LFS_STEP_ATTRIBUTES = 3, /* adds `attributes` to the mount at `target` */
+	LFS_STEP_READ_ONLY = 4,  /* `target` bound onto itself, read-only */
+	LFS_STEP_MASK = 5,       /* an empty read-only directory, or the null device, over `target` */
+	LFS_STEP_DEVICE = 6,     /* node `target`: `mode` with type bits, major, minor */
+	LFS_STEP_LINK = 7,       /* symbolic link `target` with the text `source` */
+	LFS_STEP_SYSCTL = 8,     /* writes `source` to the file `target` below /proc/sys */
+};
+
+enum lfs_step_flag {
+	LFS_STEP_RECURSIVE = 1, /* binds: with what is mounted below the source */
+	LFS_STEP_OPTIONAL = 2,  /* no target: nothing to do */
+	LFS_STEP_STRICT = 4,    /* no component of the target may be a symbolic link */
+	LFS_STEP_PROPAGATION = 8, /* ATTRIBUTES also makes the mount private */
+};
+
+/* On the wire in this order: kind, flags, mode, major, minor as u32, attributes as u64, then four strings. */
+struct lfs_step {
+	uint32_t kind, flags, mode, major, minor;
+	uint64_t attributes; /* MOUNT_ATTR_* */
+	const char *type, *source, *target, *options;
+};
+
+struct lfs_limit {
+	uint32_t resource;
+	uint64_t soft, hard;
+};
+
+struct lfs_spec {
+	uint8_t *bytes; /* the whole file; strings below point into it */
+	const char *root, *workdir, *hostname;
+	uint32_t namespaces, options, uid, gid;
+	uint64_t capabilities;
+	char **arguments, **environment; /* ends with NULL */
+	const char **cgroups;
+	uint32_t *groups;
+	struct lfs_step *steps;
+	struct lfs_limit *limits;
+	const uint8_t *filter;
+	uint32_t filter_flags;
+	size_t argument_count, environment_count, cgroup_count, group_count, step_count, limit_count, filter_count;
+};
+
+struct lfs_failure {
+	uint32_t stage;
+	int error;
+	char text[400];
+};
+int lfs_failed(struct lfs_failure *failure, enum lfs_stage stage, int negative_errno, const char *format, ...)
+	__attribute__((format(printf, 4, 5))); /* fills it, returns negative_errno */
+
+/* spec.c */
+int lfs_spec_read(int fd, struct lfs_spec *spec, struct lfs_failure *failure);
+void lfs_spec_free(struct lfs_spec *spec);
+
+/* system.c: calls that older C libraries do not have */
+int lfs_sys_clone(uint64_t flags, int *pidfd);
+int lfs_sys_open_in(int root, const char *path, uint64_t flags, bool strict); /* openat2 inside root; owned fd or -errno */
+int lfs_sys_open_tree(int dir, const char *path, bool recursive);
+int lfs_sys_new_mount(const char *type, const char *source, const char *options, uint64_t attributes);
+int lfs_sys_attach(int mount, int target);
+int lfs_sys_set_mount(int dir, const char *path, bool recursive, uint64_t attributes, uint64_t propagation);
+int lfs_sys_pivot_here(void);
+void lfs_sys_close_range(unsigned first, unsigned last, bool on_exec_only);
+
+/* target.c: where a mount goes; made when it is missing, never outside root. Owned O_PATH fd or -errno */
+int lfs_target_open(int root, const char *path, bool directory, bool strict);
+
+/* mounts.c, devices.c */
+struct lfs_scene {
+	int root;      /* O_PATH fd of the container's root mount */
+	int null;      /* O_PATH fd of our own 1:3 node, or -1 */
+	int empty_dir; /* the read-only tmpfs that masks directories, or -1 */
+};
+int lfs_scene_open(struct lfs_scene *scene, const char *root, struct lfs_failure *failure);
+int lfs_steps_perform(struct lfs_scene *scene, const struct lfs_spec *spec, struct lfs_failure *failure);
+int lfs_scene_enter(struct lfs_scene *scene, bool read_only, struct lfs_failure *failure); /* pivot_root */
+int lfs_device_make(struct lfs_scene *scene, const struct lfs_step *step);
+int lfs_link_make(struct lfs_scene *scene, const struct lfs_step *step);
+int lfs_null_clone(const struct lfs_scene *scene); /* a detached mount of a verified null device */
+
+/* namespaces.c */
+int lfs_cgroups_join(const struct lfs_spec *spec, struct lfs_failure *failure);
+int lfs_names_set(const struct lfs_spec *spec, struct lfs_failure *failure); /* hostname, loopback, keyring */
+
+/* identity.c, caps.c, seccomp.c */
+int lfs_limits_set(const struct lfs_spec *spec, struct lfs_failure *failure);
+int lfs_identity_become(const struct lfs_spec *spec, struct lfs_failure *failure);
+int lfs_capabilities_bound(uint64_t wanted, struct lfs_failure *failure);
+int lfs_capabilities_set(const struct lfs_spec *spec, struct lfs_failure *failure);
+int lfs_seccomp_install(const struct lfs_spec *spec, struct lfs_failure *failure);
+
+/* workdir.c */
+int lfs_workdir_make(int root, const char *path, struct lfs_failure *failure);
+int lfs_workdir_enter(const char *path, struct lfs_failure *failure);
+
+/* command.c: does not return when all is well */
+int lfs_command_exec(const struct lfs_spec *spec, struct lfs_failure *failure);
+
+/* container.c: the life of PID 1 up to its exec; reports a failure as a packet on `report` and exits */
+__attribute__((noreturn)) void lfs_container_main(const struct lfs_spec *spec, int report);
+
+/* supervise.c */
+enum { LFS_PACKET_STARTED = 1, LFS_PACKET_FAILED = 2, LFS_PACKET_EXITED = 3 };
+size_t lfs_packet_failed(const struct lfs_failure *failure, uint8_t *out, size_t size);
+struct lfs_supervisor {
+	pid_t pid;
+	int pidfd, report, control, caller, signals;
+	bool failed, killed;
+};
+int lfs_supervise(struct lfs_supervisor *self); /* the exit code of the helper */
+
+#endif
