@@ -172,11 +172,8 @@ def check_signal(text: str) -> None:
         InvalidInput: docker's `invalid signal: X`.
     """
     name = text.upper().removeprefix("SIG")
-    if text.isdecimal() and text.isascii():
-        good = 1 <= int(text) <= 64
-    else:
-        good = _SIGNALS.fullmatch(name) is not None
-    if not good:
+    is_number = text.isdecimal() and text.isascii()
+    if not (1 <= int(text) <= 64 if is_number else _SIGNALS.fullmatch(name)):
         raise InvalidInput(f"invalid signal: {text}")
 
 

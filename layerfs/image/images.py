@@ -1,0 +1,270 @@
+"""The images and references of a store: add, find, list, tag, remove.
+
+All that one call changes is one index transaction; nobody sees an image without its names or its layers.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from layerfs.digest import DiffID, Digest
+from layerfs.errors import Ambiguous, Corrupt, ImageNotFound, InvalidInput, NotFound
+from layerfs.image.filters import Filters, ImageSummary
+from layerfs.image.record import ImageRecord, Tag, read_image, read_tag, scan_images, scan_tags
+from layerfs.image.removal import Removed, Remover, Users
+from layerfs.oci import ImageConfig, Manifest, media
+from layerfs.oci.config import CONFIG_MAX
+from layerfs.reference import Reference
+
+if TYPE_CHECKING:
+    from layerfs.store.index import Txn
+    from layerfs.store.root import StoreRoot
+
+_ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
+
+
+class Images:
+    """Safe from threads and processes."""
+
+    def __init__(self, root: StoreRoot) -> None:
+        self._root = root
+
+    def add(
+        self,
+        config: ImageConfig,
+        *,
+        manifest: Manifest | None = None,
+        references: Iterable[Reference] = (),
+        parent: Digest | None = None,
+    ) -> ImageRecord:
+        """Makes an image visible, under these names; hold a lease since before its layers were looked up.
+
+        An image that is known keeps when it was added, its parent and its manifest if it has them.
+
+        Raises:
+            NotFound: a layer is not in the store.
+        """
+        blobs = tuple(layer.digest for layer in manifest.layers) if manifest else ()
+        record = ImageRecord(
+            config.id,
+            config.diff_ids,
+            config.platform,
+            config.created_ns,
+            time.time_ns(),
+            manifest.digest if manifest else None,
+            blobs,
+            parent,
+        )
+        config_type = (manifest and manifest.config.media_type) or media.OCI_CONFIG
+        names = [reference.tagged() for reference in references]
+        with self._root.index.update() as txn:
+            self._require_layers(txn, config.diff_ids)
+            self._root.blobs.put(config.raw, media_type=config_type, expected=config.id, txn=txn)
+            if manifest is not None:
+                self._root.blobs.put(manifest.raw, media_type=manifest.media_type, txn=txn)
+            record = _merged(read_image(txn, config.id), record)
+            txn.put_json("images", record.id.raw, record.row())
+            for name in names:
+                tag = Tag(name, record.id, manifest.digest if manifest else None)
+                txn.put_json("references", name.key.encode(), tag.row())
+        return record
+
+    def _require_layers(self, txn: Txn, diff_ids: Iterable[DiffID]) -> None:
+        for diff_id in diff_ids:
+            if txn.get("layers", diff_id.raw) is None:
+                raise NotFound(f"layer {diff_id} is not in the store")
+
+    def get(self, image: Digest) -> ImageRecord:
+        """By full ID. Raises ImageNotFound."""
+        with self._root.index.view() as txn:
+            record = read_image(txn, image)
+        if record is None:
+            raise ImageNotFound(f"No such image: {image}")
+        return record
+
+    def resolve(self, name: str) -> ImageRecord:
+        """What a user calls an image: a name, `name:tag`, `name@digest`, an ID or a unique start of one.
+
+        A name goes before an ID that starts the same, as with docker.
+
+        Raises:
+            ImageNotFound: `No such image: NAME:TAG`.
+            Ambiguous: several IDs start so; `candidates` has them.
+            InvalidInput: no reference at all.
+        """
+        return self.find(name)[0]
+
+    def find(self, name: str) -> tuple[ImageRecord, Reference | None]:
+        """`resolve`, and the name (as the row has it) when it was one, None when it was an ID."""
+        with self._root.index.view() as txn:
+            return _find(txn, name)
+
+    def config(self, record: ImageRecord) -> ImageConfig:
+        """The parsed config, verified. Raises Corrupt when the blob is damaged or missing."""
+        try:
+            raw = self._root.blobs.read(record.id, limit=CONFIG_MAX)
+        except NotFound:
+            raise Corrupt(f"the config of image {record.id} is missing from the store") from None
+        return ImageConfig.parse(raw, what=f"config of image {record.id.short}")
+
+    def manifest(self, record: ImageRecord) -> Manifest | None:
+        """The manifest the image came with, if that is still kept."""
+        if record.manifest is None or not self._root.blobs.has(record.manifest):
+            return None
+        row = self._root.blobs.stat(record.manifest)
+        return Manifest.parse(self._root.blobs.read(record.manifest), str(row.get("media_type", "")))
+
+    def tags(self, image: Digest) -> list[Tag]:
+        """All names of an image, sorted."""
+        with self._root.index.view() as txn:
+            return [tag for tag in scan_tags(txn) if tag.image == image]
+
+    def names(self) -> dict[Digest, list[Tag]]:
+        """The names of every image that has some."""
+        found: dict[Digest, list[Tag]] = {}
+        with self._root.index.view() as txn:
+            for tag in scan_tags(txn):
+                found.setdefault(tag.image, []).append(tag)
+        return found
+
+    def size(self, record: ImageRecord) -> int:
+        """Bytes of files, summed over the layers, as docker counts."""
+        with self._root.index.view() as txn:
+            sizes = layer_sizes(txn, set(record.diff_ids))
+        return sum(sizes[diff_id] for diff_id in record.diff_ids)
+
+    def tag(self, source: str | Digest, reference: Reference, *, manifest: Digest | None = None) -> ImageRecord:
+        """Gives an image one more name; a name that means another image moves.
+
+        `manifest` is the manifest this name stands for (a pull or push knows it); else the source name's own.
+        """
+        with self._root.index.update() as txn:
+            if isinstance(source, Digest):
+                found, name = read_image(txn, source), None
+            else:
+                found, name = _find(txn, source)
+            if found is None:
+                raise ImageNotFound(f"No such image: {source}")
+            old = read_tag(txn, name) if name else None
+            digest = manifest or reference.digest or (old.manifest if old else None)
+            txn.put_json("references", reference.key.encode(), Tag(reference, found.id, digest).row())
+        return found
+
+    def untag(self, reference: Reference) -> Digest:
+        """Takes a name away; the image stays. Returns the image's ID. Raises ImageNotFound."""
+        with self._root.index.update() as txn:
+            tag = read_tag(txn, reference)
+            if tag is None:
+                raise ImageNotFound(f"No such image: {reference.tagged().familiar}")
+            txn.delete("references", reference.key.encode())
+        return tag.image
+
+    def remove(self, name: str, *, users: Users, force: bool = False, prune: bool = True) -> list[Removed]:
+        """`docker rmi`: untags, and removes the image with its last name, then its unused untagged parents.
+
+        `users` tells which containers stand on an image. Layers and contents go with the next `gc`.
+
+        Raises:
+            Conflict (an InUse): docker's words; ImageNotFound; Ambiguous.
+        """
+        with self._root.index.update() as txn:
+            record, reference = _find(txn, name)
+            remover = Remover(list(scan_images(txn)), list(scan_tags(txn)), users)
+            plan = remover.remove(record.id, name, reference, force=force, prune=prune)
+            for gone in plan.references:
+                txn.delete("references", gone.key.encode())
+            for image in plan.images:
+                txn.delete("images", image.raw)
+        return plan.lines
+
+    def list(self, filters: Mapping[str, Sequence[str]] | None = None, *, show_all: bool = False) -> list[ImageSummary]:
+        """Newest first, as `docker images`; untagged parents only with `show_all`.
+
+        filters: `dangling label before since until reference`, each with its values.
+        """
+        chosen = Filters(filters or {}, created=lambda name: self.resolve(name).created_ns or 0)
+        with self._root.index.view() as txn:
+            records, tags = list(scan_images(txn)), list(scan_tags(txn))
+            sizes = layer_sizes(txn, {diff_id for record in records for diff_id in record.diff_ids})
+        parents = {record.parent for record in records}
+        names: dict[Digest, list[Tag]] = {}
+        for tag in tags:
+            names.setdefault(tag.image, []).append(tag)
+        summaries = [
+            ImageSummary(
+                record,
+                tuple(tag for tag in names.get(record.id, ()) if not tag.by_digest),
+                tuple(tag for tag in names.get(record.id, ()) if tag.by_digest),
+                sum(sizes.get(diff_id, 0) for diff_id in record.diff_ids),
+                record.id in parents,
+            )
+            for record in records
+        ]
+        summaries.sort(key=lambda summary: (-(summary.record.created_ns or 0), -summary.record.added_ns))
+        return chosen.apply(summaries, lambda record: dict(self.config(record).config.labels), show_all=show_all)
+
+
+def layer_sizes(txn: Txn, diff_ids: Iterable[DiffID]) -> dict[DiffID, int]:
+    """Docker's layer size (bytes of files) of each layer; 0 for one whose row is missing."""
+    rows: dict[DiffID, Any] = {diff_id: txn.get_json("layers", diff_id.raw) for diff_id in diff_ids}
+    return {diff_id: int(row.get("size", 0)) if isinstance(row, dict) else 0 for diff_id, row in rows.items()}
+
+
+def _find(txn: Txn, name: str) -> tuple[ImageRecord, Reference | None]:
+    match = _ID.match(name)
+    if match and len(match[1]) == 64:
+        record = read_image(txn, Digest(match[1]))
+        if record is None:
+            raise ImageNotFound(f"No such image: sha256:{match[1]}")
+        return record, None
+    reference: Reference | None = None
+    try:
+        reference = Reference.parse(name).tagged()
+    except InvalidInput:
+        if not match:
+            raise
+    tag = _find_tag(txn, reference) if reference else None
+    if tag is not None:
+        record = read_image(txn, tag.image)
+        if record is None:
+            raise Corrupt(f"{tag.reference} means the image {tag.image}, which is missing")
+        return record, tag.reference
+    if match:
+        found = [
+            Digest.from_raw(key) for key, _ in txn.scan("images", _prefix(match[1])) if key.hex().startswith(match[1])
+        ]
+        if len(found) == 1:
+            record = read_image(txn, found[0])
+            assert record is not None
+            return record, None
+        if found:
+            candidates = tuple(map(str, found))
+            raise Ambiguous(
+                f"multiple IDs found with provided prefix: {match[1]} ({', '.join(candidates)})", candidates=candidates
+            )
+    raise ImageNotFound(f"No such image: {reference.familiar if reference else name}")
+
+
+def _find_tag(txn: Txn, reference: Reference) -> Tag | None:
+    """The row of a name; a digest that no row has is looked for among the manifests of the repository's tags."""
+    tag = read_tag(txn, reference)
+    if tag is None and reference.digest is not None:
+        tags = (tag for tag in scan_tags(txn, reference.name + ":") if tag.manifest == reference.digest)
+        tag = next(tags, None)
+    return tag
+
+
+def _prefix(digits: str) -> bytes:
+    return bytes.fromhex(digits[: len(digits) // 2 * 2])
+
+
+def _merged(old: ImageRecord | None, new: ImageRecord) -> ImageRecord:
+    if old is None:
+        return new
+    if old.manifest is not None:
+        new = replace(new, manifest=old.manifest, layer_blobs=old.layer_blobs)
+    return replace(new, added_ns=old.added_ns, parent=old.parent or new.parent)

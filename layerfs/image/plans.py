@@ -1,0 +1,220 @@
+"""Which images an archive holds, and where their parts are: docker archives and OCI layouts as lists of plans.
+
+Nothing is written here, and no layer is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from layerfs.digest import DiffID, Digest
+from layerfs.errors import InvalidArchive, InvalidInput
+from layerfs.image.archive import Archive, read_member
+from layerfs.image.source import DOCKER_LEGACY, DOCKER_MANIFEST
+from layerfs.oci import Descriptor, ImageConfig, Index, Manifest, Platform, layout, media, parse_document
+from layerfs.oci.config import CONFIG_MAX
+from layerfs.oci.descriptor import IMAGE_NAME, REF_NAME
+from layerfs.oci.fields import DOCUMENT_MAX, Fields, load
+from layerfs.reference import Reference
+
+_INDEX_DEPTH = 8
+_CONFIG_TYPES = media.CONFIGS | {"application/octet-stream", ""}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """A layer and where it is; a descriptor when the archive promises its size and digest."""
+
+    diff_id: DiffID
+    member: str
+    descriptor: Descriptor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """One image of an archive. `label` is what the archive calls it when it has no full name."""
+
+    config: ImageConfig
+    layers: tuple[LayerPlan, ...]
+    names: tuple[Reference, ...] = ()
+    label: str = ""
+    manifest: Manifest | None = None
+
+    @property
+    def called(self) -> str:
+        return ", ".join(name.familiar for name in self.names) or self.label or str(self.config.id)
+
+    def answers(self, wanted: str) -> bool:
+        """Whether a user may mean this image by `wanted`: a name, the label, or a digest."""
+        digests = {str(self.config.id)} | ({str(self.manifest.digest)} if self.manifest else set())
+        if wanted in {self.label, *digests}:
+            return True
+        try:
+            return Reference.parse(wanted).tagged() in self.names
+        except InvalidInput:
+            return False
+
+
+def docker_plans(archive: Archive) -> Iterator[ImagePlan]:
+    """The images of a docker archive, in its order.
+
+    Raises:
+        InvalidArchive: no or a bad manifest.json (the form from before docker 1.10 is refused), a missing member, or
+            another number of layers than the config has.
+    """
+    for number, fields in enumerate(_docker_manifest(archive)):
+        member = fields.text("Config")
+        if not member:
+            raise InvalidArchive(f"{fields.where}.Config is missing", path=archive.where)
+        config = ImageConfig.parse(read_member(archive, member, limit=CONFIG_MAX), what=member)
+        layers = fields.texts("Layers") or ()
+        _same_count(len(layers), config, archive)
+        names = tuple(_name(text, fields.where) for text in fields.texts("RepoTags") or ())
+        plans = tuple(LayerPlan(diff_id, name) for diff_id, name in zip(config.diff_ids, layers, strict=True))
+        yield ImagePlan(config, plans, names, str(number))
+
+
+def _docker_manifest(archive: Archive) -> list[Fields]:
+    if not archive.has(DOCKER_MANIFEST):
+        reason = "not an image archive: it has neither manifest.json nor an OCI layout"
+        if archive.has(DOCKER_LEGACY):
+            reason = "it has no manifest.json: saved by docker before 1.10, load and save it with a newer one first"
+        raise InvalidArchive(reason, path=archive.where)
+    value = load(read_member(archive, DOCKER_MANIFEST), DOCKER_MANIFEST)
+    if not isinstance(value, list):
+        raise InvalidArchive(f"{DOCKER_MANIFEST} is not a list of images", path=archive.where)
+    images = Fields({"": value}, DOCKER_MANIFEST).children("")
+    if not images:
+        raise InvalidArchive(f"{DOCKER_MANIFEST} lists no images", path=archive.where)
+    return images
+
+
+def oci_plans(archive: Archive, platform: Platform) -> Iterator[ImagePlan]:
+    """The images of an OCI layout: one for each name of its index, for the platform where there is a choice.
+
+    Entries of unknown media types are ignored, as the specification asks, but a layout with nothing else is an error.
+
+    Raises:
+        InvalidArchive: a bad document, a missing blob, one name for two images, nothing for the platform.
+    """
+    layout.check_header(read_member(archive, layout.HEADER, limit=1 << 16))
+    index = Index.parse(read_member(archive, layout.INDEX), what=layout.INDEX)
+    known = [entry for entry in index.manifests if entry.media_type in media.MANIFESTS | media.INDEXES]
+    if not known:
+        types = ", ".join(sorted({repr(entry.media_type) for entry in index.manifests}))
+        reason = f"only entries of unknown types ({types})" if types else "no manifests"
+        raise InvalidArchive(f"{layout.INDEX} has {reason}", path=archive.where)
+    for entries in _grouped(known, archive):
+        entry = _chosen(entries, platform, archive)
+        label = entries[0].annotation(REF_NAME)
+        yield _oci_plan(archive, entry, platform, label, _oci_names(entries[0]))
+
+
+def _grouped(entries: list[Descriptor], archive: Archive) -> Iterator[list[Descriptor]]:
+    """Entries that are one image: those of one name, or without names, when they differ in their platforms."""
+    groups: dict[tuple[str, str], list[Descriptor]] = {}
+    for entry in entries:
+        key = entry.annotation(IMAGE_NAME), entry.annotation(REF_NAME)
+        if entry not in groups.setdefault(key, []):
+            groups[key].append(entry)
+    for key, group in groups.items():
+        platforms = {str(entry.platform) if entry.platform else None for entry in group}
+        if len(group) == 1 or (len(platforms) == len(group) and None not in platforms):
+            yield group
+        elif any(key):
+            raise InvalidArchive(
+                f"{layout.INDEX} has {len(group)} images named {key[0] or key[1]!r}", path=archive.where
+            )
+        else:
+            yield from ([entry] for entry in group if entry.platform is None or not entry.platform.unknown)
+
+
+def _chosen(entries: list[Descriptor], platform: Platform, archive: Archive) -> Descriptor:
+    if len(entries) == 1:
+        return entries[0]
+    return _choose(Index(b"", media.OCI_INDEX, tuple(entries)), platform, archive)
+
+
+def _choose(index: Index, platform: Platform, archive: Archive) -> Descriptor:
+    chosen = index.choose(platform)
+    if chosen is None:
+        offered = ", ".join(str(m.platform) for m in index.manifests if m.platform and not m.platform.unknown)
+        raise InvalidArchive(
+            f"no image for the platform {platform} (there are: {offered or 'none'})", path=archive.where
+        )
+    return chosen
+
+
+def _oci_names(entry: Descriptor) -> tuple[Reference, ...]:
+    """containerd's full name, else a ref.name that is one (has a repository); a bare tag names nothing."""
+    full, short = entry.annotation(IMAGE_NAME), entry.annotation(REF_NAME)
+    if full:
+        return (_name(full, f"{layout.INDEX}: {IMAGE_NAME}"),)
+    if ":" in short or "/" in short or "@" in short:
+        try:
+            return (Reference.parse(short).tagged(),)
+        except InvalidInput:
+            return ()  # the specification lets it be nearly anything
+    return ()
+
+
+def _oci_plan(
+    archive: Archive, entry: Descriptor, platform: Platform, label: str, names: tuple[Reference, ...]
+) -> ImagePlan:
+    manifest = _manifest(archive, entry, platform)
+    if manifest.config.media_type not in _CONFIG_TYPES:
+        raise InvalidArchive(f"not an image: its config is {manifest.config.media_type!r}", path=archive.where)
+    raw = read_blob(archive, manifest.config, limit=CONFIG_MAX)
+    config = ImageConfig.parse(raw, what=f"config {manifest.config.digest}")
+    _same_count(len(manifest.layers), config, archive)
+    for layer in manifest.layers:
+        if media.layer_compression(layer.media_type) is None:
+            raise InvalidArchive(f"layer {layer.digest} has the unknown type {layer.media_type!r}", path=archive.where)
+    pairs = zip(config.diff_ids, manifest.layers, strict=True)
+    plans = tuple(LayerPlan(diff_id, layout.blob_path(layer.digest), layer) for diff_id, layer in pairs)
+    return ImagePlan(config, plans, names, label, manifest)
+
+
+def _manifest(archive: Archive, entry: Descriptor, platform: Platform) -> Manifest:
+    """The manifest that an entry means: its own, or one from the index (in the index ...) that it names."""
+    for _ in range(_INDEX_DEPTH):
+        raw = read_blob(archive, entry, limit=DOCUMENT_MAX)
+        document = parse_document(raw, entry.media_type, what=f"manifest {entry.digest}")
+        if isinstance(document, Manifest):
+            return document
+        usable = tuple(m for m in document.manifests if m.media_type in media.MANIFESTS | media.INDEXES)
+        entry = _choose(Index(b"", document.media_type, usable), platform, archive)
+    raise InvalidArchive(f"indexes are nested more than {_INDEX_DEPTH} deep", path=archive.where)
+
+
+def read_blob(archive: Archive, descriptor: Descriptor, *, limit: int) -> bytes:
+    """A small blob of a layout, checked against its descriptor; inline data serves as well."""
+    if descriptor.data is not None:
+        return descriptor.data
+    if descriptor.size > limit:
+        raise InvalidArchive(f"blob {descriptor.digest} is longer than the {limit} bytes allowed", path=archive.where)
+    raw = read_member(archive, layout.blob_path(descriptor.digest), limit=limit)
+    if len(raw) != descriptor.size:
+        raise InvalidArchive(
+            f"blob {descriptor.digest}: size mismatch: {len(raw)} bytes, its descriptor says {descriptor.size}",
+            path=archive.where,
+        )
+    if Digest.of(raw) != descriptor.digest:
+        raise InvalidArchive(f"blob {descriptor.digest}: digest mismatch: {Digest.of(raw)}", path=archive.where)
+    return raw
+
+
+def _same_count(layers: int, config: ImageConfig, archive: Archive) -> None:
+    if layers != len(config.diff_ids):
+        raise InvalidArchive(
+            f"invalid manifest, layers length mismatch: expected {len(config.diff_ids)}, got {layers}",
+            path=archive.where,
+        )
+
+
+def _name(text: str, where: str) -> Reference:
+    try:
+        return Reference.parse(text).tagged()
+    except InvalidInput as error:
+        raise InvalidArchive(f"{where}: {text!r}: {error.message}") from None

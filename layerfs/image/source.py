@@ -1,0 +1,169 @@
+"""What a path or a stream is: docker archive, OCI layout, root file system; and how to read it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import tarfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+from layerfs.errors import InvalidArchive, InvalidInput, NotFound
+from layerfs.image.archive import Archive, DirectoryArchive, TarArchive, clean
+from layerfs.layer.codec import Decompressed
+from layerfs.oci import layout
+from layerfs.store.durable import write_all, writing
+from layerfs.store.leases import Lease
+
+Kind = Literal["docker", "oci", "rootfs"]
+DOCKER_MANIFEST = "manifest.json"
+DOCKER_LEGACY = "repositories"
+
+PEEK = 1 << 16
+_ARCHIVE_NAME = re.compile(
+    r"(blobs(/.*)?|oci-layout|index\.json|manifest\.json|repositories|sha256:[0-9a-f]{64}"
+    r"|[0-9a-f]{64}(/.*|\.json|\.tar(\.gz)?)?)\Z"
+)
+
+
+def kind_of(archive: Archive) -> Kind:
+    """What an archive or directory is by its members. docker's newer form is also an OCI layout: docker's names win."""
+    if archive.has(DOCKER_MANIFEST):
+        return "docker"
+    if archive.has(layout.HEADER) and archive.has(layout.INDEX):
+        return "oci"
+    return "rootfs"
+
+
+@contextlib.contextmanager
+def open_archive(source: str | os.PathLike[str] | BinaryIO, lease: Lease) -> Iterator[Archive]:
+    """The members of an image archive: a directory, or a tar, plain or compressed.
+
+    What cannot be sought (a pipe, a compressed file) is written to the lease's directory first.
+
+    Raises:
+        NotFound: no such file.
+        InvalidArchive: no tar.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.is_dir():
+            with DirectoryArchive(path) as directory:
+                yield directory
+            return
+        with open_file(path) as file, _seekable(file, str(path), lease) as archive:
+            yield archive
+        return
+    with _seekable(source, stream_name(source), lease) as archive:
+        yield archive
+
+
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """A file of the user's. Raises NotFound, InvalidInput."""
+    try:
+        file = path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"open {path}: no such file or directory") from None
+    except OSError as error:
+        raise InvalidInput(f"open {path}: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def stream_name(stream: BinaryIO) -> str:
+    name = getattr(stream, "name", "-")
+    return name if isinstance(name, str) and name != "<stdin>" else "-"
+
+
+@contextlib.contextmanager
+def _seekable(file: BinaryIO, where: str, lease: Lease) -> Iterator[Archive]:
+    fd = _regular_fd(file)
+    if fd is not None:
+        start = file.tell()
+        head = os.pread(fd, 6, start)
+        if _is_plain(head):
+            with TarArchive(os.dup(fd), where, start=start) as archive:
+                yield archive
+            return
+    with TarArchive(_spool(file, lease), where) as archive:
+        yield archive
+
+
+def _regular_fd(file: BinaryIO) -> int | None:
+    """The descriptor of a regular file that the stream reads straight from."""
+    try:
+        fd = file.fileno()
+        regular = stat.S_ISREG(os.fstat(fd).st_mode) and file.seekable()
+    except (OSError, ValueError, AttributeError):
+        return None
+    return fd if regular else None
+
+
+def _is_plain(head: bytes) -> bool:
+    return Decompressed(cast(BinaryIO, BytesIO(head))).codec == "plain"
+
+
+def _spool(file: BinaryIO, lease: Lease) -> int:
+    """The uncompressed bytes in a file without a name below the lease's directory; an owned descriptor."""
+    with writing("a copy of the archive"):
+        fd = os.open(lease.tmp, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    try:
+        for piece in Decompressed(file).pieces():
+            with writing("a copy of the archive"):
+                write_all(fd, piece)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+class Peekable:
+    """A stream whose beginning can be looked at; `read` then gives it all."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._held = stream, b""
+
+    def peek(self, count: int) -> bytes:
+        while len(self._held) < count and (data := self._stream.read(count - len(self._held))):
+            self._held += data
+        return self._held[:count]
+
+    def read(self, count: int = -1, /) -> bytes:
+        if not self._held:
+            return self._stream.read(count)
+        count = len(self._held) if count is None or count < 0 else count
+        data, self._held = self._held[:count], self._held[count:]
+        return data if data or not count else self._stream.read(count)
+
+    @property
+    def name(self) -> str:
+        return stream_name(self._stream)
+
+
+def looks_like_archive(head: bytes) -> bool:
+    """Whether the first member's name is one that image archives have; root file systems begin otherwise.
+
+    head: the first `PEEK` bytes of the stream, compressed or not.
+    """
+    plain = b""
+    with contextlib.suppress(InvalidArchive):  # cut short, as only the head is here
+        for piece in Decompressed(cast(BinaryIO, BytesIO(head))).pieces():
+            plain += piece
+            if len(plain) > PEEK:
+                break
+    name = _first_name(plain)
+    return name is not None and _ARCHIVE_NAME.match(name) is not None
+
+
+def _first_name(head: bytes) -> str | None:
+    """The name of the first member that is not the root's own entry."""
+    try:
+        with tarfile.open(fileobj=BytesIO(head), mode="r|", errors="surrogateescape") as tar:
+            return next((clean(info.name) for info in tar if clean(info.name)), None)
+    except (tarfile.TarError, ValueError, EOFError, OverflowError, OSError):
+        return None
