@@ -51,7 +51,7 @@ def text(field: bytes) -> bytes:
 
 
 def _check(block: bytes) -> None:
-    wanted = number(block[148:156])
+    wanted = -1 if block[148] & 0x80 else number(block[148:156])
     blanked = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(blanked)
     if wanted not in (unsigned, unsigned - 256 * sum(byte >> 7 for byte in blanked)):
@@ -67,12 +67,14 @@ def _is_number(field: bytes) -> bool:
 
 
 def _prefix(block: bytes) -> bytes:
-    if block[257:263] == b"ustar\0":
-        return text(block[345 : 476 if block[508:512] == b"tar\0" else 500])
-    if block[257:263] == b"ustar " and not (_is_number(block[345:357]) and _is_number(block[357:369])):
-        prefix = text(block[345:500])  # writers before Go 1.8 took the times' place for it
-        return prefix if prefix.isascii() else b""
-    return b""
+    if block[257:262] != b"ustar":
+        return b""
+    if block[262:263] != b" ":
+        return text(block[345 : 476 if block[508:511] == b"tar" else 500])
+    if _is_number(block[345:357]) and _is_number(block[357:369]):
+        return b""
+    prefix = text(block[345:500])  # GNU; writers before Go 1.8 took the times' place for it
+    return prefix if prefix.isascii() else b""
 
 
 def parse_header(block: bytes) -> Header:
@@ -83,8 +85,8 @@ def parse_header(block: bytes) -> Header:
     device = (0, 0)
     if kind in (b"3", b"4") and magic == b"ustar":
         device = (
-            number_within(block[329:337], "device number", 0, 0xFFFFFFFF),
-            number_within(block[337:345], "device number", 0, 0xFFFFFFFF),
+            number_within(block[329:337], "device number", 0, 4095),
+            number_within(block[337:345], "device number", 0, 1048575),
         )
     return Header(
         type=kind,

@@ -170,19 +170,6 @@ class Image:
             at = disk.round_up(value_at + size, 4)
         return found
 
-    def _blocks(self, inode: Inode) -> Iterator[bytes]:
-        """The data of a directory or symlink in blocks, the last one cut to its size."""
-        if inode.layout == disk.CHUNKS or inode.size > self._size:
-            raise self._corrupt(f"has bad data in inode {inode.nid}")
-        whole, rest = divmod(inode.size, disk.BLOCK)
-        if not rest and whole:
-            whole, rest = whole - 1, disk.BLOCK
-        for block in range(whole):
-            yield self._bytes((inode.data + block) * disk.BLOCK, disk.BLOCK)
-        last_at = inode.tail_at if inode.layout == disk.INLINE else (inode.data + whole) * disk.BLOCK
-        if rest:
-            yield self._bytes(last_at, rest)
-
     def _dirents(self, block: bytes, nid: int) -> tuple[list[tuple[int, int, int]], list[bytes]]:
         count = disk.DIRENT.unpack_from(block)[1] // disk.DIRENT.size if len(block) >= disk.DIRENT.size else 0
         if not count or count * disk.DIRENT.size > len(block):
@@ -199,8 +186,9 @@ class Image:
     def listdir(self, directory: Inode) -> Iterator[DirEntry]:
         """The entries of a directory in byte order, without `.` and `..`."""
         self._want_directory(directory)
-        for block in self._blocks(directory):
-            entries, names = self._dirents(block, directory.nid)
+        for index in range(disk.blocks_of(directory.size)):
+            at, size = self._block_place(directory, index)
+            entries, names = self._dirents(self._map[at : at + size], directory.nid)
             for (nid, _, kind), name in zip(entries, names, strict=True):
                 if name in (b".", b".."):
                     continue
@@ -214,25 +202,53 @@ class Image:
         if not name or len(name) > 255:
             return None
         low, high = 0, disk.blocks_of(directory.size)
+        while high - low > 1:
+            middle = (low + high) // 2
+            at, size = self._block_place(directory, middle)
+            if name < self._name(at, size, 0, self._count(at, size)):
+                high = middle
+            else:
+                low = middle
+        at, size = self._block_place(directory, low)
+        low, high = 0, self._count(at, size)
+        count = high
         while low < high:
             middle = (low + high) // 2
-            entries, names = self._dirents(self._block(directory, middle), directory.nid)
-            if name < names[0]:
-                high = middle
-            elif name > names[-1]:
+            found = self._name(at, size, middle, count)
+            if found == name:
+                return self.inode(disk.DIRENT.unpack_from(self._map, at + middle * disk.DIRENT.size)[0])
+            if found < name:
                 low = middle + 1
             else:
-                return self.inode(entries[names.index(name)][0]) if name in names else None
+                high = middle
         return None
 
-    def _block(self, inode: Inode, index: int) -> bytes:
-        whole = disk.blocks_of(inode.size) - 1
-        size = disk.BLOCK if index < whole else inode.size - whole * disk.BLOCK
-        if inode.layout == disk.INLINE and index == whole:
-            return self._bytes(inode.tail_at, size)
-        if inode.layout == disk.CHUNKS:
+    def _count(self, at: int, size: int) -> int:
+        """How many entries the dirent block at `at` has."""
+        start = disk.DIRENT.unpack_from(self._map, at)[1] if size > disk.DIRENT.size else 0
+        if not start or start % disk.DIRENT.size or start >= size:
+            raise self._corrupt("has a bad directory")
+        return int(start // disk.DIRENT.size)
+
+    def _name(self, at: int, size: int, index: int, count: int) -> bytes:
+        place = at + index * disk.DIRENT.size
+        start = disk.DIRENT.unpack_from(self._map, place)[1]
+        last = index + 1 == count
+        end = size if last else disk.DIRENT.unpack_from(self._map, place + disk.DIRENT.size)[1]
+        if not count * disk.DIRENT.size <= start < end <= size:
+            raise self._corrupt("has a bad directory")
+        name = self._map[at + start : at + end]
+        return name.rstrip(b"\0") if last else name
+
+    def _block_place(self, inode: Inode, index: int) -> tuple[int, int]:
+        """Offset in the file and used size of one block of a directory or symlink."""
+        last = disk.blocks_of(inode.size) - 1
+        size = disk.BLOCK if index < last else inode.size - last * disk.BLOCK
+        inline = inode.layout == disk.INLINE and index == last
+        at = inode.tail_at if inline else (inode.data + index) * disk.BLOCK
+        if inode.layout == disk.CHUNKS or inode.size > self._size or last < 0 or at + size > self._size:
             raise self._corrupt(f"has bad data in inode {inode.nid}")
-        return self._bytes((inode.data + index) * disk.BLOCK, size)
+        return at, size
 
     def _want_directory(self, inode: Inode) -> None:
         if not stat.S_ISDIR(inode.mode):
@@ -244,7 +260,8 @@ class Image:
             raise OSError(22, "not a symlink in the tree", self.path)
         if not 0 < inode.size < disk.BLOCK:
             raise self._corrupt(f"has a bad symlink {inode.nid}")
-        return self._block(inode, 0)
+        at, size = self._block_place(inode, 0)
+        return self._map[at : at + size]
 
     def content(self, inode: Inode) -> bytes | None:
         """The 32-byte identity of a regular file's bytes; None for an empty file and for what is no regular file."""

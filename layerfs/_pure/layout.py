@@ -81,7 +81,7 @@ def number(root: Node, *, merged: bool) -> tuple[list[PlacedInode], Stats]:
                 count += 1
                 inode.ino = count
     size = sum(inode.node.content.size for inode in inodes if inode.node.content is not None)
-    links = sum(1 for inode in inodes if inode.node.link is not None)
+    links = sum(inode.nlink for inode in inodes if inode.node.link is not None)
     return inodes, Stats(names, size, links)
 
 

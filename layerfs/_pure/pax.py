@@ -14,9 +14,10 @@ SCHILY = b"SCHILY.xattr."
 LIBARCHIVE = b"LIBARCHIVE.xattr."
 OFFSET, LENGTH = b"GNU.sparse.offset", b"GNU.sparse.numbytes"
 MAX_PIECES = 131072
+MAX_GLOBAL = 256
 MAX_MAP = 1 << 20
 
-_TIME = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]+))?\Z")
+_TIME = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]*))?\Z")
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})?")
 
 Pieces = list[tuple[int, int]]
@@ -30,7 +31,8 @@ def parse_records(data: bytes) -> dict[bytes, bytes]:
     at = 0
     while at < len(data):
         key, value, at = _record(data, at)
-        if b"\0" in key or (b"\0" in value and key in (b"path", b"linkpath", b"GNU.sparse.name")):
+        named = value if key in (b"path", b"linkpath", b"GNU.sparse.name") else b""
+        if b"\0" in named or (b"\0" in key and key.startswith((SCHILY, LIBARCHIVE))):
             raise InvalidArchive("NUL in a PAX record")
         if key in (OFFSET, LENGTH):
             if (key == OFFSET) != (len(numbers) % 2 == 0):
@@ -38,13 +40,13 @@ def parse_records(data: bytes) -> dict[bytes, bytes]:
             numbers.append(value)
         records[key] = value
     if numbers:
-        records.setdefault(b"GNU.sparse.map", b",".join(numbers))
+        records[b"GNU.sparse.map"] = b",".join(numbers)
     return records
 
 
 def _record(data: bytes, at: int) -> tuple[bytes, bytes, int]:
     """Key, value and end of the record at `at`: `length key=value\\n`."""
-    space = data.find(b" ", at, at + 21)
+    space = data.find(b" ", at, at + 20)
     digits = data[at : max(space, at)]
     if not digits.isdigit():
         raise InvalidArchive("bad PAX record")
@@ -61,6 +63,14 @@ def overlaid(below: dict[bytes, bytes], above: dict[bytes, bytes]) -> dict[bytes
     return {key: value for key, value in merged.items() if value or key.startswith(SCHILY)}
 
 
+def global_records(below: dict[bytes, bytes], more: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The global records after one more `g` header."""
+    merged = overlaid(below, more)
+    if len(merged) > MAX_GLOBAL or sum(len(key) + len(value) for key, value in merged.items()) > 1 << 20:
+        raise InvalidArchive("too many global PAX records")
+    return merged
+
+
 def decimal(value: bytes, what: str, limit: int = MAX_NUMBER) -> int:
     digits = value.lstrip(b"0") or value[-1:]
     if not value.isdigit() or len(digits) > 19 or int(digits) > limit:
@@ -75,13 +85,10 @@ def time_ns(value: bytes) -> int:
         raise InvalidArchive(f"bad time {value[:32]!r} in a PAX header")
     sign, seconds, fraction = match.groups()
     seconds = seconds.lstrip(b"0") or b"0"
-    if len(seconds) > 19:
+    if len(seconds) > 19 or int(seconds) > MAX_NUMBER:
         raise InvalidArchive("time out of range in a PAX header")
     total = int(seconds) * 1_000_000_000 + int((fraction or b"")[:9].ljust(9, b"0"))
-    total = -total if sign else total
-    if not -MAX_NUMBER - 1 <= total // 1_000_000_000 <= MAX_NUMBER:
-        raise InvalidArchive("time out of range in a PAX header")
-    return total
+    return -total if sign else total
 
 
 def xattrs(records: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
@@ -107,9 +114,8 @@ def _unquote(name: bytes) -> bytes:
 
 
 def _base64(value: bytes) -> bytes:
-    bare = value.rstrip(b"=")
     try:
-        return base64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
+        return base64.b64decode(value + b"=" * (0 if b"=" in value else -len(value) % 4), validate=True)
     except binascii.Error:
         raise InvalidArchive("bad base64 in an extended attribute") from None
 
@@ -121,12 +127,15 @@ def sparse_version(records: dict[bytes, bytes]) -> bytes | None:
         return b"data"
     if version not in ((None, None), (b"0", b"0"), (b"0", b"1")):
         raise InvalidArchive("unknown version of the sparse format")
-    return b"map" if b"GNU.sparse.map" in records else None
+    return b"map" if version[0] or b"GNU.sparse.map" in records else None
 
 
-def map_of_text(value: bytes) -> Pieces:
+def map_of_records(records: dict[bytes, bytes]) -> Pieces:
     """The map of formats 0.0 and 0.1: offset,length,offset,length..."""
-    parts = value.split(b",")
+    parts = records[b"GNU.sparse.map"].split(b",") if b"GNU.sparse.map" in records else []
+    declared = records.get(b"GNU.sparse.numblocks")
+    if declared is not None and 2 * decimal(declared, "sparse map") != len(parts):
+        raise InvalidArchive("bad sparse map in a PAX header")
     if len(parts) % 2 or len(parts) > 2 * MAX_PIECES:
         raise InvalidArchive("bad sparse map in a PAX header")
     numbers = [decimal(part, "sparse map") for part in parts]

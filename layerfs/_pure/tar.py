@@ -82,10 +82,11 @@ class TarReader:
     def _forget(self) -> None:
         """Extensions are for one member."""
         self._records: dict[bytes, bytes] | None = None
-        self._long_name = self._long_link = b""
+        self._long_name: bytes | None = None
+        self._long_link: bytes | None = None
 
     def _pending(self) -> bool:
-        return self._records is not None or bool(self._long_name or self._long_link)
+        return any(found is not None for found in (self._records, self._long_name, self._long_link))
 
     def _archive(self) -> Steps:
         while True:
@@ -109,14 +110,11 @@ class TarReader:
             self._records = pax.parse_records((yield from self._extension(head)))
         elif head.type == b"g":
             records = pax.parse_records((yield from self._extension(head)))
-            self._global = pax.overlaid(self._global, records)
+            self._global = pax.global_records(self._global, records)
         elif head.type == b"L":
             self._long_name = header.text((yield from self._extension(head)))
         elif head.type == b"K":
             self._long_link = header.text((yield from self._extension(head)))
-        elif head.type == b"V":
-            self._forget()
-            yield from self._skip(head.size)
         else:
             yield from self._member(head)
             self._forget()
@@ -144,7 +142,7 @@ class TarReader:
 
     def _member(self, head: Header) -> Steps:
         records = pax.overlaid(self._global, self._records or {})
-        path = records.get(b"path") or self._long_name or head.name
+        path = records.get(b"path") or (head.name if self._long_name is None else self._long_name)
         size = pax.decimal(records[b"size"], "size") if b"size" in records else head.size
         if head.type in _DATALESS:
             self._sink.begin(self._made(head, head.type, path, records, 0))
@@ -153,6 +151,8 @@ class TarReader:
             yield from self._skip(size)
         elif head.type == b"S":
             yield from self._old_sparse(head, path, records, size)
+        elif head.type == b"V":
+            yield from self._skip(size)
         elif head.type in _PLAIN:
             yield from self._regular(head, path, records, size)
         else:
@@ -170,7 +170,7 @@ class TarReader:
             pieces, used = yield from self._map_in_data(stored)
             stored -= used
         else:
-            pieces = pax.map_of_text(records[b"GNU.sparse.map"])
+            pieces = pax.map_of_records(records)
         pax.check_map(pieces, size, stored)
         yield from self._contents(self._made(head, b"0", path, records, size, pieces), stored)
 
@@ -231,7 +231,7 @@ class TarReader:
         return Member(
             type=kind,
             path=path,
-            link=records.get(b"linkpath") or self._long_link or head.link,
+            link=records.get(b"linkpath") or (head.link if self._long_link is None else self._long_link),
             mode=head.mode,
             uid=pax.decimal(records[b"uid"], "owner", 0xFFFFFFFF) if b"uid" in records else head.uid,
             gid=pax.decimal(records[b"gid"], "group", 0xFFFFFFFF) if b"gid" in records else head.gid,

@@ -218,7 +218,7 @@ class LayerTree:
         node = None if rest else at.children.get(name)
         if node is None:
             where = b"/".join(clean([*path_of(at).split(b"/"), *rest, name]))
-            if not where or len(where) > 65535:
+            if not 0 < len(where) <= MAX_PATH:
                 raise InvalidArchive("bad target of a hard link", path=path)
             return Node(LINK_ATTR, link=where)
         if node.children is not None:
