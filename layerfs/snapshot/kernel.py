@@ -1,0 +1,86 @@
+"""Engine `kernel`: the tree as a file-backed EROFS mount that nobody sees, under the kernel's own overlayfs.
+
+The overlay holds the only reference to the EROFS mount, so that one unmount frees everything, and a failure
+half way leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from layerfs import mount
+from layerfs.errors import MountError, Unsupported
+
+__all__ = ["erofs", "mount_kernel"]
+
+_NO_FILES = {errno.ENOTBLK, errno.EINVAL}  # what a kernel without file-backed EROFS answers
+
+
+@contextlib.contextmanager
+def erofs(tree: Path, packs: Sequence[Path]) -> Iterator[int]:
+    """A detached read-only mount of a tree file; `packs` in the order of its device slots.
+
+    Raises:
+        Unsupported: this kernel cannot mount EROFS from plain files (Linux 6.12 and later can).
+        MountError: a damaged tree or a pack that is gone.
+    """
+    with contextlib.ExitStack() as stack:
+        options: list[mount.Option] = [("source", stack.enter_context(mount.short_path(tree)))]
+        folders: dict[Path, str] = {}
+        for pack in packs:
+            if pack.parent not in folders:
+                folders[pack.parent] = _folder(stack, pack)
+            options.append(("device", f"{folders[pack.parent]}/{pack.name}"))
+        try:
+            fd = mount.detached("erofs", options, attributes=mount.READ_ONLY)
+        except MountError as error:
+            if error.errno in _NO_FILES and tree.is_file() and "source" not in error.message:
+                raise _explain(error) from error
+            raise
+        stack.callback(os.close, fd)
+        yield fd
+
+
+def _folder(stack: contextlib.ExitStack, pack: Path) -> str:
+    """The packs' directory, named so that `folder/pack` fits into an fsconfig string whatever the store's path is."""
+    text = os.fspath(pack.parent)
+    if len(os.fsencode(text)) <= 200:
+        return text
+    fd = os.open(pack.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return f"/proc/self/fd/{fd}"
+
+
+def _explain(error: MountError) -> Exception:
+    if error.errno == errno.ENOTBLK:
+        return Unsupported("this kernel cannot mount EROFS from plain files (needs Linux 6.12); use another engine")
+    return error
+
+
+def mount_kernel(
+    target: Path,
+    *,
+    tree: Path,
+    packs: Sequence[Path],
+    objects: Path,
+    frozen: Sequence[Path] = (),
+    upper: mount.Upper | None = None,
+    source: str,
+    attributes: int = 0,
+    volatile: bool = False,
+) -> None:
+    """Mount a tree with its contents; `frozen` are upper-format directories above it, newest first."""
+    with erofs(tree, packs) as lower:
+        mount.overlay(
+            target,
+            lower=[*frozen, lower],
+            data=[objects],
+            upper=upper,
+            source=source,
+            attributes=attributes,
+            volatile=volatile,
+        )

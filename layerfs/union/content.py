@@ -1,0 +1,131 @@
+"""Contents as the union reads them: packed, in files of their own, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from layerfs.errors import Corrupt
+from layerfs.layer.tree import Inode, Tree
+
+_BLOCK = 4096
+_PACK, _OBJECT = 1, 2
+
+
+class Packed:
+    """A small file inside a pack. The pack's fd is borrowed."""
+
+    def __init__(self, fd: int, start: int, size: int) -> None:
+        self._fd, self._start, self.size = fd, start, size
+
+    def pread(self, count: int, offset: int) -> bytes:
+        count = min(count, self.size - offset)
+        if count <= 0:
+            return b""
+        data = os.pread(self._fd, count, self._start + offset)
+        if len(data) < count:
+            raise Corrupt("a pack ends too early")
+        return data
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        if self.size:
+            yield 0, self.size
+
+    def close(self) -> None:
+        pass
+
+
+class OpenFile:
+    """A whole file; the fd is owned. Holes are the host's (SEEK_DATA). Without `size` it is the host's."""
+
+    def __init__(self, fd: int, size: int | None = None) -> None:
+        self.fd, self._size = fd, size
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size if self._size is None else self._size
+
+    def pread(self, count: int, offset: int) -> bytes:
+        if self._size is not None:
+            count = min(count, self._size - offset)
+        return os.pread(self.fd, count, offset) if count > 0 else b""
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        return data_extents(self.fd, self.size)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Nothing:
+    """An empty file."""
+
+    size = 0
+
+    def pread(self, count: int, offset: int) -> bytes:
+        return b""
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        return iter(())
+
+    def close(self) -> None:
+        pass
+
+
+def data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of the data before `size`, holes left out."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        if start >= size:
+            return
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        yield start, at - start
+
+
+class Contents:
+    """Opens the contents that trees name. All packs are opened at once, so that a garbage collection that moves
+    packed files does not disturb what is mounted."""
+
+    def __init__(self, objects: Path, packs: Iterable[tuple[int, Path]]) -> None:
+        self._packs: dict[int, int] = {}
+        self._objects = -1
+        try:
+            self._objects = os.open(objects, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            for number, path in packs:
+                self._packs[number] = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            self.close()
+            raise Corrupt(f"contents are missing from the store: {error.strerror}", path=error.filename) from error
+
+    def open(self, tree: Tree, inode: Inode) -> Packed | OpenFile | Nothing:
+        """Raises Corrupt (EIO) when the store has lost the bytes, never ENOENT."""
+        place = tree.place(inode)
+        if place.kind == _PACK:
+            if place.pack_id not in self._packs:
+                raise Corrupt(f"pack {place.pack_id:016x} is missing")
+            return Packed(self._packs[place.pack_id], place.block * _BLOCK, inode.size)
+        identity = tree.content(inode)
+        if identity is None:
+            return Nothing()
+        name = identity.hex()
+        try:
+            fd = os.open(f"{name[:2]}/{name[2:]}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._objects)
+        except FileNotFoundError as error:
+            raise Corrupt(f"object {name} is missing") from error
+        return OpenFile(fd, inode.size)
+
+    def close(self) -> None:
+        for fd in [self._objects, *self._packs.values()]:
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._objects, self._packs = -1, {}
