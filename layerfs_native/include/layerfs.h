@@ -44,6 +44,8 @@ struct lfs_sha256 {
 };
 void lfs_sha256_init(struct lfs_sha256 *hash);
 void lfs_sha256_update(struct lfs_sha256 *hash, const void *data, size_t size);
+/* Both hashes over the same bytes, at nearly the price of one where the CPU has instructions for it. */
+void lfs_sha256_update_pair(struct lfs_sha256 *first, struct lfs_sha256 *second, const void *data, size_t size);
 void lfs_sha256_final(struct lfs_sha256 *hash, uint8_t out[LFS_ID_SIZE]);
 
 struct lfs_xxh64 {
@@ -143,7 +145,8 @@ struct lfs_dirent {
 	struct lfs_bytes name; /* points into the map */
 	uint8_t type;
 };
-/* Calls each for every entry from position `from` (0 = first, in directory order, "." and ".." included); each returns 0 to go on. */
+/* Calls each for every entry from position `from` (0 = first, in directory order, "." and ".." included); each returns 0 to go on.
+ * Positions grow but are not dense: to go on behind an entry, pass its position + 1. */
 int lfs_image_readdir(const struct lfs_image *image, const struct lfs_inode *directory, uint64_t from,
 		      int (*each)(void *context, uint64_t position, const struct lfs_dirent *entry), void *context);
 int lfs_image_readlink(const struct lfs_image *image, const struct lfs_inode *inode, struct lfs_bytes *target);
