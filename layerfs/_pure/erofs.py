@@ -26,10 +26,12 @@ def write_tree(
     subject: bytes,
     extra: Iterable[Content] = (),
     extra_table: Iterable[bytes] = (),
+    extra_packs: Iterable[tuple[int, int]] = (),
 ) -> Stats:
     """Write the tree below `root` to a new file of mode 0444.
 
-    `extra`: contents that only the tar-split record uses; `extra_table`: the same without their places (remapping).
+    `extra`: contents that only the tar-split record uses; `extra_table`: the same without their places (remapping);
+    `extra_packs`: (pack, blocks) that those places come to.
 
     Raises:
         FileExistsError, NoSpace, OSError: of the host.
@@ -41,7 +43,7 @@ def write_tree(
     others = {content.identity: content for content in extra if content.identity not in known}
     table = [content.identity for content in contents]
     table += sorted({*others, *(identity for identity in extra_table if identity not in known)})
-    packs = _packs([*contents, *others.values()])
+    packs = _packs([*contents, *others.values()], extra_packs)
     device_ids = {pack: device for device, pack in enumerate(sorted(packs), 1)}
     meta_block = disk.blocks_of(disk.DEVICE_AT + len(packs) * disk.DEVICE.size)
     meta_size, data_blocks = lay_out(inodes, meta_block)
@@ -73,9 +75,9 @@ def write_tree(
     return stats
 
 
-def _packs(contents: Iterable[Content]) -> dict[int, int]:
+def _packs(contents: Iterable[Content], more: Iterable[tuple[int, int]]) -> dict[int, int]:
     """Pack id -> blocks of it that are used, counted from its start."""
-    packs: dict[int, int] = {}
+    packs = dict(more)
     for content in contents:
         if content.kind == disk.KIND_PACK:
             end = content.block + disk.blocks_of(content.size)

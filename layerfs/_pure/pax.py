@@ -114,8 +114,11 @@ def _unquote(name: bytes) -> bytes:
 
 
 def _base64(value: bytes) -> bytes:
+    padding = b"" if b"=" in value else b"=" * (-len(value) % 4)
     try:
-        return base64.b64decode(value + b"=" * (0 if b"=" in value else -len(value) % 4), validate=True)
+        if len(value + padding) % 4:
+            raise binascii.Error
+        return base64.b64decode(value + padding, validate=True)
     except binascii.Error:
         raise InvalidArchive("bad base64 in an extended attribute") from None
 
