@@ -1,1 +1,24 @@
-"""Private part of layerfs; see docs/architecture.md."""
+"""The store directory: index, contents, blobs, leases, garbage collection, checking."""
+
+from layerfs.store.blobs import Blobs, BlobWriter
+from layerfs.store.contents import ContentReader, Contents
+from layerfs.store.format import ContentValue, NewContent
+from layerfs.store.index import Index, Txn
+from layerfs.store.leases import Lease, Leases
+from layerfs.store.root import StoreRoot
+from layerfs.store.writer import ContentWriter
+
+__all__ = [
+    "BlobWriter",
+    "Blobs",
+    "ContentReader",
+    "ContentValue",
+    "ContentWriter",
+    "Contents",
+    "Index",
+    "Lease",
+    "Leases",
+    "NewContent",
+    "StoreRoot",
+    "Txn",
+]

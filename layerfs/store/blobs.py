@@ -1,0 +1,207 @@
+"""Blobs: manifests, configs and compressed layers, kept byte for byte and named by their sha256."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from layerfs.digest import Digest
+from layerfs.errors import Corrupt, InvalidInput, NotFound, StoreError
+from layerfs.store.durable import make_durable, write_all, writing
+from layerfs.store.index import Index, Txn
+from layerfs.store.leases import Lease
+
+READ_LIMIT = 64 << 20  # bytes; the most that `read` takes into memory unless told otherwise
+
+
+class BlobWriter:
+    """Streams one blob into the store. A context manager: left without `commit`, nothing stays."""
+
+    def __init__(self, blobs: Blobs, lease: Lease, media_type: str) -> None:
+        self._blobs, self.media_type = blobs, media_type
+        self._path = lease.tmp / f"blob-{secrets.token_hex(8)}"
+        self._lease = lease
+        self._hash = hashlib.sha256()
+        self.size = 0
+        with writing("a blob"):
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Takes the next bytes; their number. Raises NoSpace."""
+        with writing("a blob"):
+            write_all(self._fd, data)
+        self._hash.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def commit(self, expected: Digest | None = None, size: int | None = None, *, txn: Txn | None = None) -> Digest:
+        """Puts file and row in place, durable; with `txn` the row goes into that transaction.
+
+        Raises:
+            Corrupt: digest or size (bytes) are not as expected; nothing is kept.
+        """
+        if self._fd < 0:
+            raise StoreError("the blob writer is closed")
+        digest = Digest(self._hash.hexdigest())
+        try:
+            _expect(digest, self.size, expected, size)
+            self._lease.pin(digest.raw)
+            with writing("a blob"):
+                os.fchmod(self._fd, 0o400)
+                self._blobs.place(self._path, digest)
+        finally:
+            self.close()
+        self._blobs.publish(digest, self.size, self.media_type, txn=txn)
+        return digest
+
+    def close(self) -> None:
+        """Idempotent; removes what was not committed."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+            self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> BlobWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Blobs:
+    """The blobs of a store. Safe from threads and processes; putting what is there is cheap and harmless."""
+
+    def __init__(
+        self, path: Path, index: Index, gc_lock: Callable[[], contextlib.AbstractContextManager[None]]
+    ) -> None:
+        self.path, self.index = path, index
+        self._gc_lock = gc_lock
+
+    def blob_path(self, digest: Digest) -> Path:
+        return self.path / "blobs" / "sha256" / digest.hex
+
+    def put(self, data: bytes, *, media_type: str, expected: Digest | None = None, txn: Txn | None = None) -> Digest:
+        """Stores a small blob. With `txn` its row becomes visible with that transaction, else at once.
+
+        Raises:
+            Corrupt: `expected` is another digest than that of the data.
+        """
+        digest = Digest.of(data)
+        _expect(digest, len(data), expected, None)
+        if not self._refresh(digest, len(data)):
+            with writing("a blob"), self._scratch() as (path, fd):
+                write_all(fd, data)
+                os.fchmod(fd, 0o400)
+                self.place(path, digest)
+        self.publish(digest, len(data), media_type, txn=txn)
+        return digest
+
+    def _refresh(self, digest: Digest, size: int) -> bool:
+        """Whether the blob is there in full; its time becomes now, so that `gc` takes it for new."""
+        path = self.blob_path(digest)
+        with self._gc_lock():
+            try:
+                if path.stat().st_size != size:
+                    return False
+                with self.index.view() as txn:
+                    if txn.get("blobs", digest.raw) is None:
+                        return False  # an orphan may not be durable
+                os.utime(path)
+            except FileNotFoundError:
+                return False
+        return True
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[tuple[Path, int]]:
+        """A locked file straight below `tmp/`: its lock says that its writer lives."""
+        path = self.path / "tmp" / f"blob-{secrets.token_hex(16)}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield path, fd
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+            path.unlink(missing_ok=True)
+
+    def place(self, source: Path, digest: Digest) -> None:
+        """Renames a finished file to its name, durable."""
+        target = self.blob_path(digest)
+        target.parent.mkdir(0o700, exist_ok=True)
+        source.rename(target)
+        make_durable([target], self.path)
+
+    def publish(self, digest: Digest, size: int, media_type: str, *, txn: Txn | None = None) -> None:
+        """Puts the row of a blob whose file is in place; a row that is there stays."""
+        row = {"size": size, "media_type": media_type}
+        if txn is not None:
+            txn.put_json("blobs", digest.raw, row, overwrite=False)
+            return
+        with self.index.view() as view:
+            if view.get("blobs", digest.raw) is not None:
+                return
+        with self.index.update() as update:
+            update.put_json("blobs", digest.raw, row, overwrite=False)
+
+    def writer(self, lease: Lease, media_type: str = "application/octet-stream") -> BlobWriter:
+        """A writer for a blob of any size."""
+        return BlobWriter(self, lease, media_type)
+
+    def stat(self, digest: Digest) -> dict[str, Any]:
+        """The row: `size`, `media_type`. Raises NotFound."""
+        with self.index.view() as txn:
+            row = txn.get_json("blobs", digest.raw)
+        if not isinstance(row, dict):
+            raise NotFound(f"no blob {digest} in the store")
+        return row
+
+    def has(self, digest: Digest) -> bool:
+        """Whether row and file are there; says nothing about its bytes."""
+        with self.index.view() as txn:
+            return txn.get("blobs", digest.raw) is not None and self.blob_path(digest).is_file()
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """The blob's file. Raises NotFound; Corrupt when the file is missing or has another size than its row."""
+        size = self.stat(digest)["size"]
+        path = self.blob_path(digest)
+        try:
+            file = path.open("rb")
+        except FileNotFoundError as error:
+            raise Corrupt(f"the file of blob {digest} is missing", path=str(path)) from error
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            file.close()
+            raise Corrupt(f"blob {digest} has {found} bytes instead of {size}", path=str(path))
+        return file
+
+    def read(self, digest: Digest, *, limit: int = READ_LIMIT) -> bytes:
+        """The whole blob, verified.
+
+        Raises:
+            NotFound, Corrupt: as `open`, and when the bytes have another digest.
+            InvalidInput: it has more than `limit` bytes.
+        """
+        with self.open(digest) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise InvalidInput(f"blob {digest} has {size} bytes, more than the {limit} allowed here")
+            data = file.read(limit + 1)
+        if Digest.of(data) != digest:
+            raise Corrupt(f"blob {digest} is damaged", path=str(self.blob_path(digest)))
+        return data
+
+
+def _expect(found: Digest, found_size: int, expected: Digest | None, size: int | None) -> None:
+    if size is not None and found_size != size:
+        raise Corrupt(f"size mismatch: got {found_size} bytes, expected {size}")
+    if expected is not None and found != expected:
+        raise Corrupt(f"digest mismatch: got {found}, expected {expected}")

@@ -1,0 +1,87 @@
+"""Making files durable, and the host's errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from layerfs.errors import NoSpace, StoreReadOnly
+
+FEW = 16  # up to this many files an fsync of each beats one syncfs on a busy file system
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turns ENOSPC, EDQUOT and EROFS of the body into NoSpace and StoreReadOnly; other errors pass."""
+    try:
+        yield
+    except (NoSpace, StoreReadOnly):
+        raise
+    except OSError as error:
+        path = error.filename if isinstance(error.filename, str | bytes) else None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"no space left while writing {what}", path=path) from error
+        if error.errno == errno.EROFS:
+            raise StoreReadOnly(f"the store is read-only: cannot write {what}", path=path) from error
+        raise
+
+
+def make_durable(paths: Sequence[Path], top: Path) -> None:
+    """After return the files, and their names up to the directory `top`, survive a power cut."""
+    if len(paths) > FEW:
+        sync_file_system(top)
+        return
+    directories: set[Path] = set()
+    for path in paths:
+        _fsync(path)
+        parent = path.parent
+        while parent not in directories and parent != top.parent:
+            directories.add(parent)
+            parent = parent.parent
+    for directory in sorted(directories, key=lambda d: -len(d.parts)):
+        _fsync(directory)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file_system(path: Path) -> None:
+    """syncfs(2): one barrier for everything written to this file system. Reports write-back errors (Linux 5.8)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.syncfs(fd) < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def pread_all(fd: int, count: int, offset: int) -> bytes:
+    """`count` bytes at `offset`; fewer only at the end of the file."""
+    data = os.pread(fd, count, offset)
+    if len(data) == count or not data:
+        return data
+    parts = [data]
+    got = len(data)
+    while got < count and data:
+        data = os.pread(fd, count - got, offset + got)
+        parts.append(data)
+        got += len(data)
+    return b"".join(parts)

@@ -1,0 +1,192 @@
+"""The index: tables in LMDB, read in snapshots and changed in transactions that are the only commit points.
+
+The tables are key ranges of LMDB's one unnamed database, not named databases: opening the latter takes the writer's
+lock, so a command that only reads would wait for another's commit.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from layerfs.errors import Corrupt, InvalidInput, StoreError, StoreReadOnly
+from layerfs.store import environment
+from layerfs.store.environment import translated
+from layerfs.store.format import TABLES
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import lmdb
+
+KEY_MAX = 510  # LMDB's 511 less the table's byte
+_PREFIX = {name: bytes([number]) for number, name in enumerate(TABLES, 1)}
+
+
+class Txn:
+    """A transaction. Values are copies: nothing points into the map after it. Use it on the thread that began it."""
+
+    __slots__ = ("_path", "_txn")
+
+    def __init__(self, txn: lmdb.Transaction, path: Path) -> None:
+        self._txn, self._path = txn, path
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        value = self._txn.get(_PREFIX[table] + key)
+        return None if value is None else bytes(value)
+
+    def put(self, table: str, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
+        """Stores a row; False when it exists and `overwrite` is false. Raises InvalidInput, NoSpace, StoreReadOnly."""
+        if not 0 < len(key) <= KEY_MAX:
+            raise InvalidInput(f"a name or key is empty or longer than {KEY_MAX} bytes")
+        with translated(self._path):
+            return bool(self._txn.put(_PREFIX[table] + key, value, overwrite=overwrite))
+
+    def delete(self, table: str, key: bytes) -> bool:
+        """Removes a row; False when there is none."""
+        with translated(self._path):
+            return bool(self._txn.delete(_PREFIX[table] + key))
+
+    def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Rows whose key starts with `prefix`, in byte order. Make a list of it before changing the table."""
+        start = _PREFIX[table] + prefix
+        with self._txn.cursor() as cursor:
+            if not cursor.set_range(start):
+                return
+            for found, value in cursor:
+                key = bytes(found)
+                if not key.startswith(start):
+                    return
+                yield key[1:], bytes(value)
+
+    def keys(self, table: str) -> list[bytes]:
+        return [key for key, _ in self.scan(table)]
+
+    def count(self, table: str) -> int:
+        return sum(1 for _ in self.scan(table))
+
+    def get_json(self, table: str, key: bytes) -> Any:
+        """The decoded value, None when there is no row. Raises Corrupt when it is no JSON."""
+        value = self.get(table, key)
+        return None if value is None else decode_json(value, table)
+
+    def put_json(self, table: str, key: bytes, value: Any, *, overwrite: bool = True) -> bool:
+        return self.put(table, key, encode_json(value), overwrite=overwrite)
+
+    def scan_json(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, Any]]:
+        for key, value in self.scan(table, prefix):
+            yield key, decode_json(value, table)
+
+
+def encode_json(value: Any) -> bytes:
+    """The one encoding of a value: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def decode_json(value: bytes, table: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise Corrupt(f"a row of the table {table} is no JSON") from error
+
+
+class _Transaction:
+    """The context manager of both kinds of transaction."""
+
+    __slots__ = ("_active", "_environment", "_txn", "_write")
+
+    def __init__(self, shared: environment.Environment, write: bool) -> None:
+        self._environment, self._write = shared, write
+
+    def __enter__(self) -> Txn:
+        shared = self._environment
+        if self._write:
+            self._take_writer()
+        self._active = shared.active()
+        try:
+            self._active.__enter__()
+            try:
+                with translated(shared.path):
+                    self._txn = shared.begin(self._write)
+            except BaseException:
+                self._active.__exit__(None, None, None)
+                raise
+        except BaseException:
+            self._free_writer()
+            raise
+        return Txn(self._txn, shared.path)
+
+    def _take_writer(self) -> None:
+        shared = self._environment
+        if shared.read_only:
+            raise StoreReadOnly("the store is read-only", path=str(shared.path.parent))
+        if shared.writer == threading.get_ident():
+            raise StoreError("update() inside update() of the same thread: pass the open transaction on instead")
+        shared.write_lock.acquire()
+        shared.writer = threading.get_ident()
+
+    def _free_writer(self) -> None:
+        if self._write:
+            self._environment.writer = None
+            self._environment.write_lock.release()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._write and error is None:
+                with translated(self._environment.path):
+                    self._txn.commit()
+            else:
+                self._txn.abort()
+        finally:
+            self._active.__exit__(None, None, None)
+            self._free_writer()
+
+
+class Index:
+    """The store's tables (docs/format.md). Safe from many threads and processes.
+
+    Readers see the state at the time their `view()` began and never block. Keep views short: pages freed by later
+    commits are not used again while an old view is open. Writers queue, one at a time over all processes.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._shared: environment.Environment | None = environment.acquire(path, read_only=read_only)
+
+    @property
+    def read_only(self) -> bool:
+        return self._environment().read_only
+
+    def _environment(self) -> environment.Environment:
+        if self._shared is None:
+            raise StoreError("the store is closed", path=str(self.path.parent))
+        return self._shared
+
+    def view(self) -> AbstractContextManager[Txn]:
+        """A read snapshot."""
+        return _Transaction(self._environment(), False)
+
+    def update(self) -> AbstractContextManager[Txn]:
+        """The write transaction: commits at exit, aborts on an exception, durable on return.
+
+        Raises:
+            StoreError: this thread has an update open already (LMDB would wait for itself for ever).
+            StoreReadOnly, NoSpace: at entry or at the commit.
+        """
+        return _Transaction(self._environment(), True)
+
+    def check_readers(self) -> int:
+        """Frees the slots of readers that died; their number."""
+        return int(self._environment().env.reader_check())
+
+    def close(self) -> None:
+        """Idempotent."""
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            environment.release(shared)

@@ -1,0 +1,147 @@
+"""The store directory: made, opened, checked for its version; the parts hang from it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from layerfs.errors import StoreError
+from layerfs.store.blobs import Blobs
+from layerfs.store.contents import Contents
+from layerfs.store.durable import make_durable, writing
+from layerfs.store.format import DIRECTORIES, VERSION, TreeKind, check_hex, read_format
+from layerfs.store.index import Index
+from layerfs.store.leases import Leases
+from layerfs.store.locks import hold
+
+_HARMLESS = {"lost+found"}  # what a fresh file system has
+
+
+class StoreRoot:
+    """One opened store directory. Safe from threads; usable in forked children (the index is opened anew there)."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Use `open`."""
+        self.path, self.read_only = path, read_only
+        self.index = Index(path / "index", read_only=read_only)
+        self.leases = Leases(path / "tmp", self.index, self._shared_gc_lock)
+        self.contents = Contents(path, self.index, self._shared_gc_lock)
+        self.blobs = Blobs(path, self.index, self._shared_gc_lock)
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = True) -> StoreRoot:
+        """Opens the store at `path`, or makes one in a directory that is missing or empty.
+
+        On a read-only file system the store opens for reading only. Cleans up after processes that died.
+
+        Raises:
+            StoreVersionError: it was made by a newer layerfs.
+            StoreError: no store there (with create=False), or a directory with something else in it.
+            NoSpace: the disk is full.
+        """
+        path = Path(os.path.abspath(path))  # not resolved: messages show what the user gave  # noqa: PTH100
+        try:
+            if read_format(path) is None:
+                _create(path, create)
+            read_only = _is_read_only(path)
+            if not read_only:
+                _make_directories(path)
+            root = cls(path, read_only=read_only)
+        except PermissionError as error:
+            raise StoreError("no permission to use the store", path=str(path)) from error
+        try:
+            if not read_only:
+                root.leases.clean_dead()
+        except BaseException:
+            root.close()
+            raise
+        return root
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.contents.forget_packs()
+        self.index.close()
+
+    def __enter__(self) -> StoreRoot:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def tree_path(self, kind: TreeKind, hex: str) -> Path:
+        """Where a tree file is: kind `layer` (hex of the diff ID) or `merged` (hex of the chain ID)."""
+        return self.path / "trees" / check_hex(hex)[:2] / f"{kind}-{hex}"
+
+    def split_path(self, diff_hex: str) -> Path:
+        """Where the tar-split record of a layer is."""
+        return self.path / "trees" / check_hex(diff_hex)[:2] / f"split-{diff_hex}"
+
+    def container_path(self, id: str) -> Path:
+        return self.path / "containers" / check_hex(id)
+
+    def place(self, source: Path, target: Path) -> None:
+        """Renames a finished file to its final name, over an orphan of that name; makes its directory."""
+        with writing(target.name):
+            try:
+                source.rename(target)
+            except FileNotFoundError:
+                target.parent.mkdir(0o700, exist_ok=True)
+                source.rename(target)
+
+    def durable(self, paths: Sequence[Path]) -> None:
+        """After return these files and their names survive a power cut: fsync when few, else one syncfs."""
+        with writing("to the store"):
+            make_durable(paths, self.path)
+
+    def lock(self, name: str, *, exclusive: bool = True, wait: bool = True) -> contextlib.AbstractContextManager[None]:
+        """An flock below `locks/` (`gc`, `trees`, `mounts`). BlockingIOError when taken and `wait` is false."""
+        return hold(self.path / "locks" / name, exclusive=exclusive, wait=wait)
+
+    def _shared_gc_lock(self) -> contextlib.AbstractContextManager[None]:
+        return self.lock("gc", exclusive=False)
+
+
+def _create(path: Path, create: bool) -> None:
+    """Makes the format file, the first thing of a store: a crash after it leaves an empty store."""
+    if not create:
+        raise StoreError("there is no layerfs store", path=str(path))
+    with writing("a new store"):
+        try:
+            path.mkdir(0o700, parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreError("not a directory, so no place for a store", path=str(path)) from error
+        others = [n for n in os.listdir(path) if n not in _HARMLESS and not n.startswith(".format.")]  # noqa: PTH208
+        if others and read_format(path) is None:
+            raise StoreError("a directory that is not empty and no layerfs store: refused", path=str(path))
+        temporary = path / f".format.{secrets.token_hex(8)}"
+        try:
+            temporary.write_text(f"layerfs store {VERSION}\n", "ascii")
+            make_durable([temporary], path)
+            temporary.rename(path / "format")
+        finally:
+            temporary.unlink(missing_ok=True)
+        make_durable([path / "format"], path)
+
+
+def _make_directories(path: Path) -> None:
+    with writing("the store's directories"):
+        for name in DIRECTORIES:
+            with contextlib.suppress(FileExistsError):
+                (path / name).mkdir(0o700)
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether the file system is mounted read-only (a store without write permission is an error instead)."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return False
+        raise

@@ -1,0 +1,153 @@
+"""Bringing new contents into the store: pack and objects of one layer, staged, made durable, then published."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from layerfs.errors import Corrupt, StoreError
+from layerfs.store.durable import make_durable, writing
+from layerfs.store.format import BLOCK, KIND_OBJECT, UNKNOWN, NewContent, new_contents, object_name, pack_key
+
+if TYPE_CHECKING:
+    from layerfs.store.contents import Contents
+    from layerfs.store.index import Txn
+    from layerfs.store.leases import Lease
+
+
+def new_pack_id() -> int:
+    """A random number that names one pack for ever."""
+    return secrets.randbits(63) | 1
+
+
+def pack_pin(pack_id: int) -> bytes:
+    """The key under which a lease pins a pack that is not published yet."""
+    return b"pack".ljust(24, b"\0") + pack_key(pack_id)
+
+
+class ContentWriter:
+    """New contents of one layer.
+
+    `pack_fd` and `objects_fd` go to the reader of the layer, with `pack_id` and `lookup`. Then `stage()` with what it
+    found, then, in the transaction that publishes the layer, `publish()`. What is not staged goes with the lease.
+    A context manager: leaving it closes the descriptors.
+    """
+
+    def __init__(self, contents: Contents, lease: Lease) -> None:
+        self._contents, self._lease = contents, lease
+        self.pack_id = new_pack_id()
+        self._pack = lease.tmp / f"pack-{self.pack_id:016x}"
+        self._objects = lease.tmp / f"objects-{self.pack_id:016x}"
+        self._staged: list[NewContent] | None = None
+        self._pack_blocks = 0
+
+    @cached_property
+    def pack_fd(self) -> int:
+        """The layer's own pack: an empty file, open for reading and writing."""
+        with writing("a pack"):
+            return os.open(self._pack, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    @cached_property
+    def objects_fd(self) -> int:
+        """The directory that takes new objects, each named by its 64 hex digits."""
+        with writing("objects"):
+            self._objects.mkdir(0o700)
+        return os.open(self._objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def lookup(self, identities: bytes) -> bytes:
+        """`Contents.lookup` under this writer's lease."""
+        return self._contents.lookup(identities, self._lease)
+
+    def add_object(self, path: Path, identity: bytes) -> None:
+        """Moves a finished file on the same file system in as an object; list it in `stage()`."""
+        _ = self.objects_fd
+        with writing("an object"):
+            path.chmod(0o400)
+            path.rename(self._objects / identity.hex())
+
+    def stage(self, result_contents: bytes, pack_blocks: int, *, also: Sequence[Path] = ()) -> list[Path]:
+        """Moves pack and objects to their places and makes them durable, together with the files in `also`.
+
+        result_contents: 64-byte records (`LayerResult.contents`). Call it once. Returns the paths placed.
+        Raises NoSpace; StoreError when an object or part of the pack is not there.
+        """
+        if self._staged is not None:
+            raise StoreError("stage() was called before")
+        found = new_contents(result_contents)
+        self._lease.pin(b"".join(content.identity for content in found) + pack_pin(self.pack_id))
+        with writing("contents"):
+            placed = self._place_pack(pack_blocks)
+            placed += self._place_objects([content for content in found if content.kind == KIND_OBJECT])
+            make_durable([*placed, *also], self._contents.path)
+        self._staged, self._pack_blocks = found, pack_blocks
+        return placed
+
+    def _place_pack(self, blocks: int) -> list[Path]:
+        if blocks == 0:
+            self._pack.unlink(missing_ok=True)
+            return []
+        size = os.fstat(self.pack_fd).st_size
+        if not (blocks - 1) * BLOCK < size <= blocks * BLOCK:
+            raise StoreError(f"a pack of {blocks} blocks has {size} bytes", path=str(self._pack))
+        os.ftruncate(self.pack_fd, blocks * BLOCK)
+        os.fchmod(self.pack_fd, 0o400)
+        target = self._contents.pack_path(self.pack_id)
+        self._pack.rename(target)
+        return [target]
+
+    def _place_objects(self, objects: Sequence[NewContent]) -> list[Path]:
+        identities = b"".join(content.identity for content in objects)
+        with self._contents.index.view() as txn:
+            known = self._contents.find(txn, identities)
+        placed, top = [], self._contents.path / "objects"
+        for number, content in enumerate(objects):
+            if known[number * 32 : number * 32 + 32] != UNKNOWN:
+                continue  # published by somebody else meanwhile: keep the file that is mapped and cached
+            source, target = self._objects / content.identity.hex(), top / object_name(content.identity)
+            if source.stat().st_size != content.size:
+                raise Corrupt("an object changed while it was written", path=str(source))
+            try:
+                source.rename(target)
+            except FileNotFoundError:
+                target.parent.mkdir(0o700, exist_ok=True)
+                source.rename(target)
+            placed.append(target)
+        return placed
+
+    def publish(self, txn: Txn) -> None:
+        """Puts the rows. A row that is there stays, unless its file is gone."""
+        if self._staged is None:
+            raise StoreError("publish() before stage()")
+        known = self._contents.find(txn, b"".join(content.identity for content in self._staged))
+        for number, content in enumerate(self._staged):
+            if known[number * 32 : number * 32 + 32] == UNKNOWN:
+                txn.put("contents", content.identity, content.value(self.pack_id).encode())
+        if self._pack_blocks:
+            row = {"blocks": self._pack_blocks, "created": self._lease.record.created}
+            txn.put_json("packs", pack_key(self.pack_id), row)
+
+    def close(self) -> None:
+        """Closes the descriptors and removes what was not staged. Idempotent."""
+        for name in ("pack_fd", "objects_fd"):
+            fd = self.__dict__.get(name, -1)
+            if fd >= 0:
+                self.__dict__[name] = -1
+                os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            self._pack.unlink()
+        shutil.rmtree(self._objects, ignore_errors=True)
+
+    def __enter__(self) -> ContentWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
