@@ -1,7 +1,5 @@
 #include "identity.h"
 
-#include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define SLICE 16384u /* both hashes read a slice while it is in the first-level cache */
@@ -73,6 +71,22 @@ void lfs_identity_data(struct lfs_identity *identity, const void *data, size_t s
 		return sparse_data(identity, data, size);
 	both(identity, data, size);
 	identity->offset += size;
+}
+
+void lfs_identity_data_with(struct lfs_identity *identity, struct lfs_sha256 *other, const void *data, size_t size)
+{
+	if (identity->sparse) {
+		lfs_sha256_update(other, data, size);
+		return sparse_data(identity, data, size);
+	}
+	identity->offset += size;
+	for (const uint8_t *at = data; size;) {
+		size_t part = size < SLICE ? size : SLICE;
+		lfs_sha256_update_pair(other, &identity->sha, at, part);
+		lfs_xxh64_update(&identity->xxh, at, part);
+		at += part;
+		size -= part;
+	}
 }
 
 void lfs_identity_zeros(struct lfs_identity *identity, uint64_t size)

@@ -11,6 +11,12 @@
 #endif
 
 typedef void (*lfs_sha256_blocks)(uint32_t state[8], const uint8_t *data, size_t blocks);
+typedef void (*lfs_sha256_pair_blocks)(uint32_t first[8], uint32_t second[8], const uint8_t *data, size_t blocks);
+
+struct engine {
+	lfs_sha256_blocks one;
+	lfs_sha256_pair_blocks two; /* the same blocks into two states */
+};
 
 static const uint32_t round_constants[64] = {
 	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01,
@@ -60,56 +66,113 @@ static void blocks_portable(uint32_t state[8], const uint8_t *data, size_t block
 	}
 }
 
-#if defined(__x86_64__)
-__attribute__((target("sha,sse4.1"))) static void blocks_sha_ni(uint32_t state[8], const uint8_t *data, size_t blocks)
+static void pair_portable(uint32_t first[8], uint32_t second[8], const uint8_t *data, size_t blocks)
 {
-	const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
-	__m128i low = _mm_loadu_si128((const __m128i *)state);
-	__m128i high = _mm_loadu_si128((const __m128i *)(state + 4));
+	blocks_portable(first, data, blocks);
+	blocks_portable(second, data, blocks);
+}
 
-	/* The instructions want the words as ABEF and CDGH. */
-	low = _mm_shuffle_epi32(low, 0xb1);
-	high = _mm_shuffle_epi32(high, 0x1b);
-	__m128i abef = _mm_alignr_epi8(low, high, 8);
-	__m128i cdgh = _mm_blend_epi16(high, low, 0xf0);
+#define PORTABLE ((struct engine){blocks_portable, pair_portable})
 
-	for (; blocks; blocks--, data += 64) {
-		__m128i old_abef = abef, old_cdgh = cdgh, m[4];
-		for (int i = 0; i < 4; i++)
-			m[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(data + 16 * i)), swap);
-#pragma GCC unroll 16
-		for (int i = 0; i < 16; i++) {
-			__m128i k = _mm_loadu_si128((const __m128i *)(round_constants + 4 * i));
-			__m128i sum = _mm_add_epi32(m[i & 3], k);
-			cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
-			abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0e));
-			if (i < 12) {
-				__m128i next = _mm_sha256msg1_epu32(m[i & 3], m[(i + 1) & 3]);
-				next = _mm_add_epi32(next, _mm_alignr_epi8(m[(i + 3) & 3], m[(i + 2) & 3], 4));
-				m[i & 3] = _mm_sha256msg2_epu32(next, m[(i + 3) & 3]);
-			}
-		}
-		abef = _mm_add_epi32(abef, old_abef);
-		cdgh = _mm_add_epi32(cdgh, old_cdgh);
-	}
+#if defined(__x86_64__)
+#define SHA_NI __attribute__((target("sha,sse4.1")))
 
-	low = _mm_shuffle_epi32(abef, 0x1b);
-	high = _mm_shuffle_epi32(cdgh, 0xb1);
+struct lanes { /* a state in the order that the instructions want */
+	__m128i abef, cdgh;
+};
+
+SHA_NI static inline struct lanes load_lanes(const uint32_t state[8])
+{
+	__m128i low = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0xb1);
+	__m128i high = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state + 4)), 0x1b);
+	return (struct lanes){_mm_alignr_epi8(low, high, 8), _mm_blend_epi16(high, low, 0xf0)};
+}
+
+SHA_NI static inline void store_lanes(uint32_t state[8], struct lanes lanes)
+{
+	__m128i low = _mm_shuffle_epi32(lanes.abef, 0x1b), high = _mm_shuffle_epi32(lanes.cdgh, 0xb1);
 	_mm_storeu_si128((__m128i *)state, _mm_blend_epi16(low, high, 0xf0));
 	_mm_storeu_si128((__m128i *)(state + 4), _mm_alignr_epi8(high, low, 8));
 }
 
-static lfs_sha256_blocks choose_blocks(void)
+SHA_NI static inline void four_rounds(struct lanes *lanes, __m128i sum)
+{
+	lanes->cdgh = _mm_sha256rnds2_epu32(lanes->cdgh, lanes->abef, sum);
+	lanes->abef = _mm_sha256rnds2_epu32(lanes->abef, lanes->cdgh, _mm_shuffle_epi32(sum, 0x0e));
+}
+
+SHA_NI static inline void load_words(__m128i words[4], const uint8_t *data)
+{
+	const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
+	for (int i = 0; i < 4; i++)
+		words[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(data + 16 * i)), swap);
+}
+
+/* Words and constants of rounds 4i to 4i+3; replaces the words by those of four steps later. */
+SHA_NI static inline __m128i take_words(__m128i words[4], int i)
+{
+	__m128i sum = _mm_add_epi32(words[i & 3], _mm_loadu_si128((const __m128i *)(round_constants + 4 * i)));
+	if (i < 12) {
+		__m128i next = _mm_sha256msg1_epu32(words[i & 3], words[(i + 1) & 3]);
+		next = _mm_add_epi32(next, _mm_alignr_epi8(words[(i + 3) & 3], words[(i + 2) & 3], 4));
+		words[i & 3] = _mm_sha256msg2_epu32(next, words[(i + 3) & 3]);
+	}
+	return sum;
+}
+
+SHA_NI static inline void add_lanes(struct lanes *lanes, struct lanes more)
+{
+	lanes->abef = _mm_add_epi32(lanes->abef, more.abef);
+	lanes->cdgh = _mm_add_epi32(lanes->cdgh, more.cdgh);
+}
+
+SHA_NI static void blocks_sha_ni(uint32_t state[8], const uint8_t *data, size_t blocks)
+{
+	struct lanes lanes = load_lanes(state);
+	for (; blocks; blocks--, data += 64) {
+		struct lanes before = lanes;
+		__m128i words[4];
+		load_words(words, data);
+#pragma GCC unroll 16
+		for (int i = 0; i < 16; i++)
+			four_rounds(&lanes, take_words(words, i));
+		add_lanes(&lanes, before);
+	}
+	store_lanes(state, lanes);
+}
+
+/* One chain of rounds waits for its own results; two fill each other's gaps, and share the message words. */
+SHA_NI static void pair_sha_ni(uint32_t first[8], uint32_t second[8], const uint8_t *data, size_t blocks)
+{
+	struct lanes a = load_lanes(first), b = load_lanes(second);
+	for (; blocks; blocks--, data += 64) {
+		struct lanes before_a = a, before_b = b;
+		__m128i words[4];
+		load_words(words, data);
+#pragma GCC unroll 16
+		for (int i = 0; i < 16; i++) {
+			__m128i sum = take_words(words, i);
+			four_rounds(&a, sum);
+			four_rounds(&b, sum);
+		}
+		add_lanes(&a, before_a);
+		add_lanes(&b, before_b);
+	}
+	store_lanes(first, a);
+	store_lanes(second, b);
+}
+
+static struct engine choose_engine(void)
 {
 	unsigned a, b, c, d;
 	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(0), "c"(0));
 	if (a < 7)
-		return blocks_portable;
+		return PORTABLE;
 	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(1), "c"(0));
 	bool sse41 = c & 1u << 19, ssse3 = c & 1u << 9;
 	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
 	bool sha = b & 1u << 29;
-	return sse41 && ssse3 && sha ? blocks_sha_ni : blocks_portable;
+	return sse41 && ssse3 && sha ? (struct engine){blocks_sha_ni, pair_sha_ni} : PORTABLE;
 }
 #elif defined(__aarch64__)
 __attribute__((target("+crypto"))) static void blocks_armv8(uint32_t state[8], const uint8_t *data, size_t blocks)
@@ -134,28 +197,34 @@ __attribute__((target("+crypto"))) static void blocks_armv8(uint32_t state[8], c
 	vst1q_u32(state + 4, efgh);
 }
 
-static lfs_sha256_blocks choose_blocks(void)
+static void pair_armv8(uint32_t first[8], uint32_t second[8], const uint8_t *data, size_t blocks)
 {
-	return getauxval(AT_HWCAP) & 1u << 6 ? blocks_armv8 : blocks_portable; /* HWCAP_SHA2 */
+	blocks_armv8(first, data, blocks);
+	blocks_armv8(second, data, blocks);
+}
+
+static struct engine choose_engine(void)
+{
+	return getauxval(AT_HWCAP) & 1u << 6 ? (struct engine){blocks_armv8, pair_armv8} : PORTABLE; /* HWCAP_SHA2 */
 }
 #else
-static lfs_sha256_blocks choose_blocks(void)
+static struct engine choose_engine(void)
 {
-	return blocks_portable;
+	return PORTABLE;
 }
 #endif
 
-static lfs_sha256_blocks hash_blocks = blocks_portable;
+static struct engine engine = {blocks_portable, pair_portable};
 
 __attribute__((constructor)) static void choose_once(void)
 {
-	hash_blocks = choose_blocks();
+	engine = choose_engine();
 }
 
 bool lfs_sha256_portable(bool on)
 {
-	hash_blocks = on ? blocks_portable : choose_blocks();
-	return hash_blocks != blocks_portable;
+	engine = on ? PORTABLE : choose_engine();
+	return engine.one != blocks_portable;
 }
 
 void lfs_sha256_init(struct lfs_sha256 *hash)
@@ -176,13 +245,33 @@ void lfs_sha256_update(struct lfs_sha256 *hash, const void *data, size_t size)
 		memcpy(hash->buffer + held, at, part);
 		if (held + part < 64)
 			return;
-		hash_blocks(hash->state, hash->buffer, 1);
+		engine.one(hash->state, hash->buffer, 1);
 		at += part;
 		size -= part;
 	}
-	hash_blocks(hash->state, at, size / 64);
+	engine.one(hash->state, at, size / 64);
 	if (size % 64)
 		memcpy(hash->buffer, at + size / 64 * 64, size % 64);
+}
+
+void lfs_sha256_update_pair(struct lfs_sha256 *first, struct lfs_sha256 *second, const void *data, size_t size)
+{
+	const uint8_t *at = data;
+	size_t held = first->length % 64, head = held ? 64 - held : 0, blocks = size > head ? (size - head) / 64 : 0;
+	if (held != second->length % 64 || !blocks) {
+		lfs_sha256_update(first, data, size);
+		lfs_sha256_update(second, data, size);
+		return;
+	}
+	lfs_sha256_update(first, at, head);
+	lfs_sha256_update(second, at, head);
+	engine.two(first->state, second->state, at + head, blocks);
+	first->length += 64 * blocks;
+	second->length += 64 * blocks;
+	at += head + 64 * blocks;
+	size -= head + 64 * blocks;
+	lfs_sha256_update(first, at, size);
+	lfs_sha256_update(second, at, size);
 }
 
 void lfs_sha256_final(struct lfs_sha256 *hash, uint8_t out[LFS_ID_SIZE])
@@ -193,7 +282,7 @@ void lfs_sha256_final(struct lfs_sha256 *hash, uint8_t out[LFS_ID_SIZE])
 	memcpy(tail, hash->buffer, held);
 	tail[held] = 0x80;
 	memcpy(tail + size - 8, &bits, 8);
-	hash_blocks(hash->state, tail, size / 64);
+	engine.one(hash->state, tail, size / 64);
 	for (int i = 0; i < 8; i++) {
 		uint32_t word = __builtin_bswap32(hash->state[i]);
 		memcpy(out + 4 * i, &word, 4);

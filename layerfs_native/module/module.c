@@ -59,6 +59,8 @@ PyObject *lfs_raise(PyObject *module, int negative_errno, const struct lfs_error
 		return lfs_raise_named(module, "NoSpace", number, text, NULL);
 	case EINVAL:
 		return lfs_raise_named(module, "InvalidInput", number, text, NULL);
+	case EUCLEAN:
+		return lfs_raise_named(module, "Corrupt", number, text, NULL);
 	case EIO:
 		if (side == LFS_TREE)
 			return lfs_raise_named(module, "Corrupt", number, text, NULL);
@@ -73,9 +75,12 @@ static int module_exec(PyObject *module)
 	if (PyModule_AddIntConstant(module, "ABI", LFS_ABI) < 0 || PyModule_AddFunctions(module, lfs_hash_methods) < 0 ||
 	    PyModule_AddFunctions(module, lfs_linux_methods) < 0)
 		return -1;
-#if __has_include("../core/merge.c") && __has_include("../core/ingest.c")
-	if (PyModule_AddFunctions(module, lfs_tree_methods) < 0 || lfs_trees_register(module) < 0 ||
-	    lfs_reader_register(module) < 0)
+#if __has_include("../core/erofs_write.c")
+	if (lfs_reader_register(module) < 0)
+		return -1;
+#endif
+#if __has_include("../core/merge.c") && __has_include("../core/erofs_read.c")
+	if (PyModule_AddFunctions(module, lfs_tree_methods) < 0 || lfs_trees_register(module) < 0)
 		return -1;
 #endif
 	return 0;

@@ -1,0 +1,389 @@
+/* A layer tar into contents, a tree and a tar-split record. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "depot.h"
+#include "path.h"
+#include "split.h"
+#include "tar.h"
+#include "text.h"
+#include "tree_internal.h"
+
+#define NOTES_SIZE (8u << 20)	     /* members wait here until their contents have a place */
+#define METADATA_MAX (256ull << 20) /* link targets and extended attributes of a layer, which memory holds */
+
+enum note_kind { NOTE_PUT, NOTE_LINK, NOTE_WHITEOUT, NOTE_OPAQUE };
+
+struct note { /* one change to the tree; strings are behind it */
+	enum note_kind kind;
+	uint32_t content; /* number in the depot, or LFS_NO_CONTENT */
+	struct lfs_bytes path, other; /* other: target, or name of a whiteout */
+	struct lfs_attr attr;
+	size_t size; /* with what is behind it */
+};
+
+struct lfs_ingest {
+	struct lfs_ingest_config config;
+	struct lfs_tar tar;
+	struct lfs_tree *tree;
+	struct lfs_depot depot;
+	struct lfs_split split;
+	struct lfs_sha256 diff;
+	uint64_t tar_size, members, metadata;
+	uint8_t *notes;
+	size_t notes_used;
+	struct note *open; /* the file that is coming in, when it becomes an inode */
+	int failed;
+	struct lfs_error error;
+	bool finished;
+};
+
+/* --- notes --- */
+
+static int apply(struct lfs_ingest *ingest, const struct note *note, struct lfs_error *error)
+{
+	static const struct lfs_content empty;
+	switch (note->kind) {
+	case NOTE_LINK:
+		return lfs_tree_link(ingest->tree, note->path, note->other, error);
+	case NOTE_WHITEOUT:
+		return lfs_tree_whiteout(ingest->tree, note->path, note->other, error);
+	case NOTE_OPAQUE:
+		return lfs_tree_opaque(ingest->tree, note->path, error);
+	default: {
+		const struct lfs_content *content =
+			note->content == LFS_NO_CONTENT ? &empty : lfs_table_at(&ingest->depot.table, note->content);
+		return lfs_tree_put(ingest->tree, note->path, &note->attr, S_ISREG(note->attr.mode) ? content : NULL, note->other,
+				    error);
+	}
+	}
+}
+
+static int name_error(int rc, struct lfs_bytes name, struct lfs_error *error)
+{
+	char quoted[LFS_QUOTED];
+	struct lfs_error inner = *error;
+	if (rc == -EINVAL) /* what the tree calls a bad argument came from the archive */
+		rc = -EBADMSG;
+	return lfs_fail(error, rc, "%s: %s", lfs_quote(quoted, name), inner.text[0] ? inner.text : strerror(-rc));
+}
+
+/* Gives the contents so far their places, then changes the tree in the order of the archive. */
+static int settle(struct lfs_ingest *ingest, struct lfs_error *error)
+{
+	int rc = lfs_depot_settle(&ingest->depot, error);
+	for (size_t at = 0; rc == 0 && at < ingest->notes_used;) {
+		const struct note *note = (const struct note *)(ingest->notes + at);
+		rc = apply(ingest, note, error);
+		if (rc == 0 && ingest->tree->name_count > ingest->config.max_entries)
+			rc = lfs_fail(error, -EBADMSG, "more than %llu names", (unsigned long long)ingest->config.max_entries);
+		if (rc < 0)
+			rc = name_error(rc, note->path, error);
+		at += note->size;
+	}
+	ingest->notes_used = 0;
+	return rc;
+}
+
+static struct lfs_bytes copy_bytes(uint8_t **to, struct lfs_bytes bytes)
+{
+	struct lfs_bytes copy = {*to, bytes.size};
+	if (bytes.size)
+		memcpy(*to, bytes.data, bytes.size);
+	*to += bytes.size;
+	return copy;
+}
+
+/* Keeps a copy of the note and all that it points to. */
+static int keep_note(struct lfs_ingest *ingest, const struct note *note, struct note **kept, struct lfs_error *error)
+{
+	const struct lfs_attr *attr = &note->attr;
+	size_t size = sizeof *note + attr->xattr_count * sizeof *attr->xattrs + note->path.size + note->other.size, metadata;
+	for (size_t i = 0; i < attr->xattr_count; i++)
+		size += attr->xattrs[i].name.size + attr->xattrs[i].value.size;
+	metadata = size - sizeof *note - note->path.size;
+	size = (size + 15) & ~(size_t)15;
+	ingest->metadata += metadata;
+	if (size > NOTES_SIZE || ingest->metadata > METADATA_MAX)
+		return lfs_fail(error, -EBADMSG, "too many extended attributes and link targets");
+	int rc = size > NOTES_SIZE - ingest->notes_used ? settle(ingest, error) : 0;
+	if (rc < 0)
+		return rc;
+
+	struct note *copy = (struct note *)(ingest->notes + ingest->notes_used);
+	struct lfs_xattr *xattrs = (struct lfs_xattr *)(copy + 1);
+	uint8_t *to = (uint8_t *)(xattrs + attr->xattr_count);
+	*copy = *note;
+	copy->size = size;
+	copy->path = copy_bytes(&to, note->path);
+	copy->other = copy_bytes(&to, note->other);
+	copy->attr.xattrs = xattrs;
+	for (size_t i = 0; i < attr->xattr_count; i++)
+		xattrs[i] = (struct lfs_xattr){copy_bytes(&to, attr->xattrs[i].name), copy_bytes(&to, attr->xattrs[i].value)};
+	ingest->notes_used += size;
+	*kept = copy;
+	return 0;
+}
+
+/* --- members --- */
+
+static uint32_t type_bits(enum lfs_member_type type)
+{
+	static const uint32_t bits[] = {
+		[LFS_MEMBER_FILE] = S_IFREG,	  [LFS_MEMBER_LINK] = 0,	    [LFS_MEMBER_SYMLINK] = S_IFLNK,
+		[LFS_MEMBER_CHARACTER] = S_IFCHR, [LFS_MEMBER_DEVICE] = S_IFBLK,    [LFS_MEMBER_DIRECTORY] = S_IFDIR,
+		[LFS_MEMBER_FIFO] = S_IFIFO,
+	};
+	return bits[type];
+}
+
+static int plain_note(const struct lfs_member *member, struct note *note, char *link_text, struct lfs_error *error)
+{
+	if (member->type == LFS_MEMBER_LINK) {
+		note->kind = NOTE_LINK;
+		return lfs_path_clean(member->target, link_text, &note->other, error);
+	}
+	note->attr = (struct lfs_attr){
+		.mode = member->mode | type_bits(member->type),
+		.uid = member->uid,
+		.gid = member->gid,
+		.mtime = member->mtime,
+		.mtime_nsec = member->mtime_nsec,
+		.major = member->major,
+		.minor = member->minor,
+		.xattrs = member->xattrs,
+		.xattr_count = member->xattr_count,
+	};
+	if (member->type == LFS_MEMBER_CHARACTER && member->major == 0 && member->minor == 0)
+		return lfs_fail(error, -EBADMSG, "character device 0:0, which stands for a whiteout");
+	if (member->type == LFS_MEMBER_SYMLINK)
+		note->other = member->target;
+	return 0;
+}
+
+/* What the member does to the tree. 1: nothing. */
+static int make_note(const struct lfs_member *member, struct note *note, char *path_text, char *link_text, struct lfs_error *error)
+{
+	struct lfs_path_parts parts;
+	struct lfs_bytes path;
+	int rc = lfs_path_clean(member->name, path_text, &path, error);
+	if (rc < 0)
+		return rc;
+	int kind = lfs_path_classify(path, &parts, error);
+	*note = (struct note){.kind = NOTE_PUT, .content = LFS_NO_CONTENT, .path = path};
+	switch (kind) {
+	case LFS_PATH_PLAIN:
+		return plain_note(member, note, link_text, error);
+	case LFS_PATH_WHITEOUT:
+		note->kind = NOTE_WHITEOUT;
+		note->path = parts.directory;
+		note->other = parts.name;
+		return 0;
+	case LFS_PATH_OPAQUE:
+		note->kind = NOTE_OPAQUE;
+		note->path = parts.directory;
+		return 0;
+	default:
+		return kind < 0 ? kind : 1;
+	}
+}
+
+static uint64_t holes_of(const struct lfs_member *member)
+{
+	size_t count;
+	const struct lfs_piece *pieces = lfs_map_pieces(member->map, &count);
+	uint64_t holes = member->size;
+	for (size_t i = 0; i < count; i++)
+		holes -= pieces[i].size;
+	return holes;
+}
+
+static int check_limits(struct lfs_ingest *ingest, const struct lfs_member *member, struct lfs_error *error)
+{
+	const struct lfs_ingest_config *config = &ingest->config;
+	if (++ingest->members > config->max_entries)
+		return lfs_fail(error, -EBADMSG, "more than %llu members", (unsigned long long)config->max_entries);
+	if (member->size > config->max_file_size)
+		return lfs_fail(error, -EBADMSG, "file of %llu bytes, over the limit of %llu", (unsigned long long)member->size,
+				(unsigned long long)config->max_file_size);
+	return 0;
+}
+
+static int begin_member(struct lfs_ingest *ingest, const struct lfs_member *member, struct lfs_error *error)
+{
+	char path_text[LFS_PATH_MAX], link_text[LFS_PATH_MAX];
+	struct note note;
+	int rc = check_limits(ingest, member, error);
+	if (rc == 0)
+		rc = make_note(member, &note, path_text, link_text, error);
+	ingest->open = NULL;
+	if (rc == 0)
+		rc = keep_note(ingest, &note, &ingest->open, error);
+	if (rc < 0 || member->type != LFS_MEMBER_FILE || !member->size)
+		return rc;
+	return lfs_depot_begin(&ingest->depot, member->size, holes_of(member) >= LFS_HOLES_MIN, error);
+}
+
+static int on_member(void *context, const struct lfs_member *member, struct lfs_error *error)
+{
+	int rc = begin_member(context, member, error);
+	return rc == -EBADMSG ? name_error(rc, member->name, error) : rc < 0 ? rc : 0;
+}
+
+static int on_raw(void *context, const uint8_t *data, size_t size, struct lfs_error *error)
+{
+	struct lfs_ingest *ingest = context;
+	lfs_sha256_update(&ingest->diff, data, size);
+	return lfs_split_raw(&ingest->split, data, size);
+}
+
+static int on_data(void *context, uint64_t offset, const uint8_t *data, size_t size, struct lfs_error *error)
+{
+	struct lfs_ingest *ingest = context;
+	return lfs_depot_data(&ingest->depot, offset, data, size, &ingest->diff, error);
+}
+
+static int record_pieces(struct lfs_ingest *ingest, const struct lfs_member *member, uint32_t content)
+{
+	size_t count;
+	const struct lfs_piece *pieces = lfs_map_pieces(member->map, &count);
+	int rc = 0;
+	for (size_t i = 0; rc == 0 && i < count; i++)
+		if (pieces[i].size)
+			rc = lfs_split_range(&ingest->split, lfs_table_at(&ingest->depot.table, content)->identity, pieces[i].offset,
+					     pieces[i].size);
+	return rc;
+}
+
+static int on_done(void *context, const struct lfs_member *member, struct lfs_error *error)
+{
+	struct lfs_ingest *ingest = context;
+	uint32_t content;
+	if (!member->size)
+		return 0;
+	int rc = lfs_depot_end(&ingest->depot, &content, error);
+	if (rc == 0)
+		rc = record_pieces(ingest, member, content);
+	if (rc < 0)
+		return rc;
+	if (ingest->open)
+		ingest->open->content = content;
+	return lfs_depot_full(&ingest->depot) ? settle(ingest, error) : 0;
+}
+
+/* --- the whole --- */
+
+static const struct lfs_tar_events events = {.raw = on_raw, .member = on_member, .data = on_data, .done = on_done};
+
+int lfs_ingest_new(const struct lfs_ingest_config *config, struct lfs_ingest **out)
+{
+	struct lfs_ingest *ingest = calloc(1, sizeof *ingest);
+	if (!ingest)
+		return -ENOMEM;
+	ingest->config = *config;
+	lfs_tar_init(&ingest->tar, &events, ingest);
+	lfs_sha256_init(&ingest->diff);
+	ingest->notes = malloc(NOTES_SIZE);
+	int rc = lfs_depot_init(&ingest->depot, &ingest->config);
+	if (rc == 0)
+		rc = ingest->notes ? lfs_tree_new(&ingest->tree) : -ENOMEM;
+	if (rc < 0) {
+		lfs_ingest_free(ingest);
+		return rc;
+	}
+	*out = ingest;
+	return 0;
+}
+
+void lfs_ingest_free(struct lfs_ingest *ingest)
+{
+	if (!ingest)
+		return;
+	lfs_depot_free(&ingest->depot);
+	lfs_tar_free(&ingest->tar);
+	lfs_split_free(&ingest->split);
+	if (ingest->tree)
+		lfs_tree_free(ingest->tree);
+	free(ingest->notes);
+	free(ingest);
+}
+
+/* Remembers a failure: nothing can be added after one. */
+static int fail(struct lfs_ingest *ingest, int rc, struct lfs_error *error)
+{
+	if (rc < 0 && !ingest->failed) {
+		ingest->failed = rc;
+		ingest->error = *error;
+	}
+	return rc;
+}
+
+static int refuse(struct lfs_ingest *ingest, struct lfs_error *error)
+{
+	error->text[0] = '\0';
+	if (ingest->failed) {
+		*error = ingest->error;
+		return ingest->failed;
+	}
+	return ingest->finished ? lfs_fail(error, -EINVAL, "the layer is finished") : 0;
+}
+
+/* Says where in the archive the trouble is. */
+static int locate(struct lfs_ingest *ingest, int rc, struct lfs_error *error)
+{
+	struct lfs_error inner = *error;
+	if (rc == -EBADMSG)
+		lfs_fail(error, rc, "layer archive, header at byte %llu: %s", (unsigned long long)ingest->tar.header_at, inner.text);
+	return rc;
+}
+
+int lfs_ingest_feed(struct lfs_ingest *ingest, const void *data, size_t size, struct lfs_error *error)
+{
+	struct lfs_error own;
+	error = error ? error : &own;
+	int rc = refuse(ingest, error);
+	if (rc < 0)
+		return rc;
+	ingest->tar_size += size;
+	rc = lfs_tar_feed(&ingest->tar, data, size, error);
+	return fail(ingest, locate(ingest, rc, error), error);
+}
+
+struct lfs_bytes lfs_ingest_split(struct lfs_ingest *ingest)
+{
+	return lfs_split_take(&ingest->split);
+}
+
+static int finish(struct lfs_ingest *ingest, const char *tree_path, struct lfs_ingest_result *result, struct lfs_error *error)
+{
+	int rc = locate(ingest, lfs_tar_finish(&ingest->tar, error), error);
+	if (rc == 0)
+		rc = settle(ingest, error);
+	if (rc < 0)
+		return rc;
+	lfs_sha256_final(&ingest->diff, result->diff_id);
+	rc = lfs_split_end(&ingest->split, ingest->tar_size, result->diff_id);
+	if (rc < 0)
+		return rc;
+	const struct lfs_table *table = &ingest->depot.table;
+	return lfs_tree_write(ingest->tree, tree_path, false, result->diff_id, lfs_table_at(table, 0), lfs_table_count(table),
+			      &result->tree, error);
+}
+
+int lfs_ingest_finish(struct lfs_ingest *ingest, const char *tree_path, struct lfs_ingest_result *result, struct lfs_error *error)
+{
+	struct lfs_error own;
+	error = error ? error : &own;
+	int rc = refuse(ingest, error);
+	if (rc < 0)
+		return rc;
+	*result = (struct lfs_ingest_result){.tar_size = ingest->tar_size};
+	rc = finish(ingest, tree_path, result, error);
+	ingest->finished = true;
+	result->pack_blocks = ingest->depot.blocks;
+	result->contents = (const struct lfs_new_content *)ingest->depot.rows.data;
+	result->content_count = ingest->depot.rows.size / sizeof *result->contents;
+	return fail(ingest, rc, error);
+}
