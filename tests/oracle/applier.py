@@ -220,8 +220,9 @@ def walk(node, path=b""):
 
 
 def listing(root):
+    """Paths in byte order; `first` is the first of an inode's names."""
     first, result = {}, {}
-    for path, node in walk(root):
+    for path, node in sorted(walk(root), key=lambda item: item[0]):
         if not node.is_dir:
             first.setdefault(id(node), path)
         result[path] = {

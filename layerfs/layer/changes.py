@@ -1,0 +1,313 @@
+"""What an upper directory changes against a lower tree: the decisions, for `diff` and `commit` alike.
+
+Only what is in the upper is read, plus the lower subtrees of directories that were moved. Times, owners, modes, xattrs
+and contents that are equal to the lower's are no change, whatever was copied up.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from layerfs.errors import Corrupt, InUse
+from layerfs.layer.host import Descent
+from layerfs.layer.tree import Inode, Tree
+from layerfs.layer.upper import UpperEntry, default_prefix, read_upper
+from layerfs.native import hash_fd
+
+Kind = Literal["A", "C", "D"]
+_PRIVATE = (b"trusted.overlay.", b"user.overlay.")  # never in a layer: not compared
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A line of `docker diff`: added, changed, deleted. `path` begins with a slash."""
+
+    kind: Kind
+    path: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One name that the upper says something about.
+
+    `kind` "=": a directory without a change of its own, or (below a replaced directory) anything that is as it was.
+    `upper`: the entry there; None for "D" and for what a moved directory brings along from the lower tree.
+    `base`: the lower inode that has the bytes of a metacopy, or that is shown where there is no upper entry.
+    `replaced`: some directory above does not show the lower's names any more. `opaque`: this is the topmost such one.
+    """
+
+    path: bytes
+    kind: Literal["A", "C", "D", "="]
+    upper: UpperEntry | None = None
+    base: Inode | None = None
+    here: Inode | None = None
+    replaced: bool = False
+    opaque: bool = False
+
+    @property
+    def is_dir(self) -> bool:
+        mode = self.upper.mode if self.upper else self.base.mode if self.base else 0
+        return stat.S_ISDIR(mode)
+
+
+def changes(upper: Path, lower: Tree, *, prefix: bytes | None = None) -> Iterator[Change]:
+    """What `docker diff` lists: depth-first, names in byte order, the directories above a change as "C".
+
+    A directory that stands for another one counts as changed, its names are compared with the old ones'; of a deleted
+    directory only the top is listed. The root itself never is. `prefix`: of the upper's marks.
+
+    Raises:
+        Corrupt: the upper refers to something that the lower tree does not have.
+        InUse: the upper changed while it was read.
+    """
+    with UpperWalk(upper, lower, prefix) as walk:
+        for step in with_parents(walk, lambda step: step.kind != "="):
+            if step.path and step.kind != "=":
+                yield Change(step.kind, b"/" + step.path)
+            elif step.path:
+                yield Change("C", b"/" + step.path)
+
+
+def with_parents(steps: Iterable[Step], wanted: Callable[[Step], bool]) -> Iterator[Step]:
+    """The wanted steps, each after the directories above it that were not wanted for themselves."""
+    waiting: list[Step] = []
+    for step in steps:
+        while waiting and not _below(step.path, waiting[-1].path):
+            waiting.pop()
+        if wanted(step):
+            yield from waiting
+            waiting.clear()
+            yield step
+        elif step.is_dir:
+            waiting.append(step)
+
+
+def _below(path: bytes, directory: bytes) -> bool:
+    return not directory or path.startswith(directory + b"/")
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A directory being walked: `upper`, `base` (merged from below it) and `here` (what was at this path before)."""
+
+    prefix: bytes
+    names: Iterator[bytes]
+    upper: UpperEntry | None
+    upper_names: frozenset[bytes]
+    base: Inode | None
+    here: Inode | None
+    replaced: bool
+
+
+class UpperWalk:
+    """Iterates over the steps of an upper, in order. A context manager.
+
+    While a step is current, `place` is in its directory: read contents before taking the next.
+    """
+
+    def __init__(self, upper: Path, lower: Tree, prefix: bytes | None = None) -> None:
+        self._top, self.lower = upper, lower
+        self.marks = prefix or default_prefix()
+        self.place = Descent(upper)
+        self._groups: dict[tuple[int, int], list[bytes]] | None = None
+        self._steps = self._walk()
+
+    def __enter__(self) -> UpperWalk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._steps.close()
+        self.place.__exit__(None, None, None)
+
+    def __iter__(self) -> Iterator[Step]:
+        return self._steps
+
+    def _walk(self) -> Generator[Step, None, None]:
+        root = self.lower.root
+        entry = read_upper(self.place, b".", self.marks)
+        base = None if entry.opaque else root
+        yield self._directory_step(b"", entry, base, root, replaced=False)
+        stack = [self._frame(b"", entry, base, root, replaced=base is None)]
+        while stack:
+            frame = stack[-1]
+            for name in frame.names:
+                step = self._step(frame, name)
+                if step is None:
+                    continue
+                yield step
+                if step.is_dir:
+                    if step.upper:
+                        self._enter(name, step.path)
+                    base = self._base_of(step)
+                    replaced = step.replaced or not _is_same(base, step.here)
+                    stack.append(self._frame(step.path + b"/", step.upper, base, step.here, replaced=replaced))
+                    break
+            else:
+                stack.pop()
+                if stack and frame.upper:
+                    self.place.leave()
+
+    def _base_of(self, step: Step) -> Inode | None:
+        return step.base if step.base is not None and stat.S_ISDIR(step.base.mode) else None
+
+    def _frame(
+        self, prefix: bytes, upper: UpperEntry | None, base: Inode | None, here: Inode | None, *, replaced: bool
+    ) -> _Frame:
+        names = frozenset(self.place.names()) if upper else frozenset[bytes]()
+        here = here if here is not None and stat.S_ISDIR(here.mode) else None
+        every = set(names)
+        if replaced:  # then the lower's names count too: those that are brought along, and those that are gone
+            for inode in (base, here):
+                every.update(entry.name for entry in (self.lower.listdir(inode) if inode else ()))
+        return _Frame(prefix, iter(sorted(every)), upper, names, base, here, replaced)
+
+    def _enter(self, name: bytes, path: bytes) -> None:
+        try:
+            self.place.enter(name)
+        except (FileNotFoundError, NotADirectoryError):
+            raise InUse("removed while it was read", path=b"/" + path) from None
+
+    def _step(self, frame: _Frame, name: bytes) -> Step | None:
+        path = frame.prefix + name
+        here = self._child(frame.here, name)
+        if name not in frame.upper_names:
+            return self._lower_step(path, self._child(frame.base, name), here)
+        try:
+            hides = frame.upper is not None and frame.upper.hides
+            entry = read_upper(self.place, name, self.marks, hides=hides)
+        except FileNotFoundError:
+            raise InUse("removed while it was read", path=b"/" + path) from None
+        if entry.whiteout:
+            return Step(path, "D", here=here, replaced=frame.replaced) if here else None
+        if entry.is_dir:
+            base = None if entry.opaque else self._redirected(frame, entry, path) or self._child(frame.base, name)
+            base = base if base is not None and stat.S_ISDIR(base.mode) else None
+            return self._directory_step(path, entry, base, here, replaced=frame.replaced)
+        return self._file_step(frame, path, entry, here)
+
+    def _child(self, directory: Inode | None, name: bytes) -> Inode | None:
+        return self.lower.lookup(directory, name) if directory is not None else None
+
+    def _lower_step(self, path: bytes, base: Inode | None, here: Inode | None) -> Step | None:
+        """A name without an upper entry, below a replaced directory: brought along, or gone."""
+        if base is None:
+            return Step(path, "D", here=here, replaced=True) if here else None
+        kind: Literal["A", "C", "="] = "A" if here is None else "=" if here.nid == base.nid else "C"
+        return Step(path, kind, base=base, here=here, replaced=True)
+
+    def _directory_step(
+        self, path: bytes, entry: UpperEntry, base: Inode | None, here: Inode | None, *, replaced: bool
+    ) -> Step:
+        old = here if here is not None and stat.S_ISDIR(here.mode) else None
+        same = old is not None and self._same_attributes(entry, old, time=bool(path))
+        kind: Literal["A", "C", "="] = "A" if here is None else "=" if same and _is_same(base, old) else "C"
+        opaque = old is not None and not replaced and not _is_same(base, old)
+        return Step(path, kind, entry, base, here, replaced, opaque)
+
+    def _file_step(self, frame: _Frame, path: bytes, entry: UpperEntry, here: Inode | None) -> Step | None:
+        base = None
+        if entry.metacopy:
+            base = self._redirected(frame, entry, path) or self._child(frame.base, entry.name)
+            if base is None or not stat.S_ISREG(base.mode):
+                raise Corrupt("the lower file of a metacopy is missing", path=b"/" + path)
+        if here is None:
+            return Step(path, "A", entry, base, replaced=frame.replaced)
+        if not self._same_file(path, entry, base, here):
+            return Step(path, "C", entry, base, here, frame.replaced)
+        return Step(path, "=", entry, base, here, replaced=True) if frame.replaced else None
+
+    def _redirected(self, frame: _Frame, entry: UpperEntry, path: bytes) -> Inode | None:
+        """What a redirect names: a path from the lower's root, or a name in the lower directory of the same parent."""
+        if entry.redirect is None:
+            return None
+        if entry.redirect.startswith(b"/"):
+            found = self.lower.resolve(entry.redirect)
+        else:
+            found = self._child(frame.base, entry.redirect)
+        if found is None or b".." in entry.redirect.split(b"/"):
+            raise Corrupt(f"redirect to {os.fsdecode(entry.redirect)!r}, which the lower tree lacks", path=b"/" + path)
+        return found
+
+    def _same_attributes(self, entry: UpperEntry, here: Inode, *, time: bool = True) -> bool:
+        status = entry.status
+        return (
+            status.st_mode == here.mode
+            and status.st_uid == here.uid
+            and status.st_gid == here.gid
+            and (not time or status.st_mtime_ns == here.mtime_ns)
+            and _comparable(entry.xattrs) == _comparable(self.lower.xattrs(here))
+        )
+
+    def _same_file(self, path: bytes, entry: UpperEntry, base: Inode | None, here: Inode) -> bool:
+        if not self._same_attributes(entry, here) or not self._same_links(path, entry, here):
+            return False
+        if stat.S_ISLNK(here.mode):
+            return self.place.readlink(entry.name) == self.lower.readlink(here)
+        if not stat.S_ISREG(here.mode):
+            return entry.status.st_rdev == here.rdev
+        if entry.status.st_size != here.size:
+            return False
+        if base is not None:
+            return self.lower.content(base) == self.lower.content(here)
+        return here.size == 0 or self._has_identity(path, entry, self.lower.content(here))
+
+    def _has_identity(self, path: bytes, entry: UpperEntry, identity: bytes | None) -> bool:
+        fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.place.fd)
+        try:
+            if hash_fd(fd, False)[0] == identity:
+                return True
+            return entry.status.st_blocks * 512 < entry.status.st_size and hash_fd(fd, True)[0] == identity
+        finally:
+            os.close(fd)
+
+    def _same_links(self, path: bytes, entry: UpperEntry, here: Inode) -> bool:
+        """Whether the same names share the inode. An upper file that is shared needs all of the upper's names."""
+        if not entry.linked or here.nlink < 2:
+            return not entry.linked and here.nlink < 2
+        if self._groups is None:
+            self._groups = link_groups(self._top, self.marks)
+        names = self._groups.get(entry.inode, [])
+        return len(names) == here.nlink and all(_is_same(self.lower.resolve(name), here) for name in names)
+
+
+def link_groups(upper: Path, marks: bytes) -> dict[tuple[int, int], list[bytes]]:
+    """The names of every inode of an upper that has several links, in order.
+
+    Those with a name below a directory that does not show the lower's names are left out: they cannot stay as they are.
+    """
+    groups: dict[tuple[int, int], list[bytes]] = {}
+    tainted: set[tuple[int, int]] = set()
+    with Descent(upper) as place:
+        stack = [(b"", iter(place.names()), False)]
+        while stack:
+            prefix, names, replaced = stack[-1]
+            for name in names:
+                status = place.status(name)
+                if stat.S_ISDIR(status.st_mode):
+                    entry = read_upper(place, name, marks)
+                    place.enter(name)
+                    below = replaced or entry.opaque or entry.redirect is not None
+                    stack.append((prefix + name + b"/", iter(place.names()), below))
+                    break
+                if status.st_nlink > 1 and not (stat.S_ISCHR(status.st_mode) and status.st_rdev == 0):
+                    inode = (status.st_dev, status.st_ino)
+                    groups.setdefault(inode, []).append(prefix + name)
+                    tainted.update([inode] if replaced else [])
+            else:
+                stack.pop()
+                if stack:
+                    place.leave()
+    return {inode: names for inode, names in groups.items() if inode not in tainted}
+
+
+def _is_same(one: Inode | None, other: Inode | None) -> bool:
+    return one is not None and other is not None and one.nid == other.nid
+
+
+def _comparable(xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    return {name: value for name, value in xattrs.items() if not name.startswith(_PRIVATE)}

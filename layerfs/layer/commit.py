@@ -1,0 +1,194 @@
+"""A layer from what an upper directory changes: the canonical tar goes straight into the store."""
+
+from __future__ import annotations
+
+import itertools
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerfs.layer.changes import Step, UpperWalk, with_parents
+from layerfs.layer.directory import directory_entries, host_entry
+from layerfs.layer.entry import Content, Entry, whiteout
+from layerfs.layer.ingest import Ingest
+from layerfs.layer.layers import Layer, Source
+from layerfs.layer.progress import Progress, Report
+from layerfs.layer.sparse import Extents
+from layerfs.layer.tree import Inode, Tree
+from layerfs.layer.write import TarWriter
+
+if TYPE_CHECKING:
+    from layerfs.store import StoreRoot
+    from layerfs.store.contents import Contents
+    from layerfs.store.leases import Lease
+
+PIECE = 1 << 20
+
+
+def commit_layer(
+    root: StoreRoot,
+    upper: Path,
+    lower: Tree,
+    *,
+    lease: Lease,
+    prefix: bytes | None = None,
+    latest_ns: int | None = None,
+    progress: Report | None = None,
+) -> Layer | None:
+    """The layer of what `upper` changes against `lower`, published; None when that is nothing.
+
+    Nothing but the upper is read (and what a moved directory or a metacopy refers to). `prefix`: of the upper's marks.
+
+    Raises:
+        InvalidInput: a name that a layer cannot hold (`.wh.*`), named by its path.
+        InUse: the upper changed while it was read.
+        Corrupt: the upper refers to what the lower tree lacks.
+    """
+    entries = upper_entries(root, upper, lower, prefix=prefix)
+    first = next(entries, None)
+    if first is None:
+        return None
+    return store_entries(root, itertools.chain([first], entries), lease=lease, latest_ns=latest_ns, progress=progress)
+
+
+def import_directory(
+    root: StoreRoot,
+    top: Path,
+    *,
+    lease: Lease,
+    source: Source | None = None,
+    latest_ns: int | None = None,
+    progress: Report | None = None,
+) -> Layer:
+    """The layer of a directory of the host. Errors as `directory_entries` and TarWriter."""
+    entries = directory_entries(top)
+    return store_entries(root, entries, lease=lease, source=source, latest_ns=latest_ns, progress=progress)
+
+
+def store_entries(
+    root: StoreRoot,
+    entries: Iterable[Entry],
+    *,
+    lease: Lease,
+    source: Source | None = None,
+    latest_ns: int | None = None,
+    progress: Report | None = None,
+) -> Layer:
+    """The canonical layer of these entries, published; their contents are read one after the other."""
+    with Ingest(root, lease) as ingest:
+        writer = TarWriter(ingest.feed, latest_ns=latest_ns)
+        for count, entry in enumerate(entries, 1):
+            writer.add(entry)
+            if progress is not None and count % 100 == 0:
+                progress(Progress("pack", "", writer.size))
+        writer.finish()
+        ingest.finish()
+        layer = ingest.publish(source=source)
+        if progress is not None:
+            progress(Progress("pack", str(layer.diff_id), writer.size, writer.size))
+        return layer
+
+
+def upper_entries(root: StoreRoot, upper: Path, lower: Tree, *, prefix: bytes | None = None) -> Iterator[Entry]:
+    """The entries of the layer that makes `lower` into what the upper shows; read each content before the next entry.
+
+    Directories above a change come with it. The root comes when its own attributes changed, or along with other
+    changes when only its time did.
+    """
+    with UpperWalk(upper, lower, prefix) as walk:
+        build = _Builder(root.contents, walk)
+        for step in with_parents(walk, lambda step: build.enters(step)):
+            entry = build.entry(step)
+            if entry is not None:
+                yield entry
+
+
+@dataclass(frozen=True, slots=True)
+class StoredContent:
+    """A content of the store."""
+
+    contents: Contents
+    identity: bytes
+    size: int
+
+    def extents(self) -> Extents:
+        with self.contents.open(self.identity) as reader:
+            return tuple(reader.extents()) if reader.sparse else ((0, reader.size),)
+
+    def pieces(self, extents: Extents) -> Iterator[bytes]:
+        with self.contents.open(self.identity) as reader:
+            for offset, length in extents:
+                end = offset + length
+                while offset < end:
+                    data = reader.pread(offset, min(PIECE, end - offset))
+                    offset += len(data)
+                    yield data
+
+
+class _Builder:
+    """Turns steps into entries; remembers the first name of inodes with several."""
+
+    def __init__(self, contents: Contents, walk: UpperWalk) -> None:
+        self._contents, self._walk, self._lower = contents, walk, walk.lower
+        self._links: dict[tuple[int, ...], Entry] = {}
+
+    def enters(self, step: Step) -> bool:
+        """Whether the step must be in the layer for itself."""
+        if step.kind == "D":
+            return not step.replaced
+        if step.upper is not None and stat.S_ISSOCK(step.upper.mode):
+            return step.here is not None and not step.replaced
+        return step.kind != "=" or step.replaced
+
+    def entry(self, step: Step) -> Entry | None:
+        if step.kind == "D" or (step.upper is not None and stat.S_ISSOCK(step.upper.mode)):
+            return whiteout(step.path)  # sockets are not archived, but the old file is gone
+        if step.upper is None:
+            return self._lower_entry(step) if step.base is not None else None
+        if not step.path and step.kind == "=" and step.upper.status.st_mtime_ns == self._lower.root.mtime_ns:
+            return None
+        key = step.upper.inode
+        if step.upper.linked and key in self._links:
+            return self._links[key].linked(step.path, self._links[key].path)
+        entry = self._upper_entry(step)
+        if step.upper.linked:
+            self._links[key] = entry
+        return entry
+
+    def _upper_entry(self, step: Step) -> Entry:
+        upper = step.upper
+        assert upper is not None
+        entry = host_entry(self._walk.place, upper.name, step.path, upper.status, upper.xattrs, opaque=step.opaque)
+        if upper.metacopy and step.base is not None:
+            return replace(entry, content=self._content(step.base), size=step.base.size)
+        return entry
+
+    def _lower_entry(self, step: Step) -> Entry:
+        inode = step.base
+        assert inode is not None
+        shared = inode.nlink > 1 and not stat.S_ISDIR(inode.mode)
+        key = (inode.nid,)
+        if shared and key in self._links:
+            return self._links[key].linked(step.path, self._links[key].path)
+        entry = Entry(
+            step.path,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.mtime_ns,
+            target=self._lower.readlink(inode) if stat.S_ISLNK(inode.mode) else b"",
+            rdev=inode.rdev,
+            xattrs=tuple(sorted(self._lower.xattrs(inode).items())),
+            opaque=step.opaque,
+        )
+        if stat.S_ISREG(inode.mode):
+            entry = replace(entry, content=self._content(inode), size=inode.size)
+        if shared:
+            self._links[key] = entry
+        return entry
+
+    def _content(self, inode: Inode) -> Content | None:
+        identity = self._lower.content(inode)
+        return StoredContent(self._contents, identity, inode.size) if identity is not None else None

@@ -1,0 +1,92 @@
+"""One entry of an upper directory in overlayfs's own format: what it is, without the marks.
+
+Marks are xattrs below `trusted.overlay.` (as root) or `user.overlay.` (mounts with `userxattr`); only those of the
+mode in use count, as the other ones are plain xattrs that a container's user may set.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from layerfs.layer.host import Descent, image_xattrs
+
+TRUSTED, USER = b"trusted.overlay.", b"user.overlay."
+
+
+@dataclass(frozen=True, slots=True)
+class UpperEntry:
+    """`status` and `xattrs` are what the user of the mount sees; `whiteout` means: gone.
+
+    `redirect`: the lower name of a moved directory or metacopy, as stored. `metacopy`: the bytes are the lower file's.
+    `origin`: the file handle of the lower inode it was copied from, as stored.
+    """
+
+    name: bytes
+    status: os.stat_result
+    xattrs: dict[bytes, bytes]
+    whiteout: bool = False
+    opaque: bool = False
+    hides: bool = False  # a directory that may hold whiteouts in their xattr form
+    metacopy: bool = False
+    redirect: bytes | None = None
+    origin: bytes | None = None
+
+    @property
+    def mode(self) -> int:
+        return self.status.st_mode
+
+    @property
+    def inode(self) -> tuple[int, int]:
+        return self.status.st_dev, self.status.st_ino
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def linked(self) -> bool:
+        return self.status.st_nlink > 1 and not self.is_dir
+
+
+def default_prefix() -> bytes:
+    """`user.overlay.` where `trusted.` xattrs cannot be had: not root, or root of a user namespace only."""
+    try:
+        whole = Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+    except OSError:
+        whole = True
+    return TRUSTED if os.geteuid() == 0 and whole else USER
+
+
+def read_upper(place: Descent, name: bytes, prefix: bytes, *, hides: bool = False) -> UpperEntry:
+    """The entry `name` of the current directory (b"." for the top). `hides`: the directory has `opaque=x`."""
+    status = place.status(name)
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+        return UpperEntry(name, status, {}, whiteout=True)
+    found = place.xattrs(name)
+    opaque = found.get(prefix + b"opaque")
+    return UpperEntry(
+        name,
+        status,
+        visible_xattrs(found, prefix) if found else found,
+        whiteout=hides and prefix + b"whiteout" in found and stat.S_ISREG(status.st_mode) and not status.st_size,
+        opaque=opaque == b"y",
+        hides=opaque == b"x",
+        metacopy=prefix + b"metacopy" in found and stat.S_ISREG(status.st_mode),
+        redirect=found.get(prefix + b"redirect"),
+        origin=found.get(prefix + b"origin"),
+    )
+
+
+def visible_xattrs(found: dict[bytes, bytes], prefix: bytes) -> dict[bytes, bytes]:
+    """Without overlayfs's own; those that it keeps for the user below `overlay.` under their own names."""
+    escaped = prefix + b"overlay."
+    shown: dict[bytes, bytes] = {}
+    for name, value in found.items():
+        if not name.startswith(prefix):
+            shown[name] = value
+        elif name.startswith(escaped):
+            shown[prefix + name[len(escaped) :]] = value
+    return image_xattrs(shown)
