@@ -170,7 +170,7 @@ static uint32_t inode_union(const struct lfs_layout *layout, const struct lfs_no
 static void put_xattrs(struct stream *stream, const struct lfs_layout *layout, const struct lfs_node *node, size_t total, size_t split)
 {
 	static const uint8_t header[EROFS_XATTR_HEADER];
-	uint8_t ours[LFS_LINK_MAX + 256];
+	uint8_t ours[LFS_PATH_MAX + 256];
 	if (!total)
 		return;
 	put(stream, header, sizeof header);

@@ -94,8 +94,8 @@ static int set_name(struct lfs_source *source, uint32_t directory, struct lfs_by
 	if (found == LFS_NONE)
 		rc = lfs_name_add(source->tree, directory, text, node, NULL);
 	else if (lfs_name_at(source->tree, found)->node != node)
-		lfs_name_set(source->tree, found, node);
-	return rc < 0 ? lfs_source_no_memory(source, rc) : 0;
+		rc = lfs_name_set(source->tree, found, node);
+	return rc < 0 ? lfs_source_fail(source, rc) : 0;
 }
 
 static int put_aside(struct merge *merge, uint32_t directory, struct lfs_bytes name, uint64_t nid)
@@ -104,7 +104,7 @@ static int put_aside(struct merge *merge, uint32_t directory, struct lfs_bytes n
 		size_t room = merge->aside_room ? 2 * merge->aside_room : 16;
 		struct aside *grown = realloc(merge->aside, room * sizeof *grown);
 		if (!grown)
-			return lfs_source_no_memory(&merge->source, -ENOMEM);
+			return lfs_source_fail(&merge->source, -ENOMEM);
 		merge->aside = grown;
 		merge->aside_room = room;
 	}
@@ -140,7 +140,7 @@ static int apply_directory(struct merge *merge, uint32_t directory, struct lfs_b
 			return 0;
 		int rc = lfs_walk_make(tree, directory, name, found, &number);
 		if (rc < 0)
-			return lfs_source_no_memory(source, rc);
+			return lfs_source_fail(source, rc);
 	}
 	return enter_directory(merge, number, inode, marks);
 }

@@ -43,14 +43,14 @@ static int move_content(struct remap *remap, struct lfs_node *node)
 		return lfs_fail(remap->source.error, -EINVAL, "pack block out of range");
 	node->content.block = move->new_block;
 	int rc = lfs_tree_pack(tree, move->new_pack, &node->content.pack);
-	return rc < 0 ? lfs_source_no_memory(&remap->source, rc) : 0;
+	return rc < 0 ? lfs_source_fail(&remap->source, rc) : 0;
 }
 
 static int link_node(struct lfs_source *source, const struct lfs_inode *inode, struct lfs_bytes path, uint32_t *number)
 {
 	if ((*number = lfs_source_mapped(source, inode->nid)) != LFS_NONE)
 		return 0;
-	int rc = path.size && path.size <= LFS_LINK_MAX ? lfs_node_new(source->tree, S_IFREG, number)
+	int rc = path.size && path.size <= LFS_PATH_MAX ? lfs_node_new(source->tree, S_IFREG, number)
 							  : lfs_source_damaged(source, "a link into lower layers");
 	if (rc < 0)
 		return rc;
@@ -58,7 +58,7 @@ static int link_node(struct lfs_source *source, const struct lfs_inode *inode, s
 	node->flags = LFS_NODE_LINK;
 	node->size = path.size;
 	node->text = lfs_tree_copy(source->tree, path.data, path.size);
-	return node->text ? lfs_source_map(source, inode->nid, *number) : lfs_source_no_memory(source, -ENOMEM);
+	return node->text ? lfs_source_map(source, inode->nid, *number) : lfs_source_fail(source, -ENOMEM);
 }
 
 static int make_node(struct remap *remap, const struct lfs_inode *inode, const struct lfs_image_marks *marks, uint32_t *number)
@@ -105,7 +105,7 @@ static int load_entry(struct remap *remap, struct lfs_bytes name, const struct l
 	if (rc < 0)
 		return rc;
 	if ((rc = lfs_name_add(source->tree, directory, name, number, NULL)) < 0)
-		return lfs_source_no_memory(source, rc);
+		return lfs_source_fail(source, rc);
 	if (!S_ISDIR(inode->mode))
 		return 0;
 	set_marks(lfs_node_at(source->tree, number), &marks);
@@ -144,7 +144,7 @@ static int write_again(struct remap *remap, const char *out_path)
 	size_t count = image->table_count - remap->contents;
 	struct lfs_content *extra = calloc(count ? count : 1, sizeof *extra);
 	if (!extra)
-		return lfs_source_no_memory(&remap->source, -ENOMEM);
+		return lfs_source_fail(&remap->source, -ENOMEM);
 	for (size_t i = 0; i < count; i++) {
 		extra[i].kind = LFS_KIND_OBJECT;
 		memcpy(extra[i].identity, image->base + image->table + (remap->contents + i) * LFS_ID_SIZE, LFS_ID_SIZE);

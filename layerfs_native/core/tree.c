@@ -10,11 +10,6 @@
 #define MAJOR_MAX 0xfffu
 #define MINOR_MAX 0xfffffu
 
-static int no_memory(struct lfs_error *error, int rc)
-{
-	return lfs_fail(error, rc, rc == -EOVERFLOW ? "too many files in one tree" : "out of memory");
-}
-
 static struct lfs_bytes split_path(struct lfs_bytes path, struct lfs_bytes *base)
 {
 	const char *text = path.data, *slash = path.size ? memrchr(text, '/', path.size) : NULL;
@@ -58,10 +53,10 @@ int lfs_tree_set_content(struct lfs_tree *tree, struct lfs_node *node, const str
 	node->flags |= packed ? LFS_NODE_PACKED : LFS_NODE_OBJECT;
 	node->content.identity = lfs_tree_copy(tree, content->identity, LFS_ID_SIZE);
 	if (!node->content.identity)
-		return no_memory(error, -ENOMEM);
+		return lfs_tree_fail(error, -ENOMEM);
 	node->content.block = content->block;
 	int rc = packed ? lfs_tree_pack(tree, content->pack, &node->content.pack) : 0;
-	return rc < 0 ? no_memory(error, rc) : 0;
+	return rc < 0 ? lfs_tree_fail(error, rc) : 0;
 }
 
 static int set_device(struct lfs_node *node, const struct lfs_attr *attr, struct lfs_error *error)
@@ -80,7 +75,7 @@ static int set_target(struct lfs_tree *tree, struct lfs_node *node, struct lfs_b
 		return lfs_fail(error, -EBADMSG, "symbolic link target of %zu bytes", target.size);
 	node->size = target.size;
 	node->text = lfs_tree_copy(tree, target.data, target.size);
-	return node->text ? 0 : no_memory(error, -ENOMEM);
+	return node->text ? 0 : lfs_tree_fail(error, -ENOMEM);
 }
 
 static int set_attributes(struct lfs_tree *tree, struct lfs_node *node, const struct lfs_attr *attr, struct lfs_error *error)
@@ -138,15 +133,12 @@ int lfs_tree_put(struct lfs_tree *tree, struct lfs_bytes path, const struct lfs_
 	if (is_directory && name != LFS_NONE && lfs_node_is_directory(lfs_node_at(tree, lfs_name_at(tree, name)->node)))
 		return update_directory(tree, lfs_name_at(tree, name)->node, attr, error);
 	if ((rc = lfs_node_new(tree, attr->mode, &number)) < 0)
-		return no_memory(error, rc);
+		return lfs_tree_fail(error, rc);
 	if ((rc = fill_node(tree, lfs_node_at(tree, number), attr, content, target, error)) < 0)
 		return rc;
-	if (name != LFS_NONE)
-		lfs_name_set(tree, name, number);
-	else if ((rc = lfs_name_add(tree, directory, base, number, NULL)) < 0)
-		return no_memory(error, rc);
+	rc = name != LFS_NONE ? lfs_name_set(tree, name, number) : lfs_name_add(tree, directory, base, number, NULL);
 	lfs_tree_bury(tree);
-	return 0;
+	return rc < 0 ? lfs_tree_fail(error, rc) : 0;
 }
 
 /* --- hard links --- */
@@ -198,23 +190,23 @@ static int link_placeholder(struct lfs_tree *tree, const struct lfs_walk *walk, 
 		room += (size_t)(walk->rest[i].end - walk->rest[i].at) + 1;
 	char *path = malloc(room);
 	if (!path)
-		return no_memory(error, -ENOMEM);
+		return lfs_tree_fail(error, -ENOMEM);
 	size_t size = directory_path(tree, walk->directory, path);
 	for (unsigned i = walk->depth; i--;)
 		size = clean_append(path, size, walk->rest[i].at, walk->rest[i].end);
 	size = clean_append(path, size, base.data, (const char *)base.data + base.size);
 	int rc = 0;
-	if (!size || size > LFS_LINK_MAX)
+	if (!size || size > LFS_PATH_MAX)
 		rc = lfs_fail(error, -EBADMSG, size ? "hard link target longer than 4095 bytes" : "hard link to the root");
 	else if ((rc = lfs_node_new(tree, S_IFREG, number)) < 0)
-		no_memory(error, rc);
+		lfs_tree_fail(error, rc);
 	if (!rc) {
 		struct lfs_node *node = lfs_node_at(tree, *number);
 		node->flags = LFS_NODE_LINK;
 		node->size = size;
 		node->text = lfs_tree_copy(tree, path, size);
 		if (!node->text)
-			rc = no_memory(error, -ENOMEM);
+			rc = lfs_tree_fail(error, -ENOMEM);
 	}
 	free(path);
 	return rc;
@@ -249,10 +241,10 @@ static int link_name(struct lfs_tree *tree, struct lfs_bytes path, uint32_t numb
 		return rc;
 	uint32_t name = lfs_name_find(tree, directory, base);
 	if (name == LFS_NONE)
-		return (rc = lfs_name_add(tree, directory, base, number, NULL)) < 0 ? no_memory(error, rc) : 0;
-	if (lfs_name_at(tree, name)->node != number)
-		lfs_name_set(tree, name, number);
-	return 0;
+		rc = lfs_name_add(tree, directory, base, number, NULL);
+	else if (lfs_name_at(tree, name)->node != number)
+		rc = lfs_name_set(tree, name, number);
+	return rc < 0 ? lfs_tree_fail(error, rc) : 0;
 }
 
 int lfs_tree_link(struct lfs_tree *tree, struct lfs_bytes path, struct lfs_bytes target, struct lfs_error *error)
@@ -284,10 +276,10 @@ int lfs_tree_whiteout(struct lfs_tree *tree, struct lfs_bytes directory, struct 
 	uint32_t number = lfs_name_find(tree, walk.directory, name), node;
 	if (number == LFS_NONE) {
 		if ((rc = lfs_node_new(tree, S_IFCHR, &node)) < 0)
-			return no_memory(error, rc);
+			return lfs_tree_fail(error, rc);
 		lfs_node_at(tree, node)->flags = LFS_NODE_WHITEOUT;
 		if ((rc = lfs_name_add(tree, walk.directory, name, node, &number)) < 0)
-			return no_memory(error, rc);
+			return lfs_tree_fail(error, rc);
 	}
 	lfs_name_at(tree, number)->hidden = true;
 	return 0;

@@ -14,7 +14,7 @@
 #define LFS_VALUE_MAX 65535u	   /* an xattr value */
 #define LFS_XATTRS_MAX 262128u	   /* all entries of one inode */
 #define LFS_TARGET_MAX 4095u	   /* a symlink */
-#define LFS_LINK_MAX 4095u	   /* the path of a link into lower layers */
+#define LFS_PATH_MAX 4095u	   /* where anything lies, and the path of a link into lower layers */
 
 enum {
 	LFS_NODE_IMPLICIT = 1, /* directory: no entry of its own yet */
@@ -52,6 +52,7 @@ struct lfs_node {
 	uint32_t position; /* layout: nid */
 	uint32_t data;	   /* layout: first block in the data region, or NONE */
 	uint16_t mode;
+	uint16_t depth; /* directory: bytes of its path */
 	uint8_t flags;
 	uint8_t layout;
 };
@@ -107,7 +108,8 @@ static inline bool lfs_is_dots(struct lfs_bytes name)
 	return (name.size == 1 && text[0] == '.') || (name.size == 2 && text[0] == '.' && text[1] == '.');
 }
 
-/* --- tree_nodes.c: records; all return 0 or -ENOMEM (or -EOVERFLOW at 2^32 records) --- */
+/* --- tree_nodes.c: records; all return 0 or -ENOMEM, -EOVERFLOW at 2^32 records, -ENAMETOOLONG past LFS_PATH_MAX --- */
+int lfs_tree_fail(struct lfs_error *error, int rc); /* those as an error with its text */
 void *lfs_tree_copy(struct lfs_tree *tree, const void *data, size_t size);  /* into the arena; NULL: no memory */
 void *lfs_tree_alloc(struct lfs_tree *tree, size_t size);		     /* 8-byte aligned */
 void lfs_tree_release(struct lfs_tree *tree, const void *data, size_t size); /* gives the newest allocation back */
@@ -115,7 +117,7 @@ int lfs_node_new(struct lfs_tree *tree, uint32_t mode, uint32_t *number);   /* z
 void lfs_node_drop(struct lfs_tree *tree, uint32_t number);		     /* one name or hold fewer; the last frees it */
 uint32_t lfs_name_find(const struct lfs_tree *tree, uint32_t directory, struct lfs_bytes text);
 int lfs_name_add(struct lfs_tree *tree, uint32_t directory, struct lfs_bytes text, uint32_t node, uint32_t *number); /* not there yet */
-void lfs_name_set(struct lfs_tree *tree, uint32_t number, uint32_t node);   /* another node for the name */
+int lfs_name_set(struct lfs_tree *tree, uint32_t number, uint32_t node);    /* another node for the name */
 void lfs_name_remove(struct lfs_tree *tree, uint32_t number);
 void lfs_tree_empty(struct lfs_tree *tree, uint32_t directory);	     /* removes all children */
 void lfs_tree_bury(struct lfs_tree *tree);				     /* frees directories without a name, with all below */

@@ -15,6 +15,13 @@ struct lfs_arena_block {
 	uint8_t data[] __attribute__((aligned(8)));
 };
 
+int lfs_tree_fail(struct lfs_error *error, int rc)
+{
+	if (rc == -ENAMETOOLONG)
+		return lfs_fail(error, -EBADMSG, "path longer than %u bytes", LFS_PATH_MAX);
+	return lfs_fail(error, rc, rc == -EOVERFLOW ? "too many files in one tree" : "out of memory");
+}
+
 /* --- memory --- */
 
 static struct lfs_arena_block *arena_block(struct lfs_tree *tree, size_t size)
@@ -299,11 +306,26 @@ static int name_take(struct lfs_tree *tree, uint32_t *number)
 	return 0;
 }
 
+/* A path that gets too long ends here, and with it the cost of climbing. Whiteouts make nothing. */
+static int check_depth(struct lfs_tree *tree, uint32_t directory, size_t size, uint32_t node)
+{
+	struct lfs_node *record = lfs_node_at(tree, node);
+	uint32_t depth = lfs_node_at(tree, directory)->depth;
+	depth += (uint32_t)size + (depth != 0);
+	if (record->flags & LFS_NODE_WHITEOUT)
+		return 0;
+	if (depth > LFS_PATH_MAX)
+		return -ENAMETOOLONG;
+	if (lfs_node_is_directory(record))
+		record->depth = (uint16_t)depth;
+	return 0;
+}
+
 int lfs_name_add(struct lfs_tree *tree, uint32_t directory, struct lfs_bytes text, uint32_t node, uint32_t *number)
 {
 	uint32_t taken;
-	int rc = name_take(tree, &taken);
-	if (rc < 0)
+	int rc = check_depth(tree, directory, text.size, node);
+	if (rc < 0 || (rc = name_take(tree, &taken)) < 0)
 		return rc;
 	struct lfs_name *name = lfs_name_at(tree, taken);
 	*name = (struct lfs_name){.text = lfs_tree_copy(tree, text.data, text.size),
@@ -345,14 +367,18 @@ static void forget_node(struct lfs_tree *tree, uint32_t number, bool reused)
 	lfs_node_drop(tree, old);
 }
 
-void lfs_name_set(struct lfs_tree *tree, uint32_t number, uint32_t node)
+int lfs_name_set(struct lfs_tree *tree, uint32_t number, uint32_t node)
 {
 	struct lfs_node *record = lfs_node_at(tree, node);
+	int rc = check_depth(tree, lfs_name_at(tree, number)->directory, lfs_name_at(tree, number)->size, node);
+	if (rc < 0)
+		return rc;
 	record->names++;
 	forget_node(tree, number, true);
 	lfs_name_at(tree, number)->node = node;
 	if (lfs_node_is_directory(record))
 		record->directory.self = number;
+	return 0;
 }
 
 void lfs_name_remove(struct lfs_tree *tree, uint32_t number)

@@ -11,9 +11,9 @@ int lfs_source_damaged(const struct lfs_source *source, const char *what)
 	return lfs_fail(source->error, -EIO, "damaged tree file: %s", what);
 }
 
-int lfs_source_no_memory(const struct lfs_source *source, int rc)
+int lfs_source_fail(const struct lfs_source *source, int rc)
 {
-	return lfs_fail(source->error, rc, rc == -EOVERFLOW ? "too many files in one tree" : "out of memory");
+	return lfs_tree_fail(source->error, rc);
 }
 
 int lfs_source_open(struct lfs_source *source, struct lfs_tree *tree, const char *path, struct lfs_error *error)
@@ -25,7 +25,7 @@ int lfs_source_open(struct lfs_source *source, struct lfs_tree *tree, const char
 	size_t words = lfs_image_slots(&source->image) / 64 + 1;
 	source->entered = calloc(words, sizeof *source->entered);
 	source->lays = calloc(words, sizeof *source->lays);
-	rc = source->entered && source->lays ? lfs_image_checksums(&source->image, error) : lfs_source_no_memory(source, -ENOMEM);
+	rc = source->entered && source->lays ? lfs_image_checksums(&source->image, error) : lfs_source_fail(source, -ENOMEM);
 	if (rc < 0)
 		lfs_source_close(source);
 	return rc;
@@ -73,7 +73,7 @@ int lfs_source_enter(struct lfs_source *source, uint64_t nid, uint32_t directory
 		size_t room = source->frame_room ? 2 * source->frame_room : 64;
 		struct lfs_frame *grown = realloc(source->frames, room * sizeof *grown);
 		if (!grown)
-			return lfs_source_no_memory(source, -ENOMEM);
+			return lfs_source_fail(source, -ENOMEM);
 		source->frames = grown;
 		source->frame_room = room;
 	}
@@ -155,7 +155,7 @@ static int map_grow(struct lfs_source *source)
 int lfs_source_map(struct lfs_source *source, uint64_t nid, uint32_t node)
 {
 	if (2 * source->map_count >= source->map_room && map_grow(source) < 0)
-		return lfs_source_no_memory(source, -ENOMEM);
+		return lfs_source_fail(source, -ENOMEM);
 	size_t slot = map_slot(source, nid);
 	source->map_keys[slot] = nid + 1;
 	source->map_nodes[slot] = node;
@@ -192,7 +192,7 @@ static ssize_t read_xattrs(struct lfs_source *source, const struct lfs_inode *in
 	int rc;
 	while (!(rc = lfs_image_next_xattr(&source->image, inode, &offset, &entry))) {
 		if (xattr_reserve(source, count + 1) < 0)
-			return lfs_source_no_memory(source, -ENOMEM);
+			return lfs_source_fail(source, -ENOMEM);
 		char *name = source->xattr_names[count];
 		char *end = stpcpy(name, entry.prefix);
 		memcpy(end, entry.rest.data, entry.rest.size);
@@ -236,7 +236,7 @@ static int fill_node(struct lfs_source *source, const struct lfs_inode *inode, s
 			return lfs_source_damaged(source, "a symbolic link");
 		node->size = target.size;
 		node->text = lfs_tree_copy(source->tree, target.data, target.size);
-		return node->text ? 0 : lfs_source_no_memory(source, -ENOMEM);
+		return node->text ? 0 : lfs_source_fail(source, -ENOMEM);
 	}
 	if (S_ISCHR(inode->mode) || S_ISBLK(inode->mode))
 		node->device = inode->raw_block;
@@ -249,7 +249,7 @@ int lfs_source_node(struct lfs_source *source, const struct lfs_inode *inode, ui
 		return 0;
 	int rc = lfs_node_new(source->tree, inode->mode, number);
 	if (rc < 0)
-		return lfs_source_no_memory(source, rc);
+		return lfs_source_fail(source, rc);
 	rc = fill_node(source, inode, lfs_node_at(source->tree, *number));
 	return rc < 0 || inode->nlink <= 1 ? rc : lfs_source_map(source, inode->nid, *number);
 }

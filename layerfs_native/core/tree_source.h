@@ -31,7 +31,7 @@ int lfs_source_open(struct lfs_source *source, struct lfs_tree *tree, const char
 void lfs_source_release(struct lfs_source *source); /* empties the map and drops its holds: before the tree is written */
 void lfs_source_close(struct lfs_source *source);
 int lfs_source_damaged(const struct lfs_source *source, const char *what);
-int lfs_source_no_memory(const struct lfs_source *source, int rc);
+int lfs_source_fail(const struct lfs_source *source, int rc);
 
 /* Begins with a directory of the file; enters one; the next entry (dots left out) of the innermost: 0, 1 when all frames
  * are done (each one is left at its end), or -errno. */

@@ -53,8 +53,7 @@ int lfs_walk_make(struct lfs_tree *tree, uint32_t directory, struct lfs_bytes te
 	lfs_node_at(tree, *node)->flags = LFS_NODE_IMPLICIT;
 	if (found == LFS_NONE)
 		return lfs_name_add(tree, directory, text, *node, NULL);
-	lfs_name_set(tree, found, *node);
-	return 0;
+	return lfs_name_set(tree, found, *node);
 }
 
 /* One named part. 0: walked; 1: stopped at it; or -errno. */
@@ -78,7 +77,7 @@ static int step(struct lfs_tree *tree, struct lfs_walk *walk, struct lfs_bytes p
 	if (part.size > LFS_NAME_MAX)
 		return lfs_fail(error, -EBADMSG, "name longer than 255 bytes");
 	int rc = lfs_walk_make(tree, walk->directory, part, found, &walk->directory);
-	return rc < 0 ? lfs_fail(error, rc, rc == -ENOMEM ? "out of memory" : "too many files") : 0;
+	return rc < 0 ? lfs_tree_fail(error, rc) : 0;
 }
 
 int lfs_walk_run(struct lfs_tree *tree, struct lfs_walk *walk, enum lfs_walk_mode mode, struct lfs_error *error)
