@@ -27,7 +27,7 @@ _copies: dict[tuple[int, int], int] = {}
 
 def _memfd(name: str, data: bytes, flags: int = 0) -> int:
     fd = os.memfd_create(name, os.MFD_CLOEXEC | flags)
-    with open(fd, "wb", closefd=False) as file:  # noqa: PTH123 (a descriptor, not a path)
+    with open(fd, "wb", closefd=False) as file:
         file.write(data)
     return _above_streams(fd)
 

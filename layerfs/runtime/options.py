@@ -82,5 +82,6 @@ class RunOptions:
     sysctls: Sequence[tuple[str, str]] = ()
     limits: Sequence[Limit] = ()
     cgroup_procs: Sequence[Path] = ()  # cgroup.procs files of cgroups that exist; joined before the program starts
+    device_cgroup: bool = False  # the joined cgroups allow docker's devices only; else the mounts see to that
     seccomp: bytes = b""  # a compiled filter
     stop_signal: str | int | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
 
-from layerfs.errors import RunError
+from layerfs.errors import RunError, RunTimeout
 from layerfs.runtime import failure, helper, wire
 from layerfs.runtime.helper import Stream
 from layerfs.runtime.spec import RunSpec
@@ -92,15 +92,23 @@ class Process:
             os.close(pidfd)
         self.returncode = code
 
-    def await_start(self) -> None:
+    def await_start(self, timeout: float | None = None) -> None:
         """Returns when the program runs (or has already ended); RunError, CommandNotFound or CommandNotExecutable
-        when it does not."""
+        when it does not, RunTimeout when that is not known after `timeout` seconds (a root that hangs)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
             while not self.pid and self.returncode is None:
+                if not self._ready(deadline):
+                    raise RunTimeout(f"the container did not start within {timeout:g} seconds")
                 self.advance()
         except BaseException:
             self.close()
             raise
+
+    def _ready(self, deadline: float | None) -> bool:
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        return bool(poller.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000))
 
     def send_signal(self, number: int) -> None:
         """To PID 1 of the container; nothing happens when it has ended."""
@@ -113,11 +121,8 @@ class Process:
     def wait(self, timeout: float | None = None) -> int:
         """The exit code. TimeoutError after `timeout` seconds; the container runs on then."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        poller = select.poll()
         while self.returncode is None:
-            poller.register(self._control, select.POLLIN)
-            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-            if not poller.poll(left):
+            if not self._ready(deadline):
                 raise TimeoutError("the container still runs")
             self.advance()
         return self.returncode
@@ -136,14 +141,25 @@ class Process:
     def __enter__(self) -> Process:
         return self
 
+    def __del__(self) -> None:
+        if getattr(self, "_control", None) is not None and self.returncode is None:
+            self.close()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
 
-def start(spec: RunSpec, *, stdin: Stream = None, stdout: Stream = None, stderr: Stream = None) -> Process:
-    """Starts a container and returns when its program runs."""
+def start(
+    spec: RunSpec,
+    *,
+    stdin: Stream = None,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    timeout: float | None = None,
+) -> Process:
+    """Starts a container and returns when its program runs; see `Process.await_start` for the errors."""
     process = Process(spec, stdin, stdout, stderr)
-    process.await_start()
+    process.await_start(timeout)
     return process

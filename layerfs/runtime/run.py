@@ -51,6 +51,7 @@ def prepared(
     options: RunOptions,
     state: Path | None,
     streams: tuple[Stream, Stream, Stream],
+    timeout: float | None = None,
 ) -> Iterator[Process]:
     """A started container, killed at the end of the block. Its /etc files are kept in `state`, a directory of the
     container's, or else in a temporary one that is gone as soon as they are mounted."""
@@ -61,7 +62,7 @@ def prepared(
             directory, hostname, host_network=options.network == "host", extra_hosts=options.extra_hosts
         )
         spec = plan(rootfs, config, options, files, hostname)
-        process = start(spec, stdin=streams[0], stdout=streams[1], stderr=streams[2])
+        process = start(spec, stdin=streams[0], stdout=streams[1], stderr=streams[2], timeout=timeout)
     finally:
         if state is None:
             shutil.rmtree(directory, ignore_errors=True)
@@ -92,7 +93,7 @@ def run(
     """
     data = stdin if isinstance(stdin, bytes) else None
     source: Stream = PIPE if isinstance(stdin, bytes) else stdin
-    with prepared(rootfs, config, options, state, (source, stdout, stderr)) as process:
+    with prepared(rootfs, config, options, state, (source, stdout, stderr), timeout) as process:
         if on_started is not None:
             on_started(process)
         with forwarded_signals(process) if forward_signals else contextlib.nullcontext():

@@ -16,6 +16,7 @@ NODEV = 0x04
 NOEXEC = 0x08
 NOATIME = 0x10
 STRICTATIME = 0x20
+KERNEL = NOSUID | NODEV | NOEXEC  # what the kernel's own file systems are mounted with
 
 
 class Namespace(enum.IntFlag):
@@ -62,6 +63,7 @@ class Step:
     recursive: bool = False
     optional: bool = False
     strict: bool = False
+    confined: bool = False  # devices: a mount of its own, so that the rest of /dev can be nodev
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,21 @@ static int bind_host_device(int parent, const char *name, const struct lfs_step 
 	return lfs_sys_attach(mount, target);
 }
 
+/* Binds the node over itself. Without a device cgroup this is what keeps devices in hand: the file systems of the
+ * container are nodev, and only these mounts are not. */
+static int confine(int *node)
+{
+	LFS_AUTO_FD mount = lfs_sys_open_tree(*node, "", false);
+	if (mount < 0)
+		return mount;
+	int rc = lfs_sys_attach(mount, *node);
+	if (rc < 0)
+		return rc;
+	close(*node);
+	*node = lfs_steal_fd(&mount);
+	return 0;
+}
+
 int lfs_device_make(struct lfs_scene *scene, const struct lfs_step *step)
 {
 	const char *name;
@@ -58,7 +73,7 @@ int lfs_device_make(struct lfs_scene *scene, const struct lfs_step *step)
 	LFS_AUTO_FD parent = open_parent(scene->root, step->target, &name);
 	if (parent < 0)
 		return parent;
-	int rc = mknodat(parent, name, step->mode, device) < 0 ? -errno : 0;
+	int rc = mknodat(parent, name, (mode_t)step->mode, device) < 0 ? -errno : 0;
 	if (rc == -EPERM)
 		rc = bind_host_device(parent, name, step, device);
 	if (rc == -EEXIST)
@@ -70,6 +85,9 @@ int lfs_device_make(struct lfs_scene *scene, const struct lfs_step *step)
 		return -errno;
 	if (!is_device(node, step->mode & S_IFMT, device))
 		return -ENODEV;
+	rc = step->flags & LFS_STEP_CONFINED ? confine(&node) : 0;
+	if (rc < 0)
+		return rc;
 	if (scene->null < 0 && is_device(node, S_IFCHR, makedev(1, 3)))
 		scene->null = lfs_steal_fd(&node);
 	return 0;

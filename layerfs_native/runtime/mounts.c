@@ -70,7 +70,7 @@ static int add_attributes(struct lfs_scene *scene, const struct lfs_step *step)
 	LFS_AUTO_FD target = open_existing(scene, step);
 	if (target < 0)
 		return target;
-	return lfs_sys_set_mount(target, "", false, step->attributes, step->flags & LFS_STEP_PROPAGATION ? MS_PRIVATE : 0);
+	return lfs_sys_set_mount(target, "", step->flags & LFS_STEP_RECURSIVE, step->attributes, 0);
 }
 
 static int bind_read_only(struct lfs_scene *scene, const struct lfs_step *step)

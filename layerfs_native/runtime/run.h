@@ -45,7 +45,7 @@ enum lfs_tag {
 	LFS_TAG_CAPABILITIES = 10, /* u64: the bounding set */
 	LFS_TAG_RLIMIT = 11,    /* u32 resource, u64 soft, u64 hard; repeated */
 	LFS_TAG_CGROUP = 12,    /* string: a cgroup.procs file to join; repeated */
-	LFS_TAG_SECCOMP = 13,   /* u32 flags, then struct sock_filter (8 bytes each) to the end */
+	LFS_TAG_SECCOMP = 13,   /* u32 flags, then struct sock_filter (8 bytes each) to the end; at most one */
 };
 
 enum lfs_option {
@@ -79,10 +79,10 @@ enum lfs_step_kind {
 };
 
 enum lfs_step_flag {
-	LFS_STEP_RECURSIVE = 1, /* binds: with what is mounted below the source */
+	LFS_STEP_RECURSIVE = 1, /* binds and attributes: with what is mounted below */
 	LFS_STEP_OPTIONAL = 2,  /* no target: nothing to do */
 	LFS_STEP_STRICT = 4,    /* no component of the target may be a symbolic link */
-	LFS_STEP_PROPAGATION = 8, /* ATTRIBUTES also makes the mount private */
+	LFS_STEP_CONFINED = 8,  /* devices: the node is a mount of its own, so that the rest of /dev can become nodev */
 };
 
 /* On the wire in this order: kind, flags, mode, major, minor as u32, attributes as u64, then four strings. */
