@@ -88,7 +88,7 @@ class TarArchive(_Base):
     kind = "tar"
 
     def __init__(self, fd: int, where: str, *, start: int = 0) -> None:
-        self.where, self._fd = where, fd
+        self.where, self._fd, self._start = where, fd, start
         try:
             self._members = self._index(start)
         except BaseException:
@@ -120,8 +120,10 @@ class TarArchive(_Base):
         is_file = info.isreg() and not info.sparse
         return _Member(start + info.offset_data, info.size, None if link is None else clean(link), is_file)
 
-    def names(self) -> list[str]:
-        return list(self._members)
+    def stream(self) -> BinaryIO:
+        """The whole tar, from its start."""
+        raw = _Range(self._fd, self._start, os.fstat(self._fd).st_size - self._start)
+        return cast(BinaryIO, io.BufferedReader(raw, 1 << 18))
 
     def has(self, name: str) -> bool:
         return clean(name) in self._members

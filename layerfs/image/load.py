@@ -98,12 +98,14 @@ def load_opened(
     platform: Platform | None = None,
     select: str | None = None,
     name: Reference | None = None,
+    single: bool = False,
     progress: Report | None = None,
 ) -> Iterator[Loaded]:
+    """`iterate_archive` of an archive that is open; with `single`, more than one image is an error."""
     is_layout = kind_of(archive) == "oci"
     plans = oci_plans(archive, platform or Platform.host()) if is_layout else docker_plans(archive)
     loader = _Loader(root, archive, lease, progress)
-    for plan in _selected(plans, select, name, archive):
+    for plan in _selected(plans, select, name, single, archive):
         if platform is not None and not plan.config.platform.fits(platform):
             wrong = f"image {plan.called} is for {plan.config.platform}, not for {platform}"
             raise InvalidArchive(wrong, path=archive.where)
@@ -111,19 +113,19 @@ def load_opened(
 
 
 def _selected(
-    plans: Iterable[ImagePlan], select: str | None, name: Reference | None, archive: Archive
+    plans: Iterable[ImagePlan], select: str | None, name: Reference | None, single: bool, archive: Archive
 ) -> Iterable[ImagePlan]:
-    if select is None and name is None:
+    if select is None and name is None and not single:
         return plans
     found = [plan for plan in plans if select is None or plan.answers(select)]
     if not found:
         raise ImageNotFound(f"no image {select!r} in the archive", path=archive.where)
-    if name is None:
+    if name is None and not single:
         return found
-    if len({plan.config.id for plan in found}) > 1:
+    if len({(plan.config.id, plan.called) for plan in found}) > 1:
         called = "; ".join(plan.called for plan in found)
         raise InvalidInput(f"the archive holds {len(found)} images, choose one: {called}", path=archive.where)
-    return [replace(found[0], names=(name,))]
+    return [replace(found[0], names=found[0].names if name is None else (name,))]
 
 
 class _Loader:

@@ -77,14 +77,14 @@ class Index:
 def parse_document(raw: bytes, media_type: str = "", *, what: str = "manifest") -> Manifest | Index:
     """A manifest or an index, whichever it is: by its own `mediaType`, the one given, or its fields.
 
-    A document that could be read as both is refused (it would mean different images to different readers).
+    A document that could be read as both is refused (it would mean different images to different readers); one whose
+    type and descriptor name different families of the same kind is taken, as all tools do.
     """
     fields = load_object(raw, what)
     own = fields.text("mediaType")
     if media_type in media.SCHEMA_1 or own in media.SCHEMA_1 or fields.integer("schemaVersion", 2) == 1:
         raise InvalidArchive(f"{what} is a schema 1 manifest, which is obsolete: save or push the image anew")
-    known = media.MANIFESTS | media.INDEXES
-    if own and media_type and own != media_type and {own, media_type} & known:
+    if own and media_type and not _same_kind(own, media_type):
         raise InvalidArchive(f"{what}.mediaType is {own!r}, but its descriptor says {media_type!r}")
     if fields.has("manifests") and (fields.has("layers") or fields.has("config")):
         raise InvalidArchive(f"{what} has the fields of a manifest and of an index")
@@ -96,6 +96,11 @@ def parse_document(raw: bytes, media_type: str = "", *, what: str = "manifest") 
     if kind in media.MANIFESTS or (not kind and fields.has("config")):
         return _manifest(raw, kind or media.OCI_MANIFEST, fields)
     raise InvalidArchive(f"{what} has the unknown media type {kind!r}")
+
+
+def _same_kind(one: str, other: str) -> bool:
+    pair = {one, other}
+    return one == other or pair <= media.MANIFESTS or pair <= media.INDEXES
 
 
 def build_manifest(config: Descriptor, layers: tuple[Descriptor, ...], *, docker: bool = False) -> Manifest:

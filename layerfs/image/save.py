@@ -1,0 +1,210 @@
+"""Saving images: docker's archive (docker 28's form, which is an OCI layout too) and OCI layouts."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from layerfs.errors import InvalidInput
+from layerfs.image.forms import Compression, Form, layer_form, plain_form
+from layerfs.image.images import Images
+from layerfs.image.output import DirectoryOutput, Output, TarOutput, output_file
+from layerfs.image.record import ImageRecord, scan_tags
+from layerfs.layer.layers import get_layer
+from layerfs.layer.progress import Report
+from layerfs.oci import Descriptor, ImageConfig, Manifest, build_index, build_manifest, layout, media
+from layerfs.oci.descriptor import IMAGE_NAME, REF_NAME
+from layerfs.oci.fields import dump
+from layerfs.reference import Reference
+from layerfs.store.leases import Lease
+from layerfs.store.root import StoreRoot
+
+Format = Literal["docker", "oci", "oci-dir"]
+_EMPTY = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An image to save, and the names it is saved under."""
+
+    record: ImageRecord
+    names: tuple[Reference, ...]
+
+
+def choose(root: StoreRoot, names: Iterable[str]) -> list[Chosen]:
+    """What `docker save NAME…` takes: a repository without a tag means all its tags, an ID no name at all.
+
+    Raises:
+        ImageNotFound: a name that is none.
+    """
+    images = Images(root)
+    chosen: dict[ImageRecord, list[Reference]] = {}
+    for name in names:
+        found = _all_tags(root, images, name)
+        if not found:
+            record, reference = images.find(name)
+            by_tag = reference is not None and reference.digest is None
+            found = [(record, reference if by_tag else None)]
+        for record, reference in found:
+            kept = chosen.setdefault(record, [])
+            if reference is not None and reference not in kept:
+                kept.append(reference)
+    if not chosen:
+        raise InvalidInput("no images to save")
+    return [Chosen(record, tuple(kept)) for record, kept in chosen.items()]
+
+
+def _all_tags(root: StoreRoot, images: Images, name: str) -> list[tuple[ImageRecord, Reference | None]]:
+    try:
+        reference = Reference.parse(name)
+    except InvalidInput:
+        return []
+    if reference.tag or reference.digest:
+        return []
+    with root.index.view() as txn:
+        tags = [tag for tag in scan_tags(txn, reference.name + ":") if not tag.by_digest]
+    return [(images.get(tag.image), tag.reference) for tag in tags]
+
+
+def save(
+    root: StoreRoot,
+    names: Sequence[str],
+    target: str | os.PathLike[str] | BinaryIO,
+    *,
+    format: Format = "docker",
+    compression: Compression | None = None,
+    progress: Report | None = None,
+) -> None:
+    """Writes images to a file, a stream or (format `oci-dir`) a new directory.
+
+    compression: of an OCI layout's layers. `original` (the default) gives the manifest and the blobs the image came
+    with, byte for byte, where they are kept; else layers in the form that is kept, or plain. A docker archive's
+    layers are plain.
+
+    Raises:
+        ImageNotFound, InvalidInput, AlreadyExists, NoSpace; Corrupt: a layer's bytes are damaged.
+    """
+    if format == "docker" and compression not in (None, "none"):
+        raise InvalidInput("the layers of a docker archive are not compressed: use an OCI layout")
+    with root.leases.acquire("save") as lease:
+        chosen = choose(root, names)
+        form = compression or "original"
+        members = _Members(root, lease, "none" if format == "docker" else form, progress)
+        parts = [members.image(each) for each in chosen]
+        documents = _docker_documents(parts) if format == "docker" else {}
+        documents |= _layout_documents(parts)
+        for name, data in documents.items():
+            members.put(name, data)
+        if format == "oci-dir":
+            if not isinstance(target, str | os.PathLike):
+                raise InvalidInput("a layout directory needs a path")
+            members.write(DirectoryOutput(Path(target)))
+            return
+        with output_file(target) as write:
+            members.write(TarOutput(write))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One image as it is written."""
+
+    chosen: Chosen
+    config: ImageConfig
+    manifest: Manifest
+
+
+class _Members:
+    """The members of an archive, each once; written in the order of their names."""
+
+    def __init__(self, root: StoreRoot, lease: Lease, compression: Compression, progress: Report | None) -> None:
+        self._root, self._lease, self._compression, self._progress = root, lease, compression, progress
+        self._images = Images(root)
+        self._members: dict[str, tuple[int, Callable[[], BinaryIO]]] = {}
+
+    def put(self, name: str, data: bytes) -> None:
+        self._members[name] = (len(data), partial(io.BytesIO, data))
+
+    def image(self, chosen: Chosen) -> Part:
+        record = chosen.record
+        self._lease.pin(b"".join(key.raw for key in (record.id, *record.diff_ids, *record.layer_blobs)))
+        config = self._images.config(record)
+        manifest = self._kept_manifest(record) if self._compression == "original" else None
+        if manifest is None:
+            forms = [self._form(diff_id) for diff_id in record.diff_ids]
+            own = Descriptor(media.OCI_CONFIG, record.id, len(config.raw))
+            manifest = build_manifest(own, tuple(form.descriptor for form in forms))
+            for form in forms:
+                self._members[layout.blob_path(form.descriptor.digest)] = (form.descriptor.size, form.open)
+        self.put(layout.blob_path(record.id), config.raw)
+        self.put(layout.blob_path(manifest.digest), manifest.raw)
+        return Part(chosen, config, manifest)
+
+    def _form(self, diff_id: Any) -> Form:
+        layer = get_layer(self._root, diff_id)
+        return layer_form(self._root, layer, self._compression, self._lease, progress=self._progress)
+
+    def _kept_manifest(self, record: ImageRecord) -> Manifest | None:
+        """The manifest the image came with, when all its blobs can be given; their members are noted then."""
+        manifest = self._images.manifest(record)
+        if manifest is None:
+            return None
+        found: dict[str, tuple[int, Callable[[], BinaryIO]]] = {}
+        for diff_id, descriptor in zip(record.diff_ids, manifest.layers, strict=True):
+            layer = get_layer(self._root, diff_id)
+            if descriptor.digest == diff_id:
+                source = plain_form(self._root, layer).open
+            elif self._root.blobs.has(descriptor.digest):
+                source = partial(self._root.blobs.open, descriptor.digest)
+            else:
+                return None
+            found[layout.blob_path(descriptor.digest)] = (descriptor.size, source)
+        self._members |= found
+        return manifest
+
+    def write(self, output: Output) -> None:
+        for name in sorted(self._members):
+            size, source = self._members[name]
+            output.add(name, size, source)
+        output.finish()
+
+
+def _layout_documents(parts: Sequence[Part]) -> dict[str, bytes]:
+    entries = tuple(entry for part in parts for entry in _entries(part))
+    return {layout.HEADER: layout.HEADER_BYTES, layout.INDEX: build_index(entries).raw}
+
+
+def _entries(part: Part) -> list[Descriptor]:
+    """One entry of the index for each name (docker's annotations), or one without any."""
+    manifest = part.manifest
+    plain = Descriptor(manifest.media_type, manifest.digest, len(manifest.raw))
+    return [
+        replace(plain, annotations=((IMAGE_NAME, str(name)), (REF_NAME, name.tag or ""))) for name in part.chosen.names
+    ] or [plain]
+
+
+def _docker_documents(parts: Sequence[Part]) -> dict[str, bytes]:
+    """manifest.json and, when there are names, `repositories`."""
+    images: list[dict[str, Any]] = []
+    repositories: dict[str, dict[str, str]] = {}
+    for part in parts:
+        layers = part.manifest.layers
+        images.append(
+            {
+                "Config": layout.blob_path(part.config.id),
+                "RepoTags": [name.familiar for name in part.chosen.names] or None,
+                "Layers": [layout.blob_path(layer.digest) for layer in layers],
+                "LayerSources": {str(layer.digest): layer.document() for layer in layers},
+            }
+        )
+        for name in part.chosen.names:
+            top = layers[-1].digest.hex if layers else _EMPTY
+            repositories.setdefault(name.familiar_name, {})[name.tag or ""] = top
+    documents = {"manifest.json": dump(images)}
+    if repositories:
+        documents["repositories"] = dump(repositories)
+    return documents
