@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +25,7 @@ class BlobWriter:
 
     def __init__(self, blobs: Blobs, lease: Lease, media_type: str) -> None:
         self._blobs, self.media_type = blobs, media_type
-        self._path = lease.tmp / f"blob-{secrets.token_hex(8)}"
+        self._path = lease.tmp / f"blob-{os.urandom(8).hex()}"
         self._lease = lease
         self._hash = hashlib.sha256()
         self.size = 0
@@ -90,20 +89,29 @@ class Blobs:
         return self.path / "blobs" / "sha256" / digest.hex
 
     def put(self, data: bytes, *, media_type: str, expected: Digest | None = None, txn: Txn | None = None) -> Digest:
-        """Stores a small blob. With `txn` its row becomes visible with that transaction, else at once.
+        """Stores a small blob, durable with the index commit that shows it: that of `txn`, else one of its own.
 
         Raises:
             Corrupt: `expected` is another digest than that of the data.
         """
         digest = Digest.of(data)
         _expect(digest, len(data), expected, None)
-        if not self._refresh(digest, len(data)):
-            with writing("a blob"), self._scratch() as (path, fd):
-                write_all(fd, data)
-                os.fchmod(fd, 0o400)
-                self.place(path, digest)
-        self.publish(digest, len(data), media_type, txn=txn)
+        if self._refresh(digest, len(data)):
+            return digest
+        with writing("a blob"), self._scratch() as (path, fd):
+            write_all(fd, data)
+            os.fchmod(fd, 0o400)
+            os.fsync(fd)
+            if txn is not None:
+                self._show(path, digest, len(data), media_type, txn)
+            else:
+                with self.index.update() as own:  # gc sweeps in an update too: it finds file and row, or neither
+                    self._show(path, digest, len(data), media_type, own)
         return digest
+
+    def _show(self, path: Path, digest: Digest, size: int, media_type: str, txn: Txn) -> None:
+        self.place(path, digest)
+        self.publish(digest, size, media_type, txn=txn)
 
     def _refresh(self, digest: Digest, size: int) -> bool:
         """Whether the blob is there in full; its time becomes now, so that `gc` takes it for new."""
@@ -123,7 +131,7 @@ class Blobs:
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[tuple[Path, int]]:
         """A locked file straight below `tmp/`: its lock says that its writer lives."""
-        path = self.path / "tmp" / f"blob-{secrets.token_hex(16)}"
+        path = self.path / "tmp" / f"blob-{os.urandom(16).hex()}"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -146,9 +154,6 @@ class Blobs:
         if txn is not None:
             txn.put_json("blobs", digest.raw, row, overwrite=False)
             return
-        with self.index.view() as view:
-            if view.get("blobs", digest.raw) is not None:
-                return
         with self.index.update() as update:
             update.put_json("blobs", digest.raw, row, overwrite=False)
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
-import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from layerfs.errors import NoSpace, StoreError
-from layerfs.store.durable import write_all, writing
+from layerfs.store.durable import remove_tree, write_all, writing
 from layerfs.store.format import ID_SIZE
 from layerfs.store.index import Index
 
@@ -45,7 +43,7 @@ class LeaseRecord:
     @classmethod
     def of_this_process(cls, purpose: str) -> LeaseRecord:
         return cls(
-            id=secrets.token_hex(16),
+            id=os.urandom(16).hex(),
             pid=os.getpid(),
             pid_start=process_start(os.getpid()) or 0,
             pid_ns=pid_namespace(),
@@ -100,7 +98,7 @@ class Lease:
             return
         fd, self._fd = self._fd, -1
         try:
-            shutil.rmtree(self.tmp, ignore_errors=True)
+            remove_tree(self.tmp)
             fcntl.flock(fd, fcntl.LOCK_UN)
             with contextlib.suppress(NoSpace), self._leases.index.update() as txn:
                 txn.delete("leases", self.id.encode())
@@ -141,7 +139,7 @@ class Leases:
                 txn.put_json("leases", record.id.encode(), record.row())
         except BaseException:
             os.close(fd)
-            shutil.rmtree(tmp, ignore_errors=True)
+            remove_tree(tmp)
             raise
         return Lease(record, tmp, fd, self)
 
@@ -198,7 +196,7 @@ class Leases:
 
     def _remove_tmp(self, path: Path) -> int:
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
         else:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()

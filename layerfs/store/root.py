@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -120,7 +119,7 @@ def _create(path: Path, create: bool) -> None:
         others = [n for n in os.listdir(path) if n not in _HARMLESS and not n.startswith(".format.")]  # noqa: PTH208
         if others and read_format(path) is None:
             raise StoreError("a directory that is not empty and no layerfs store: refused", path=str(path))
-        temporary = path / f".format.{secrets.token_hex(8)}"
+        temporary = path / f".format.{os.urandom(8).hex()}"
         try:
             temporary.write_text(f"layerfs store {VERSION}\n", "ascii")
             make_durable([temporary], path)

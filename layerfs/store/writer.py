@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from layerfs.errors import Corrupt, StoreError
-from layerfs.store.durable import make_durable, writing
+from layerfs.store.durable import make_durable, remove_tree, writing
 from layerfs.store.format import BLOCK, KIND_OBJECT, UNKNOWN, NewContent, new_contents, object_name, pack_key
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 def new_pack_id() -> int:
     """A random number that names one pack for ever."""
-    return secrets.randbits(63) | 1
+    return int.from_bytes(os.urandom(8), "little") >> 1 | 1
 
 
 def pack_pin(pack_id: int) -> bytes:
@@ -142,7 +140,7 @@ class ContentWriter:
                 os.close(fd)
         with contextlib.suppress(FileNotFoundError):
             self._pack.unlink()
-        shutil.rmtree(self._objects, ignore_errors=True)
+        remove_tree(self._objects)
 
     def __enter__(self) -> ContentWriter:
         return self
