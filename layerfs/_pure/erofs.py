@@ -37,6 +37,20 @@ def write_tree(
         FileExistsError, NoSpace, OSError: of the host.
         InvalidArchive: extended attributes or packs past EROFS's limits.
     """
+    image, stats = build_tree(root, merged, subject, extra, extra_table, extra_packs)
+    _create(path, image)
+    return stats
+
+
+def build_tree(
+    root: Node,
+    merged: bool,
+    subject: bytes,
+    extra: Iterable[Content] = (),
+    extra_table: Iterable[bytes] = (),
+    extra_packs: Iterable[tuple[int, int]] = (),
+) -> tuple[bytearray, Stats]:
+    """The bytes of a tree file; `write_tree` says what the arguments are."""
     inodes, stats = number(root, merged=merged)
     contents = [inode.node.content for inode in inodes if inode.node.content is not None]
     known = {content.identity for content in contents}
@@ -71,8 +85,7 @@ def write_tree(
         stats.content_size,
     )
     struct.pack_into("<Q", image, disk.CHECKSUM_AT, xxh64(memoryview(image)[disk.SUPER_AT :]))
-    _create(path, image)
-    return stats
+    return image, stats
 
 
 def _packs(contents: Iterable[Content], more: Iterable[tuple[int, int]]) -> dict[int, int]:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 from layerfs._pure import disk
-from layerfs.errors import Corrupt
+from layerfs.errors import Corrupt, StoreVersionError
 
 _MAX_INDEXES = 1 << 16
 
@@ -69,7 +69,7 @@ class Image:
         with Path(self.path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < 2 * disk.BLOCK or size % disk.BLOCK:
-                raise self._corrupt("has a wrong size")
+                raise self.corrupt("has a wrong size")
             self._map = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
         self._size = size
         try:
@@ -91,17 +91,16 @@ class Image:
     ) -> None:
         self.close()
 
-    def _corrupt(self, what: str) -> Corrupt:
-        return Corrupt(f"tree file {what}", path=self.path)
-
     def _read_header(self) -> None:
         magic, version, kind, table, count, self.subject, self.checksum, self.entries, self.content_size = (
             disk.HEADER.unpack_from(self._map)
         )
-        if magic != disk.MAGIC or version != disk.VERSION or kind not in (disk.KIND_LAYER, disk.KIND_MERGED):
-            raise self._corrupt("has no layerfs header")
+        if magic != disk.MAGIC or kind not in (disk.KIND_LAYER, disk.KIND_MERGED):
+            raise self.corrupt("has no layerfs header")
+        if version != disk.VERSION:
+            raise StoreVersionError("tree file of another format version", path=self.path)
         if table % disk.BLOCK or table > self._size or count > (self._size - table) // 32:
-            raise self._corrupt("has its content table out of bounds")
+            raise self.corrupt("has its content table out of bounds")
         self.kind = "merged" if kind == disk.KIND_MERGED else "layer"
         self.table_at, self.table_count = table, count
 
@@ -110,12 +109,12 @@ class Image:
         magic, bits, root, self.inode_count, blocks, meta = (fields[i] for i in (0, 3, 5, 6, 9, 10))
         incompat, devices, slot = fields[14], fields[16], fields[17]
         if magic != disk.EROFS_MAGIC or bits != 12 or root != 0 or blocks * disk.BLOCK != self._size:
-            raise self._corrupt("has a bad superblock")
+            raise self.corrupt("has a bad superblock")
         if incompat & ~(disk.CHUNKED | disk.DEVICE_TABLE) or (devices and slot * 128 != disk.DEVICE_AT):
-            raise self._corrupt("has unknown features")
+            raise self.corrupt("has unknown features")
         self._meta = meta * disk.BLOCK
         if disk.DEVICE_AT + devices * disk.DEVICE.size > self._meta or self._meta >= self.table_at:
-            raise self._corrupt("has its inodes out of bounds")
+            raise self.corrupt("has its inodes out of bounds")
         self.devices = tuple(self._device(i) for i in range(devices))
         self.packs = tuple(pack for pack, _ in self.devices)
 
@@ -124,29 +123,36 @@ class Image:
         try:
             return int(tag.rstrip(b"\0"), 16), blocks
         except ValueError:
-            raise self._corrupt("has a bad pack name") from None
+            raise self.corrupt("has a bad pack name") from None
+
+    def whole(self) -> bytes:
+        """The file's bytes."""
+        return self._map[:]
+
+    def corrupt(self, what: str) -> Corrupt:
+        return Corrupt(f"tree file {what}", path=self.path)
 
     def _bytes(self, start: int, size: int) -> bytes:
         if start < 0 or size < 0 or start + size > self._size:
-            raise self._corrupt("points outside itself")
+            raise self.corrupt("points outside itself")
         return self._map[start : start + size]
 
     @property
     def root(self) -> Inode:
         root = self.inode(0)
         if not stat.S_ISDIR(root.mode):
-            raise self._corrupt("has a root that is no directory")
+            raise self.corrupt("has a root that is no directory")
         return root
 
     def inode(self, nid: int) -> Inode:
         """Raises Corrupt for a nid outside the tree."""
         at = self._meta + nid * disk.SLOT
         if nid < 0 or at + disk.INODE.size > self.table_at:
-            raise self._corrupt(f"has no inode {nid}")
+            raise self.corrupt(f"has no inode {nid}")
         form, icount, mode, _, size, data, ino, uid, gid, mtime, nsec, nlink = disk.INODE.unpack_from(self._map, at)
         layout = form >> 1
         if not form & 1 or layout not in (disk.PLAIN, disk.INLINE, disk.CHUNKS) or nsec >= 1_000_000_000:
-            raise self._corrupt(f"has a bad inode {nid}")
+            raise self.corrupt(f"has a bad inode {nid}")
         rdev = os.makedev(*disk.decode_device(data)) if mode & 0xB000 == stat.S_IFCHR & 0xB000 else 0
         xattr_at = at + disk.INODE.size
         tail_at = xattr_at + (disk.XATTR_HEADER + 4 * (icount - 1) if icount else 0)
@@ -165,7 +171,7 @@ class Image:
             prefix = disk.XATTR_PREFIXES.get(index)
             value_at = at + 4 + length
             if prefix is None or value_at + size > len(data):
-                raise self._corrupt(f"has a bad xattr in inode {inode.nid}")
+                raise self.corrupt(f"has a bad xattr in inode {inode.nid}")
             found[prefix + data[at + 4 : value_at]] = data[value_at : value_at + size]
             at = disk.round_up(value_at + size, 4)
         return found
@@ -173,14 +179,14 @@ class Image:
     def _dirents(self, block: bytes, nid: int) -> tuple[list[tuple[int, int, int]], list[bytes]]:
         count = disk.DIRENT.unpack_from(block)[1] // disk.DIRENT.size if len(block) >= disk.DIRENT.size else 0
         if not count or count * disk.DIRENT.size > len(block):
-            raise self._corrupt(f"has a bad directory {nid}")
+            raise self.corrupt(f"has a bad directory {nid}")
         entries = list(disk.DIRENT.iter_unpack(block[: count * disk.DIRENT.size]))
         ends = [entry[1] for entry in entries[1:]]
         ends.append(len(block))
         names = [block[entry[1] : end] for entry, end in zip(entries, ends, strict=True)]
         names[-1] = names[-1].rstrip(b"\0")
         if entries[0][1] != count * disk.DIRENT.size or not all(names) or any(b"/" in name for name in names):
-            raise self._corrupt(f"has a bad directory {nid}")
+            raise self.corrupt(f"has a bad directory {nid}")
         return entries, names
 
     def listdir(self, directory: Inode) -> Iterator[DirEntry]:
@@ -193,7 +199,7 @@ class Image:
                 if name in (b".", b".."):
                     continue
                 if not 1 <= kind <= 7:
-                    raise self._corrupt(f"has a bad directory {directory.nid}")
+                    raise self.corrupt(f"has a bad directory {directory.nid}")
                 yield DirEntry(name, nid, disk.FILE_TYPES[kind])
 
     def lookup(self, directory: Inode, name: bytes) -> Inode | None:
@@ -227,7 +233,7 @@ class Image:
         """How many entries the dirent block at `at` has."""
         start = disk.DIRENT.unpack_from(self._map, at)[1] if size > disk.DIRENT.size else 0
         if not start or start % disk.DIRENT.size or start >= size:
-            raise self._corrupt("has a bad directory")
+            raise self.corrupt("has a bad directory")
         return int(start // disk.DIRENT.size)
 
     def _name(self, at: int, size: int, index: int, count: int) -> bytes:
@@ -236,7 +242,7 @@ class Image:
         last = index + 1 == count
         end = size if last else disk.DIRENT.unpack_from(self._map, place + disk.DIRENT.size)[1]
         if not count * disk.DIRENT.size <= start < end <= size:
-            raise self._corrupt("has a bad directory")
+            raise self.corrupt("has a bad directory")
         name = self._map[at + start : at + end]
         return name.rstrip(b"\0") if last else name
 
@@ -247,7 +253,7 @@ class Image:
         inline = inode.layout == disk.INLINE and index == last
         at = inode.tail_at if inline else (inode.data + index) * disk.BLOCK
         if inode.layout == disk.CHUNKS or inode.size > self._size or last < 0 or at + size > self._size:
-            raise self._corrupt(f"has bad data in inode {inode.nid}")
+            raise self.corrupt(f"has bad data in inode {inode.nid}")
         return at, size
 
     def _want_directory(self, inode: Inode) -> None:
@@ -259,7 +265,7 @@ class Image:
         if not stat.S_ISLNK(inode.mode):
             raise OSError(22, "not a symlink in the tree", self.path)
         if not 0 < inode.size < disk.BLOCK:
-            raise self._corrupt(f"has a bad symlink {inode.nid}")
+            raise self.corrupt(f"has a bad symlink {inode.nid}")
         at, size = self._block_place(inode, 0)
         return self._map[at : at + size]
 
@@ -268,7 +274,7 @@ class Image:
         if not stat.S_ISREG(inode.mode) or not inode.size:
             return None
         if not 0 < inode.ino <= self.table_count:
-            raise self._corrupt(f"has no identity for inode {inode.nid}")
+            raise self.corrupt(f"has no identity for inode {inode.nid}")
         return self._bytes(self.table_at + (inode.ino - 1) * 32, 32)
 
     def place(self, inode: Inode) -> Place:
@@ -276,12 +282,12 @@ class Image:
         if not stat.S_ISREG(inode.mode) or not inode.size:
             return Place(disk.KIND_NONE, 0, 0)
         if inode.layout != disk.CHUNKS or not inode.data & disk.CHUNK_INDEXES:
-            raise self._corrupt(f"has bad data in inode {inode.nid}")
+            raise self.corrupt(f"has bad data in inode {inode.nid}")
         _, device, block = disk.CHUNK_INDEX.unpack(self._bytes(disk.round_up(inode.tail_at, 8), 8))
         if block == disk.NOWHERE:
             return Place(disk.KIND_OBJECT, 0, 0)
         if not 0 < device <= len(self.packs):
-            raise self._corrupt(f"has no pack for inode {inode.nid}")
+            raise self.corrupt(f"has no pack for inode {inode.nid}")
         return Place(disk.KIND_PACK, self.packs[device - 1], block)
 
     def contents(self) -> bytes:

@@ -51,7 +51,7 @@ def load_tree(image: Image) -> Node:
         for entry in image.listdir(inode):
             seen += 1
             if seen > image.entries:
-                raise image._corrupt("has a loop")
+                raise image.corrupt("has a loop")
             child = image.inode(entry.nid)
             if stat.S_ISDIR(child.mode):
                 directories.append((child, attach(node, entry.name, _directory_node(image, child))))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import struct
 
 from layerfs._pure import disk
-from layerfs._pure.erofs import write_tree
-from layerfs._pure.hashes import crc32c, xxh64
+from layerfs._pure.erofs import build_tree, write_tree
 from layerfs._pure.image import Image
 from layerfs._pure.merge import load_tree
 from layerfs._pure.tree import Content, Node
-from layerfs.errors import Corrupt, InvalidInput
+from layerfs.errors import Corrupt, InvalidArchive, InvalidInput
 
 _MOVE = struct.Struct("<QIIQQ")  # old pack, old block, new block, new pack, zero
 
@@ -27,10 +26,8 @@ def remap_tree(path: str, out_path: str, mapping: bytes, /) -> None:
     with Image(path) as image:
         root = load_tree(image)
         _move(root, moves)
-        table = image.contents()
-        identities = [table[at : at + 32] for at in range(0, len(table), 32)]
         merged = image.kind == "merged"
-        write_tree(root, out_path, merged=merged, subject=image.subject, extra_table=identities)
+        write_tree(root, out_path, merged=merged, subject=image.subject, extra_table=_identities(image))
 
 
 def _move(root: Node, moves: dict[tuple[int, int], tuple[int, int]]) -> None:
@@ -50,18 +47,21 @@ def _moved(content: Content, moves: dict[tuple[int, int], tuple[int, int]]) -> C
 
 
 def verify_tree(path: str, /) -> bool:
-    """Whether header, superblock and table are sound and both checksums fit.
+    """Whether a tree file is sound: nothing is left to choice, so writing its tree again must give the same bytes.
 
     Raises:
+        StoreVersionError: another version of the format.
         OSError: the file cannot be read.
     """
     try:
         with Image(path) as image:
-            first = bytearray(image._bytes(disk.SUPER_AT, disk.BLOCK - disk.SUPER_AT))
-            crc = int.from_bytes(first[4:8], "little")
-            struct.pack_into("<I", first, 4, 0)
-            return crc == crc32c(first) and image.checksum == xxh64(
-                image._bytes(disk.SUPER_AT, image._size - disk.SUPER_AT)
-            )
-    except Corrupt:
+            root, merged = load_tree(image), image.kind == "merged"
+            again, _ = build_tree(root, merged, image.subject, (), _identities(image), image.devices)
+            return again == image.whole()
+    except (Corrupt, InvalidArchive):
         return False
+
+
+def _identities(image: Image) -> list[bytes]:
+    table = image.contents()
+    return [table[at : at + 32] for at in range(0, len(table), 32)]

@@ -63,7 +63,7 @@ class Tree(Image):
                     break
                 seen += 1
                 if seen > self.entries:
-                    raise self._corrupt("has a loop")
+                    raise self.corrupt("has a loop")
                 yield path, inode
             else:
                 stack.pop()

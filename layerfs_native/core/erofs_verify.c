@@ -19,6 +19,8 @@ int lfs_image_checksums(const struct lfs_image *image, struct lfs_error *error)
 	lfs_set32(front + EROFS_SB_CHECKSUM, 0);
 	if (lfs_crc32c(UINT32_MAX, front, sizeof front) != lfs_get32(image->base + EROFS_SUPER_AT + EROFS_SB_CHECKSUM))
 		return lfs_fail(error, -EIO, "damaged tree file: its superblock checksum does not fit");
+	if (memcmp(image->subject, image->base + EROFS_SUPER_AT + EROFS_SB_UUID, 16)) /* the header has no checksum of its own */
+		return lfs_fail(error, -EIO, "damaged tree file: its subject is not its UUID");
 	return 0;
 }
 
