@@ -7,6 +7,7 @@ import struct
 
 BLOCK = 4096
 SLOT = 32  # a nid counts these
+ROOT_NID = 1  # not 0: the kernel gives nids out as inode numbers, and C libraries skip entries with number 0
 
 MAGIC = b"LAYERFS\0"
 VERSION = 1

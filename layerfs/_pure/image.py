@@ -108,7 +108,7 @@ class Image:
         fields = disk.SUPER.unpack_from(self._map, disk.SUPER_AT)
         magic, bits, root, self.inode_count, blocks, meta = (fields[i] for i in (0, 3, 5, 6, 9, 10))
         incompat, devices, slot = fields[14], fields[16], fields[17]
-        if magic != disk.EROFS_MAGIC or bits != 12 or root != 0 or blocks * disk.BLOCK != self._size:
+        if magic != disk.EROFS_MAGIC or bits != 12 or root != disk.ROOT_NID or blocks * disk.BLOCK != self._size:
             raise self.corrupt("has a bad superblock")
         if incompat & ~(disk.CHUNKED | disk.DEVICE_TABLE) or (devices and slot * 128 != disk.DEVICE_AT):
             raise self.corrupt("has unknown features")
@@ -139,7 +139,7 @@ class Image:
 
     @property
     def root(self) -> Inode:
-        root = self.inode(0)
+        root = self.inode(disk.ROOT_NID)
         if not stat.S_ISDIR(root.mode):
             raise self.corrupt("has a root that is no directory")
         return root

@@ -113,7 +113,7 @@ def _encode_xattr(name: bytes, value: bytes) -> bytes:
 
 def lay_out(inodes: list[PlacedInode], meta_block: int) -> tuple[int, int]:
     """Give every inode its place; returns the bytes of the meta region and the blocks of the data region."""
-    offset, data_block = 0, 0
+    offset, data_block = disk.ROOT_NID * disk.SLOT, 0
     owners = []
     for inode in inodes:
         inode.xattrs = _encode_xattrs(inode.node)

@@ -227,7 +227,7 @@ static int place_node(const struct lfs_layout *layout, struct lfs_node *node, st
 
 static int place_nodes(struct lfs_layout *layout, struct lfs_error *error)
 {
-	struct place place = {0, 0};
+	struct place place = {(uint64_t)LFS_ROOT_NID * EROFS_SLOT, 0};
 	uint32_t with_content = 0, without = layout->content_count;
 	for (uint32_t i = 0; i < layout->inode_count; i++) {
 		struct lfs_node *node = lfs_node_at(layout->tree, layout->order[i]);

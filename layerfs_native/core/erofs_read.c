@@ -22,7 +22,7 @@ static bool front_is_sound(struct lfs_image *image)
 	image->meta = (uint64_t)lfs_get32(super + EROFS_SB_META) * LFS_BLOCK;
 	image->devices = lfs_get16(super + EROFS_SB_DEVICES);
 	return lfs_get32(super + EROFS_SB_MAGIC) == EROFS_MAGIC && super[EROFS_SB_BLOCK_BITS] == EROFS_BLOCK_BITS &&
-	       !lfs_get16(super + EROFS_SB_ROOT_NID) &&
+	       lfs_get16(super + EROFS_SB_ROOT_NID) == LFS_ROOT_NID &&
 	       incompat == (EROFS_INCOMPAT_CHUNKED | (image->devices ? EROFS_INCOMPAT_DEVICES : 0)) &&
 	       lfs_get32(super + EROFS_SB_BLOCKS) == image->size / LFS_BLOCK &&
 	       image->meta >= EROFS_DEVICES_AT + (uint64_t)EROFS_DEVICE_SIZE * image->devices && image->table % LFS_BLOCK == 0 &&
@@ -40,7 +40,7 @@ static int read_front(struct lfs_image *image, struct lfs_error *error)
 	uint32_t kind = lfs_get32(image->base + LFS_HEADER_AT_KIND);
 	image->merged = kind == 2;
 	memcpy(image->subject, image->base + LFS_HEADER_AT_SUBJECT, LFS_ID_SIZE);
-	if ((kind != 1 && kind != 2) || !front_is_sound(image) || lfs_image_inode(image, 0, &root) < 0 || !S_ISDIR(root.mode))
+	if ((kind != 1 && kind != 2) || !front_is_sound(image) || lfs_image_inode(image, LFS_ROOT_NID, &root) < 0 || !S_ISDIR(root.mode))
 		return lfs_fail(error, -EIO, "damaged tree file");
 	return 0;
 }

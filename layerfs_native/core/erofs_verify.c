@@ -157,7 +157,7 @@ static int check_counts(const struct check *check)
 
 static int check_structure(struct check *check)
 {
-	int rc = meet(check, 0, EROFS_FT_DIR, 0);
+	int rc = meet(check, LFS_ROOT_NID, EROFS_FT_DIR, LFS_ROOT_NID);
 	for (uint64_t i = 0; !rc && i < check->queued; i++)
 		rc = check_directory(check, &check->queue[i]);
 	return rc ? rc : check_counts(check);

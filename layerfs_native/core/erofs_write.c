@@ -74,6 +74,7 @@ static void fill_superblock(const struct lfs_layout *layout, const uint8_t *subj
 	lfs_set32(super + EROFS_SB_MAGIC, EROFS_MAGIC);
 	lfs_set32(super + EROFS_SB_COMPAT, EROFS_COMPAT);
 	super[EROFS_SB_BLOCK_BITS] = EROFS_BLOCK_BITS;
+	lfs_set16(super + EROFS_SB_ROOT_NID, LFS_ROOT_NID);
 	lfs_set64(super + EROFS_SB_INODES, layout->inode_count);
 	lfs_set32(super + EROFS_SB_BLOCKS, (uint32_t)(layout->size / LFS_BLOCK));
 	lfs_set32(super + EROFS_SB_META, (uint32_t)(layout->meta / LFS_BLOCK));

@@ -71,7 +71,7 @@ static int survey(struct merge *merge)
 	struct lfs_dirent entry;
 	struct lfs_inode inode;
 	struct lfs_image_marks marks;
-	int rc = lfs_source_enter(source, 0, 0);
+	int rc = lfs_source_enter(source, LFS_ROOT_NID, 0);
 	while (!rc && !(rc = lfs_source_next(source, &entry, &inode))) {
 		if (lfs_image_marks(&source->image, &inode, &marks) < 0)
 			return lfs_source_damaged(source, "extended attributes");
@@ -217,7 +217,7 @@ static int apply_root(struct merge *merge)
 	struct lfs_source *source = &merge->source;
 	struct lfs_inode root;
 	struct lfs_image_marks marks;
-	if (lfs_image_inode(&source->image, 0, &root) < 0 || lfs_image_marks(&source->image, &root, &marks) < 0)
+	if (lfs_image_inode(&source->image, LFS_ROOT_NID, &root) < 0 || lfs_image_marks(&source->image, &root, &marks) < 0)
 		return lfs_source_damaged(source, "its root");
 	int rc = enter_directory(merge, LFS_ROOT, &root, &marks);
 	return rc < 0 ? rc : apply_frames(merge);

@@ -68,15 +68,18 @@ static int make_node(struct remap *remap, const struct lfs_inode *inode, const s
 		return link_node(source, inode, marks->path, number);
 	if (marks->whiteout) {
 		int rc = lfs_node_new(source->tree, S_IFCHR, number);
-		if (!rc)
-			lfs_node_at(source->tree, *number)->flags = LFS_NODE_WHITEOUT;
-		return rc;
+		if (rc < 0)
+			return lfs_source_fail(source, rc);
+		lfs_node_at(source->tree, *number)->flags = LFS_NODE_WHITEOUT;
+		return 0;
 	}
 	bool known = inode->nlink > 1 && !S_ISDIR(inode->mode) && lfs_source_mapped(source, inode->nid) != LFS_NONE;
 	int rc = 0;
 	if (!S_ISDIR(inode->mode))
 		rc = lfs_source_node(source, inode, number);
-	else if (!(rc = lfs_node_new(source->tree, inode->mode, number)))
+	else if ((rc = lfs_node_new(source->tree, inode->mode, number)) < 0)
+		lfs_source_fail(source, rc);
+	else
 		rc = lfs_source_attributes(source, inode, lfs_node_at(source->tree, *number));
 	if (rc < 0 || known)
 		return rc;
@@ -119,7 +122,7 @@ static int load(struct remap *remap)
 	struct lfs_dirent entry;
 	struct lfs_inode inode;
 	struct lfs_node *root = lfs_node_at(source->tree, LFS_ROOT);
-	int rc = lfs_source_enter(source, 0, LFS_ROOT);
+	int rc = lfs_source_enter(source, LFS_ROOT_NID, LFS_ROOT);
 	if (rc < 0)
 		return rc;
 	inode = source->directory;

@@ -259,7 +259,7 @@ static int run_image(const char *path, bool dump)
 		return rc;
 	if (!dump)
 		rc = lfs_image_verify(&image, &error);
-	else if (!(rc = lfs_image_inode(&image, 0, &root)) && !(rc = print_inode(&image, "", &root)))
+	else if (!(rc = lfs_image_inode(&image, LFS_ROOT_NID, &root)) && !(rc = print_inode(&image, "", &root)))
 		rc = dump_directory(&image, &root, "", 0);
 	lfs_image_close(&image);
 	return rc;

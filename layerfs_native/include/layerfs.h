@@ -13,6 +13,7 @@
 #define LFS_BLOCK 4096u
 #define LFS_PACK_MAX 131072u /* contents up to this size live in packs */
 #define LFS_NAME_MAX 255u
+#define LFS_ROOT_NID 1u /* of every tree file; not 0: the kernel gives nids out as inode numbers, and C libraries skip entries with number 0 */
 
 enum { LFS_KIND_NONE = 0, LFS_KIND_PACK = 1, LFS_KIND_OBJECT = 2 };
 enum { LFS_FLAG_SPARSE = 1 };
