@@ -1,1 +1,1 @@
-"""Private part of layerfs; see docs/architecture.md."""
+"""The union spoken as FUSE operations (engine `python`); the server process. Imported by that process alone."""

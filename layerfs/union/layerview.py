@@ -193,10 +193,12 @@ class LayerView:
         if node.is_dir:
             fresh = os.fstat(self.host.fd) if not node.path else self.host.lstat(node.path)
             entry = fresh or entry
-        size, blocks = entry.st_size, entry.st_blocks
-        if node.below is not None and not node.is_dir:
-            blocks = -(-size // 512)
-        return attributes_of(entry, self._ino(node, entry), blocks=blocks)
+        ino = self._ino(node, entry)
+        if node.below is None:
+            return attributes_of(entry, ino)
+        if node.is_dir:  # nobody counts subdirectories on both sides; 1 keeps find(1) from relying on the number
+            return attributes_of(entry, ino, nlink=1)
+        return attributes_of(entry, ino, blocks=-(-entry.st_size // 512))
 
     def _lower_attributes(self, node: LayerNode) -> Attributes:
         assert self.below is not None and node.below is not None

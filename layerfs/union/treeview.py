@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from layerfs.errors import Corrupt
 from layerfs.layer.tree import Inode, Tree
 from layerfs.union.content import Contents
 from layerfs.union.format import TREE_INO, encode_origin
@@ -16,9 +17,9 @@ class TreeNode(Node):
 
 
 class TreeView:
-    """A merged tree with its contents. `uuid` names the tree in origin marks."""
+    """A merged tree; without `contents` it shows no bytes. `uuid` names the tree in origin marks."""
 
-    def __init__(self, tree: Tree, contents: Contents) -> None:
+    def __init__(self, tree: Tree, contents: Contents | None) -> None:
         self._tree, self._contents = tree, contents
         self.uuid = tree.subject[:16]
         self._root = self._node(b"", tree.root)
@@ -68,6 +69,8 @@ class TreeView:
         return self._tree.xattrs(self._inode(node))
 
     def content(self, node: Node) -> Content:
+        if self._contents is None:
+            raise Corrupt("this tree was opened without its contents")
         return self._contents.open(self._tree, self._inode(node))
 
     def links(self, node: Node) -> list[bytes]:
@@ -81,4 +84,5 @@ class TreeView:
         return b"origin", encode_origin(self.uuid, self._inode(node).nid)
 
     def close(self) -> None:
-        self._contents.close()
+        if self._contents is not None:
+            self._contents.close()

@@ -18,12 +18,11 @@ from layerfs.union import plan
 from layerfs.union.body import Body
 from layerfs.union.content import Contents
 from layerfs.union.format import TRUSTED, USER, Marks
-from layerfs.union.host import EXCHANGE, NOREPLACE, HostDir
-from layerfs.union.layerview import LayerNode, LayerView, require
+from layerfs.union.host import EXCHANGE, NOREPLACE
+from layerfs.union.layerview import LayerNode, require
 from layerfs.union.node import Attributes, Content, Listed, Node, View, find, split
 from layerfs.union.plan import Data, Facts
-from layerfs.union.treeview import TreeView
-from layerfs.union.upper import Upper, copy_content
+from layerfs.union.upper import Upper, copy_content, open_upper, stack_view
 
 __all__ = ["Union"]
 
@@ -51,26 +50,20 @@ class Union:
         frozen: Sequence[Path] = (),
         sync: bool = True,
     ) -> None:
-        marks = TRUSTED if os.geteuid() == 0 else USER
-        view: View = TreeView(tree, contents)
-        for directory in reversed(frozen):
-            view = LayerView(HostDir(directory), view, marks)
-        self._marks: Marks = marks
+        self._marks: Marks = TRUSTED if os.geteuid() == 0 else USER
         self._upper: Upper | None = None
         if upper is not None and work is not None:
-            top = LayerView(HostDir(upper), view, marks)
-            self._upper = Upper(top, work, sync=sync)
-            view = top
-        self._view = view
+            self._upper = open_upper(tree, contents, upper, work, frozen, marks=self._marks, sync=sync)
+            self._view: View = self._upper.view
+        else:
+            self._view = stack_view(tree, contents, frozen, self._marks)
         self._bodies: dict[int, Body] = {}
 
     def close(self) -> None:
         for body in self._bodies.values():
             body.close()
         self._bodies.clear()
-        if self._upper is not None:
-            self._upper.close()
-        self._view.close()
+        (self._view if self._upper is None else self._upper).close()
 
     @property
     def writable(self) -> bool:
@@ -186,20 +179,7 @@ class Union:
         )
 
     def _parent_here(self, path: bytes) -> LayerNode:
-        """Copies up the directories above a name that is going to change. Returns the directory's node."""
-        upper = self._writer()
-        parts = path.split(b"/")[:-1]
-        here = []
-        for count in range(1, len(parts) + 1):
-            directory = b"/".join(parts[:count])
-            node = require(upper.view.find(directory), directory)
-            if not node.is_dir:
-                raise _error(errno.ENOTDIR, path)
-            if node.here:
-                here.append(directory)
-        upper.perform(plan.plan_parents(path, here))
-        directory = split(path)[0]
-        return require(upper.view.find(directory), directory)
+        return self._writer().copy_parents(path)
 
     def _copy_up(self, path: bytes, data: Data) -> None:
         upper = self._writer()

@@ -7,14 +7,18 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from layerfs.layer.tree import Tree
 from layerfs.union import plan
+from layerfs.union.content import Contents
+from layerfs.union.format import TRUSTED, Marks
 from layerfs.union.host import EXCHANGE, NOREPLACE, WHITEOUT, HostDir, rename
 from layerfs.union.layerview import LayerNode, LayerView, require
-from layerfs.union.node import Attributes, Content, join, split
+from layerfs.union.node import Attributes, Content, View, join, split
+from layerfs.union.treeview import TreeView
 
 SCRATCH = "scratch"  # below work/; overlayfs itself only touches work/work and work/index
 _CHUNK = 1 << 20
@@ -39,6 +43,7 @@ class Upper:
 
     def close(self) -> None:
         self.scratch.close()
+        self.view.close()
 
     # scratch
 
@@ -46,14 +51,12 @@ class Upper:
         """What a crash left: hard-linked copies that have not got all their names get them; the rest goes."""
         for entry in self.scratch.scan(b""):
             if entry.name.startswith(_LINKS):
-                found = self.view.named(int(entry.name[len(_LINKS) :], 16))
-                self._finish_links(entry.name, [path for path in found if self._parent_here(path)])
+                names = self.view.named(int(entry.name[len(_LINKS) :], 16))
+                for path in names:
+                    self.copy_parents(path)
+                self._finish_links(entry.name, names)
             else:
                 self.scratch.remove_tree(entry.name)
-
-    def _parent_here(self, path: bytes) -> bool:
-        parent = self.view.find(split(path)[0])
-        return parent is not None and parent.here
 
     def temporary(self) -> bytes:
         return b"%x-%d" % (os.getpid(), next(self._names))
@@ -69,6 +72,20 @@ class Upper:
             raise
 
     # performing
+
+    def copy_parents(self, path: bytes) -> LayerNode:
+        """Copies up the directories above a name that is going to change. Returns the last one's node."""
+        parts = path.split(b"/")[:-1]
+        here = []
+        for count in range(1, len(parts) + 1):
+            directory = b"/".join(parts[:count])
+            node = self._node(directory)
+            if not node.is_dir:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fsdecode(path))
+            if node.here:
+                here.append(directory)
+        self.perform(plan.plan_parents(path, here))
+        return self._node(split(path)[0])
 
     def perform(self, steps: Iterable[plan.Step]) -> None:
         for step in steps:
@@ -91,7 +108,7 @@ class Upper:
             if len(step.names) == 1:
                 self._publish_copy(name, step.path)
                 return
-            complete = _LINKS + b"%x" % attributes.ino
+            complete = links_name(attributes.ino)
             rename(self.scratch.fd, name, self.scratch.fd, complete)
         self._finish_links(complete, step.names)
 
@@ -371,6 +388,43 @@ class Upper:
     def _forget(self) -> None:
         self.host.forget()
         self.view.forget()
+
+
+def links_name(ino: int) -> bytes:
+    """Where in scratch a copy of a hard-linked lower inode waits for its names."""
+    return _LINKS + b"%x" % ino
+
+
+def open_upper(
+    tree: Tree,
+    contents: Contents | None,
+    upper: Path,
+    work: Path,
+    frozen: Sequence[Path] = (),
+    *,
+    marks: Marks = TRUSTED,
+    sync: bool = True,
+) -> Upper:
+    """The writable stack: `upper` over `frozen` (newest first) over a tree. `close` frees all of it."""
+    view = stack_view(tree, contents, [upper, *frozen], marks)
+    try:
+        assert isinstance(view, LayerView)
+        return Upper(view, work, sync=sync)
+    except BaseException:
+        view.close()
+        raise
+
+
+def stack_view(tree: Tree, contents: Contents | None, layers: Sequence[Path], marks: Marks) -> View:
+    """Upper-format directories, newest first, over a tree."""
+    view: View = TreeView(tree, contents)
+    try:
+        for directory in reversed(layers):
+            view = LayerView(HostDir(directory), view, marks)
+    except BaseException:
+        view.close()
+        raise
+    return view
 
 
 def copy_content(content: Content, fd: int) -> None:

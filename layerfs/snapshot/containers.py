@@ -1,0 +1,239 @@
+"""Containers as records, and the directories of their writable layers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from layerfs.errors import AlreadyExists, Ambiguous, ContainerNotFound, InUse, StoreError
+from layerfs.snapshot.names import check_name, generate_name
+from layerfs.snapshot.table import MountTable
+from layerfs.store.index import Txn
+from layerfs.store.leases import NEWBORN_SECONDS
+from layerfs.store.root import StoreRoot
+
+__all__ = ["ContainerRecord", "Containers"]
+
+_TABLE, _NAMES = "containers", "names"
+_HEX = re.compile(r"[0-9a-f]{1,64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRecord:
+    """A container's row. `image`: hex of the image's config digest; `config` and `state` belong to who runs it."""
+
+    id: str
+    name: str
+    image: str
+    created_ns: int
+    engine: str = ""
+    config: dict[str, Any] = field(default_factory=dict, hash=False)
+    state: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "image": self.image,
+            "created": self.created_ns,
+            "engine": self.engine,
+            "config": self.config,
+            "state": self.state,
+        }
+
+    @classmethod
+    def from_row(cls, id: str, row: dict[str, Any]) -> ContainerRecord:
+        return cls(
+            id=id,
+            name=str(row["name"]),
+            image=str(row["image"]),
+            created_ns=int(row["created"]),
+            engine=str(row.get("engine", "")),
+            config=dict(row.get("config", {})),
+            state=dict(row.get("state", {})),
+        )
+
+
+class Containers:
+    """The containers of one store. Names are docker's: unique, checked in the transaction that takes them."""
+
+    def __init__(self, root: StoreRoot) -> None:
+        self._root = root
+
+    def create(
+        self, image: str, name: str | None = None, config: dict[str, Any] | None = None, *, engine: str = ""
+    ) -> ContainerRecord:
+        """A new container: first its directories, then the rows that make it visible.
+
+        Raises:
+            AlreadyExists: the name is taken (docker's words). InvalidInput: not a name.
+        """
+        wanted = check_name(name) if name is not None else None
+        id = self._new_id()
+        path = self._root.container_path(id)
+        for directory in (path, path / "upper", path / "work", path / "merged"):
+            directory.mkdir(0o755 if directory.name == "upper" else 0o700)
+        try:
+            self._root.durable([path])
+            with self._root.index.update() as txn:
+                chosen = wanted or generate_name(lambda each: txn.get(_NAMES, each.encode()) is not None)
+                record = ContainerRecord(id, chosen, image, time.time_ns(), engine, dict(config or {}))
+                self._take_name(txn, chosen, id)
+                txn.put_json(_TABLE, id.encode(), record.row())
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        return record
+
+    @staticmethod
+    def _new_id() -> str:
+        """64 hex digits; docker's short form must not look like a number."""
+        while True:
+            id = secrets.token_hex(32)
+            if not id[:12].isdigit():
+                return id
+
+    @staticmethod
+    def _take_name(txn: Txn, name: str, id: str) -> None:
+        owner = txn.get(_NAMES, name.encode())
+        if owner is not None:
+            raise AlreadyExists(
+                f'Conflict. The container name "/{name}" is already in use by container "{owner.decode()}". '
+                "You have to remove (or rename) that container to be able to reuse that name."
+            )
+        txn.put(_NAMES, name.encode(), id.encode())
+
+    def get(self, name_or_id: str) -> ContainerRecord:
+        """By full ID, name, or unique ID prefix, in this order (as docker).
+
+        Raises:
+            ContainerNotFound, Ambiguous.
+        """
+        with self._root.index.view() as txn:
+            return self._find(txn, name_or_id)
+
+    def _find(self, txn: Txn, text: str) -> ContainerRecord:
+        wanted = text.removeprefix("/")
+        row = txn.get_json(_TABLE, wanted.encode("utf-8", "surrogateescape")) if len(wanted) == 64 else None
+        if row is not None:
+            return ContainerRecord.from_row(wanted, row)
+        owner = txn.get(_NAMES, wanted.encode("utf-8", "surrogateescape")[:400]) if wanted else None
+        if owner is not None:
+            return ContainerRecord.from_row(owner.decode(), txn.get_json(_TABLE, owner))
+        found = list(txn.scan_json(_TABLE, wanted.encode())) if _HEX.match(wanted) else []
+        if len(found) > 1:
+            ids = tuple(key.decode() for key, _ in found)
+            raise Ambiguous(f"multiple containers match {text!r}: {', '.join(i[:12] for i in ids)}", candidates=ids)
+        if not found:
+            raise ContainerNotFound(f"No such container: {text}")
+        return ContainerRecord.from_row(found[0][0].decode(), found[0][1])
+
+    def list(self) -> list[ContainerRecord]:
+        """Newest first."""
+        with self._root.index.view() as txn:
+            found = [ContainerRecord.from_row(key.decode(), row) for key, row in txn.scan_json(_TABLE)]
+        return sorted(found, key=lambda record: (-record.created_ns, record.id))
+
+    def rename(self, name_or_id: str, new_name: str) -> ContainerRecord:
+        """Raises AlreadyExists when the name is taken, also by the container itself."""
+        wanted = check_name(new_name)
+        with self._root.index.update() as txn:
+            record = self._find(txn, name_or_id)
+            self._take_name(txn, wanted, record.id)
+            txn.delete(_NAMES, record.name.encode())
+            renamed = replace(record, name=wanted)
+            txn.put_json(_TABLE, record.id.encode(), renamed.row())
+        return renamed
+
+    def update(self, id: str, change: Callable[[ContainerRecord], ContainerRecord]) -> ContainerRecord:
+        """Replaces the row by what `change` makes of it, in one transaction. Id and name stay."""
+        with self._root.index.update() as txn:
+            record = self._find(txn, id)
+            changed = replace(change(record), id=record.id, name=record.name)
+            txn.put_json(_TABLE, record.id.encode(), changed.row())
+        return changed
+
+    def remove(self, name_or_id: str, *, force: bool = False) -> ContainerRecord:
+        """Removes the rows, then the directories. Whether it runs is the caller's question.
+
+        Raises:
+            InUse: it is mounted, unless `force`, which unmounts it lazily.
+        """
+        from layerfs.snapshot.mounting import unmount
+
+        record = self.get(name_or_id)
+        for mounted in MountTable(self._root).of_container(record.id):
+            if not force:
+                raise InUse(f"container {record.name} is mounted: unmount it first", path=mounted.target)
+            unmount(self._root, mounted.id, lazy=True)
+        with self._root.index.update() as txn:
+            txn.delete(_TABLE, record.id.encode())
+            if txn.get(_NAMES, record.name.encode()) == record.id.encode():
+                txn.delete(_NAMES, record.name.encode())
+        self.remove_files(record.id)
+        return record
+
+    def remove_files(self, id: str) -> None:
+        """The directory goes out of the way in one rename: a crash leaves only something for `clean_orphans`."""
+        path = self._root.container_path(id)
+        aside = path.with_name(f".removed-{id}")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return
+        _remove_tree(aside)
+
+    def clean_orphans(self) -> int:
+        """Removes directories without a row, which a crash during create or remove left; how many."""
+        with self._root.index.view() as txn:
+            known = {key.decode() for key, _ in txn.scan(_TABLE)}
+        removed = 0
+        for path in (self._root.path / "containers").iterdir():
+            newborn = not path.name.startswith(".removed-") and _age(path) < NEWBORN_SECONDS
+            if path.name not in known and not newborn:
+                _remove_tree(path)
+                removed += 1
+        return removed
+
+    # places
+
+    def path(self, id: str) -> Path:
+        return self._root.container_path(id)
+
+    def upper(self, id: str) -> Path:
+        return self.path(id) / "upper"
+
+    def work(self, id: str) -> Path:
+        return self.path(id) / "work"
+
+    def merged(self, id: str) -> Path:
+        return self.path(id) / "merged"
+
+
+def _age(path: Path) -> float:
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.lstat().st_mtime
+    return 0.0
+
+
+def _remove_tree(path: Path) -> None:
+    """Also what has mode 0 (the kernel's work directories)."""
+
+    def retry(function: Callable[..., Any], name: str, _: Any) -> None:
+        with contextlib.suppress(OSError):
+            Path(name).parent.chmod(0o700)
+            Path(name).chmod(0o700)
+            function(name)
+
+    shutil.rmtree(path, onerror=retry)
+    if os.path.lexists(path):
+        shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        raise StoreError("could not be removed", path=str(path))

@@ -1,0 +1,268 @@
+"""Mounting a tree, with or without a writable layer, by one of the engines; and unmounting it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+
+from layerfs import mount
+from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupported
+from layerfs.layer.tree import Tree
+from layerfs.snapshot.kernel import mount_kernel
+from layerfs.snapshot.python import start_server
+from layerfs.snapshot.settle import settle
+from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
+from layerfs.store.leases import process_start
+from layerfs.store.root import StoreRoot
+
+__all__ = ["ENGINES", "MountHandle", "Writable", "mount_tree", "unmount"]
+
+ENGINES = ("kernel", "python")
+_OPTIONS = {"nosuid", "nodev", "noexec", "volatile"}
+_END_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """A container's part of a mount. `frozen`: its upper-format directories below `upper`, newest first."""
+
+    container: str
+    upper: Path
+    work: Path
+    frozen: tuple[Path, ...] = ()
+
+
+@dataclass
+class MountHandle:
+    """A mount that somebody made; as a context manager it gives the path and unmounts at the end."""
+
+    path: Path
+    engine: str
+    id: str
+    _root: StoreRoot = field(repr=False)
+
+    def unmount(self, *, lazy: bool = False) -> None:
+        """Raises InUse when something uses it and `lazy` is false. A second call does nothing."""
+        unmount(self._root, self.id, lazy=lazy)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unmount()
+
+
+def mount_tree(
+    root: StoreRoot,
+    tree: Tree,
+    *,
+    engine: str,
+    target: Path,
+    writable: Writable | None = None,
+    read_only: bool = False,
+    image: str = "",
+    options: Collection[str] = (),
+) -> MountHandle:
+    """Mount a merged tree at `target`, an empty directory (made when missing).
+
+    Without `writable` the mount is read-only. With it and `read_only` the container's changes are shown but not
+    changed. `options`: nosuid, nodev, noexec, volatile (no syncing of copied files).
+
+    Raises:
+        InUse: the container has a writable mount already, or something is mounted at the target.
+        InvalidInput: the target is no empty directory, or an unknown engine or option.
+        Unsupported: the engine does not work here. MountError: why mounting failed. Nothing stays behind.
+    """
+    if engine not in ENGINES:
+        raise InvalidInput(f"unknown engine {engine!r} (there are {', '.join(ENGINES)})")
+    if unknown := set(options) - _OPTIONS:
+        raise InvalidInput(f"unknown mount option {min(unknown)!r}")
+    target = Path(os.path.realpath(target))
+    record = MountRecord.new(
+        target=str(target),
+        engine=engine,
+        image=image,
+        container=writable.container if writable else "",
+        read_only=read_only or writable is None,
+    ).with_process(os.getpid())
+    with contextlib.ExitStack() as stack:
+        lock_fd = stack.enter_context(_container_lock(root, writable)) if writable else None
+        made = _prepare_target(target)
+        record = replace(record, made=made)
+        MountTable(root).add(record)
+        try:
+            if writable is not None and not read_only:
+                keep = engine == "kernel" and not writable.frozen
+                settle(tree, writable.upper, writable.work, writable.frozen, keep_index=keep)
+            pid = _mount(root, tree, record, writable, options, lock_fd)
+            if pid is not None:
+                record = record.with_process(pid)
+                MountTable(root).add(record)
+        except BaseException:
+            with contextlib.suppress(LayerfsError):
+                unmount(root, record.id, lazy=True)
+            raise
+    return MountHandle(target, engine, record.id, root)
+
+
+def _mount(
+    root: StoreRoot,
+    tree: Tree,
+    record: MountRecord,
+    writable: Writable | None,
+    options: Collection[str],
+    lock_fd: int | None,
+) -> int | None:
+    """Makes the mount; the pid of its server, if it has one."""
+    frozen: Sequence[Path] = writable.frozen if writable else ()
+    upper: Path | None = writable.upper if writable else None
+    if record.engine == "python":
+        orders = {
+            "tree": tree.path,
+            "packs": str(root.path / "packs"),
+            "objects": str(root.path / "objects"),
+            "target": record.target,
+            "name": source_of(record.id),
+            "frozen": [str(path) for path in frozen],
+            "options": sorted(set(options) - {"volatile"}),
+            "volatile": "volatile" in options,
+            "read_only": record.read_only,
+        }
+        if writable is not None:
+            orders |= {"upper": str(writable.upper), "work": str(writable.work)}
+        return start_server(orders, lock_fd=lock_fd)
+    attributes = 0
+    for option in set(options) - {"volatile"} | ({"ro"} if record.read_only else set()):
+        attributes |= mount.ATTRIBUTES[option]
+    mount_kernel(
+        Path(record.target),
+        tree=Path(tree.path),
+        packs=[root.contents.pack_path(number) for number in tree.packs],
+        objects=root.path / "objects",
+        frozen=[*([upper] if upper and record.read_only else []), *frozen],
+        upper=mount.Upper(writable.upper, writable.work) if writable and not record.read_only else None,
+        source=source_of(record.id),
+        attributes=attributes,
+        volatile="volatile" in options,
+    )
+    return None
+
+
+@contextlib.contextmanager
+def _container_lock(root: StoreRoot, writable: Writable) -> Iterator[int]:
+    """Keeps others from mounting the container: for the time of mounting, and by its server as long as that lives.
+
+    A lock of the kernel, so a crash frees it; kernel mounts, which have no process, are found by their row.
+    """
+    fd = os.open(writable.upper.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _take(fd, writable.container)
+        table = MountTable(root)
+        table.clean_dead()
+        for record in table.of_container(writable.container):
+            if not record.read_only:
+                raise InUse(f"container {writable.container[:12]} is mounted already", path=record.target)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _take(fd: int, container: str) -> None:
+    """A mount in progress is over soon; a server's lock stays."""
+    deadline = time.monotonic() + 2
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InUse(f"container {container[:12]} is mounted already") from None
+            time.sleep(0.02)
+
+
+def _prepare_target(target: Path) -> bool:
+    """Checks that the target is an empty directory that nothing is mounted on; True when it had to be made."""
+    try:
+        target.mkdir()
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise InvalidInput(f"cannot make the mount point: {error.strerror}", path=str(target)) from error
+    else:
+        return True
+    if mount.entry_of(target) is not None:
+        raise InUse("something is mounted there already", path=str(target))
+    try:
+        empty = not any(target.iterdir())
+    except OSError as error:
+        raise InvalidInput(f"not usable as a mount point: {error.strerror}", path=str(target)) from error
+    if not empty:
+        raise InvalidInput("the mount point is not empty", path=str(target))
+    return False
+
+
+def unmount(root: StoreRoot, id: str, *, lazy: bool = False) -> None:
+    """Unmount by the mount's id; nothing happens when it is not mounted any more.
+
+    Returns when a server has ended too (unless `lazy`), so that the container's files are at rest.
+
+    Raises:
+        InUse: something uses the mount; says who.
+    """
+    table = MountTable(root)
+    records = [record for record in table.records() if record.id == id]
+    if not records:
+        return
+    record = records[0]
+    source = source_of(id).encode()
+    for entry in reversed([each for each in mount.mount_table() if each.source == source]):
+        _detach(Path(os.fsdecode(entry.target)), lazy)
+    if record.engine in SERVED and not lazy:
+        _await_end(record)
+    if record.made:
+        with contextlib.suppress(OSError):
+            Path(record.target).rmdir()
+    table.remove(id)
+
+
+def _detach(target: Path, lazy: bool) -> None:
+    """A FUSE server that has just answered may still hold something: one more try before "in use"."""
+    for patience in (0.05, 0.2, None):
+        try:
+            mount.detach(target, lazy=lazy)
+            return
+        except InUse:
+            if patience is None or mount.busy_processes(target):
+                raise
+            time.sleep(patience)
+
+
+def _await_end(record: MountRecord) -> None:
+    if record.pid == os.getpid():
+        return
+    deadline = time.monotonic() + _END_SECONDS
+    while process_start(record.pid) == record.pid_start:
+        if time.monotonic() > deadline:
+            raise MountError(f"unmounted, but the server (pid {record.pid}) has not ended", path=record.target)
+        time.sleep(0.005)
+
+
+def supported(engine: str) -> bool:
+    """Whether an engine could work here, without mounting anything."""
+    if engine == "kernel":
+        return os.geteuid() == 0 and "erofs" in _file_systems() and "overlay" in _file_systems()
+    if engine == "python":
+        return os.access("/dev/fuse", os.R_OK | os.W_OK)
+    raise Unsupported(f"no engine {engine!r}")
+
+
+def _file_systems() -> set[str]:
+    return {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines() if line}

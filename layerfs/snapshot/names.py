@@ -1,0 +1,56 @@
+"""Names of containers: what may be one, and what they are called when nobody says."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+from layerfs.errors import InvalidInput
+
+__all__ = ["check_name", "generate_name"]
+
+_PATTERN = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
+
+_ADJECTIVE_WORDS = """
+    able agile alert amber ample awake balanced blithe bold bright brisk calm candid careful cheerful civil clear clever
+    cosy crisp curious daring dapper deft eager earnest easy elated fair faithful fearless fluent frank fresh friendly
+    gallant gentle genial glad golden graceful grand handy happy hardy hearty helpful honest hopeful humble jolly jovial
+    keen kind lively loyal lucid lucky mellow merry mighty modest neat nimble noble patient placid plucky polite proud
+    prudent quick quiet ready robust serene sharp sincere sober spry stable steady stoic sturdy sunny swift tactful tidy
+    upbeat vivid warm watchful willing wise witty zesty
+"""
+
+_SURNAME_WORDS = """
+    abel agnesi ampere anning avogadro babbage bassi bernoulli boole born bose brahe brown cannon cantor carson cauchy
+    cavendish cerf chandra clarke codd cori curie dalton darwin dijkstra dirac ehrlich einstein erdos euclid euler
+    faraday fermat fermi feynman fibonacci fleming fourier franklin galileo galois gauss germain goodall hamilton hardy
+    hertz herschel hilbert hoare hodgkin hooke hopper hubble huygens hypatia joule kepler khayyam kilby knuth kolmogorov
+    lagrange lamarr lamport laplace leavitt leibniz liskov lovelace maxwell mcclintock meitner mendel mirzakhani moore
+    neumann newton nightingale noether pascal pasteur pauli payne planck poincare ptolemy ramanujan riemann ritchie
+    rubin sagan salk shannon sinoussi somerville tesla thompson torvalds turing volta wallace wiles wozniak wu yalow
+"""
+
+
+def check_name(name: str) -> str:
+    """A usable container name without its leading slash; docker's rule and words.
+
+    Raises:
+        InvalidInput: too short, or with other characters.
+    """
+    if not _PATTERN.match(name):
+        raise InvalidInput(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+    return name.removeprefix("/")
+
+
+def generate_name(taken: Callable[[str], bool]) -> str:
+    """`adjective_surname`; a digit is added when all tries are taken."""
+    for attempt in range(1000):
+        name = f"{random.choice(_ADJECTIVE_WORDS.split())}_{random.choice(_SURNAME_WORDS.split())}"
+        if name == "boring_wozniak":  # tradition
+            continue
+        if attempt >= 5:
+            name += str(random.randrange(10))
+        if not taken(name):
+            return name
+    return f"container_{random.getrandbits(64):016x}"

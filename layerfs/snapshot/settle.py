@@ -1,0 +1,78 @@
+"""Makes an upper directory that a kernel mount left fit for every engine.
+
+The kernel keeps hard-linked copies in `work/index` (option `index=on`), and leaves `work/work/incompat/volatile`
+behind when a volatile mount was not unmounted; both, and the mark that ties an upper root to one lower root, would
+stop or mislead the next mount. The caller holds the container's lock, and nothing is mounted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from layerfs.layer.tree import Tree
+from layerfs.union.format import TREE_INO, TRUSTED, decode_origin, encode_origin, is_whiteout
+from layerfs.union.upper import SCRATCH, links_name, open_upper
+
+__all__ = ["settle"]
+
+
+def settle(tree: Tree, upper: Path, work: Path, frozen: Sequence[Path] = (), *, keep_index: bool = False) -> None:
+    """Index entries become hard links under all names that are still visible; index and volatile leftovers go.
+
+    `keep_index`: a kernel mount over the same tree comes next; it goes on with its index.
+    """
+    index = work / "index"
+    ours = keep_index and _mark(upper, TRUSTED.name(b"origin")) == encode_origin(tree.subject[:16], tree.root.nid)
+    if index.exists() and not ours:
+        _adopt(index, work / SCRATCH, tree.subject[:16])
+        shutil.rmtree(index)
+        _drop(upper, TRUSTED.name(b"origin"))
+    if _has_entries(work / SCRATCH):
+        with contextlib.closing(open_upper(tree, None, upper, work, frozen)):
+            pass  # opening finishes what it finds there
+    if (work / "work").exists():
+        shutil.rmtree(work / "work", ignore_errors=True)
+
+
+def _adopt(index: Path, scratch: Path, uuid: bytes) -> None:
+    """Moves copies of hard-linked files to where the union looks for unfinished ones."""
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    for entry in sorted(index.iterdir()):
+        found = entry.lstat()
+        nid = _nid(entry.name, uuid)
+        if nid is None or stat.S_ISDIR(found.st_mode) or is_whiteout(found.st_mode, found.st_rdev):
+            continue
+        _drop(entry, TRUSTED.name(b"nlink"))
+        entry.rename(scratch / os.fsdecode(links_name(TREE_INO | nid)))
+
+
+def _nid(name: str, uuid: bytes) -> int | None:
+    """An index entry's name is its origin in hex."""
+    try:
+        return decode_origin(bytes.fromhex(name), uuid)
+    except ValueError:
+        return None
+
+
+def _mark(path: Path, name: bytes) -> bytes | None:
+    try:
+        return os.getxattr(path, name, follow_symlinks=False)
+    except OSError:
+        return None
+
+
+def _drop(path: Path, name: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.removexattr(path, name, follow_symlinks=False)
+
+
+def _has_entries(directory: Path) -> bool:
+    try:
+        return any(directory.iterdir())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,158 @@
+"""Who has mounted what: rows of `mounts`, checked against the kernel's tables and the processes that serve them.
+
+Every mount shows `layerfs:<id>` as its source (FUSE: as its fsname), so a row and a mount are matched exactly,
+also in other mount namespaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from layerfs import mount
+from layerfs.errors import LayerfsError
+from layerfs.store.leases import boot_id, process_start
+from layerfs.store.root import StoreRoot
+
+__all__ = ["MountRecord", "MountTable", "source_of"]
+
+_TABLE = "mounts"
+SERVED = {"python", "native"}  # engines whose mount is dead when its server is
+
+
+@dataclass(frozen=True, slots=True)
+class MountRecord:
+    """A row. `pid` is the server's (kernel engine: of who mounted); `made`: the target directory is ours to remove."""
+
+    id: str
+    target: str
+    engine: str
+    pid: int
+    pid_start: int
+    boot: str
+    image: str = ""
+    container: str = ""
+    read_only: bool = False
+    made: bool = False
+
+    @classmethod
+    def new(cls, **fields: Any) -> MountRecord:
+        return cls(id=secrets.token_hex(16), pid=0, pid_start=0, boot=boot_id(), **fields)
+
+    @classmethod
+    def from_row(cls, key: bytes, row: dict[str, Any]) -> MountRecord:
+        known = {name: row[name] for name in cls.__slots__ if name in row and name != "id"}
+        return cls(id=key.decode("ascii", "replace"), **{**_DEFAULTS, **known})
+
+    def row(self) -> dict[str, Any]:
+        row = asdict(self)
+        del row["id"]
+        return row
+
+    def with_process(self, pid: int) -> MountRecord:
+        return replace(self, pid=pid, pid_start=process_start(pid) or 0)
+
+
+_DEFAULTS: dict[str, Any] = {"target": "", "engine": "", "pid": 0, "pid_start": 0, "boot": ""}
+
+
+def source_of(id: str) -> str:
+    """What mountinfo shows as the source of the mount with this id."""
+    return f"layerfs:{id}"
+
+
+class MountTable:
+    """The mounts of one store."""
+
+    def __init__(self, root: StoreRoot) -> None:
+        self._root = root
+
+    def add(self, record: MountRecord) -> None:
+        with self._root.index.update() as txn:
+            txn.put_json(_TABLE, record.id.encode(), record.row())
+
+    def remove(self, id: str) -> None:
+        with self._root.index.update() as txn:
+            txn.delete(_TABLE, id.encode())
+
+    def records(self) -> list[MountRecord]:
+        with self._root.index.view() as txn:
+            return [MountRecord.from_row(key, row) for key, row in txn.scan_json(_TABLE)]
+
+    def live(self) -> list[MountRecord]:
+        """The rows whose mount is there and answers."""
+        state = _System()
+        return [record for record in self.records() if state.alive(record)]
+
+    def of_container(self, id: str) -> list[MountRecord]:
+        return [record for record in self.live() if record.container == id]
+
+    def clean_dead(self) -> list[MountRecord]:
+        """Detaches mounts whose server is gone and removes rows of what is not mounted any more; what was removed."""
+        state = _System()
+        dead = [record for record in self.records() if not state.alive(record)]
+        for record in dead:
+            self._bury(record, state)
+        return dead
+
+    def _bury(self, record: MountRecord, state: _System) -> None:
+        for target in state.targets(record.id):
+            with contextlib.suppress(LayerfsError):
+                mount.detach(target, lazy=True)
+        if record.made:
+            with contextlib.suppress(OSError):
+                Path(record.target).rmdir()
+        self.remove(record.id)
+
+
+class _System:
+    """One look at the kernel's tables."""
+
+    def __init__(self) -> None:
+        self._boot = boot_id()
+        self._own = _sources("self")
+        self._others: set[str] | None = None
+
+    def targets(self, id: str) -> list[Path]:
+        return self._own.get(source_of(id), [])
+
+    def alive(self, record: MountRecord) -> bool:
+        if record.boot != self._boot:
+            return False
+        starting = record.pid and process_start(record.pid) == record.pid_start
+        if record.engine in SERVED and not starting:
+            return False
+        return bool(self.targets(record.id)) or self._elsewhere(source_of(record.id))
+
+    def _elsewhere(self, source: str) -> bool:
+        """Mounted in another mount namespace: a container's, or one whose maker has gone."""
+        if self._others is None:
+            self._others = set()
+            for process in _one_in_each_namespace():
+                with contextlib.suppress(OSError):
+                    self._others.update(_sources(process))
+        return source in self._others
+
+
+def _sources(process: str) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for entry in mount.mount_table(process):
+        source = entry.source.decode("utf-8", "surrogateescape")
+        if source.startswith("layerfs:"):
+            found.setdefault(source, []).append(Path(entry.target.decode("utf-8", "surrogateescape")))
+    return found
+
+
+def _one_in_each_namespace() -> Iterator[str]:
+    seen = set()
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                namespace = (process / "ns" / "mnt").readlink()
+                if namespace not in seen:
+                    seen.add(namespace)
+                    yield process.name
