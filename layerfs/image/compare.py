@@ -39,32 +39,50 @@ def diff_trees(old: Tree, new: Tree) -> Iterator[Difference]:
         return
     if fields := _compare(old, old.root, new, new.root):
         yield Difference("C", b"/", fields=fields)
-    yield from _directories(old, old.root, new, new.root, b"/")
+    stack = [_Pair(old, old.root, new, new.root, b"/")]  # trees may be 2000 directories deep: no recursion
+    while stack:
+        for name in stack[-1].names:
+            difference, below = stack[-1].child(name)
+            if difference is not None:
+                yield difference
+            if below is not None:
+                stack.append(below)
+                break
+        else:
+            stack.pop()
 
 
-def _directories(old: Tree, was: Inode | None, new: Tree, now: Inode | None, prefix: bytes) -> Iterator[Difference]:
-    before = _listing(old, was)
-    after = _listing(new, now)
-    for name in sorted(before.keys() | after.keys()):
-        yield from _names(old, before.get(name), new, after.get(name), prefix + name)
+class _Pair:
+    """A directory in both trees, or in one of them."""
+
+    def __init__(self, old: Tree, was: Inode | None, new: Tree, now: Inode | None, prefix: bytes) -> None:
+        self._old, self._new, self._prefix = old, new, prefix
+        self._before, self._after = _listing(old, was), _listing(new, now)
+        self.names = iter(sorted(self._before.keys() | self._after.keys()))
+
+    def child(self, name: bytes) -> tuple[Difference | None, _Pair | None]:
+        """What happened to a name, and the pair to go on with when it is a directory on a side."""
+        old, new = self._old, self._new
+        before, after = self._before.get(name), self._after.get(name)
+        was = old.inode(before.nid) if before else None
+        now = new.inode(after.nid) if after else None
+        path = self._prefix + name
+        difference = None
+        if was is None and now is not None:
+            difference = Difference("A", path, new_size=_size(now))
+        elif was is not None and now is None:
+            difference = Difference("D", path, old_size=_size(was))
+        elif was is not None and now is not None and (fields := _compare(old, was, new, now)):
+            difference = Difference("C", path, _size(was), _size(now), fields)
+        was_directory = was if was and stat.S_ISDIR(was.mode) else None
+        now_directory = now if now and stat.S_ISDIR(now.mode) else None
+        if was_directory is None and now_directory is None:
+            return difference, None
+        return difference, _Pair(old, was_directory, new, now_directory, path + b"/")
 
 
 def _listing(tree: Tree, directory: Inode | None) -> dict[bytes, DirEntry]:
     return {} if directory is None else {entry.name: entry for entry in tree.listdir(directory)}
-
-
-def _names(old: Tree, before: DirEntry | None, new: Tree, after: DirEntry | None, path: bytes) -> Iterator[Difference]:
-    was = old.inode(before.nid) if before else None
-    now = new.inode(after.nid) if after else None
-    if was is None and now is not None:
-        yield Difference("A", path, new_size=_size(now))
-    elif was is not None and now is None:
-        yield Difference("D", path, old_size=_size(was))
-    elif was is not None and now is not None and (fields := _compare(old, was, new, now)):
-        yield Difference("C", path, _size(was), _size(now), fields)
-    directories = [inode if inode and stat.S_ISDIR(inode.mode) else None for inode in (was, now)]
-    if directories != [None, None]:
-        yield from _directories(old, directories[0], new, directories[1], path + b"/")
 
 
 def _size(inode: Inode) -> int:
