@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 from tests.trees import entry, extension, layer, records
 
 D, L, H, C, B, P = b"5", b"2", b"1", b"3", b"4", b"6"
 GNU = b"ustar  \0"
 MIB = 1 << 20
+ACL = struct.pack("<I" + 3 * "HHI", 2, 1, 6, 0xFFFFFFFF, 4, 4, 0xFFFFFFFF, 32, 4, 0xFFFFFFFF)
 
 
 def wh(path: str) -> bytes:
@@ -36,7 +39,7 @@ ATTRIBUTES = layer(
     entry("big", B, device=(4095, 1048575)),
     entry("fifo", P),
     entry("old", pax={b"mtime": b"-1.5"}),
-    entry("fine", pax={b"mtime": b"1.1234567899", b"uid": b"4294967295", b"gid": b"70000"}),
+    entry("fine", pax={b"mtime": b"1.1234567899", b"uid": b"4294967294", b"gid": b"70000"}),
     entry("sized_link", L, link=b"x", size=99),
     entry("v7dir/", b"\0", magic=b""),
     entry("contiguous", b"7", data=b"7"),
@@ -137,9 +140,8 @@ XATTRS = layer(
         pax={
             b"SCHILY.xattr.user.raw": b"\0\1=\xff\n",
             b"SCHILY.xattr.user.empty": b"",
-            b"SCHILY.xattr.security.capability": b"\1\0\0\2",
-            b"SCHILY.xattr.system.posix_acl_access": b"acl",
-            b"SCHILY.xattr.system.posix_acl_default": b"acl2",
+            b"SCHILY.xattr.security.capability": b"\1\0\0\2\xc0" + bytes(15),
+            b"SCHILY.xattr.system.posix_acl_access": ACL,
             b"SCHILY.xattr.trusted.md5": b"t",
             b"SCHILY.xattr.trusted.overlay.opaque": b"y",
             b"SCHILY.xattr.user.overlay.redirect": b"/",
@@ -150,7 +152,7 @@ XATTRS = layer(
             b"LIBARCHIVE.xattr.user.raw": b"bG9zZXM=",
         },
     ),
-    entry("d", D, pax={b"SCHILY.xattr.user.on": b"directory"}),
+    entry("d", D, pax={b"SCHILY.xattr.user.on": b"directory", b"SCHILY.xattr.system.posix_acl_default": ACL}),
     entry("big", data=b"x" * 200000, pax={b"SCHILY.xattr.trusted.a": b"1", b"SCHILY.xattr.user.z": b"2"}),
     entry("l", L, link=b"x", pax={b"SCHILY.xattr.trusted.on": b"link" * 1100}),
 )
