@@ -26,19 +26,37 @@ DEVNULL: Final = subprocess.DEVNULL
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
+class _Forwarder:
+    """Passes signals of this process to the container. Those that come before it runs are kept until it does; a second
+    one then ends this process, in order."""
+
+    def __init__(self) -> None:
+        self.target: Process | None = None
+        self.early: list[int] = []
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.target is not None:
+            self.target.send_signal(number)
+        elif self.early:
+            raise SystemExit(128 + number)
+        else:
+            self.early.append(number)
+
+    def attach(self, process: Process) -> None:
+        self.target = process
+        for number in self.early:
+            process.send_signal(number)
+
+
 @contextlib.contextmanager
-def forwarded_signals(process: Process) -> Iterator[None]:
-    """While inside, TERM, HUP, QUIT, USR1 and USR2 of this process go to the container (main thread only)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        process.send_signal(number)
-
-    previous = {number: signal.signal(number, forward) for number in _FORWARDED}
+def _forwarded(wanted: bool) -> Iterator[_Forwarder]:
+    """While inside, TERM, HUP, QUIT, USR1 and USR2 go to the container that is attached (in the main thread only, since
+    Python handles signals nowhere else)."""
+    forward = _Forwarder()
+    wanted = wanted and threading.current_thread() is threading.main_thread()
+    previous = {number: signal.signal(number, forward) for number in _FORWARDED} if wanted else {}
     try:
-        yield
+        yield forward
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -93,8 +111,11 @@ def run(
     """
     data = stdin if isinstance(stdin, bytes) else None
     source: Stream = PIPE if isinstance(stdin, bytes) else stdin
-    with prepared(rootfs, config, options, state, (source, stdout, stderr), timeout) as process:
+    with (
+        _forwarded(forward_signals) as forward,
+        prepared(rootfs, config, options, state, (source, stdout, stderr), timeout) as process,
+    ):
+        forward.attach(process)
         if on_started is not None:
             on_started(process)
-        with forwarded_signals(process) if forward_signals else contextlib.nullcontext():
-            return communicate(process, data, timeout=timeout, limit=output_limit)
+        return communicate(process, data, timeout=timeout, limit=output_limit)

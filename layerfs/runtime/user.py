@@ -39,7 +39,7 @@ def _lines(root: Path, path: bytes) -> Iterator[list[bytes]]:
     try:
         data = read_in_root(root, path, FILE_MAX)
     except OSError as error:
-        raise RunError(f"reading {path.decode()} of the container: {error.strerror}") from error
+        raise RunError(f"reading {path.decode()} in {root}: {(error.strerror or str(error)).lower()}") from error
     for line in (data or b"").split(b"\n"):
         if line.strip():
             yield line.strip().split(b":")

@@ -34,7 +34,7 @@
 
 enum lfs_tag {
 	LFS_TAG_ROOT = 1,       /* string: the mounted root, an absolute path */
-	LFS_TAG_NAMESPACES = 2, /* u32: CLONE_NEW* */
+	LFS_TAG_NAMESPACES = 2, /* u32: CLONE_NEW*; mount and pid must be among them, uts where there is a hostname */
 	LFS_TAG_OPTIONS = 3,    /* u32: enum lfs_option */
 	LFS_TAG_ARGUMENT = 4,   /* string, repeated in order */
 	LFS_TAG_ENVIRONMENT = 5, /* string, repeated in order */

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <endian.h>
 #include <errno.h>
+#include <linux/sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,6 +173,19 @@ static int add_record(unsigned tag, struct cursor *cursor, struct lfs_spec *spec
 	}
 }
 
+/* Without a mount and a pid namespace what follows would be done to the host; the same for its name. */
+static bool is_contained(const struct lfs_spec *spec)
+{
+	const uint32_t needed = CLONE_NEWNS | CLONE_NEWPID | (spec->hostname ? CLONE_NEWUTS : 0);
+	const uint32_t known = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP;
+	return (spec->namespaces & needed) == needed && (spec->namespaces & ~known) == 0;
+}
+
+static bool is_complete(const struct lfs_spec *spec)
+{
+	return spec->root && spec->root[0] == '/' && spec->workdir && spec->argument_count;
+}
+
 static int parse(struct cursor *all, struct lfs_spec *spec)
 {
 	const uint8_t *magic = take(all, sizeof LFS_RUN_MAGIC - 1);
@@ -190,9 +204,7 @@ static int parse(struct cursor *all, struct lfs_spec *spec)
 		if (record.broken || record.at != record.end)
 			return -EBADMSG;
 	}
-	if (!spec->root || spec->root[0] != '/' || !spec->argument_count || !spec->workdir)
-		return -EBADMSG;
-	return 0;
+	return is_complete(spec) && is_contained(spec) ? 0 : -EBADMSG;
 }
 
 static int read_file(int fd, uint8_t **bytes, size_t *size)

@@ -22,7 +22,7 @@ int lfs_workdir_make(int root, const char *path, struct lfs_failure *failure)
 }
 
 /* A descriptor that leaked from the host (/proc/self/fd/7) shows as "(unreachable)" here; magic links are refused before. */
-static int inside(void)
+static int inside(int root)
 {
 	char path[PATH_MAX];
 	struct stat here, there;
@@ -33,7 +33,7 @@ static int inside(void)
 		return -EXDEV;
 	if (stat(".", &here) < 0)
 		return -errno;
-	LFS_AUTO_FD again = lfs_sys_open_in(AT_FDCWD, path, O_PATH | O_DIRECTORY, true);
+	LFS_AUTO_FD again = lfs_sys_open_in(root, path, O_PATH | O_DIRECTORY, true);
 	if (again == -EACCES)
 		return 0;
 	if (again < 0)
@@ -53,6 +53,6 @@ int lfs_workdir_enter(const char *path, struct lfs_failure *failure)
 		return outside(failure, path, dir);
 	if (fchdir(dir) < 0)
 		return outside(failure, path, -errno);
-	int rc = inside();
+	int rc = inside(root);
 	return rc < 0 ? outside(failure, path, rc) : 0;
 }

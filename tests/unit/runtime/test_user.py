@@ -47,12 +47,12 @@ def test_without_a_passwd_file_numbers_still_work(tmp_path):
 
 
 def test_an_unknown_user_in_dockers_words(root):
-    with pytest.raises(RunError, match="^unable to find user nobodyx: no matching entries in passwd file$"):
+    with pytest.raises(RunError, match="unable to find user nobodyx: no matching entries in passwd file"):
         resolve_user(root, b"nobodyx")
 
 
 def test_an_unknown_group_in_dockers_words(root):
-    with pytest.raises(RunError, match="^unable to find group nix: no matching entries in group file$"):
+    with pytest.raises(RunError, match="unable to find group nix: no matching entries in group file"):
         resolve_user(root, b"bob:nix")
 
 
@@ -95,7 +95,7 @@ def test_a_passwd_that_is_no_file_is_no_passwd(root, make):
 def test_a_giant_passwd_is_an_error_and_not_memory(root, monkeypatch):
     monkeypatch.setattr(module, "FILE_MAX", 100)
     (root / "etc/passwd").write_bytes(b"x" * 101)
-    with pytest.raises(RunError, match="too large"):
+    with pytest.raises(RunError, match="file too large"):
         resolve_user(root, b"bob")
 
 

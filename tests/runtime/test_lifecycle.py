@@ -1,0 +1,195 @@
+"""Nothing is left behind: not after many runs, not after kill -9 of anybody."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from layerfs.runtime import DEVNULL, RunOptions, start
+from layerfs.runtime.plan import plan
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def gone(pid, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def children():
+    return Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+
+
+def mounts(place):
+    """Mounts that have to do with this test; others may run beside it."""
+    rows = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    return [row for row in rows if os.fsencode(place) in row]
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    return lambda: (
+        len(list(Path("/proc/self/fd").iterdir())),
+        mounts(tmp_path),
+        children(),
+        list((tmp_path / "tmp").iterdir()),
+    )
+
+
+@pytest.fixture
+def sleeper(root):
+    def begin(command=("sleep", "1000"), **options):
+        spec = plan(root, {}, RunOptions(command=command, **options), None)
+        return start(spec, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+
+    return begin
+
+
+def test_a_hundred_runs_leave_nothing(box, state):
+    box("true")
+    before = state()
+    for _ in range(100):
+        assert box(["true"]).returncode == 0
+    assert state() == before
+
+
+def test_runs_that_fail_leave_nothing(box, state):
+    box("true")
+    before = state()
+    for options in (
+        {"command": ["nosuch"]},
+        {"command": ["true"], "user": "nix"},
+        {"command": ["true"], "workdir": "/etc/passwd"},
+    ):
+        for _ in range(5):
+            with pytest.raises(OSError):
+                box(**options)
+    assert state() == before
+
+
+def test_runs_in_threads_do_not_mix(box):
+    def one(number):
+        return box(f"echo {number}; cat; exit {number % 50}", stdin=str(number).encode())
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, result in enumerate(pool.map(one, range(40))):
+            assert (result.returncode, result.stdout) == (number % 50, f"{number}\n{number}".encode())
+
+
+def test_a_container_started_in_a_thread_outlives_that_thread(sleeper):
+    made = []
+    thread = threading.Thread(target=lambda: made.append(sleeper()))
+    thread.start()
+    thread.join()
+    time.sleep(0.1)
+    with made[0] as process:
+        with pytest.raises(TimeoutError):
+            process.wait(0.1)
+        process.kill()
+        assert process.wait(5) == 137
+
+
+def test_leaving_the_context_kills(sleeper):
+    with sleeper() as process:
+        pid = process.pid
+        assert Path(f"/proc/{pid}").exists()
+    assert gone(pid)
+
+
+def test_dropping_the_last_reference_kills(sleeper):
+    process = sleeper()
+    pid = process.pid
+    del process
+    assert gone(pid)
+
+
+CALLER = """
+import sys; from pathlib import Path; from layerfs.runtime import *
+def up(process): print(process.pid, process._popen.pid, flush=True)
+run(Path(sys.argv[1]), {}, RunOptions(command=['sh', '-c', 'sleep 1000 & sleep 1000'], user=sys.argv[2]), stdout=None, on_started=up)
+"""
+
+
+@pytest.mark.parametrize("user", ["root", "bob"])
+def test_kill_9_of_the_caller_leaves_no_process_and_no_mount(root, user):
+    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", CALLER, root, user], stdout=subprocess.PIPE, cwd=PROJECT, env=env
+    ) as caller:
+        init, helper = map(int, caller.stdout.readline().split())
+        caller.kill()
+        assert gone(init)
+        assert gone(helper)
+    assert mounts(root) == []
+
+
+@pytest.mark.parametrize("user", ["root", "bob"])
+def test_kill_9_of_the_helper_ends_the_container(sleeper, user):
+    with sleeper(user=user) as process:
+        pid = process.pid
+        os.kill(process._popen.pid, signal.SIGKILL)
+        assert process.wait(5) == 137
+    assert gone(pid)
+
+
+def leftovers(callers):
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            ours = words[0] == b"layerfs-run" and words[3] in callers
+            if ours or (words[0] == b"sleep" and words[1].startswith(b"77")):
+                found.append(words)
+    return found
+
+
+def test_kill_9_at_any_moment_of_the_start_leaves_nothing(root):
+    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    callers = []
+    for delay in range(12):
+        body = CALLER.replace("sleep 1000", f"sleep 77{delay:02d}").replace("def up", "print('go', flush=True)\ndef up")
+        command = [sys.executable, "-c", body, root, "root"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT, env=env) as caller:
+            caller.stdout.readline()
+            time.sleep(delay / 2000)
+            caller.kill()
+            callers.append(str(caller.pid).encode())
+    deadline = time.monotonic() + 5
+    while (left := leftovers(callers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+    assert mounts(root) == []
+
+
+def test_the_host_can_unmount_the_root_of_a_running_container(sleeper, root):
+    """The container has a copy of the mount; the host's own is not held by it."""
+    subprocess.run(["mount", "--bind", root, root], check=True)
+    try:
+        process = sleeper()
+    finally:
+        subprocess.run(["umount", root], check=True)
+    with process:
+        assert process.returncode is None
+
+
+def test_the_helper_is_small(sleeper):
+    with sleeper() as process:
+        status = Path(f"/proc/{process._popen.pid}/status").read_text()
+        assert int(status.split("VmRSS:")[1].split()[0]) < 2048
