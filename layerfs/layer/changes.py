@@ -15,8 +15,9 @@ from typing import Literal
 
 from layerfs.errors import Corrupt, InUse
 from layerfs.layer.host import Descent
+from layerfs.layer.links import Links
 from layerfs.layer.tree import Inode, Tree
-from layerfs.layer.upper import UpperEntry, default_prefix, read_upper
+from layerfs.layer.upper import UpperEntry, default_prefix, read_upper, redirected
 from layerfs.native import hash_fd
 
 Kind = Literal["A", "C", "D"]
@@ -39,6 +40,7 @@ class Step:
     `upper`: the entry there; None for "D" and for what a moved directory brings along from the lower tree.
     `base`: the lower inode that has the bytes of a metacopy, or that is shown where there is no upper entry.
     `replaced`: some directory above does not show the lower's names any more. `opaque`: this is the topmost such one.
+    `shared`: unchanged, but another name of the inode comes along with a moved directory.
     """
 
     path: bytes
@@ -48,6 +50,7 @@ class Step:
     here: Inode | None = None
     replaced: bool = False
     opaque: bool = False
+    shared: bool = False
 
     @property
     def is_dir(self) -> bool:
@@ -55,17 +58,19 @@ class Step:
         return stat.S_ISDIR(mode)
 
 
-def changes(upper: Path, lower: Tree, *, prefix: bytes | None = None) -> Iterator[Change]:
+def changes(upper: Path, lower: Tree, *, prefix: bytes | None = None, index: Path | None = None) -> Iterator[Change]:
     """What `docker diff` lists: depth-first, names in byte order, the directories above a change as "C".
 
     A directory that stands for another one counts as changed, its names are compared with the old ones'; of a deleted
-    directory only the top is listed. The root itself never is. `prefix`: of the upper's marks.
+    directory only the top is listed. The root itself never is.
+
+    prefix: of the upper's marks; by default what this process may use. index: `work/index` of a kernel mount.
 
     Raises:
         Corrupt: the upper refers to something that the lower tree does not have.
         InUse: the upper changed while it was read.
     """
-    with UpperWalk(upper, lower, prefix) as walk:
+    with UpperWalk(upper, lower, prefix, index) as walk:
         for step in with_parents(walk, lambda step: step.kind != "="):
             if step.path and step.kind != "=":
                 yield Change(step.kind, b"/" + step.path)
@@ -110,11 +115,11 @@ class UpperWalk:
     While a step is current, `place` is in its directory: read contents before taking the next.
     """
 
-    def __init__(self, upper: Path, lower: Tree, prefix: bytes | None = None) -> None:
+    def __init__(self, upper: Path, lower: Tree, prefix: bytes | None = None, index: Path | None = None) -> None:
         self._top, self.lower = upper, lower
         self.marks = prefix or default_prefix()
         self.place = Descent(upper)
-        self._groups: dict[tuple[int, int], list[bytes]] | None = None
+        self.links = Links(upper, lower, self.marks, index)
         self._steps = self._walk()
 
     def __enter__(self) -> UpperWalk:
@@ -122,6 +127,7 @@ class UpperWalk:
 
     def __exit__(self, *_: object) -> None:
         self._steps.close()
+        self.links.close()
         self.place.__exit__(None, None, None)
 
     def __iter__(self) -> Iterator[Step]:
@@ -160,7 +166,7 @@ class UpperWalk:
     ) -> _Frame:
         names = frozenset(self.place.names()) if upper else frozenset[bytes]()
         here = here if here is not None and stat.S_ISDIR(here.mode) else None
-        every = set(names)
+        every = set(names) | self.links.names(prefix[:-1])
         if replaced:  # then the lower's names count too: those that are brought along, and those that are gone
             for inode in (base, here):
                 every.update(entry.name for entry in (self.lower.listdir(inode) if inode else ()))
@@ -176,7 +182,7 @@ class UpperWalk:
         path = frame.prefix + name
         here = self._child(frame.here, name)
         if name not in frame.upper_names:
-            return self._lower_step(path, self._child(frame.base, name), here)
+            return self._lower_step(frame, path, self._child(frame.base, name), here)
         try:
             hides = frame.upper is not None and frame.upper.hides
             entry = read_upper(self.place, name, self.marks, hides=hides)
@@ -185,20 +191,35 @@ class UpperWalk:
         if entry.whiteout:
             return Step(path, "D", here=here, replaced=frame.replaced) if here else None
         if entry.is_dir:
-            base = None if entry.opaque else self._redirected(frame, entry, path) or self._child(frame.base, name)
+            base = (
+                None
+                if entry.opaque
+                else redirected(self.lower, frame.base, entry, path) or self._child(frame.base, name)
+            )
             base = base if base is not None and stat.S_ISDIR(base.mode) else None
             return self._directory_step(path, entry, base, here, replaced=frame.replaced)
-        return self._file_step(frame, path, entry, here)
+        base = (
+            redirected(self.lower, frame.base, entry, path) or self._child(frame.base, name) if entry.metacopy else None
+        )
+        return self._file_step(frame, path, entry, base, here)
+
+    def _below(self, frame: _Frame, entry: UpperEntry, path: bytes) -> Inode | None:
+        """The lower inode under an upper one: what it was moved from, or the same name."""
+        return redirected(self.lower, frame.base, entry, path) or self._child(frame.base, entry.name)
 
     def _child(self, directory: Inode | None, name: bytes) -> Inode | None:
         return self.lower.lookup(directory, name) if directory is not None else None
 
-    def _lower_step(self, path: bytes, base: Inode | None, here: Inode | None) -> Step | None:
-        """A name without an upper entry, below a replaced directory: brought along, or gone."""
+    def _lower_step(self, frame: _Frame, path: bytes, base: Inode | None, here: Inode | None) -> Step | None:
+        """A name without an upper entry: copied in the index, or on the way there; else brought along, or gone."""
         if base is None:
-            return Step(path, "D", here=here, replaced=True) if here else None
+            return Step(path, "D", here=here, replaced=True) if here and frame.replaced else None
+        entry = self.links.copy(base.nid)
+        if entry is not None:
+            return self._file_step(frame, path, entry, base if entry.metacopy else None, here)
         kind: Literal["A", "C", "="] = "A" if here is None else "=" if here.nid == base.nid else "C"
-        return Step(path, kind, base=base, here=here, replaced=True)
+        shared = not frame.replaced and base.nid in self.links.moved
+        return Step(path, kind, base=base, here=here, replaced=frame.replaced, shared=shared)
 
     def _directory_step(
         self, path: bytes, entry: UpperEntry, base: Inode | None, here: Inode | None, *, replaced: bool
@@ -209,29 +230,16 @@ class UpperWalk:
         opaque = old is not None and not replaced and not _is_same(base, old)
         return Step(path, kind, entry, base, here, replaced, opaque)
 
-    def _file_step(self, frame: _Frame, path: bytes, entry: UpperEntry, here: Inode | None) -> Step | None:
-        base = None
-        if entry.metacopy:
-            base = self._redirected(frame, entry, path) or self._child(frame.base, entry.name)
-            if base is None or not stat.S_ISREG(base.mode):
-                raise Corrupt("the lower file of a metacopy is missing", path=b"/" + path)
+    def _file_step(
+        self, frame: _Frame, path: bytes, entry: UpperEntry, base: Inode | None, here: Inode | None
+    ) -> Step | None:
+        if entry.metacopy and (base is None or not stat.S_ISREG(base.mode)):
+            raise Corrupt("the lower file of a metacopy is missing", path=b"/" + path)
         if here is None:
             return Step(path, "A", entry, base, replaced=frame.replaced)
         if not self._same_file(path, entry, base, here):
             return Step(path, "C", entry, base, here, frame.replaced)
         return Step(path, "=", entry, base, here, replaced=True) if frame.replaced else None
-
-    def _redirected(self, frame: _Frame, entry: UpperEntry, path: bytes) -> Inode | None:
-        """What a redirect names: a path from the lower's root, or a name in the lower directory of the same parent."""
-        if entry.redirect is None:
-            return None
-        if entry.redirect.startswith(b"/"):
-            found = self.lower.resolve(entry.redirect)
-        else:
-            found = self._child(frame.base, entry.redirect)
-        if found is None or b".." in entry.redirect.split(b"/"):
-            raise Corrupt(f"redirect to {os.fsdecode(entry.redirect)!r}, which the lower tree lacks", path=b"/" + path)
-        return found
 
     def _same_attributes(self, entry: UpperEntry, here: Inode, *, time: bool = True) -> bool:
         status = entry.status
@@ -244,65 +252,27 @@ class UpperWalk:
         )
 
     def _same_file(self, path: bytes, entry: UpperEntry, base: Inode | None, here: Inode) -> bool:
-        if not self._same_attributes(entry, here) or not self._same_links(path, entry, here):
+        if not self._same_attributes(entry, here) or not self.links.unchanged(entry, path, here):
             return False
         if stat.S_ISLNK(here.mode):
-            return self.place.readlink(entry.name) == self.lower.readlink(here)
+            return entry.place.readlink(entry.name) == self.lower.readlink(here)
         if not stat.S_ISREG(here.mode):
             return entry.status.st_rdev == here.rdev
         if entry.status.st_size != here.size:
             return False
         if base is not None:
             return self.lower.content(base) == self.lower.content(here)
-        return here.size == 0 or self._has_identity(path, entry, self.lower.content(here))
-
-    def _has_identity(self, path: bytes, entry: UpperEntry, identity: bytes | None) -> bool:
-        fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.place.fd)
-        try:
-            if hash_fd(fd, False)[0] == identity:
-                return True
-            return entry.status.st_blocks * 512 < entry.status.st_size and hash_fd(fd, True)[0] == identity
-        finally:
-            os.close(fd)
-
-    def _same_links(self, path: bytes, entry: UpperEntry, here: Inode) -> bool:
-        """Whether the same names share the inode. An upper file that is shared needs all of the upper's names."""
-        if not entry.linked or here.nlink < 2:
-            return not entry.linked and here.nlink < 2
-        if self._groups is None:
-            self._groups = link_groups(self._top, self.marks)
-        names = self._groups.get(entry.inode, [])
-        return len(names) == here.nlink and all(_is_same(self.lower.resolve(name), here) for name in names)
+        return here.size == 0 or _has_identity(entry, self.lower.content(here))
 
 
-def link_groups(upper: Path, marks: bytes) -> dict[tuple[int, int], list[bytes]]:
-    """The names of every inode of an upper that has several links, in order.
-
-    Those with a name below a directory that does not show the lower's names are left out: they cannot stay as they are.
-    """
-    groups: dict[tuple[int, int], list[bytes]] = {}
-    tainted: set[tuple[int, int]] = set()
-    with Descent(upper) as place:
-        stack = [(b"", iter(place.names()), False)]
-        while stack:
-            prefix, names, replaced = stack[-1]
-            for name in names:
-                status = place.status(name)
-                if stat.S_ISDIR(status.st_mode):
-                    entry = read_upper(place, name, marks)
-                    place.enter(name)
-                    below = replaced or entry.opaque or entry.redirect is not None
-                    stack.append((prefix + name + b"/", iter(place.names()), below))
-                    break
-                if status.st_nlink > 1 and not (stat.S_ISCHR(status.st_mode) and status.st_rdev == 0):
-                    inode = (status.st_dev, status.st_ino)
-                    groups.setdefault(inode, []).append(prefix + name)
-                    tainted.update([inode] if replaced else [])
-            else:
-                stack.pop()
-                if stack:
-                    place.leave()
-    return {inode: names for inode, names in groups.items() if inode not in tainted}
+def _has_identity(entry: UpperEntry, identity: bytes | None) -> bool:
+    fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=entry.place.fd)
+    try:
+        if hash_fd(fd, False)[0] == identity:
+            return True
+        return entry.status.st_blocks * 512 < entry.status.st_size and hash_fd(fd, True)[0] == identity
+    finally:
+        os.close(fd)
 
 
 def _is_same(one: Inode | None, other: Inode | None) -> bool:

@@ -34,19 +34,22 @@ def commit_layer(
     *,
     lease: Lease,
     prefix: bytes | None = None,
+    index: Path | None = None,
     latest_ns: int | None = None,
     progress: Report | None = None,
 ) -> Layer | None:
     """The layer of what `upper` changes against `lower`, published; None when that is nothing.
 
-    Nothing but the upper is read (and what a moved directory or a metacopy refers to). `prefix`: of the upper's marks.
+    Nothing but the upper is read (and what a moved directory or a metacopy refers to).
+
+    prefix, index: as for `changes`. latest_ns: later modification times are set to this one.
 
     Raises:
         InvalidInput: a name that a layer cannot hold (`.wh.*`), named by its path.
         InUse: the upper changed while it was read.
         Corrupt: the upper refers to what the lower tree lacks.
     """
-    entries = upper_entries(root, upper, lower, prefix=prefix)
+    entries = upper_entries(root, upper, lower, prefix=prefix, index=index)
     first = next(entries, None)
     if first is None:
         return None
@@ -91,13 +94,15 @@ def store_entries(
         return layer
 
 
-def upper_entries(root: StoreRoot, upper: Path, lower: Tree, *, prefix: bytes | None = None) -> Iterator[Entry]:
+def upper_entries(
+    root: StoreRoot, upper: Path, lower: Tree, *, prefix: bytes | None = None, index: Path | None = None
+) -> Iterator[Entry]:
     """The entries of the layer that makes `lower` into what the upper shows; read each content before the next entry.
 
     Directories above a change come with it. The root comes when its own attributes changed, or along with other
     changes when only its time did.
     """
-    with UpperWalk(upper, lower, prefix) as walk:
+    with UpperWalk(upper, lower, prefix, index) as walk:
         build = _Builder(root.contents, walk)
         for step in with_parents(walk, lambda step: build.enters(step)):
             entry = build.entry(step)
@@ -131,7 +136,7 @@ class _Builder:
     """Turns steps into entries; remembers the first name of inodes with several."""
 
     def __init__(self, contents: Contents, walk: UpperWalk) -> None:
-        self._contents, self._walk, self._lower = contents, walk, walk.lower
+        self._contents, self._lower = contents, walk.lower
         self._links: dict[tuple[int, ...], Entry] = {}
 
     def enters(self, step: Step) -> bool:
@@ -140,7 +145,7 @@ class _Builder:
             return not step.replaced
         if step.upper is not None and stat.S_ISSOCK(step.upper.mode):
             return step.here is not None and not step.replaced
-        return step.kind != "=" or step.replaced
+        return step.kind != "=" or step.replaced or step.shared
 
     def entry(self, step: Step) -> Entry | None:
         if step.kind == "D" or (step.upper is not None and stat.S_ISSOCK(step.upper.mode)):
@@ -160,7 +165,7 @@ class _Builder:
     def _upper_entry(self, step: Step) -> Entry:
         upper = step.upper
         assert upper is not None
-        entry = host_entry(self._walk.place, upper.name, step.path, upper.status, upper.xattrs, opaque=step.opaque)
+        entry = host_entry(upper.place, upper.name, step.path, upper.status, upper.xattrs, opaque=step.opaque)
         if upper.metacopy and step.base is not None:
             return replace(entry, content=self._content(step.base), size=step.base.size)
         return entry

@@ -11,19 +11,22 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from layerfs.errors import Corrupt
 from layerfs.layer.host import Descent, image_xattrs
+from layerfs.layer.tree import Inode, Tree
 
 TRUSTED, USER = b"trusted.overlay.", b"user.overlay."
 
 
 @dataclass(frozen=True, slots=True)
 class UpperEntry:
-    """`status` and `xattrs` are what the user of the mount sees; `whiteout` means: gone.
+    """`name` in `place`'s directory. `status` and `xattrs` are what the user of the mount sees; `whiteout` means: gone.
 
     `redirect`: the lower name of a moved directory or metacopy, as stored. `metacopy`: the bytes are the lower file's.
-    `origin`: the file handle of the lower inode it was copied from, as stored.
+    `nlink`: of a hard-linked file that is in the index: how many names the user sees, as stored.
     """
 
+    place: Descent
     name: bytes
     status: os.stat_result
     xattrs: dict[bytes, bytes]
@@ -32,7 +35,8 @@ class UpperEntry:
     hides: bool = False  # a directory that may hold whiteouts in their xattr form
     metacopy: bool = False
     redirect: bytes | None = None
-    origin: bytes | None = None
+    nlink: bytes | None = None
+    indexed: bool = False  # read from the index: it stands for any number of names
 
     @property
     def mode(self) -> int:
@@ -48,7 +52,31 @@ class UpperEntry:
 
     @property
     def linked(self) -> bool:
-        return self.status.st_nlink > 1 and not self.is_dir
+        return (self.indexed or self.status.st_nlink > 1) and not self.is_dir
+
+    def shown_links(self, lower_links: int) -> int:
+        """The number of names that the user sees, of a file in the index. The mark is relative: `U+1`, `L-2`."""
+        text = self.nlink or b"U+0"
+        try:
+            return (self.status.st_nlink if text[:1] == b"U" else lower_links) + int(text[1:])
+        except ValueError:
+            return 0
+
+
+def redirected(lower: Tree, base: Inode | None, entry: UpperEntry, path: bytes) -> Inode | None:
+    """What a redirect names: a path from the lower's root, or a name in `base`, the lower directory of its parent.
+
+    None when there is no redirect. Raises Corrupt when the lower tree lacks what it names.
+    """
+    if entry.redirect is None:
+        return None
+    if entry.redirect.startswith(b"/"):
+        found = lower.resolve(entry.redirect)
+    else:
+        found = lower.lookup(base, entry.redirect) if base is not None else None
+    if found is None or b".." in entry.redirect.split(b"/"):
+        raise Corrupt(f"redirect to {os.fsdecode(entry.redirect)!r}, which the lower tree lacks", path=b"/" + path)
+    return found
 
 
 def default_prefix() -> bytes:
@@ -64,10 +92,11 @@ def read_upper(place: Descent, name: bytes, prefix: bytes, *, hides: bool = Fals
     """The entry `name` of the current directory (b"." for the top). `hides`: the directory has `opaque=x`."""
     status = place.status(name)
     if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-        return UpperEntry(name, status, {}, whiteout=True)
+        return UpperEntry(place, name, status, {}, whiteout=True)
     found = place.xattrs(name)
     opaque = found.get(prefix + b"opaque")
     return UpperEntry(
+        place,
         name,
         status,
         visible_xattrs(found, prefix) if found else found,
@@ -76,7 +105,7 @@ def read_upper(place: Descent, name: bytes, prefix: bytes, *, hides: bool = Fals
         hides=opaque == b"x",
         metacopy=prefix + b"metacopy" in found and stat.S_ISREG(status.st_mode),
         redirect=found.get(prefix + b"redirect"),
-        origin=found.get(prefix + b"origin"),
+        nlink=found.get(prefix + b"nlink"),
     )
 
 
