@@ -218,11 +218,11 @@ class _Range(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        count = min(len(buffer), self._size - self._at)
-        if count <= 0:
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        room = memoryview(buffer)[: max(self._size - self._at, 0)]  # a slice of a bytearray would be a copy
+        if not room:
             return 0
-        done = os.preadv(self._fd, [buffer[:count]], self._start + self._at)
+        done = os.preadv(self._fd, [room], self._start + self._at)
         if done == 0:
             raise InvalidArchive("the archive ends in the middle of a member")
         self._at += done

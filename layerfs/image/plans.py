@@ -140,9 +140,7 @@ def _choose(index: Index, platform: Platform, archive: Archive) -> Descriptor:
     chosen = index.choose(platform)
     if chosen is None:
         offered = ", ".join(str(m.platform) for m in index.manifests if m.platform and not m.platform.unknown)
-        raise InvalidArchive(
-            f"no image for the platform {platform} (there are: {offered or 'none'})", path=archive.where
-        )
+        raise InvalidArchive(f"no image for {platform} (there are: {offered or 'none'})", path=archive.where)
     return chosen
 
 

@@ -79,7 +79,7 @@ class Fields:
 
     def child(self, key: str) -> Fields | None:
         value = self._typed(key, dict, "an object")
-        return None if value is None else Fields(value, f"{self.where}.{key}")
+        return None if value is None else Fields(value, self._at(key))
 
     def children(self, key: str) -> list[Fields]:
         """A list of objects; a `null` element is an error."""
@@ -87,7 +87,7 @@ class Fields:
         for number, value in enumerate(self._typed(key, list, "a list") or []):
             if not isinstance(value, dict):
                 self._wrong(f"{key}[{number}]", "an object", value)
-            found.append(Fields(value, f"{self.where}.{key}[{number}]"))
+            found.append(Fields(value, self._at(f"{key}[{number}]")))
         return found
 
     def texts(self, key: str) -> tuple[str, ...] | None:
@@ -128,7 +128,10 @@ class Fields:
         try:
             return parse(text)
         except InvalidInput as error:
-            raise InvalidArchive(f"{self.where}.{key}: {error.message}") from None
+            raise InvalidArchive(f"{self._at(key)}: {error.message}") from None
+
+    def _at(self, key: str) -> str:
+        return f"{self.where}.{key}".replace(".[", "[")
 
     def _typed(self, key: str, kind: type, words: str) -> Any:
         value = self._values.get(key)
@@ -137,7 +140,7 @@ class Fields:
         return value
 
     def _wrong(self, key: str, words: str, value: object) -> NoReturn:
-        raise InvalidArchive(f"{self.where}.{key} is {_kind(value)}, not {words}")
+        raise InvalidArchive(f"{self._at(key)} is {_kind(value)}, not {words}")
 
 
 def parse_time(text: str) -> int:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,14 @@ from layerfs.store import StoreRoot
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[StoreRoot]:
-    with StoreRoot.open(tmp_path / "store") as opened:
-        yield opened
+    """A store in memory where that is possible: these tests are not about what survives a power cut."""
+    memory = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(dir=memory)) if os.access(memory, os.W_OK) else tmp_path
+    try:
+        with StoreRoot.open(place / "store") as opened:
+            yield opened
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture
