@@ -1,133 +1,121 @@
-#define _GNU_SOURCE /* pwritev */
 #include "depot.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
-
-#define BATCH_BYTES (4u << 20)
-#define BATCH_ITEMS 1024u
-#define MEDIUM_MAX (16u << 20) /* contents up to this size are looked up before anything is written */
-
-struct item {
-	uint32_t index; /* in the table */
-	enum lfs_depot_form form;
-	uint64_t xxh64;
-	uint8_t *data;	    /* in the batch */
-	uint64_t temporary; /* number of the file */
-};
 
 int lfs_depot_init(struct lfs_depot *depot, const struct lfs_ingest_config *config)
 {
 	*depot = (struct lfs_depot){.config = config, .now = {.fd = -1}};
-	/* Untouched pages cost nothing. The room is for the last content that fits below BATCH_BYTES. */
-	depot->batch = malloc(BATCH_BYTES + MEDIUM_MAX + LFS_BLOCK);
-	return depot->batch ? 0 : -ENOMEM;
-}
-
-/* --- files --- */
-
-static void temporary_name(char name[48], uint64_t number)
-{
-	snprintf(name, 48, ".tmp-%ld-%llu", (long)getpid(), (unsigned long long)number);
-}
-
-static void object_name(char name[2 * LFS_ID_SIZE + 1], const uint8_t *identity)
-{
-	for (int i = 0; i < LFS_ID_SIZE; i++)
-		sprintf(name + 2 * i, "%02x", identity[i]);
-}
-
-static int write_failed(int number, const char *what, struct lfs_error *error)
-{
-	return lfs_fail(error, -number, "cannot write %s: %s", what, strerror(number));
-}
-
-static int open_temporary(int directory, uint64_t *number, struct lfs_error *error)
-{
-	static atomic_uint_least64_t counter;
-	char name[48];
-	*number = atomic_fetch_add(&counter, 1);
-	temporary_name(name, *number);
-	int fd = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0400);
-	if (fd < 0 && errno == EEXIST) { /* left by a dead process that had our number */
-		unlinkat(directory, name, 0);
-		fd = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0400);
-	}
-	if (fd < 0)
-		return write_failed(errno, "an object", error);
-	if (fchmod(fd, 0400) < 0) { /* whatever the umask */
-		int number = errno;
-		close(fd);
-		return write_failed(number, "an object", error);
-	}
-	return fd;
-}
-
-static void remove_temporary(int directory, uint64_t number)
-{
-	char name[48];
-	temporary_name(name, number);
-	unlinkat(directory, name, 0);
-}
-
-static int publish_temporary(int directory, uint64_t number, const uint8_t *identity, struct lfs_error *error)
-{
-	char from[48], to[2 * LFS_ID_SIZE + 1];
-	temporary_name(from, number);
-	object_name(to, identity);
-	return renameat(directory, from, directory, to) < 0 ? write_failed(errno, "an object", error) : 0;
-}
-
-static int write_all(int fd, const uint8_t *data, size_t size, uint64_t offset, const char *what, struct lfs_error *error)
-{
-	while (size) {
-		ssize_t done = pwrite(fd, data, size, (off_t)offset);
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done <= 0)
-			return write_failed(done < 0 ? errno : EIO, what, error);
-		data += done, offset += (uint64_t)done, size -= (size_t)done;
+	lfs_worker_init(&depot->worker);
+	depot->batch = &depot->batches[0];
+	for (int i = 0; i < 2; i++) {
+		struct lfs_batch *batch = &depot->batches[i];
+		batch->pack_fd = config->pack_fd;
+		batch->objects_fd = config->objects_fd;
+		/* Room for the last content that begins below LFS_BATCH_BYTES; untouched pages cost nothing. */
+		batch->data = malloc(LFS_BATCH_BYTES + LFS_MEDIUM_MAX + LFS_BLOCK);
+		if (!batch->data)
+			return -ENOMEM;
 	}
 	return 0;
 }
 
-/* --- one content --- */
-
-static size_t blocks_of(uint64_t size)
+void lfs_depot_free(struct lfs_depot *depot)
 {
-	return (size_t)((size + LFS_BLOCK - 1) / LFS_BLOCK);
+	if (!depot->config)
+		return;
+	lfs_worker_free(&depot->worker);
+	for (int i = 0; i < 2; i++) {
+		lfs_batch_abandon(&depot->batches[i]);
+		lfs_buffer_free(&depot->batches[i].items);
+		free(depot->batches[i].data);
+	}
+	if (depot->now.fd >= 0) {
+		lfs_close_fd(&depot->now.fd);
+		lfs_temporary_remove(depot->config->objects_fd, depot->now.temporary);
+	}
+	lfs_table_free(&depot->table);
+	lfs_buffer_free(&depot->rows);
+	lfs_buffer_free(&depot->asked);
 }
+
+/* --- one content --- */
 
 int lfs_depot_begin(struct lfs_depot *depot, uint64_t size, bool sparse, struct lfs_error *error)
 {
-	depot->now.form = sparse || size > MEDIUM_MAX ? LFS_DEPOT_FILE : size > LFS_PACK_MAX ? LFS_DEPOT_MEDIUM : LFS_DEPOT_SMALL;
+	depot->now.form = sparse || size > LFS_MEDIUM_MAX ? LFS_ITEM_FILE : size > LFS_PACK_MAX ? LFS_ITEM_MEDIUM : LFS_ITEM_SMALL;
 	depot->now.size = size;
 	depot->now.at = 0;
 	lfs_identity_init(&depot->now.identity, sparse, size);
-	if (depot->now.form != LFS_DEPOT_FILE)
+	if (depot->now.form != LFS_ITEM_FILE)
 		return 0;
-	int fd = open_temporary(depot->config->objects_fd, &depot->now.temporary, error);
+	int rc = lfs_depot_settle(depot, error); /* its pieces get the batch for themselves */
+	if (rc < 0)
+		return rc;
+	int fd = lfs_temporary_open(depot->config->objects_fd, &depot->now.temporary, error);
 	if (fd < 0)
 		return fd;
 	depot->now.fd = fd;
-	return ftruncate(fd, (off_t)size) < 0 ? write_failed(errno, "an object", error) : 0;
+	if (ftruncate(fd, (off_t)size) == 0)
+		return 0;
+	int number = errno;
+	return lfs_fail(error, -number, "cannot write an object of %llu bytes: %s", (unsigned long long)size, strerror(number));
 }
 
-/* Bytes up to `offset` that the archive did not store are zeros. */
+/* Bytes up to `offset` that the archive did not store are zeros; in a temporary file they are a hole. */
 static void fill_gap(struct lfs_depot *depot, uint64_t offset)
 {
 	uint64_t gap = offset - depot->now.at;
 	lfs_identity_zeros(&depot->now.identity, gap);
-	if (depot->now.form != LFS_DEPOT_FILE)
-		memset(depot->batch + depot->batch_used + depot->now.at, 0, gap);
+	if (depot->now.form != LFS_ITEM_FILE)
+		memset(depot->batch->data + depot->batch->used + depot->now.at, 0, gap);
 	depot->now.at = offset;
+}
+
+static size_t item_count(const struct lfs_batch *batch)
+{
+	return batch->items.size / sizeof(struct lfs_item);
+}
+
+/* Hands the batch over to the thread and begins another. */
+static int submit(struct lfs_depot *depot, struct lfs_error *error)
+{
+	struct lfs_batch *full = depot->batch;
+	int rc = lfs_worker_run(&depot->worker, lfs_batch_write, full, error); /* waits: the other batch is free then */
+	if (rc < 0)
+		return rc;
+	depot->batch = full == &depot->batches[0] ? &depot->batches[1] : &depot->batches[0];
+	depot->batch->items.size = depot->batch->used = 0;
+	return 0;
+}
+
+/* Bytes of a temporary file; those that follow the last piece are joined to it. */
+static int add_piece(struct lfs_depot *depot, uint64_t offset, const uint8_t *data, size_t size, struct lfs_error *error)
+{
+	while (size) {
+		struct lfs_batch *batch = depot->batch;
+		if (batch->used >= LFS_BATCH_BYTES || item_count(batch) >= LFS_BATCH_ITEMS) {
+			int rc = submit(depot, error);
+			if (rc < 0)
+				return rc;
+			continue;
+		}
+		size_t room = LFS_BATCH_BYTES - batch->used, part = size < room ? size : room, count = item_count(batch);
+		struct lfs_item *last = count ? (struct lfs_item *)batch->items.data + count - 1 : NULL;
+		memcpy(batch->data + batch->used, data, part);
+		if (last && last->offset + last->size == offset) {
+			last->size += part;
+		} else {
+			struct lfs_item piece = {.form = LFS_ITEM_PIECE, .fd = depot->now.fd, .offset = offset, .size = part,
+						 .data = batch->data + batch->used};
+			int rc = lfs_buffer_append(&batch->items, &piece, sizeof piece);
+			if (rc < 0)
+				return rc;
+		}
+		batch->used += part, offset += part, data += part, size -= part;
+	}
+	return 0;
 }
 
 int lfs_depot_data(struct lfs_depot *depot, uint64_t offset, const uint8_t *data, size_t size, struct lfs_sha256 *other,
@@ -137,27 +125,33 @@ int lfs_depot_data(struct lfs_depot *depot, uint64_t offset, const uint8_t *data
 		fill_gap(depot, offset);
 	lfs_identity_data_with(&depot->now.identity, other, data, size);
 	depot->now.at += size;
-	if (depot->now.form == LFS_DEPOT_FILE)
-		return write_all(depot->now.fd, data, size, offset, "an object", error);
-	memcpy(depot->batch + depot->batch_used + offset, data, size);
+	if (depot->now.form == LFS_ITEM_FILE)
+		return add_piece(depot, offset, data, size, error);
+	memcpy(depot->batch->data + depot->batch->used + offset, data, size);
 	return 0;
 }
 
-/* The content is new to this layer: it joins the batch. */
-static int join(struct lfs_depot *depot, uint32_t index, uint64_t xxh64)
+/* The content joins the batch, unless the layer had it before. A temporary file always does: it needs an end. */
+static int join(struct lfs_depot *depot, uint32_t index, uint64_t xxh64, bool added)
 {
-	struct item item = {.index = index, .form = depot->now.form, .xxh64 = xxh64, .data = depot->batch + depot->batch_used,
-			    .temporary = depot->now.temporary};
-	int rc = lfs_buffer_append(&depot->items, &item, sizeof item);
+	struct lfs_batch *batch = depot->batch;
+	struct lfs_item item = {.form = depot->now.form, .fate = added ? LFS_FATE_OPEN : LFS_FATE_DROP, .index = index,
+				.size = depot->now.size, .xxh64 = xxh64, .data = batch->data + batch->used, .fd = depot->now.fd,
+				.temporary = depot->now.temporary};
+	memcpy(item.identity, lfs_table_at(&depot->table, index)->identity, LFS_ID_SIZE);
+	if (!added && item.form != LFS_ITEM_FILE)
+		return 0;
+	int rc = lfs_buffer_append(&batch->items, &item, sizeof item);
 	if (rc < 0)
 		return rc;
-	if (item.form == LFS_DEPOT_FILE) {
-		depot->file_waits = true;
+	if (item.form == LFS_ITEM_FILE) {
+		depot->now.fd = -1; /* the item's now */
+		depot->settle_soon = true;
 		return 0;
 	}
-	size_t padded = blocks_of(depot->now.size) * LFS_BLOCK;
-	memset(item.data + depot->now.size, 0, padded - depot->now.size);
-	depot->batch_used += padded;
+	size_t padded = lfs_blocks(item.size) * LFS_BLOCK;
+	memset(item.data + item.size, 0, padded - item.size);
+	batch->used += padded;
 	return 0;
 }
 
@@ -170,40 +164,38 @@ int lfs_depot_end(struct lfs_depot *depot, uint32_t *index, struct lfs_error *er
 		fill_gap(depot, depot->now.size);
 	lfs_identity_final(&depot->now.identity, identity, &xxh64);
 	int rc = lfs_table_add(&depot->table, identity, index, &added);
-	if (rc == 0 && added) {
+	if (rc < 0)
+		return rc;
+	if (added) {
 		struct lfs_content *content = lfs_table_at(&depot->table, *index);
 		content->size = depot->now.size;
 		content->flags = depot->now.identity.sparse ? LFS_FLAG_SPARSE : 0;
-		rc = join(depot, *index, xxh64);
 	}
-	if (depot->now.form != LFS_DEPOT_FILE)
-		return rc;
-	if (rc < 0 || !added)
-		remove_temporary(depot->config->objects_fd, depot->now.temporary);
-	if (close(lfs_steal_fd(&depot->now.fd)) < 0 && rc == 0 && errno != EINTR)
-		rc = write_failed(errno, "an object", error);
-	return rc;
+	return join(depot, *index, xxh64, added);
 }
 
 /* --- a batch --- */
 
 bool lfs_depot_full(const struct lfs_depot *depot)
 {
-	return depot->file_waits || depot->batch_used >= BATCH_BYTES || depot->items.size >= BATCH_ITEMS * sizeof(struct item);
+	return depot->settle_soon || depot->batch->used >= LFS_BATCH_BYTES || item_count(depot->batch) >= LFS_BATCH_ITEMS;
 }
 
 /* Asks the store about the batch. The answers are index values (docs/format.md "Index"). */
-static int look_up(struct lfs_depot *depot, const struct item *items, size_t count, uint8_t **values)
+static int look_up(struct lfs_depot *depot, size_t *asked)
 {
-	depot->asked.size = 0;
+	const struct lfs_item *items = (const struct lfs_item *)depot->batch->items.data;
+	size_t count = item_count(depot->batch);
 	int rc = lfs_buffer_reserve(&depot->asked, 2 * LFS_ID_SIZE * count);
 	if (rc < 0)
 		return rc;
+	*asked = 0;
 	for (size_t i = 0; i < count; i++)
-		memcpy(depot->asked.data + LFS_ID_SIZE * i, lfs_table_at(&depot->table, items[i].index)->identity, LFS_ID_SIZE);
-	*values = depot->asked.data + LFS_ID_SIZE * count;
-	memset(*values, 0, LFS_ID_SIZE * count);
-	return depot->config->lookup(depot->config->context, depot->asked.data, count, *values);
+		if (items[i].form != LFS_ITEM_PIECE && items[i].fate == LFS_FATE_OPEN)
+			memcpy(depot->asked.data + LFS_ID_SIZE * (*asked)++, items[i].identity, LFS_ID_SIZE);
+	uint8_t *values = depot->asked.data + LFS_ID_SIZE * *asked;
+	memset(values, 0, LFS_ID_SIZE * *asked);
+	return *asked ? depot->config->lookup(depot->config->context, depot->asked.data, *asked, values) : 0;
 }
 
 /* Whether the store has it already; then where. */
@@ -221,134 +213,59 @@ static int take_answer(struct lfs_content *content, const uint8_t value[LFS_ID_S
 	return 1;
 }
 
-static int add_row(struct lfs_depot *depot, const struct item *item)
+/* Gives an unknown content its place. */
+static int keep(struct lfs_depot *depot, struct lfs_item *item, struct lfs_error *error)
 {
-	const struct lfs_content *content = lfs_table_at(&depot->table, item->index);
-	struct lfs_new_content row = {.size = content->size, .xxh64 = item->xxh64, .block = content->block, .kind = content->kind,
-				      .flags = content->flags};
-	memcpy(row.identity, content->identity, LFS_ID_SIZE);
+	struct lfs_content *content = lfs_table_at(&depot->table, item->index);
+	struct lfs_new_content row = {.size = item->size, .xxh64 = item->xxh64, .flags = content->flags};
+	memcpy(row.identity, item->identity, LFS_ID_SIZE);
+	item->fate = LFS_FATE_KEEP;
+	if (item->form == LFS_ITEM_SMALL) {
+		if (depot->blocks + lfs_blocks(item->size) > UINT32_MAX)
+			return lfs_fail(error, -EFBIG, "a pack over 16 TiB");
+		item->block = content->block = (uint32_t)depot->blocks;
+		content->pack = depot->config->pack_id;
+		depot->blocks += lfs_blocks(item->size);
+	}
+	content->kind = row.kind = item->form == LFS_ITEM_SMALL ? LFS_KIND_PACK : LFS_KIND_OBJECT;
+	row.block = content->block;
 	return lfs_buffer_append(&depot->rows, &row, sizeof row);
 }
 
-static int write_object(struct lfs_depot *depot, const struct item *item, struct lfs_error *error)
+/* Decides about every content of the batch. */
+static int decide(struct lfs_depot *depot, struct lfs_error *error)
 {
-	const struct lfs_content *content = lfs_table_at(&depot->table, item->index);
-	int directory = depot->config->objects_fd;
-	uint64_t number = item->temporary;
-	if (item->form == LFS_DEPOT_MEDIUM) {
-		LFS_AUTO_FD fd = open_temporary(directory, &number, error);
-		if (fd < 0)
-			return fd;
-		int rc = write_all(fd, item->data, (size_t)content->size, 0, "an object", error);
-		if (rc < 0) {
-			remove_temporary(directory, number);
-			return rc;
-		}
-	}
-	int rc = publish_temporary(directory, number, content->identity, error);
+	struct lfs_item *items = (struct lfs_item *)depot->batch->items.data;
+	size_t count = item_count(depot->batch), asked;
+	int rc = look_up(depot, &asked);
 	if (rc < 0)
-		remove_temporary(directory, number);
-	return rc;
-}
-
-struct run { /* neighbours in the batch that go to the pack together */
-	struct iovec parts[64];
-	int count;
-	uint64_t block; /* of the first */
-};
-
-static int write_run(struct lfs_depot *depot, struct run *run, struct lfs_error *error)
-{
-	uint64_t offset = run->block * LFS_BLOCK;
-	struct iovec *part = run->parts, *end = part + run->count;
-	while (part < end) {
-		ssize_t done = pwritev(depot->config->pack_fd, part, (int)(end - part), (off_t)offset);
-		if (done < 0 && errno == EINTR)
+		return rc;
+	const uint8_t *value = depot->asked.data + LFS_ID_SIZE * asked;
+	for (size_t i = 0; i < count; i++) {
+		if (items[i].form == LFS_ITEM_PIECE || items[i].fate != LFS_FATE_OPEN)
 			continue;
-		if (done <= 0)
-			return write_failed(done < 0 ? errno : EIO, "a pack", error);
-		offset += (uint64_t)done;
-		for (; part < end && (size_t)done >= part->iov_len; part++)
-			done -= (ssize_t)part->iov_len;
-		if (part < end) {
-			part->iov_base = (uint8_t *)part->iov_base + done;
-			part->iov_len -= (size_t)done;
-		}
+		rc = take_answer(lfs_table_at(&depot->table, items[i].index), value, error);
+		value += LFS_ID_SIZE;
+		if (rc > 0)
+			items[i].fate = LFS_FATE_DROP;
+		else if (rc == 0)
+			rc = keep(depot, &items[i], error);
+		if (rc < 0)
+			return rc;
 	}
-	run->block = depot->blocks;
-	run->count = 0;
 	return 0;
-}
-
-static int add_to_pack(struct lfs_depot *depot, const struct item *item, struct run *run, struct lfs_error *error)
-{
-	struct lfs_content *content = lfs_table_at(&depot->table, item->index);
-	size_t blocks = blocks_of(content->size);
-	struct iovec *last = run->count ? &run->parts[run->count - 1] : NULL;
-	if (depot->blocks + blocks > UINT32_MAX)
-		return lfs_fail(error, -EFBIG, "a pack over 16 TiB");
-	if (last && (uint8_t *)last->iov_base + last->iov_len == item->data)
-		last->iov_len += blocks * LFS_BLOCK;
-	else
-		run->parts[run->count++] = (struct iovec){item->data, blocks * LFS_BLOCK};
-	content->kind = LFS_KIND_PACK;
-	content->block = (uint32_t)depot->blocks;
-	content->pack = depot->config->pack_id;
-	depot->blocks += blocks;
-	return run->count == sizeof run->parts / sizeof *run->parts ? write_run(depot, run, error) : 0;
-}
-
-static int keep(struct lfs_depot *depot, const struct item *item, struct run *run, struct lfs_error *error)
-{
-	int rc;
-	if (item->form == LFS_DEPOT_SMALL) {
-		rc = add_to_pack(depot, item, run, error);
-	} else {
-		rc = write_object(depot, item, error);
-		lfs_table_at(&depot->table, item->index)->kind = LFS_KIND_OBJECT;
-	}
-	return rc < 0 ? rc : add_row(depot, item);
 }
 
 int lfs_depot_settle(struct lfs_depot *depot, struct lfs_error *error)
 {
-	struct item *items = (struct item *)depot->items.data;
-	size_t count = depot->items.size / sizeof *items;
-	struct run run = {.block = depot->blocks};
-	uint8_t *values;
-	if (!count)
+	if (!item_count(depot->batch))
 		return 0;
-	int rc = look_up(depot, items, count, &values);
-	for (size_t i = 0; rc >= 0 && i < count; i++) {
-		rc = take_answer(lfs_table_at(&depot->table, items[i].index), values + LFS_ID_SIZE * i, error);
-		if (rc == 0)
-			rc = keep(depot, &items[i], &run, error);
-		else if (rc > 0 && items[i].form == LFS_DEPOT_FILE)
-			remove_temporary(depot->config->objects_fd, items[i].temporary);
-		if (rc >= 0)
-			items[i].form = LFS_DEPOT_SMALL; /* its file, if any, is dealt with */
-	}
-	if (rc >= 0)
-		rc = write_run(depot, &run, error);
-	if (rc < 0)
-		return rc;
-	depot->items.size = depot->batch_used = 0;
-	depot->file_waits = false;
-	return 0;
+	depot->settle_soon = false;
+	int rc = decide(depot, error);
+	return rc < 0 ? rc : submit(depot, error);
 }
 
-void lfs_depot_free(struct lfs_depot *depot)
+int lfs_depot_wait(struct lfs_depot *depot, struct lfs_error *error)
 {
-	const struct item *items = (const struct item *)depot->items.data;
-	for (size_t i = 0; i < depot->items.size / sizeof *items; i++)
-		if (items[i].form == LFS_DEPOT_FILE)
-			remove_temporary(depot->config->objects_fd, items[i].temporary);
-	if (depot->now.fd >= 0)
-		remove_temporary(depot->config->objects_fd, depot->now.temporary);
-	lfs_close_fd(&depot->now.fd);
-	lfs_table_free(&depot->table);
-	lfs_buffer_free(&depot->rows);
-	lfs_buffer_free(&depot->items);
-	lfs_buffer_free(&depot->asked);
-	free(depot->batch);
+	return lfs_worker_wait(&depot->worker, error);
 }

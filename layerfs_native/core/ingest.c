@@ -1,5 +1,7 @@
 /* A layer tar into contents, a tree and a tar-split record. */
+#define _GNU_SOURCE /* F_DUPFD_CLOEXEC */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -283,6 +285,14 @@ int lfs_ingest_new(const struct lfs_ingest_config *config, struct lfs_ingest **o
 	if (!ingest)
 		return -ENOMEM;
 	ingest->config = *config;
+	/* Our own: a thread may still write when the caller closes its descriptors after an error. */
+	ingest->config.pack_fd = fcntl(config->pack_fd, F_DUPFD_CLOEXEC, 3);
+	ingest->config.objects_fd = fcntl(config->objects_fd, F_DUPFD_CLOEXEC, 3);
+	if (ingest->config.pack_fd < 0 || ingest->config.objects_fd < 0) {
+		int rc = -errno;
+		lfs_ingest_free(ingest);
+		return rc;
+	}
 	lfs_tar_init(&ingest->tar, &events, ingest);
 	lfs_sha256_init(&ingest->diff);
 	ingest->notes = malloc(NOTES_SIZE);
@@ -306,13 +316,17 @@ void lfs_ingest_free(struct lfs_ingest *ingest)
 	lfs_split_free(&ingest->split);
 	if (ingest->tree)
 		lfs_tree_free(ingest->tree);
+	lfs_close_fd(&ingest->config.pack_fd);
+	lfs_close_fd(&ingest->config.objects_fd);
 	free(ingest->notes);
 	free(ingest);
 }
 
-/* Remembers a failure: nothing can be added after one. */
+/* Remembers a failure: nothing can be added after one. The thread is idle then, so that what it made can be removed. */
 static int fail(struct lfs_ingest *ingest, int rc, struct lfs_error *error)
 {
+	if (rc < 0)
+		lfs_depot_wait(&ingest->depot, NULL);
 	if (rc < 0 && !ingest->failed) {
 		ingest->failed = rc;
 		ingest->error = *error;
@@ -361,15 +375,17 @@ static int finish(struct lfs_ingest *ingest, const char *tree_path, struct lfs_i
 	int rc = locate(ingest, lfs_tar_finish(&ingest->tar, error), error);
 	if (rc == 0)
 		rc = settle(ingest, error);
+	if (rc == 0)
+		rc = lfs_depot_wait(&ingest->depot, error);
 	if (rc < 0)
 		return rc;
 	lfs_sha256_final(&ingest->diff, result->diff_id);
 	rc = lfs_split_end(&ingest->split, ingest->tar_size, result->diff_id);
 	if (rc < 0)
 		return rc;
-	const struct lfs_table *table = &ingest->depot.table;
-	return lfs_tree_write(ingest->tree, tree_path, false, result->diff_id, lfs_table_at(table, 0), lfs_table_count(table),
-			      &result->tree, error);
+	const struct lfs_buffer *contents = &ingest->depot.table.list; /* all: the tree drops those that inodes use */
+	return lfs_tree_write(ingest->tree, tree_path, false, result->diff_id, (const struct lfs_content *)contents->data,
+			      lfs_table_count(&ingest->depot.table), &result->tree, error);
 }
 
 int lfs_ingest_finish(struct lfs_ingest *ingest, const char *tree_path, struct lfs_ingest_result *result, struct lfs_error *error)

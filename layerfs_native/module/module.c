@@ -73,17 +73,9 @@ PyObject *lfs_raise(PyObject *module, int negative_errno, const struct lfs_error
 static int module_exec(PyObject *module)
 {
 	if (PyModule_AddIntConstant(module, "ABI", LFS_ABI) < 0 || PyModule_AddFunctions(module, lfs_hash_methods) < 0 ||
-	    PyModule_AddFunctions(module, lfs_linux_methods) < 0)
+	    PyModule_AddFunctions(module, lfs_linux_methods) < 0 || PyModule_AddFunctions(module, lfs_tree_methods) < 0)
 		return -1;
-#if __has_include("../core/erofs_write.c")
-	if (lfs_reader_register(module) < 0)
-		return -1;
-#endif
-#if __has_include("../core/merge.c") && __has_include("../core/erofs_read.c")
-	if (PyModule_AddFunctions(module, lfs_tree_methods) < 0 || lfs_trees_register(module) < 0)
-		return -1;
-#endif
-	return 0;
+	return lfs_trees_register(module) < 0 || lfs_reader_register(module) < 0 ? -1 : 0;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
