@@ -3,6 +3,7 @@
 from layerfs.store.blobs import Blobs, BlobWriter
 from layerfs.store.contents import ContentReader, Contents
 from layerfs.store.format import ContentValue, NewContent
+from layerfs.store.gc import GcProgress, GcResult, Roots, collect
 from layerfs.store.index import Index, Txn
 from layerfs.store.leases import Lease, Leases
 from layerfs.store.root import StoreRoot
@@ -15,10 +16,14 @@ __all__ = [
     "ContentValue",
     "ContentWriter",
     "Contents",
+    "GcProgress",
+    "GcResult",
     "Index",
     "Lease",
     "Leases",
     "NewContent",
+    "Roots",
     "StoreRoot",
     "Txn",
+    "collect",
 ]

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from layerfs.digest import Digest
 from layerfs.errors import Corrupt, InvalidInput, NotFound, StoreError
-from layerfs.store.durable import make_durable, write_all, writing
+from layerfs.store.durable import make_durable, place_file, write_all, writing
 from layerfs.store.index import Index, Txn
 from layerfs.store.leases import Lease
 
@@ -144,8 +144,7 @@ class Blobs:
     def place(self, source: Path, digest: Digest) -> None:
         """Renames a finished file to its name, durable."""
         target = self.blob_path(digest)
-        target.parent.mkdir(0o700, exist_ok=True)
-        source.rename(target)
+        place_file(source, target)
         make_durable([target], self.path)
 
     def publish(self, digest: Digest, size: int, media_type: str, *, txn: Txn | None = None) -> None:

@@ -176,7 +176,7 @@ class Contents:
     def _open(self, identity: bytes, value: ContentValue) -> ContentReader:
         what = f"content {identity.hex()}"
         if value.kind == KIND_PACK:
-            fd, base = self._pack_fd(value.pack), value.block * BLOCK
+            fd, base = self.open_pack(value.pack), value.block * BLOCK
         else:
             fd, base = os.open(self.object_path(identity), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), 0
         size = os.fstat(fd).st_size
@@ -185,8 +185,8 @@ class Contents:
             raise Corrupt(f"{what} should end at {base + value.size}, its file has {size} bytes")
         return ContentReader(fd, base, value, what)
 
-    def _pack_fd(self, pack_id: int) -> int:
-        """An own descriptor of a pack; opened ones are kept, so that reading many small files opens no file each."""
+    def open_pack(self, pack_id: int) -> int:
+        """An own descriptor of a pack, to be closed. One is kept open: reading many small files opens no file each."""
         with self._lock:
             kept = self._packs.pop(pack_id, None)
             if kept is not None and os.fstat(kept).st_nlink == 0:  # compacted away: let its blocks go

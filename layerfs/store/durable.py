@@ -55,23 +55,36 @@ def _fsync(path: Path) -> None:
 
 def sync_file_system(path: Path) -> None:
     """syncfs(2): one barrier for everything written to this file system. Reports write-back errors (Linux 5.8)."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if libc.syncfs(fd) < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(path))
+        _syncfs(fd)
     finally:
         os.close(fd)
 
 
-def remove_tree(path: Path) -> None:
-    """Removes a directory and what is in it, as far as the host lets us; never through a symlink."""
-    import shutil  # costs 5 ms
+def _syncfs(fd: int) -> None:
+    try:
+        from layerfs._native import syncfs
+    except ImportError:
+        import ctypes
 
-    shutil.rmtree(path, ignore_errors=True)
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code)) from None
+    else:
+        syncfs(fd)
+
+
+def place_file(source: Path, target: Path) -> None:
+    """Renames over `target`, making its directory; gc may remove that directory while it is empty."""
+    for attempt in range(8):
+        try:
+            source.rename(target)
+            return
+        except FileNotFoundError:
+            if attempt == 7 or not os.path.lexists(source):
+                raise
+            target.parent.mkdir(0o700, exist_ok=True)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

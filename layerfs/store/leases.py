@@ -20,9 +20,10 @@ from types import TracebackType
 from typing import Any
 
 from layerfs.errors import NoSpace, StoreError
-from layerfs.store.durable import remove_tree, write_all, writing
+from layerfs.store.durable import write_all, writing
 from layerfs.store.format import ID_SIZE
 from layerfs.store.index import Index
+from layerfs.store.trash import remove_tree
 
 NEWBORN_SECONDS = 60  # a directory without a row is somebody's first step, or a corpse when older
 _open_leases: weakref.WeakSet[Lease] = weakref.WeakSet()

@@ -12,7 +12,7 @@ from types import TracebackType
 from layerfs.errors import StoreError
 from layerfs.store.blobs import Blobs
 from layerfs.store.contents import Contents
-from layerfs.store.durable import make_durable, writing
+from layerfs.store.durable import make_durable, place_file, writing
 from layerfs.store.format import DIRECTORIES, VERSION, TreeKind, check_hex, read_format
 from layerfs.store.index import Index
 from layerfs.store.leases import Leases
@@ -88,11 +88,7 @@ class StoreRoot:
     def place(self, source: Path, target: Path) -> None:
         """Renames a finished file to its final name, over an orphan of that name; makes its directory."""
         with writing(target.name):
-            try:
-                source.rename(target)
-            except FileNotFoundError:
-                target.parent.mkdir(0o700, exist_ok=True)
-                source.rename(target)
+            place_file(source, target)
 
     def durable(self, paths: Sequence[Path]) -> None:
         """After return these files and their names survive a power cut: fsync when few, else one syncfs."""

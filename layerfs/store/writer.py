@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from layerfs.errors import Corrupt, StoreError
-from layerfs.store.durable import make_durable, remove_tree, writing
+from layerfs.store.durable import make_durable, place_file, writing
 from layerfs.store.format import BLOCK, KIND_OBJECT, UNKNOWN, NewContent, new_contents, object_name, pack_key
+from layerfs.store.trash import remove_tree
 
 if TYPE_CHECKING:
     from layerfs.store.contents import Contents
@@ -111,11 +112,7 @@ class ContentWriter:
             source, target = self._objects / content.identity.hex(), top / object_name(content.identity)
             if source.stat().st_size != content.size:
                 raise Corrupt("an object changed while it was written", path=str(source))
-            try:
-                source.rename(target)
-            except FileNotFoundError:
-                target.parent.mkdir(0o700, exist_ok=True)
-                source.rename(target)
+            place_file(source, target)
             placed.append(target)
         return placed
 

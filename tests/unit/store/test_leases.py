@@ -62,7 +62,7 @@ def test_in_another_pid_namespace_the_lock_decides(root: StoreRoot) -> None:
     with root.leases.acquire("x") as lease:
         record = LeaseRecord.from_row(lease.id.encode(), lease.record.row() | {"pid_ns": 1, "pid": 2**22 + 1})
         assert root.leases.alive(record)
-        os.rename(lease.tmp / "pins", lease.tmp / "gone")
+        (lease.tmp / "pins").rename(lease.tmp / "gone")
         assert not root.leases.alive(record)
 
 

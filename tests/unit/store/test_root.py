@@ -79,7 +79,9 @@ def test_many_openers_at_once_make_one_store(tmp_path: Path) -> None:
 
 
 def test_many_processes_at_once_make_one_store(tmp_path: Path) -> None:
-    script = f"from pathlib import Path; from layerfs.store import StoreRoot; StoreRoot.open(Path({str(tmp_path / 's')!r}))"
+    script = (
+        f"from pathlib import Path; from layerfs.store import StoreRoot; StoreRoot.open(Path({str(tmp_path / 's')!r}))"
+    )
     children = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(4)]
     assert [child.wait() for child in children] == [0] * 4
 

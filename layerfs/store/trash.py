@@ -1,0 +1,94 @@
+"""Taking files out of the store: renamed away while a lock is held (short), removed afterwards (long)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import deque
+from pathlib import Path
+
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+class Trash:
+    """A directory below `tmp/` that takes what is to be removed."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(0o700, exist_ok=True)
+        self.path, self._count = path, 0
+
+    def take(self, path: Path) -> bool:
+        """Moves a file or directory in; False when it is gone or cannot be moved (it is a mount point)."""
+        self._count += 1
+        try:
+            path.rename(self.path / f"{self._count:x}")
+        except OSError:
+            return False
+        return True
+
+    def empty(self) -> int:
+        """Removes what was taken; the bytes of disk space that gave back."""
+        freed = remove_tree(self.path)
+        self.path.mkdir(0o700, exist_ok=True)
+        return freed
+
+
+def remove_tree(path: Path) -> int:
+    """Removes a directory and all in it, as far as the host lets us; never through symlinks or into mounts.
+
+    Not recursive: every directory found is moved up to the top first, so depth costs neither stack nor long paths.
+    Returns the bytes that were allocated to its files.
+    """
+    try:
+        device = path.lstat().st_dev
+    except FileNotFoundError:
+        return 0
+    pending, number, freed = deque([path]), 0, 0
+    while pending:
+        directory = pending.popleft()
+        size, directories = _clear(directory, device)
+        freed += size
+        for found in directories:
+            number += 1
+            target = found if directory == path else path / f".layerfs-removed-{number:x}"
+            with contextlib.suppress(OSError):
+                if target != found:
+                    found.rename(target)
+                pending.append(target)
+        if directory != path:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+    with contextlib.suppress(OSError):
+        path.rmdir()
+    return freed
+
+
+def _clear(directory: Path, device: int) -> tuple[int, list[Path]]:
+    """Unlinks the files of a directory: (bytes given back, its directories on the same file system)."""
+    with contextlib.suppress(OSError):
+        status = directory.lstat()
+        if status.st_mode & 0o700 != 0o700:
+            directory.chmod(0o700)
+    freed, directories = 0, []
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                if not entry.is_dir(follow_symlinks=False):
+                    Path(entry.path).unlink()
+                    freed += status.st_blocks * 512 if status.st_nlink == 1 else 0
+                elif status.st_dev == device:
+                    directories.append(Path(entry.path))
+    return freed, directories
+
+
+def mounts_below(path: Path) -> bool:
+    """Whether something is mounted at or below a path (in this mount namespace)."""
+    top = os.fsencode(path.resolve())
+    with contextlib.suppress(FileNotFoundError):
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+            target = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
+            if target == top or target.startswith(top + b"/"):
+                return True
+    return False
