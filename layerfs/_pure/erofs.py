@@ -159,7 +159,20 @@ def _dirent_blocks(inode: PlacedInode) -> Iterator[bytes]:
 def _store_super(image: bytearray, subject: bytes, *, inodes: int, meta_block: int, devices: int) -> None:
     features = disk.CHUNKED | (disk.DEVICE_TABLE if devices else 0)
     slot = disk.DEVICE_AT // disk.DEVICE.size if devices else 0
-    fields = (disk.EROFS_MAGIC, 0, disk.COMPAT, 12, 0, disk.ROOT_NID, inodes, 0, 0, len(image) // disk.BLOCK, meta_block, 0)
+    fields = (
+        disk.EROFS_MAGIC,
+        0,
+        disk.COMPAT,
+        12,
+        0,
+        disk.ROOT_NID,
+        inodes,
+        0,
+        0,
+        len(image) // disk.BLOCK,
+        meta_block,
+        0,
+    )
     tail = (subject[:16], bytes(16), features, 0, devices, slot, 0, 0, 0, 0, bytes(24))
     disk.SUPER.pack_into(image, disk.SUPER_AT, *fields, *tail)
     struct.pack_into("<I", image, disk.SUPER_AT + 4, crc32c(memoryview(image)[disk.SUPER_AT : disk.BLOCK]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from layerfs._pure import disk
-from layerfs._pure.tree import WHITEOUT_ATTR, Node
+from layerfs._pure.tree import WHITEOUT_ATTR, Node, directories_of, hollow_directories
 from layerfs.errors import InvalidArchive
 
 MAX_XATTRS = 262128
@@ -49,14 +49,13 @@ def _children(node: Node, *, merged: bool) -> list[tuple[bytes, Node]]:
     found = list(node.children.items())
     if not merged:
         found += [(name, Node(WHITEOUT_ATTR)) for name in node.whiteouts if name not in node.children]
-        for name, child in node.children.items():
-            if child.children is not None and name in node.whiteouts:
-                child.opaque, child.implicit = True, False
     return sorted(found, key=lambda pair: pair[0])
 
 
 def number(root: Node, *, merged: bool) -> tuple[list[PlacedInode], Stats]:
     """The inodes in their order: breadth first, children by name, a hard-linked one where its first name comes."""
+    if not merged:
+        _settle(root)
     first = PlacedInode(root, nlink=2)
     inodes, seen, names = [first], {id(root): first}, 0
     for inode in inodes:  # grows while it is read
@@ -83,6 +82,19 @@ def number(root: Node, *, merged: bool) -> tuple[list[PlacedInode], Stats]:
     size = sum(inode.node.content.size for inode in inodes if inode.node.content is not None)
     links = sum(inode.nlink for inode in inodes if inode.node.link is not None)
     return inodes, Stats(names, size, links)
+
+
+def _settle(root: Node) -> None:
+    """A directory whose name has a whiteout in the same layer: opaque, or gone when the layer has nothing in it."""
+    hollow = hollow_directories(root)
+    for node in directories_of(root):
+        assert node.children is not None
+        for name in node.whiteouts & node.children.keys():
+            child = node.children[name]
+            if id(child) in hollow:
+                del node.children[name]
+            elif child.children is not None:
+                child.opaque, child.implicit = True, False
 
 
 def _encode_xattrs(node: Node) -> bytes:

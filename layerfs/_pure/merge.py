@@ -10,7 +10,17 @@ from typing import NamedTuple
 from layerfs._pure import disk
 from layerfs._pure.erofs import write_tree
 from layerfs._pure.image import Image, Inode
-from layerfs._pure.tree import IMPLICIT_ATTR, Attr, Content, Node, attach, directory, walk
+from layerfs._pure.tree import (
+    IMPLICIT_ATTR,
+    Attr,
+    Content,
+    Node,
+    attach,
+    directories_of,
+    directory,
+    hollow_directories,
+    walk,
+)
 from layerfs.errors import InvalidArchive, InvalidInput
 
 
@@ -89,26 +99,17 @@ def _file_node(image: Image, inode: Inode) -> Node:
     return Node(attr, content, target, xattrs.get(disk.LINK) if content is None else None)
 
 
-def _is_hollow(node: Node) -> bool:
-    """An implicit directory with nothing but whiteouts and other implicit directories below."""
-    left = [node]
-    while left:
-        node = left.pop()
-        if not node.implicit or node.children is None:
-            return False
-        left += node.children.values()
-    return True
-
-
 class _Fold:
     """Applies one layer to the tree below it, in place."""
 
     def __init__(self, root: Node) -> None:
         self.root = root
+        self._hollow: set[int] = set()  # ids of the layer's implicit directories that have nothing to give
         self._links: dict[int, Node] = {}  # id of a placeholder -> the lower inode
         self._aside: deque[tuple[Node, bytes, Node]] = deque()  # implicit directories that met a symlink
 
     def apply(self, layer: Node) -> None:
+        self._hollow = hollow_directories(layer)
         self._resolve_links(layer)
         if not layer.implicit:
             self.root.attr = layer.attr
@@ -117,12 +118,9 @@ class _Fold:
             self._follow(*self._aside.popleft())
 
     def _resolve_links(self, layer: Node) -> None:
-        directories = [layer]
-        for node in directories:
+        for node in directories_of(layer):
             for child in (node.children or {}).values():
-                if child.children is not None:
-                    directories.append(child)
-                elif child.link is not None and id(child) not in self._links:
+                if child.link is not None and id(child) not in self._links:
                     self._links[id(child)] = self._resolve(child.link)
 
     def _resolve(self, path: bytes) -> Node:
@@ -169,7 +167,7 @@ class _Fold:
             return found
         elif node.implicit and found is not None and found.is_symlink:
             self._aside.append((into, name, node))
-        elif not _is_hollow(node):
+        elif id(node) not in self._hollow:
             return attach(into, name, directory(node.attr))
         return None
 
@@ -181,7 +179,7 @@ class _Fold:
             below = self._put(into, name, node)
         else:
             start = self.root if found.target.startswith(b"/") else into
-            make = None if _is_hollow(node) else self._make
+            make = None if id(node) in self._hollow else self._make
             at, rest = walk(self.root, start, found.target.split(b"/"), hops=1, make=make)
             below = None if rest else at
         if below is not None:

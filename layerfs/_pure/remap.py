@@ -8,7 +8,7 @@ from layerfs._pure import disk
 from layerfs._pure.erofs import build_tree, write_tree
 from layerfs._pure.image import Image
 from layerfs._pure.merge import load_tree
-from layerfs._pure.tree import Content, Node
+from layerfs._pure.tree import Content, Node, directories_of
 from layerfs.errors import Corrupt, InvalidArchive, InvalidInput
 
 _MOVE = struct.Struct("<QIIQQ")  # old pack, old block, new block, new pack, zero
@@ -31,12 +31,10 @@ def remap_tree(path: str, out_path: str, mapping: bytes, /) -> None:
 
 
 def _move(root: Node, moves: dict[tuple[int, int], tuple[int, int]]) -> None:
-    directories, seen = [root], set()
-    for node in directories:
+    seen = set()
+    for node in directories_of(root):
         for child in (node.children or {}).values():
-            if child.children is not None:
-                directories.append(child)
-            elif child.content is not None and id(child) not in seen:
+            if child.content is not None and id(child) not in seen:
                 seen.add(id(child))
                 child.content = _moved(child.content, moves)
 

@@ -91,6 +91,23 @@ def path_of(node: Node) -> bytes:
     return b"/".join(reversed(parts))
 
 
+def directories_of(root: Node) -> list[Node]:
+    """All directories, parents first."""
+    found = [root]
+    for node in found:  # grows while it is read
+        found += [child for child in (node.children or {}).values() if child.children is not None]
+    return found
+
+
+def hollow_directories(root: Node) -> set[int]:
+    """ids of the implicit directories with nothing but whiteouts and other such directories below."""
+    hollow: set[int] = set()
+    for node in reversed(directories_of(root)):
+        if node.implicit and all(id(child) in hollow for child in (node.children or {}).values()):
+            hollow.add(id(node))
+    return hollow
+
+
 def clean(parts: Iterable[bytes]) -> list[bytes]:
     """Resolve `.`, `..` and empty parts by text, clamped at the start."""
     found: list[bytes] = []

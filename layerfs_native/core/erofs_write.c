@@ -307,7 +307,10 @@ int lfs_tree_write(struct lfs_tree *tree, const char *out_path, bool merged, con
 {
 	struct lfs_layout layout = {.tree = tree, .merged = merged};
 	lfs_tree_bury(tree);
-	int rc = lfs_layout_make(&layout, extra, extra_count, error);
+	int rc = merged ? 0 : lfs_tree_settle(tree);
+	if (rc < 0)
+		return lfs_fail(error, rc, rc == -ENOMEM ? "out of memory" : "too many files in one tree");
+	rc = lfs_layout_make(&layout, extra, extra_count, error);
 	if (!rc)
 		rc = create_file(&layout, out_path, subject, error);
 	if (!rc && stats)

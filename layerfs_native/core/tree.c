@@ -282,6 +282,7 @@ int lfs_tree_whiteout(struct lfs_tree *tree, struct lfs_bytes directory, struct 
 			return lfs_tree_fail(error, rc);
 	}
 	lfs_name_at(tree, number)->hidden = true;
+	tree->has_whiteouts = true;
 	return 0;
 }
 

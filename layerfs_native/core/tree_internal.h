@@ -23,6 +23,7 @@ enum {
 	LFS_NODE_LINK = 8,    /* link into lower layers; text is the path */
 	LFS_NODE_PACKED = 16, /* regular file in a pack */
 	LFS_NODE_OBJECT = 32, /* regular file in an object */
+	LFS_NODE_HOLLOW = 64, /* directory: see tree_settle.c */
 };
 #define LFS_NODE_CONTENT (LFS_NODE_PACKED | LFS_NODE_OBJECT)
 
@@ -82,6 +83,7 @@ struct lfs_tree {
 	uint64_t key[2];
 	struct lfs_arena_block *arena;
 	uint32_t doomed; /* directories that nothing names any more */
+	bool has_whiteouts;
 	uint64_t *packs;
 	uint32_t pack_count, pack_room;
 	uint32_t *pack_slots; /* open addressing: number in packs, or NONE */
@@ -128,6 +130,9 @@ static inline uint32_t lfs_tree_parent(const struct lfs_tree *tree, uint32_t dir
 	return self == LFS_NONE ? directory : lfs_name_at(tree, self)->directory;
 }
 int lfs_tree_set_content(struct lfs_tree *tree, struct lfs_node *node, const struct lfs_content *content, struct lfs_error *error);
+
+/* --- tree_settle.c --- */
+int lfs_tree_settle(struct lfs_tree *tree); /* before a layer is written; 0, -ENOMEM or -EOVERFLOW */
 
 /* --- tree_xattr.c --- */
 /* Encodes, sorts and stores the entries that a tree keeps. */

@@ -213,6 +213,18 @@ TREES: dict[str, list[bytes]] = {
         layer(entry("sym/x", data=b"1"), entry("abs/y", data=b"2"), wh("abs/.wh.a"), entry("file/z", data=b"3")),
     ],
     "merge-hollow": [LOWER, layer(wh("no/such/.wh.x"), wh("file/.wh.x"), wh("sym/.wh.x"), wh("abs/.wh.a"))],
+    "whiteouts-within": [
+        LOWER,
+        layer(
+            wh("dir/.wh.a"),
+            wh(".wh.dir"),
+            wh("gone/deep/.wh.x"),
+            wh(".wh.gone"),
+            wh("gone/.wh..wh..opq"),
+            wh(".wh.file"),
+            entry("file/f"),
+        ),
+    ],
     "merge-root-opaque": [LOWER, layer(wh(".wh..wh..opq"), entry("n"))],
     "merge-explicit-over-symlink": [LOWER, layer(entry("sym", D), entry("sym/x"))],
     "merge-nothing": [layer(), layer()],
