@@ -33,7 +33,11 @@ def nothing_stays_mounted(tmp_path: Path) -> Iterator[None]:
     """A test that leaves a mount below its tmp_path fails; the mount is detached."""
     yield
     place = os.fsencode(tmp_path)
-    left = [line.split()[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines() if line.split()[4].startswith(place + b"/")]
+    left = [
+        line.split()[4]
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines()
+        if line.split()[4].startswith(place + b"/")
+    ]
     if left:
         from layerfs import _native
 

@@ -15,7 +15,25 @@ import tempfile
 import time
 from pathlib import Path
 
-PROGRAMS = ("sh", "ls", "cat", "cp", "rm", "mkdir", "chmod", "grep", "sed", "sort", "head", "wc", "uname", "hostname", "id", "find", "du")
+PROGRAMS = (
+    "sh",
+    "ls",
+    "cat",
+    "cp",
+    "rm",
+    "mkdir",
+    "chmod",
+    "grep",
+    "sed",
+    "sort",
+    "head",
+    "wc",
+    "uname",
+    "hostname",
+    "id",
+    "find",
+    "du",
+)
 LAYERFS = Path(sys.executable).parent / "layerfs"
 
 

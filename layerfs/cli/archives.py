@@ -43,7 +43,9 @@ def import_command(
 
 
 @click.command("load")
-@click.option("-i", "--input", "source", default="-", metavar="FILE|DIR", help="Read from this instead of standard input.")
+@click.option(
+    "-i", "--input", "source", default="-", metavar="FILE|DIR", help="Read from this instead of standard input."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
 @click.option("--platform", help="os/arch[/variant] to take from an index.")
 @click.pass_obj
@@ -83,7 +85,9 @@ def _output(path: str | None, verb: str) -> BinaryIO | str:
     help="Layers of an OCI layout (default: original, the bytes they came with).",
 )
 @click.pass_obj
-def save_command(session: Session, names: tuple[str, ...], output: str | None, format_: str, compression: str | None) -> None:
+def save_command(
+    session: Session, names: tuple[str, ...], output: str | None, format_: str, compression: str | None
+) -> None:
     """Save images to an archive."""
     session.store.save(names, _output(output, "save"), format=format_, compression=compression)
 

@@ -34,7 +34,9 @@ def _env_file(path: str) -> list[str]:
         text = line.lstrip()
         if text and not text.startswith("#"):
             if any(c.isspace() for c in text.partition("=")[0]):
-                raise InvalidInput(f"poorly formatted environment: variable '{text.partition('=')[0]}' contains whitespaces", path=path)
+                raise InvalidInput(
+                    f"poorly formatted environment: variable '{text.partition('=')[0]}' contains whitespaces", path=path
+                )
             result.append(text)
     return result
 
@@ -52,7 +54,9 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("-w", "--workdir", help="Working directory in the container."),
     click.option("-u", "--user", help="name|uid[:group|gid]"),
     click.option("-h", "--hostname", help="Host name in the container."),
-    click.option("--network", type=click.Choice(["none", "host"]), default="none", help="none (default): loopback only; host."),
+    click.option(
+        "--network", type=click.Choice(["none", "host"]), default="none", help="none (default): loopback only; host."
+    ),
     click.option("--entrypoint", help="Replace the image's ENTRYPOINT."),
     click.option("-l", "--label", multiple=True, help="Set a label."),
     click.option("-v", "--volume", multiple=True, metavar="SRC:DST[:ro]", help="Bind mount a host path."),
@@ -110,7 +114,9 @@ def create_command(session: Session, image: str, command: tuple[str, ...], **opt
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
-def run_command(session: Session, image: str, command: tuple[str, ...], remove: bool, interactive: bool, **options: Any) -> int:
+def run_command(
+    session: Session, image: str, command: tuple[str, ...], remove: bool, interactive: bool, **options: Any
+) -> int:
     """Run a program in a new container; its exit code is ours."""
     try:
         box = session.store.create(image, **_settings(options, command))
@@ -132,7 +138,9 @@ def run_command(session: Session, image: str, command: tuple[str, ...], remove: 
 @click.option("-l", "--latest", is_flag=True, help="Only the last one made.")
 @click.option("-n", "--last", type=int, default=-1, help="Only the last N made.")
 @click.option("-s", "--size", is_flag=True, help="Sizes of the writable layers.")
-@click.option("-f", "--filter", "filters", multiple=True, help="id, name, label, exited, status, ancestor, before, since.")
+@click.option(
+    "-f", "--filter", "filters", multiple=True, help="id, name, label, exited, status, ancestor, before, since."
+)
 @click.option("--no-trunc", is_flag=True, help="Do not cut texts.")
 @click.option("--format", "format_", help="json, table, or a Go template.")
 @click.pass_obj
@@ -153,7 +161,13 @@ def ps_command(
     everything = show_all or count > 0 or "status" in wanted or "exited" in wanted
     boxes = session.store.containers(all=everything, filters=wanted)
     boxes = boxes[:count] if count > 0 else boxes
-    columns = [("CONTAINER ID", "ID"), ("IMAGE", "Image"), ("COMMAND", "Command"), ("CREATED", "RunningFor"), ("STATUS", "Status")]
+    columns = [
+        ("CONTAINER ID", "ID"),
+        ("IMAGE", "Image"),
+        ("COMMAND", "Command"),
+        ("CREATED", "RunningFor"),
+        ("STATUS", "Status"),
+    ]
     columns += [("PORTS", "Ports"), ("NAMES", "Names")] + ([("SIZE", "Size")] if size else [])
     found = rows.container_rows(boxes, truncate=not no_trunc, size=size)
     render(found, columns, format=format_, quiet="ID" if quiet else None, echo=click.echo)
@@ -217,7 +231,13 @@ def diff_command(session: Session, name: str, other: str | None, format_: str | 
 @click.option("-p", "--pause/--no-pause", default=True, help="Pause the container meanwhile (the default).")
 @click.pass_obj
 def commit_command(
-    session: Session, container: str, reference: str | None, message: str, author: str, changes: tuple[str, ...], pause: bool
+    session: Session,
+    container: str,
+    reference: str | None,
+    message: str,
+    author: str,
+    changes: tuple[str, ...],
+    pause: bool,
 ) -> None:
     """Make an image of a container's changes."""
     image = session.store.container(container).commit(reference, message=message, author=author, changes=changes)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from layerfs.cli.app import Session, fail
+from layerfs.cli.rows import history_rows, image_rows
 from layerfs.cli.table import render, unescape
 from layerfs.cli.template import Template
 from layerfs.errors import LayerfsError, NotFound
@@ -23,7 +24,9 @@ def filters_of(values: tuple[str, ...]) -> dict[str, list[str]]:
     for value in values:
         key, equals, rest = value.partition("=")
         if not equals:
-            raise click.BadParameter(f'invalid argument "{value}" for "-f, --filter" flag: bad format of filter (expected name=value)')
+            raise click.BadParameter(
+                f'invalid argument "{value}" for "-f, --filter" flag: bad format of filter (expected name=value)'
+            )
         result.setdefault(key.strip().lower(), []).append(rest.strip())
     return result
 
@@ -51,8 +54,14 @@ def images_command(
     wanted = filters_of(filters)
     if repository:
         wanted.setdefault("reference", []).append(repository)
-    rows = session.store.image_rows(show_all=show_all, filters=wanted, digests=digests, truncate=not no_trunc)
-    columns = [("REPOSITORY", "Repository"), ("TAG", "Tag"), ("IMAGE ID", "ID"), ("CREATED", "CreatedSince"), ("SIZE", "Size")]
+    rows = image_rows(session.store.image_summaries(wanted, all=show_all), truncate=not no_trunc)
+    columns = [
+        ("REPOSITORY", "Repository"),
+        ("TAG", "Tag"),
+        ("IMAGE ID", "ID"),
+        ("CREATED", "CreatedSince"),
+        ("SIZE", "Size"),
+    ]
     if digests:
         columns.insert(2, ("DIGEST", "Digest"))
     if quiet:
@@ -67,10 +76,18 @@ def images_command(
 @click.option("-H", "--human/--no-human", default=True, help="Sizes and dates for people (the default).")
 @click.option("--format", "format_", help="json, table, or a Go template.")
 @click.pass_obj
-def history_command(session: Session, image: str, no_trunc: bool, quiet: bool, human: bool, format_: str | None) -> None:
+def history_command(
+    session: Session, image: str, no_trunc: bool, quiet: bool, human: bool, format_: str | None
+) -> None:
     """Show an image's history, newest first."""
-    rows = session.store.image(image).history_rows(truncate=not no_trunc, human=human)
-    columns = [("IMAGE", "ID"), ("CREATED", "CreatedSince"), ("CREATED BY", "CreatedBy"), ("SIZE", "Size"), ("COMMENT", "Comment")]
+    rows = history_rows(session.store.image(image).history(), truncate=not no_trunc, human=human)
+    columns = [
+        ("IMAGE", "ID"),
+        ("CREATED", "CreatedSince"),
+        ("CREATED BY", "CreatedBy"),
+        ("SIZE", "Size"),
+        ("COMMENT", "Comment"),
+    ]
     if not human:
         columns[1] = ("CREATED AT", "CreatedAt")
     render(rows, columns, format=format_, quiet="ID" if quiet else None, echo=click.echo)
@@ -99,7 +116,11 @@ def inspect_command(session: Session, names: tuple[str, ...], format_: str | Non
             click.echo(template(value))
         found.append(value)
     if template is None:
-        click.echo(json.dumps(found, ensure_ascii=False, separators=(",", ":")) if format_ else json.dumps(found, indent=4, ensure_ascii=False))
+        click.echo(
+            json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+            if format_
+            else json.dumps(found, indent=4, ensure_ascii=False)
+        )
     return code
 
 
@@ -123,7 +144,7 @@ def rmi_command(session: Session, names: tuple[str, ...], force: bool, no_prune:
     for name in names:
         try:
             for line in session.store.remove_image(name, force=force, prune=not no_prune):
-                click.echo(line)
+                click.echo(str(line))
         except LayerfsError as error:
             code = fail(str(error))
     return code

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from layerfs.cli.app import Session, fail
+from layerfs.cli.rows import mount_rows
 from layerfs.cli.table import render
 from layerfs.errors import InvalidInput, LayerfsError
 
-ENGINES = ["native", "kernel", "python"]
+ENGINES = ["kernel", "python"]
 
 
 @click.command("mount")
@@ -30,10 +31,10 @@ def mount_command(
 ) -> None:
     """Mount an image (read-only) or a container (writable) and print where; list mounts without a name."""
     if name is not None:
-        click.echo(session.store.mount(name, target, engine=engine, read_only=read_only))
+        click.echo(str(session.store.mount(name, target, engine=engine, read_only=read_only)))
         return
     columns = [("TARGET", "Target"), ("ENGINE", "Engine"), ("SOURCE", "Source"), ("MODE", "Mode")]
-    render(session.store.mount_rows(), columns, format=format_, quiet="Target" if quiet else None, echo=click.echo)
+    render(mount_rows(session.store), columns, format=format_, quiet="Target" if quiet else None, echo=click.echo)
 
 
 @click.command("umount")
@@ -46,7 +47,7 @@ def umount_command(session: Session, names: tuple[str, ...], lazy: bool, everyth
     if not names and not everything:
         raise InvalidInput("umount needs a mount point, a container, or --all")
     code = 0
-    for name in names or [row["Target"] for row in session.store.mount_rows()]:
+    for name in names or [record.target for record in session.store.mounts(dead=True)]:
         try:
             session.store.umount(name, lazy=lazy)
         except LayerfsError as error:

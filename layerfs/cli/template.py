@@ -214,7 +214,9 @@ def _operand(tokens: _Tokens) -> tuple[_Value, str | None]:
     if kind == "word" and text in _FUNCTIONS:
         return (lambda _: None), text
     raise InvalidInput(
-        f'template parsing error: function "{text}" not defined' if kind == "word" else "template parsing error: missing value"
+        f'template parsing error: function "{text}" not defined'
+        if kind == "word"
+        else "template parsing error: missing value"
     )
 
 
@@ -338,7 +340,7 @@ def _with(value: _Value, names: list[str], body: list[_Render], otherwise: list[
         if not dot:
             return _render(otherwise, scope)
         inner = scope.child(dot)
-        inner.variables.update({name: dot for name in names})
+        inner.variables.update(dict.fromkeys(names, dot))
         return _render(body, inner)
 
     return render

@@ -9,6 +9,7 @@ import platform
 import click
 
 from layerfs._version import __version__
+from layerfs.cli import rows
 from layerfs.cli.app import Session
 from layerfs.cli.images import filters_of
 from layerfs.cli.progress import bars
@@ -55,18 +56,41 @@ def system_command() -> None:
 @click.pass_obj
 def _df(session: Session, verbose: bool, format_: str | None) -> None:
     """Show disk use."""
-    usage = session.store.disk_usage()
-    columns = [("TYPE", "Type"), ("TOTAL", "TotalCount"), ("ACTIVE", "Active"), ("SIZE", "Size"), ("RECLAIMABLE", "Reclaimable")]
+    columns = [
+        ("TYPE", "Type"),
+        ("TOTAL", "TotalCount"),
+        ("ACTIVE", "Active"),
+        ("SIZE", "Size"),
+        ("RECLAIMABLE", "Reclaimable"),
+    ]
     if not verbose:
-        render(usage.summary_rows(), columns, format=format_, quiet=None, echo=click.echo)
+        render(rows.usage_rows(session.store), columns, format=format_, quiet=None, echo=click.echo)
         return
-    image_columns = [("REPOSITORY", "Repository"), ("TAG", "Tag"), ("IMAGE ID", "ID"), ("SIZE", "Size"), ("SHARED SIZE", "SharedSize")]
+    image_columns = [
+        ("REPOSITORY", "Repository"),
+        ("TAG", "Tag"),
+        ("IMAGE ID", "ID"),
+        ("SIZE", "Size"),
+        ("SHARED SIZE", "SharedSize"),
+    ]
     image_columns += [("UNIQUE SIZE", "UniqueSize"), ("CONTAINERS", "Containers")]
     click.echo("Images space usage:\n")
-    render(usage.image_rows(), image_columns, format=format_, quiet=None, echo=click.echo)
+    render(rows.image_usage_rows(session.store), image_columns, format=format_, quiet=None, echo=click.echo)
     click.echo("\nContainers space usage:\n")
-    container_columns = [("CONTAINER ID", "ID"), ("IMAGE", "Image"), ("SIZE", "Size"), ("STATUS", "Status"), ("NAMES", "Names")]
-    render(usage.container_rows(), container_columns, format=format_, quiet=None, echo=click.echo)
+    container_columns = [
+        ("CONTAINER ID", "ID"),
+        ("IMAGE", "Image"),
+        ("SIZE", "Size"),
+        ("STATUS", "Status"),
+        ("NAMES", "Names"),
+    ]
+    render(
+        rows.container_rows(session.store.containers(), truncate=True, size=True),
+        container_columns,
+        format=format_,
+        quiet=None,
+        echo=click.echo,
+    )
 
 
 def _confirm(force: bool, what: str) -> None:
@@ -80,7 +104,12 @@ def _confirm(force: bool, what: str) -> None:
 @click.pass_obj
 def _prune(session: Session, force: bool, everything: bool) -> None:
     """Remove stopped containers and unused images, and free their space."""
-    _confirm(force, "all stopped containers and all unused images" if everything else "all stopped containers and all dangling images")
+    _confirm(
+        force,
+        "all stopped containers and all unused images"
+        if everything
+        else "all stopped containers and all dangling images",
+    )
     for line in session.store.prune(containers=True, images=True, all_images=everything):
         click.echo(line)
 
@@ -126,8 +155,15 @@ def _tree(session: Session, name: str) -> None:
 @click.pass_obj
 def _mounts(session: Session, format_: str | None) -> None:
     """List the mounts of this store with their engine and server."""
-    columns = [("TARGET", "Target"), ("ENGINE", "Engine"), ("SOURCE", "Source"), ("MODE", "Mode"), ("PID", "Pid"), ("STATE", "State")]
-    render(session.store.mount_rows(dead=True), columns, format=format_, quiet=None, echo=click.echo)
+    columns = [
+        ("TARGET", "Target"),
+        ("ENGINE", "Engine"),
+        ("SOURCE", "Source"),
+        ("MODE", "Mode"),
+        ("PID", "Pid"),
+        ("STATE", "State"),
+    ]
+    render(rows.mount_rows(session.store, dead=True), columns, format=format_, quiet=None, echo=click.echo)
 
 
 @click.command("version")
@@ -143,5 +179,11 @@ def version_command(format_: str | None) -> None:
         "KernelVersion": os.uname().release,
         "Arch": os.uname().machine,
     }
-    columns = [("VERSION", "Version"), ("CORE", "Core"), ("PYTHON", "PythonVersion"), ("KERNEL", "KernelVersion"), ("ARCH", "Arch")]
+    columns = [
+        ("VERSION", "Version"),
+        ("CORE", "Core"),
+        ("PYTHON", "PythonVersion"),
+        ("KERNEL", "KernelVersion"),
+        ("ARCH", "Arch"),
+    ]
     render([row], columns, format=format_, quiet=None, echo=click.echo)

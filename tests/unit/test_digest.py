@@ -19,7 +19,9 @@ def test_parse_and_print_are_inverse(data: bytes) -> None:
     assert Digest.parse(str(digest)) == digest == Digest.from_raw(digest.raw)
 
 
-@pytest.mark.parametrize("text", ["", "sha256:", "sha256:" + "A" * 64, "sha512:" + "a" * 128, "a" * 64, "sha256:" + "a" * 64 + "\n"])
+@pytest.mark.parametrize(
+    "text", ["", "sha256:", "sha256:" + "A" * 64, "sha512:" + "a" * 128, "a" * 64, "sha256:" + "a" * 64 + "\n"]
+)
 def test_bad_digests_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         Digest.parse(text)

@@ -8,7 +8,13 @@ from layerfs.cli.table import table, unescape
 from layerfs.cli.template import Template
 from layerfs.errors import InvalidInput
 
-VALUE = {"ID": "x", "Config": {"Env": ["A=1", "B=2"], "Labels": {"k": "v"}}, "Mounts": [{"Source": "/s"}], "Empty": "", "N": 3}
+VALUE = {
+    "ID": "x",
+    "Config": {"Env": ["A=1", "B=2"], "Labels": {"k": "v"}},
+    "Mounts": [{"Source": "/s"}],
+    "Empty": "",
+    "N": 3,
+}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +42,10 @@ def test_templates_render_as_in_go(text: str, want: str) -> None:
     assert Template(text)(VALUE) == want
 
 
-@pytest.mark.parametrize("text", ["{{.Nope}}", "{{.ID.X}}", "{{", "{{nofunc .}}", "{{if .ID}}", "{{end}}", "{{.ID .ID}}", "{{lower 1}}", '{{"a}}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{{.Nope}}", "{{.ID.X}}", "{{", "{{nofunc .}}", "{{if .ID}}", "{{end}}", "{{.ID .ID}}", "{{lower 1}}", '{{"a}}'],
+)
 def test_wrong_templates_are_a_clear_error(text: str) -> None:
     with pytest.raises(InvalidInput, match="template parsing error"):
         Template(text)(VALUE)

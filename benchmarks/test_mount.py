@@ -1,0 +1,69 @@
+"""Mounting: depth is free."""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import layerfs
+
+
+def _deep_image(store: layerfs.Store, depth: int, tmp_path: Path) -> layerfs.Image:
+    """An image of `depth` layers with one file each, in a directory that all share."""
+    from tools.real_input import docker_archive  # type: ignore[import-not-found]
+
+    layers = []
+    for number in range(depth):
+        path = tmp_path / f"layer{number}.tar"
+        with tarfile.open(path, "w") as archive:
+            info = tarfile.TarInfo(f"directory/with/a/long/path/file{number}")
+            info.size = 4
+            archive.addfile(info, io.BytesIO(b"text"))
+        layers.append(path)
+    name = f"deep-{depth}-{os.getpid()}"
+    archive_path = docker_archive(name, f"deep:{depth}", layers)
+    try:
+        return store.load(archive_path)[0].image
+    finally:
+        archive_path.unlink()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    base = tmp_path_factory.mktemp("mount")
+    with layerfs.Store(base / "store") as store:
+        yield {depth: _deep_image(store, depth, base) for depth in (1, 500)}
+
+
+@pytest.mark.parametrize("depth", [1, 500])
+def test_mount_and_unmount(pair: Any, images: Any, depth: int) -> None:
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        handle = images[depth].mount(engine="kernel")
+        times.append((time.perf_counter() - began) * 1000)
+        handle.unmount()
+    pair.figure(f"mount of a {depth}-layer image, kernel engine, median", statistics.median(times), "ms", bar=20)
+
+
+def test_a_missing_name_costs_the_same(pair: Any, images: Any) -> None:
+    def missing(root: Path) -> None:
+        for number in range(5000):
+            os.path.lexists(f"{root}/directory/with/a/long/path/missing{number}")
+
+    with images[1].mount(engine="kernel") as one, images[500].mount(engine="kernel") as many:
+        pair(
+            "5,000 missing names, 500 layers",
+            lambda: missing(many),
+            lambda: missing(one),
+            peer_name="1 layer",
+            bar=None,
+            rounds=7,
+        )

@@ -1,0 +1,214 @@
+"""Images, containers and changes as the rows that docker's tables, templates and JSON have."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from layerfs.image.text import ellipsis, human_ago, human_duration, human_size
+
+if TYPE_CHECKING:
+    from layerfs.engine import Change, Container, Store
+    from layerfs.image.filters import ImageSummary
+    from layerfs.image.history import HistoryRow
+
+Row = dict[str, Any]
+_NONE = "<none>"
+
+
+def moment(ns: int | None) -> str:
+    """A local time as docker's `CreatedAt` has it."""
+    if not ns:
+        return "N/A"
+    return datetime.fromtimestamp(ns // 10**9, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %z %Z")
+
+
+def _cut(digest: str, truncate: bool) -> str:
+    return digest.removeprefix("sha256:")[:12] if truncate else digest
+
+
+def image_rows(summaries: Iterable[ImageSummary], *, truncate: bool) -> list[Row]:
+    """A row for each name, `<none>` where there is none (docker's rules)."""
+    rows = []
+    for summary in summaries:
+        names = [
+            (t.reference.familiar.rpartition(":")[::2], str(t.manifest) if t.manifest else _NONE) for t in summary.tags
+        ]
+        tagged = {name[0] for name, _ in names}
+        names += [
+            ((t.reference.familiar.partition("@")[0], _NONE), str(t.reference.digest))
+            for t in summary.digests
+            if t.reference.familiar.partition("@")[0] not in tagged
+        ]
+        for (repository, tag), digest in names or [((_NONE, _NONE), _NONE)]:
+            rows.append(
+                {
+                    "Repository": repository,
+                    "Tag": tag,
+                    "Digest": digest,
+                    "ID": _cut(str(summary.record.id), truncate),
+                    "CreatedSince": human_ago(summary.record.created_ns),
+                    "CreatedAt": moment(summary.record.created_ns),
+                    "Size": human_size(summary.size),
+                    "VirtualSize": human_size(summary.size),
+                    "SharedSize": "N/A",
+                    "UniqueSize": "N/A",
+                    "Containers": "N/A",
+                }
+            )
+    return rows
+
+
+def history_rows(history: Iterable[HistoryRow], *, truncate: bool, human: bool) -> list[Row]:
+    rows = []
+    for entry in history:
+        created_by = entry.created_by.replace("\t", " ")
+        rows.append(
+            {
+                "ID": _cut(entry.id_text, truncate) if entry.id else entry.id_text,
+                "CreatedSince": human_ago(entry.created_ns),
+                "CreatedAt": _iso(entry.created_ns),
+                "CreatedBy": ellipsis(created_by, 45) if truncate else created_by,
+                "Size": human_size(entry.size) if human else str(entry.size),
+                "Comment": entry.comment,
+                "Tags": list(entry.tags),
+            }
+        )
+    return rows
+
+
+def _iso(ns: int | None) -> str:
+    if not ns or ns < 0:
+        return "N/A"
+    return datetime.fromtimestamp(ns // 10**9, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return " ".join(f"'{word}'" if " " in word else word for word in words)
+
+
+def _status(box: Container) -> str:
+    state = box.state
+    if state.running:
+        return f"Up {human_duration((_now() - state.started_ns) / 1e9)}"
+    if state.status == "created":
+        return "Created"
+    return f"Exited ({state.code}) {human_ago(state.finished_ns or state.started_ns)}"
+
+
+def _now() -> int:
+    import time
+
+    return time.time_ns()
+
+
+def container_rows(boxes: Iterable[Container], *, truncate: bool, size: bool) -> list[Row]:
+    rows = []
+    for box in boxes:
+        config = box.config()
+        command = _quoted([*(config.entrypoint or ()), *(config.cmd or ())])
+        tags = box.image.tags
+        record = box.record
+        row: Row = {
+            "ID": _cut(box.id, truncate),
+            "Image": tags[0] if tags else _cut(f"sha256:{record.image}", truncate),
+            "Command": f'"{ellipsis(command, 20) if truncate else command}"',
+            "RunningFor": human_ago(record.created_ns),
+            "CreatedAt": moment(record.created_ns),
+            "Status": _status(box),
+            "State": box.state.status,
+            "Ports": "",
+            "Names": record.name,
+            "Labels": ",".join(f"{k}={v}" for k, v in config.labels),
+            "Mounts": ",".join(v.partition(":")[0] for v in box.settings.volumes),
+            "Networks": box.settings.network,
+            "LocalVolumes": "0",
+        }
+        if size:
+            sizes = box.sizes()
+            row["Size"] = f"{human_size(sizes.writable)} (virtual {human_size(sizes.writable + sizes.image)})"
+        rows.append(row)
+    return rows
+
+
+def change_row(change: Change) -> Row:
+    return {
+        "Kind": change.kind,
+        "Path": printable(change.path),
+        "OldSize": change.old_size,
+        "NewSize": change.new_size,
+        "Fields": list(change.fields),
+    }
+
+
+def printable(path: str) -> str:
+    """A path on one line of any terminal: control characters and bytes that are no UTF-8 as escapes."""
+    raw = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in raw)
+
+
+def mount_rows(store: Store, *, dead: bool = False) -> list[Row]:
+    alive = {record.id for record in store.mounts()}
+    return [
+        {
+            "Target": record.target,
+            "Engine": record.engine,
+            "Source": record.container[:12] or record.image[:12],
+            "Mode": "ro" if record.read_only else "rw",
+            "Pid": str(record.pid),
+            "State": "live" if record.id in alive else "dead",
+        }
+        for record in store.mounts(dead=dead)
+    ]
+
+
+def usage_rows(store: Store) -> list[Row]:
+    """The rows of `system df`."""
+    usage, boxes = store.disk_usage(), store.containers()
+    used = {box.record.image for box in boxes}
+    active = [image for image in usage.images if image.record.id.hex in used]
+    free = sum(image.unique for image in usage.images if image.record.id.hex not in used)
+    sizes = {box.id: box.sizes().writable for box in boxes}
+    stopped = sum(sizes[box.id] for box in boxes if not box.state.running)
+    running = sum(box.state.running for box in boxes)
+    return [
+        _usage_row("Images", len(usage.images), len(active), usage.total, free),
+        _usage_row("Containers", len(boxes), running, sum(sizes.values()), stopped),
+    ]
+
+
+def _usage_row(kind: str, total: int, active: int, size: int, free: int) -> Row:
+    share = f" ({free * 100 // size}%)" if size else ""
+    return {
+        "Type": kind,
+        "TotalCount": str(total),
+        "Active": str(active),
+        "Size": human_size(size, 4),
+        "Reclaimable": human_size(free, 4) + share,
+    }
+
+
+def image_usage_rows(store: Store) -> list[Row]:
+    counts: dict[str, int] = {}
+    for box in store.containers():
+        counts[box.record.image] = counts.get(box.record.image, 0) + 1
+    rows = []
+    for usage in store.disk_usage().images:
+        tags = [t.reference.familiar for t in usage.tags if not t.by_digest]
+        repository, _, tag = tags[0].rpartition(":") if tags else (_NONE, "", _NONE)
+        rows.append(
+            {
+                "Repository": repository,
+                "Tag": tag,
+                "ID": usage.record.id.short,
+                "CreatedSince": human_ago(usage.record.created_ns),
+                "Size": human_size(usage.size),
+                "SharedSize": human_size(usage.shared),
+                "UniqueSize": human_size(usage.unique),
+                "Containers": str(counts.get(usage.record.id.hex, 0)),
+            }
+        )
+    return rows

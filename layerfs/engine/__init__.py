@@ -1,0 +1,8 @@
+"""What users hold: a store, its images, its containers. Opens a root directory and wires the parts; holds no logic."""
+
+from layerfs.engine.container import Container
+from layerfs.engine.image import Image, Layer
+from layerfs.engine.records import Change, LoadedImage
+from layerfs.engine.store import Store, diff
+
+__all__ = ["Change", "Container", "Image", "Layer", "LoadedImage", "Store", "diff"]

@@ -1,0 +1,133 @@
+"""An image in a store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from layerfs.digest import ChainID, DiffID, Digest, chain_id
+from layerfs.engine.mounts import mount_image
+from layerfs.image.history import HistoryRow, history
+from layerfs.image.images import Images
+from layerfs.image.record import ImageRecord
+from layerfs.layer.layers import get_layer
+from layerfs.layer.merged import merged_tree
+from layerfs.oci import Descriptor, ImageConfig
+
+if TYPE_CHECKING:
+    from layerfs.engine.records import Change
+    from layerfs.engine.store import Store
+    from layerfs.layer.tree import Tree
+    from layerfs.snapshot import MountHandle
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of an image. `size`: bytes of its files, as docker counts; `tar_size`: of its tar; `blob`: the compressed form kept."""
+
+    diff_id: DiffID
+    chain_id: ChainID
+    size: int
+    tar_size: int
+    blob: Descriptor | None
+
+
+class Image:
+    """An image; immutable, and good as long as it is in the store."""
+
+    def __init__(self, store: Store, record: ImageRecord) -> None:
+        self.store, self.record = store, record
+
+    def __repr__(self) -> str:
+        return f"<layerfs.Image {self.short_id} {' '.join(self.tags)}>".replace(" >", ">")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Image) and (self.record.id, self.store.path) == (other.record.id, other.store.path)
+
+    def __hash__(self) -> int:
+        return hash(self.record.id)
+
+    @property
+    def id(self) -> str:
+        """The digest of the config: `sha256:<64 hex>`."""
+        return str(self.record.id)
+
+    @property
+    def short_id(self) -> str:
+        """Twelve hex digits, as docker prints them."""
+        return self.record.id.short
+
+    @property
+    def digest(self) -> Digest | None:
+        """The digest of the manifest it came with."""
+        return self.record.manifest
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its names now, in docker's short form."""
+        found = Images(self.store.root).tags(self.record.id)
+        return tuple(tag.reference.familiar for tag in found if not tag.by_digest)
+
+    @property
+    def config(self) -> ImageConfig:
+        """The parsed config; `.raw` has its bytes. Raises Corrupt when they are damaged."""
+        return Images(self.store.root).config(self.record)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Base first."""
+        found = []
+        for count, diff_id in enumerate(self.record.diff_ids, 1):
+            layer = get_layer(self.store.root, diff_id)
+            chain = chain_id(self.record.diff_ids[:count])
+            found.append(Layer(diff_id, chain, layer.size, layer.tar_size, layer.blob))
+        return tuple(found)
+
+    @property
+    def size(self) -> int:
+        """Bytes of files, summed over the layers, as `docker images` counts."""
+        return Images(self.store.root).size(self.record)
+
+    @property
+    def parent(self) -> Image | None:
+        """The local image this one was committed on."""
+        return self.store.image(str(self.record.parent)) if self.record.parent else None
+
+    def history(self) -> list[HistoryRow]:
+        """`docker history`'s rows, newest first; `id` is None where docker prints `<missing>`."""
+        return history(self.store.root, self.record)
+
+    def tag(self, name: str) -> None:
+        """Give it one more name."""
+        self.store.tag(self.id, name)
+
+    def tree(self) -> Tree:
+        """Its merged tree, for reading without a mount."""
+        return merged_tree(self.store.root, self.record.diff_ids)
+
+    def mount(
+        self, target: str | os.PathLike[str] | None = None, *, engine: str | None = None, options: Collection[str] = ()
+    ) -> MountHandle:
+        """Mount it read-only, at `target` or at a new place in the store.
+
+        Use it with `with`: that gives a pathlib.Path and unmounts at the end. engine: `kernel`, `python`, None for the best one here.
+
+        Raises:
+            MountError, Unsupported, InUse, InvalidInput.
+        """
+        return mount_image(self.store, self.record, None if target is None else Path(target), engine, options)
+
+    def diff(self, other: Image) -> list[Change]:
+        """What `other` has otherwise: added, changed, deleted, with sizes."""
+        return self.store.diff(self, other)
+
+    def export(self, target: str | os.PathLike[str] | BinaryIO) -> None:
+        """Write the whole file system as one tar."""
+        self.store.export(self, target)
+
+    def save(self, target: str | os.PathLike[str] | BinaryIO, **options: Any) -> None:
+        """Write it as an archive under all its names; see Store.save."""
+        self.store.save(self.tags or [self.id], target, **options)

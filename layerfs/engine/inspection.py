@@ -1,0 +1,132 @@
+"""`inspect`: what docker shows, from our records. Pure reading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layerfs.oci.fields import format_time
+
+if TYPE_CHECKING:
+    from layerfs.engine.container import Container
+    from layerfs.engine.image import Image
+
+_NEVER = "0001-01-01T00:00:00Z"
+
+
+def _time(ns: int | None) -> str:
+    return format_time(ns) if ns else _NEVER
+
+
+def inspect_image(image: Image) -> dict[str, Any]:
+    """The OCI subset that docker 28 shows, in its order."""
+    config, record = image.config, image.record
+    digests = [str(t.reference) for t in _digest_names(image)]
+    history = config.history[-1] if config.history else None
+    root = image.store.root
+    return {
+        "Id": image.id,
+        "RepoTags": list(image.tags),
+        "RepoDigests": digests,
+        "Parent": str(record.parent) if record.parent else "",
+        "Comment": history.comment if history else "",
+        "Created": _time(config.created_ns),
+        "DockerVersion": "",
+        "Author": config.author,
+        "Config": config.config.document(),
+        "Architecture": config.platform.architecture,
+        **({"Variant": config.platform.variant} if config.platform.variant else {}),
+        "Os": config.platform.os,
+        "Size": image.size,
+        "GraphDriver": {
+            "Name": "layerfs",
+            "Data": {"LayerTrees": [str(root.tree_path("layer", d.hex)) for d in record.diff_ids]},
+        },
+        "RootFS": {"Type": "layers", "Layers": [str(d) for d in record.diff_ids]},
+        "Metadata": {"LastTagTime": _NEVER},
+    }
+
+
+def _digest_names(image: Image) -> list[Any]:
+    from layerfs.image.images import Images
+
+    return [t for t in Images(image.store.root).tags(image.record.id) if t.by_digest]
+
+
+def _state(box: Container) -> dict[str, Any]:
+    state = box.state
+    return {
+        "Status": state.status,
+        "Running": state.running,
+        "Paused": False,
+        "Restarting": False,
+        "OOMKilled": False,
+        "Dead": False,
+        "Pid": state.pid if state.running else 0,
+        "ExitCode": 0 if state.running else state.code,
+        "Error": "",
+        "StartedAt": _time(state.started_ns),
+        "FinishedAt": _time(state.finished_ns),
+    }
+
+
+def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
+    record, settings = box.record, box.settings
+    config = box.config()
+    argv = [*(config.entrypoint or ()), *(config.cmd or ())]
+    table = box.store.container_table
+    document = {
+        "Id": record.id,
+        "Created": _time(record.created_ns),
+        "Path": argv[0] if argv else "",
+        "Args": argv[1:],
+        "State": _state(box),
+        "Image": f"sha256:{record.image}",
+        "Name": f"/{record.name}",
+        "RestartCount": 0,
+        "Driver": "layerfs",
+        "Platform": "linux",
+        "HostConfig": {
+            "Binds": list(settings.volumes) or None,
+            "NetworkMode": settings.network,
+            "Privileged": settings.privileged,
+            "ReadonlyRootfs": settings.read_only,
+            "CapAdd": list(settings.cap_add) or None,
+            "CapDrop": list(settings.cap_drop) or None,
+            "SecurityOpt": ["no-new-privileges"] if settings.no_new_privileges else None,
+            "Tmpfs": dict(t.partition(":")[::2] for t in settings.tmpfs) or None,
+        },
+        "GraphDriver": {
+            "Name": "layerfs",
+            "Data": {
+                "LowerDir": str(box.tree().path),
+                "UpperDir": str(table.upper(record.id)),
+                "WorkDir": str(table.work(record.id)),
+                "MergedDir": str(table.merged(record.id)),
+            },
+        },
+        "Mounts": [_mount(v) for v in settings.volumes],
+        "Config": {"Hostname": settings.hostname or record.id[:12], **config.document(), "Image": _image_name(box)},
+        "NetworkSettings": {"Networks": {settings.network: {}}},
+    }
+    if size:
+        sizes = box.sizes()
+        document |= {"SizeRw": sizes.writable, "SizeRootFs": sizes.writable + sizes.image}
+    return document
+
+
+def _mount(volume: str) -> dict[str, Any]:
+    source, _, rest = volume.partition(":")
+    target, _, mode = rest.partition(":")
+    return {
+        "Type": "bind",
+        "Source": source,
+        "Destination": target,
+        "Mode": mode,
+        "RW": mode != "ro",
+        "Propagation": "rprivate",
+    }
+
+
+def _image_name(box: Container) -> str:
+    tags = box.image.tags
+    return tags[0] if tags else f"sha256:{box.record.image}"

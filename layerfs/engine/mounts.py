@@ -1,0 +1,96 @@
+"""Mounts of images and containers: which engine, where, what is mounted now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerfs.errors import NotFound, Unsupported
+from layerfs.layer.merged import merged_tree
+from layerfs.snapshot import MountHandle, MountRecord, MountTable, Writable, mount_tree, unmount
+from layerfs.snapshot.mounting import supported
+
+if TYPE_CHECKING:
+    from layerfs.engine.store import Store
+    from layerfs.image.record import ImageRecord
+    from layerfs.snapshot import ContainerRecord
+
+_PREFERENCE = ("kernel", "python")
+
+
+def default_engine() -> str:
+    """The best engine that can work here.
+
+    Raises:
+        Unsupported: none can.
+    """
+    for engine in _PREFERENCE:
+        if supported(engine):
+            return engine
+    raise Unsupported("no mount engine works here: neither EROFS with overlayfs (as root) nor /dev/fuse")
+
+
+def mount_image(
+    store: Store, record: ImageRecord, target: Path | None, engine: str | None, options: Collection[str] = ()
+) -> MountHandle:
+    """Read-only, at `target` or at a new place in the store."""
+    return mount_tree(
+        store.root,
+        merged_tree(store.root, record.diff_ids),
+        engine=engine or default_engine(),
+        target=target or store.mount_point(),
+        image=record.id.hex,
+        options=options,
+    )
+
+
+def mount_container(
+    store: Store,
+    record: ContainerRecord,
+    target: Path | None,
+    engine: str | None,
+    read_only: bool,
+    options: Collection[str] = (),
+) -> MountHandle:
+    """With its writable layer, at `target` or at the container's own place."""
+    containers = store.container_table
+    return mount_tree(
+        store.root,
+        merged_tree(store.root, store.image_of(record).diff_ids),
+        engine=engine or record.engine or default_engine(),
+        target=target or containers.merged(record.id),
+        writable=Writable(record.id, containers.upper(record.id), containers.work(record.id)),
+        read_only=read_only,
+        image=record.image,
+        options=options,
+    )
+
+
+def mounted_at(store: Store, container_id: str) -> Path | None:
+    """Where a container is mounted writable now."""
+    for record in MountTable(store.root).of_container(container_id):
+        if not record.read_only:
+            return Path(record.target)
+    return None
+
+
+def find_mount(store: Store, where: str, container_id: str | None) -> list[MountRecord]:
+    """The mounts at a path, or of a container.
+
+    Raises:
+        NotFound: there is none.
+    """
+    path = str(Path(where).resolve())
+    records = MountTable(store.root).records()
+    found = [r for r in records if r.target == path] or [
+        r for r in records if container_id and r.container == container_id
+    ]
+    if not found:
+        raise NotFound(f"nothing of this store is mounted at {where}")
+    return found
+
+
+def unmount_all(store: Store, records: list[MountRecord], *, lazy: bool) -> None:
+    for record in records:
+        unmount(store.root, record.id, lazy=lazy)

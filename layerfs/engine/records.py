@@ -1,0 +1,42 @@
+"""Small records that the public calls return."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from layerfs.engine.image import Image
+    from layerfs.image.compare import Difference
+
+Kind = Literal["A", "C", "D"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A name that was added (A), changed (C) or deleted (D).
+
+    `path` begins with a slash; bytes that are no UTF-8 come as surrogate escapes (os.fsencode gives them back). Sizes are bytes
+    of regular files. `fields` says what differs where two trees were compared: type content mode owner mtime xattrs target device.
+    """
+
+    kind: Kind
+    path: str
+    old_size: int = 0
+    new_size: int = 0
+    fields: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, difference: Difference) -> Change:
+        return cls(
+            difference.kind, os.fsdecode(difference.path), difference.old_size, difference.new_size, difference.fields
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """An image that a `load` brought, and the names it brought with it."""
+
+    image: Image
+    tags: tuple[str, ...]

@@ -1,0 +1,74 @@
+"""Filters of `ps`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from layerfs.errors import ImageNotFound, InvalidInput
+
+if TYPE_CHECKING:
+    from layerfs.engine.container import Container
+    from layerfs.engine.store import Store
+
+_STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
+
+
+def select_containers(
+    store: Store, boxes: Sequence[Container], filters: Mapping[str, Sequence[str]], *, running_only: bool
+) -> list[Container]:
+    """docker's rules: filters of different names are all needed, of one name any is enough, `label` all.
+
+    Raises:
+        InvalidInput: an unknown filter or value. ContainerNotFound: of `before` and `since`.
+    """
+    tests = [_test(store, name, values) for name, values in filters.items()]
+    chosen = [box for box in boxes if all(test(box) for test in tests)]
+    return [box for box in chosen if box.state.running] if running_only else chosen
+
+
+def _test(store: Store, name: str, values: Sequence[str]) -> Callable[[Container], bool]:
+    if name == "id":
+        return lambda box: any(box.id.startswith(v) for v in values)
+    if name == "name":
+        patterns = [re.compile(v) for v in values]
+        return lambda box: any(p.search(text) for p in patterns for text in (box.name, f"/{box.name}"))
+    if name == "status":
+        for value in values:
+            if value not in _STATUSES:
+                raise InvalidInput(f"invalid filter 'status={value}'")
+        return lambda box: box.state.status in values
+    if name == "exited":
+        codes = [_number(v) for v in values]
+        return lambda box: box.state.status == "exited" and box.state.code in codes
+    if name == "label":
+        return lambda box: all(_labelled(dict(box.config().labels), v) for v in values)
+    if name == "ancestor":
+        images = {_image(store, v) for v in values}
+        return lambda box: f"sha256:{box.record.image}" in images
+    if name in ("before", "since"):
+        moment = store.container(values[0]).record.created_ns
+        if name == "before":
+            return lambda box: box.record.created_ns < moment
+        return lambda box: box.record.created_ns > moment
+    raise InvalidInput(f"invalid filter '{name}'")
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidInput(f"invalid filter 'exited={text}'") from None
+
+
+def _image(store: Store, name: str) -> str:
+    try:
+        return store.image(name).id
+    except ImageNotFound:
+        return ""
+
+
+def _labelled(labels: Mapping[str, str], wanted: str) -> bool:
+    key, equals, value = wanted.partition("=")
+    return key in labels and (not equals or labels[key] == value)

@@ -1,0 +1,371 @@
+"""The public face of a store."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from layerfs.digest import DiffID, Digest
+from layerfs.engine.container import Container
+from layerfs.engine.image import Image
+from layerfs.engine.mounts import find_mount, mount_container, mount_image, unmount_all
+from layerfs.engine.records import Change, LoadedImage
+from layerfs.engine.select import select_containers
+from layerfs.engine.settings import Settings
+from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput, NotFound
+from layerfs.image.compare import diff_stacks
+from layerfs.image.images import Images
+from layerfs.image.load import iterate_archive
+from layerfs.image.record import ImageRecord
+from layerfs.image.removal import ImageUse, Removed
+from layerfs.image.rootfs import import_any
+from layerfs.image.save import save
+from layerfs.image.usage import ImagesUsage, images_usage
+from layerfs.layer.layers import get_layer
+from layerfs.oci import Platform
+from layerfs.reference import Reference
+from layerfs.snapshot import Containers, MountRecord, MountTable
+from layerfs.store.root import StoreRoot
+
+if TYPE_CHECKING:
+    from layerfs.image.filters import ImageSummary
+    from layerfs.layer.progress import Report
+    from layerfs.snapshot import ContainerRecord
+    from layerfs.store.fsck import Problem
+    from layerfs.store.gc import GcResult
+
+Source = str | os.PathLike[str] | BinaryIO
+
+
+def default_path() -> Path:
+    """Where the store is when nobody says: /var/lib/layerfs for root, ~/.local/share/layerfs for others."""
+    return Path("/var/lib/layerfs") if os.geteuid() == 0 else Path.home() / ".local/share/layerfs"
+
+
+class Store:
+    """Images and containers in one directory. Opens it, or makes it when it is missing or empty.
+
+    Safe from threads and from many processes at once; survives a fork. Close it, or use it with `with`.
+
+    Args:
+        path: the directory; `default_path()` when None.
+        create: False refuses a directory that is no store yet.
+
+    Raises:
+        StoreVersionError: made by a newer layerfs. StoreError: no store, or not usable.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, create: bool = True) -> None:
+        self.root = StoreRoot.open(Path(path) if path is not None else default_path(), create=create)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<layerfs.Store {self.path}>"
+
+    def close(self) -> None:
+        """Mounts stay; everything durable already is."""
+        self.root.close()
+
+    @property
+    def path(self) -> Path:
+        return self.root.path
+
+    # images
+
+    def import_archive(
+        self,
+        source: Source,
+        *,
+        tag: str | None = None,
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: str | None = None,
+        created_ns: int | None = None,
+        progress: Report | None = None,
+    ) -> Image:
+        """One image of whatever `source` is: a root file system (tar in any compression, directory, stream), a docker archive,
+        an OCI layout (directory or tar).
+
+        message, changes, created_ns: for root file systems, as `docker import` takes them.
+
+        Raises:
+            InvalidArchive, Corrupt: a bad archive; nothing of it is kept. InvalidInput: several images in one archive, a bad change or tag.
+            NoSpace: the disk is full.
+        """
+        record = import_any(
+            self.root,
+            source,
+            reference=Reference.parse(tag).tagged() if tag else None,
+            message=message,
+            changes=changes,
+            platform=Platform.parse(platform) if platform else None,
+            created_ns=created_ns,
+            progress=progress,
+        )
+        return Image(self, record)
+
+    def load(self, source: Source, *, platform: str | None = None, progress: Report | None = None) -> list[LoadedImage]:
+        """All images of a docker archive or an OCI layout, with their names. Each image is there wholly or not at all.
+
+        Raises:
+            InvalidArchive, Corrupt, NoSpace.
+        """
+        wanted = Platform.parse(platform) if platform else None
+        found = iterate_archive(self.root, source, platform=wanted, progress=progress)
+        return [LoadedImage(Image(self, loaded.image), loaded.tags) for loaded in found]
+
+    def save(
+        self,
+        images: Iterable[str | Image],
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        format: str = "docker",
+        compression: str | None = None,
+        progress: Report | None = None,
+    ) -> None:
+        """Write images to an archive, digests kept.
+
+        format: `docker` (an OCI layout and docker's own index in one tar), `oci` (layout as tar), `oci-dir`.
+        compression: of an OCI layout's layers: `original` (default: the bytes they came with), `none`, `gzip`, `zstd`.
+        """
+        names = [image.id if isinstance(image, Image) else image for image in images]
+        if format not in ("docker", "oci", "oci-dir") or compression not in (None, "none", "gzip", "zstd", "original"):
+            raise InvalidInput(f"unknown format {format!r} or compression {compression!r}")
+        save(self.root, names, target, format=cast(Any, format), compression=cast(Any, compression), progress=progress)
+
+    def export(self, what: str | Image | Container, target: str | os.PathLike[str] | BinaryIO) -> None:
+        """Write the whole file system of a container or an image as one tar."""
+        from layerfs.image.export import export, tree_entries
+
+        if isinstance(what, str):
+            what = self._container_or_image(what)
+        if isinstance(what, Container):
+            what.export(target)
+            return
+        with self.root.leases.acquire("export"):
+            export(tree_entries(self.root, what.tree()), target)
+
+    def image(self, name: str) -> Image:
+        """By name, `name@digest`, ID or a unique start of one. Raises ImageNotFound, Ambiguous."""
+        return Image(self, Images(self.root).resolve(name))
+
+    def images(self, filters: Mapping[str, Sequence[str]] | None = None, *, all: bool = False) -> list[Image]:
+        """Newest first. filters: dangling label before since until reference. `all`: untagged parents too."""
+        return [Image(self, summary.record) for summary in self.image_summaries(filters, all=all)]
+
+    def image_summaries(
+        self, filters: Mapping[str, Sequence[str]] | None = None, *, all: bool = False
+    ) -> list[ImageSummary]:
+        """`images`, with names and sizes read at once."""
+        return Images(self.root).list(filters, show_all=all)
+
+    def tag(self, source: str, target: str) -> None:
+        """Give an image one more name. Raises ImageNotFound, InvalidInput."""
+        Images(self.root).tag(source, Reference.parse(target).tagged())
+
+    def remove_image(self, name: str, *, force: bool = False, prune: bool = True) -> list[Removed]:
+        """Take a name away, and the image with its last one, as `docker rmi`; contents go with the next `gc`.
+
+        Raises:
+            InUse: a container stands on it, or it has more names; docker's words.
+        """
+        return Images(self.root).remove(name, users=self._users(), force=force, prune=prune)
+
+    def _users(self) -> Any:
+        found: dict[str, list[ImageUse]] = {}
+        for record in self.container_table.list():
+            found.setdefault(record.image, []).append(ImageUse(record.id, Container(self, record).state.running))
+        for mounted in MountTable(self.root).live():
+            if mounted.image and not mounted.container:
+                found.setdefault(mounted.image, []).append(ImageUse(mounted.id, True))
+        return lambda image: found.get(image.hex, [])
+
+    def image_of(self, record: ContainerRecord) -> ImageRecord:
+        """The image a container stands on, also when it was removed by force: its layers and config stay as long as the container."""
+        try:
+            return Images(self.root).get(Digest(record.image))
+        except ImageNotFound:
+            layers = tuple(DiffID(Digest(text)) for text in record.config.get("layers", ()))
+            return ImageRecord(Digest(record.image), layers, Platform.host(), None, 0)
+
+    # containers
+
+    @property
+    def container_table(self) -> Containers:
+        return Containers(self.root)
+
+    def create(
+        self, image: str | Image, *, name: str | None = None, engine: str | None = None, **settings: Any
+    ) -> Container:
+        """A container: a writable layer and a record.
+
+        settings: command entrypoint env user workdir hostname network labels volumes tmpfs read_only privileged no_new_privileges
+        cap_add cap_drop stop_signal, as for `docker create`.
+
+        Raises:
+            AlreadyExists: the name is taken. ImageNotFound, InvalidInput.
+        """
+        record = (self.image(image) if isinstance(image, str) else image).record
+        try:
+            wanted = Settings.of(
+                {k: [v] if k == "entrypoint" and isinstance(v, str) else v for k, v in settings.items()}
+            )
+        except TypeError as error:
+            raise InvalidInput(str(error)) from None
+        if unknown := set(settings) - set(wanted.row()):
+            raise InvalidInput(f"unknown setting {min(unknown)!r}")
+        wanted.run_options("0" * 64)  # bad volumes and the like are told now
+        row = wanted.row() | {"layers": [diff_id.hex for diff_id in record.diff_ids]}
+        created = self.container_table.create(record.id.hex, name, row, engine=engine or "")
+        return Container(self, created)
+
+    def container(self, name: str) -> Container:
+        """By name, ID or a unique start of one. Raises ContainerNotFound, Ambiguous."""
+        return Container(self, self.container_table.get(name))
+
+    def containers(self, filters: Mapping[str, Sequence[str]] | None = None, *, all: bool = True) -> list[Container]:
+        """Newest first. filters: id name label exited status ancestor before since. `all` False: only running ones."""
+        boxes = [Container(self, record) for record in self.container_table.list()]
+        return select_containers(self, boxes, filters or {}, running_only=not all)
+
+    def _container_or_image(self, name: str) -> Container | Image:
+        try:
+            return self.container(name)
+        except ContainerNotFound:
+            try:
+                return self.image(name)
+            except ImageNotFound:
+                raise NotFound(f"No such container or image: {name}") from None
+
+    # mounts
+
+    def mount_point(self) -> Path:
+        """A new place for a mount in the store; the mount makes and removes it."""
+        places = self.root.path / "mounts"
+        places.mkdir(mode=0o755, exist_ok=True)
+        return places / secrets.token_hex(8)
+
+    def mount(
+        self,
+        name: str,
+        target: str | os.PathLike[str] | None = None,
+        *,
+        engine: str | None = None,
+        read_only: bool = False,
+    ) -> Path:
+        """Mount a container (writable) or an image (read-only) by name, and leave it mounted; where."""
+        what = self._container_or_image(name)
+        place = None if target is None else Path(target)
+        if isinstance(what, Container):
+            return mount_container(self, what.record, place, engine, read_only).path
+        return mount_image(self, what.record, place, engine).path
+
+    def umount(self, where: str, *, lazy: bool = False) -> None:
+        """Unmount what is mounted at a path, or all mounts of a container. Raises NotFound, InUse."""
+        try:
+            box: str | None = self.container(where).id
+        except (ContainerNotFound, InvalidInput):
+            box = None
+        unmount_all(self, find_mount(self, where, box), lazy=lazy)
+
+    def mounts(self, *, dead: bool = False) -> list[MountRecord]:
+        """What is mounted; with `dead` also what is not any more but has a row still."""
+        table = MountTable(self.root)
+        return table.records() if dead else table.live()
+
+    # comparing
+
+    def diff(self, old: str | Image, new: str | Image) -> list[Change]:
+        """What is otherwise in `new`: images by name, layers by diff ID (`sha256:…` or a start of its digits)."""
+        return [Change.of(d) for d in diff_stacks(self.root, self.stack(old), self.stack(new))]
+
+    def stack(self, what: str | Image) -> tuple[DiffID, ...]:
+        """The layers of an image, or one layer alone by its diff ID. Raises ImageNotFound, Ambiguous."""
+        if isinstance(what, Image):
+            return what.record.diff_ids
+        try:
+            return Images(self.root).resolve(what).diff_ids
+        except ImageNotFound:
+            found = self._layers_starting(what.removeprefix("sha256:"))
+            if len(found) != 1:
+                raise
+            return (found[0],)
+
+    def _layers_starting(self, start: str) -> list[DiffID]:
+        with self.root.index.view() as txn:
+            found = [key.hex() for key in txn.keys("layers")] if start else []
+        return [get_layer(self.root, DiffID(Digest(each))).diff_id for each in found if each.startswith(start)]
+
+    def inspect(self, name: str, *, kind: str | None = None, size: bool = False) -> dict[str, Any]:
+        """All there is to know of a container or an image, in docker's form.
+
+        Raises:
+            NotFound: docker's words.
+        """
+        from layerfs.engine.inspection import inspect_container, inspect_image
+
+        if kind != "image":
+            try:
+                return inspect_container(self.container(name), size=size)
+            except ContainerNotFound:
+                if kind == "container":
+                    raise
+        try:
+            return inspect_image(self.image(name))
+        except (ImageNotFound, InvalidInput):
+            if kind == "image":
+                raise
+            raise NotFound(f"No such object: {name}") from None
+
+    # upkeep
+
+    def gc(self, *, dry_run: bool = False, progress: Report | None = None) -> GcResult:
+        """Free what no image, container, mount or running command needs. Safe beside everything else."""
+        from layerfs.engine.upkeep import collect_garbage
+
+        return collect_garbage(self, dry_run=dry_run, progress=progress)
+
+    def fsck(self, *, repair: bool = False, quick: bool = False, progress: Report | None = None) -> list[Problem]:
+        """Compare every byte with its digest; an empty list means whole. `repair` reads again what a known source still has."""
+        from layerfs.engine.upkeep import check_store
+
+        return check_store(self, repair=repair, quick=quick, progress=progress)
+
+    def prune(
+        self,
+        *,
+        containers: bool = False,
+        images: bool = False,
+        all_images: bool = False,
+        filters: Mapping[str, Sequence[str]] | None = None,
+    ) -> list[str]:
+        """Remove stopped containers and unused images, then what that frees; the lines docker prints."""
+        from layerfs.engine.upkeep import prune
+
+        return prune(self, containers=containers, images=images, all_images=all_images, filters=filters or {})
+
+    def disk_usage(self) -> ImagesUsage:
+        """Bytes by image, shared and unique."""
+        return images_usage(self.root)
+
+
+def diff(old: Image, new: Image) -> list[Change]:
+    """What `new` has otherwise than `old`: added, changed, deleted, with sizes. Both in one store.
+
+    Raises:
+        InvalidInput: they are in two stores.
+    """
+    if old.store.path != new.store.path:
+        raise InvalidInput("the images are in two stores")
+    return old.store.diff(old, new)

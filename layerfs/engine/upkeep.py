@@ -1,0 +1,141 @@
+"""gc, fsck and prune of a whole store: what lives is told by images, containers and mounts."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from layerfs.digest import DiffID, Digest, chain_id
+from layerfs.errors import InUse, LayerfsError
+from layerfs.image.filters import ImageSummary
+from layerfs.image.record import scan_images
+from layerfs.image.text import human_size
+from layerfs.layer.layers import get_sources
+from layerfs.snapshot import MountTable
+from layerfs.store.gc import GcResult, Roots, collect
+
+if TYPE_CHECKING:
+    from layerfs.engine.store import Store
+    from layerfs.layer.progress import Report
+    from layerfs.store.fsck import Problem
+    from layerfs.store.index import Txn
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of regular files: of a container's own, and of the image below it."""
+
+    writable: int
+    image: int
+
+
+def upper_size(upper: Path) -> int:
+    """Bytes of the regular files in an upper directory, each inode once."""
+    return sum({found.st_ino: found.st_size for found in _files(upper)}.values())
+
+
+def _files(upper: Path) -> Iterator[os.stat_result]:
+    for base, _, names in os.walk(os.fsencode(upper)):
+        for name in names:
+            found = os.lstat(os.path.join(base, name))
+            if stat.S_ISREG(found.st_mode):
+                yield found
+
+
+def live_roots(txn: Txn, mounted: Iterable[bytes] = ()) -> Roots:
+    """Every image, tagged or not (as with docker), and what containers stand on even when their image was removed by force."""
+    images, layers, chains, blobs = set(), set(), set(), set()
+    for record in scan_images(txn):
+        images.add(record.id.raw)
+        blobs |= {d.raw for d in (record.id, record.manifest, *record.layer_blobs) if d is not None}
+        layers |= {d.raw for d in record.diff_ids}
+        if record.diff_ids:
+            chains.add(chain_id(record.diff_ids).raw)
+    for _, row in txn.scan_json("containers"):
+        blobs.add(bytes.fromhex(row["image"]))
+        stack = [DiffID(Digest(text)) for text in row["config"].get("layers", ())]
+        layers |= {d.raw for d in stack}
+        if stack:
+            chains.add(chain_id(stack).raw)
+    return Roots(frozenset(images), frozenset(layers), frozenset(chains), frozenset(blobs), frozenset(mounted))
+
+
+def collect_garbage(store: Store, *, dry_run: bool, progress: Report | None) -> GcResult:
+    table = MountTable(store.root)
+    if not dry_run:
+        table.clean_dead()
+        store.container_table.clean_orphans()
+
+    def roots(txn: Txn) -> Roots:
+        served = [m for m in table.records() if m.engine != "kernel"]
+        mounted = [
+            chain_id(r.diff_ids).raw
+            for r in scan_images(txn)
+            if r.diff_ids and any(m.image == r.id.hex for m in served)
+        ]
+        return live_roots(txn, mounted)
+
+    return collect(store.root, roots, dry_run=dry_run, progress=progress)  # type: ignore[arg-type]
+
+
+def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | None) -> list[Problem]:
+    from layerfs.store.fsck import check
+
+    def streams(diff_id: bytes) -> Iterator[BinaryIO]:
+        """Every source that still gives the layer's tar; fsck verifies what comes."""
+        from layerfs.image.sources import open_source
+
+        for source in get_sources(store.root, DiffID(Digest.from_raw(diff_id))):
+            try:
+                yield open_source(source, DiffID(Digest.from_raw(diff_id)))
+            except LayerfsError:
+                continue
+
+    return check(store.root, repair=streams if repair else None, quick=quick, progress=progress)
+
+
+def prune(
+    store: Store, *, containers: bool, images: bool, all_images: bool, filters: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """What `docker … prune -f` prints."""
+    lines: list[str] = []
+    if containers:
+        lines += _prune_containers(store)
+    if images:
+        lines += _prune_images(store, all_images, filters)
+    freed = collect_garbage(store, dry_run=False, progress=None).bytes
+    return [*lines, f"Total reclaimed space: {human_size(freed)}"]
+
+
+def _prune_containers(store: Store) -> list[str]:
+    gone = []
+    for box in store.containers():
+        try:
+            if not box.state.running:
+                box.remove()
+                gone.append(box.id)
+        except InUse:
+            continue
+    return ["Deleted Containers:", *gone, ""] if gone else []
+
+
+def _prune_images(store: Store, everything: bool, filters: Mapping[str, Sequence[str]]) -> list[str]:
+    used = {box.record.image for box in store.containers()}
+    gone: list[str] = []
+    for summary in store.image_summaries(filters, all=everything):
+        if summary.record.id.hex in used or not (everything or summary.dangling):
+            continue
+        for name in _names(summary):
+            try:
+                gone += map(str, store.remove_image(name))
+            except LayerfsError:
+                break
+    return ["Deleted Images:", *dict.fromkeys(gone), ""] if gone else []
+
+
+def _names(summary: ImageSummary) -> list[str]:
+    return [t.reference.familiar for t in summary.tags] or [str(summary.record.id)]
