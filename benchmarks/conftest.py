@@ -1,6 +1,7 @@
 """Ratios, measured in turns: ours, peer, ours, peer … in one run, medians; pytest-benchmark keeps and prints them.
 
-Each benchmark is one hot path beside a baseline. `pair` runs both sides alternately (the machine's speed drifts), records the medians
+Each benchmark is one hot path beside a baseline. `pair` runs both sides alternately (the machine's speed drifts),
+records the medians
 and the ratio in `extra_info`, and collects a row for the table that `make bench` writes to docs/performance.md.
 """
 
@@ -49,7 +50,9 @@ class Pair:
         prepare: Callable[[], Any] | None = None,
         prepare_peer: Callable[[], Any] | None = None,
     ) -> float:
-        """Alternate `rounds` times; returns the ratio of the medians, ours to the peer's. `bar`: the ratio promised, if one is."""
+        """Alternate `rounds` times; returns the ratio of the medians, ours to the peer's. `bar`: the ratio promised,
+        if one is.
+        """
         mine, theirs = [], []
         for turn in range(rounds):
             order = [(mine, ours, prepare), (theirs, peer, prepare_peer)]

@@ -1,6 +1,7 @@
 """The main job on real input, step by step: `make demo`.
 
-Makes a root file system of programs of this host (no network), an image of it, mounts it with a writable layer, changes it, and
+Makes a root file system of programs of this host (no network), an image of it, mounts it with a writable layer,
+changes it, and
 shows diff, commit, history, export, a run, and that the store is whole. Everything happens in a temporary directory.
 """
 
@@ -50,7 +51,7 @@ def host_rootfs(root: Path) -> int:
     for name in ("bin", "lib", "lib64"):  # usrmerge, as on the host
         link = Path("/", name)
         if link.is_symlink() and not (root / name).exists():
-            (root / name).symlink_to(os.readlink(link))
+            (root / name).symlink_to(link.readlink())
     for name in ("etc", "tmp", "proc", "sys", "dev", "root", "usr/share/doc"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")

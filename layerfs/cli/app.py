@@ -1,4 +1,6 @@
-"""The `layerfs` command: finds the verb, opens the store when it is needed, turns errors into one line and an exit code."""
+"""The `layerfs` command: finds the verb, opens the store when it is needed, turns errors into one line and an exit
+code.
+"""
 
 from __future__ import annotations
 

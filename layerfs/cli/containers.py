@@ -20,7 +20,8 @@ from layerfs.errors import InvalidInput, LayerfsError
 
 
 def _env_file(path: str) -> list[str]:
-    """`K=V` lines of a file; `#` starts a comment line; a bare name takes its value from our environment (docker's rules).
+    """`K=V` lines of a file; `#` starts a comment line; a bare name takes its value from our environment (docker's
+    rules).
 
     Raises:
         InvalidInput: for a name with white space, or a file that cannot be read.
@@ -98,7 +99,7 @@ _ARGUMENTS = {"allow_interspersed_args": False, "help_option_names": ["--help"]}
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
-def create_command(session: Session, image: str, command: tuple[str, ...], **options: Any) -> int | None:
+def create_command(session: Session, /, image: str, command: tuple[str, ...], **options: Any) -> int | None:
     """Make a container of an image: a writable layer and a record."""
     try:
         click.echo(session.store.create(image, **_settings(options, command)).id)
@@ -115,7 +116,7 @@ def create_command(session: Session, image: str, command: tuple[str, ...], **opt
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def run_command(
-    session: Session, image: str, command: tuple[str, ...], remove: bool, interactive: bool, **options: Any
+    session: Session, /, image: str, command: tuple[str, ...], remove: bool, interactive: bool, **options: Any
 ) -> int:
     """Run a program in a new container; its exit code is ours."""
     try:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from layerfs.engine import Change, Container, Store
     from layerfs.image.filters import ImageSummary
     from layerfs.image.history import HistoryRow
+    from layerfs.store.gc import GcResult
 
 Row = dict[str, Any]
 _NONE = "<none>"
@@ -212,3 +213,12 @@ def image_usage_rows(store: Store) -> list[Row]:
             }
         )
     return rows
+
+
+def gc_text(result: GcResult) -> str:
+    """One line: what went, and how much that freed."""
+    counts = {name: getattr(result, name) for name in ("layers", "trees", "blobs", "contents", "packs", "orphans")}
+    parts = [f"{count} {name if count != 1 else name[:-1]}" for name, count in counts.items() if count]
+    did = "would remove" if result.dry_run else "removed"
+    text = f"{did} {', '.join(parts) or 'nothing'}, {human_size(result.bytes)}"
+    return text + (f"; left contents alone: {result.damage}" if result.damage else "")

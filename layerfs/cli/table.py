@@ -43,7 +43,8 @@ def render(
 ) -> None:
     """Print rows. `columns` are (heading, key) of the default table; `quiet` is the key that `-q` prints alone.
 
-    Every key of a row that is a text may be named in a template; headings of keys outside the table are their names in capitals.
+    Every key of a row that is a text may be named in a template; headings of keys outside the table are their names
+    in capitals.
     """
     rows = list(rows)
     if quiet is not None and format is None:

@@ -1,6 +1,7 @@
 """Go templates as docker's `--format` takes them: fields, pipelines, if, range, with, variables, docker's functions.
 
-A template is parsed into a list of nodes; nodes render themselves against a scope. Source of the rules: Go's text/template and
+A template is parsed into a list of nodes; nodes render themselves against a scope. Source of the rules: Go's
+text/template and
 docker's templates package (json, split, join, title, lower, upper, pad, truncate, println).
 """
 
@@ -220,12 +221,20 @@ def _operand(tokens: _Tokens) -> tuple[_Value, str | None]:
     )
 
 
+def _bare(name: str) -> _Value:
+    return lambda _: _FUNCTIONS[name]()
+
+
+def _literal(text: str) -> _Render:
+    return lambda _: text
+
+
 def _command(tokens: _Tokens, piped: _Value | None) -> _Value:
     first, function = _operand(tokens)
     arguments: list[_Value] = []
     while (item := tokens.peek()) is not None and item[0] != "op":
         value, nested = _operand(tokens)
-        arguments.append(value if nested is None else (lambda scope, name=nested: _FUNCTIONS[name]()))
+        arguments.append(value if nested is None else _bare(nested))
     if piped is not None:
         arguments.append(piped)
     if function is None:
@@ -278,7 +287,7 @@ class _Parser:
             self._at += 1
             word = text.split(maxsplit=1)[0] if text.split() else ""
             if kind == "text":
-                nodes.append(lambda _, text=text: text)
+                nodes.append(_literal(text))
             elif word in ends:
                 return nodes, text
             elif not text.startswith("/*"):

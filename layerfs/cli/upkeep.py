@@ -23,7 +23,7 @@ def gc_command(session: Session, dry_run: bool) -> None:
     """Remove what no image, container, mount or running command needs."""
     with bars() as progress:
         result = session.store.gc(dry_run=dry_run, progress=progress)
-    click.echo(result.text())
+    click.echo(rows.gc_text(result))
 
 
 @click.command("fsck")

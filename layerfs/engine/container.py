@@ -100,9 +100,8 @@ class Container:
         record, state = self.record, self.state
         if state.running:
             if not force:
-                raise InUse(
-                    f'cannot remove container "{record.name}": container is running: stop the container before removing or force remove'
-                )
+                reason = "container is running: stop the container before removing or force remove"
+                raise InUse(f'cannot remove container "{record.name}": {reason}')
             state.kill()
         self.store.container_table.remove(self._id, force=force)
 
@@ -126,7 +125,8 @@ class Container:
     ) -> MountHandle:
         """Mount it, at `target` or at its own place in the store.
 
-        Use it with `with`: that gives a pathlib.Path and unmounts at the end. engine: `kernel`, `python`, None for the best one here.
+        Use it with `with`: that gives a pathlib.Path and unmounts at the end. engine: `kernel`, `python`, None for
+        the best one here.
         options: nosuid, nodev, noexec, volatile.
 
         Raises:
@@ -160,7 +160,8 @@ class Container:
     ) -> Image:
         """An image of what it changed; only that is read.
 
-        changes: Dockerfile instructions for the config (CMD ENTRYPOINT ENV EXPOSE LABEL ONBUILD USER VOLUME WORKDIR HEALTHCHECK STOPSIGNAL).
+        changes: Dockerfile instructions for the config (CMD ENTRYPOINT ENV EXPOSE LABEL ONBUILD USER VOLUME WORKDIR
+        HEALTHCHECK STOPSIGNAL).
 
         Raises:
             InvalidInput: a bad tag or change, or a name that no layer can hold. InUse: it changed while it was read.
@@ -202,8 +203,10 @@ class Container:
     ) -> RunResult:
         """Run a program in it and wait: in new namespaces, with the mounted union as root.
 
-        command: replaces the container's; settings: those of Store.create (env, user, workdir, network, …) for this run.
-        Streams as for subprocess: -1 (PIPE) captures, -3 (DEVNULL), None inherits for outputs; `stdin` None means /dev/null, bytes are fed.
+        command: replaces the container's; settings: those of Store.create (env, user, workdir, network, …) for this
+        run.
+        Streams as for subprocess: -1 (PIPE) captures, -3 (DEVNULL), None inherits for outputs; `stdin` None means
+        /dev/null, bytes are fed.
         timeout: seconds; the container is killed then. output_limit: bytes of each captured stream.
 
         Returns:
@@ -254,7 +257,9 @@ class Container:
 
     @contextlib.contextmanager
     def _mounted(self, engine: str | None) -> Iterator[Path]:
-        """Its root, mounted for as long as somebody in this process uses it, and not at all when it is mounted already."""
+        """Its root, mounted for as long as somebody in this process uses it, and not at all when it is mounted
+        already.
+        """
         with _users_lock:
             count, path, ours = _users.get(self._id, (0, None, None))
             if path is None:

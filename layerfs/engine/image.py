@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of an image. `size`: bytes of its files, as docker counts; `tar_size`: of its tar; `blob`: the compressed form kept."""
+    """One layer of an image. `size`: bytes of its files, as docker counts; `tar_size`: of its tar; `blob`: the
+    compressed form kept.
+    """
 
     diff_id: DiffID
     chain_id: ChainID
@@ -113,7 +115,8 @@ class Image:
     ) -> MountHandle:
         """Mount it read-only, at `target` or at a new place in the store.
 
-        Use it with `with`: that gives a pathlib.Path and unmounts at the end. engine: `kernel`, `python`, None for the best one here.
+        Use it with `with`: that gives a pathlib.Path and unmounts at the end. engine: `kernel`, `python`, None for
+        the best one here.
 
         Raises:
             MountError, Unsupported, InUse, InvalidInput.

@@ -17,8 +17,10 @@ Kind = Literal["A", "C", "D"]
 class Change:
     """A name that was added (A), changed (C) or deleted (D).
 
-    `path` begins with a slash; bytes that are no UTF-8 come as surrogate escapes (os.fsencode gives them back). Sizes are bytes
-    of regular files. `fields` says what differs where two trees were compared: type content mode owner mtime xattrs target device.
+    `path` begins with a slash; bytes that are no UTF-8 come as surrogate escapes (os.fsencode gives them back).
+    Sizes are bytes
+    of regular files. `fields` says what differs where two trees were compared: type content mode owner mtime xattrs
+    target device.
     """
 
     kind: Kind

@@ -1,4 +1,6 @@
-"""How a container runs: what its creator asked for, beside what the image says. Plain data, kept in the container's row."""
+"""How a container runs: what its creator asked for, beside what the image says. Plain data, kept in the container's
+row.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,10 @@ from layerfs.oci import ContainerConfig
 
 if TYPE_CHECKING:
     from layerfs.runtime import RunOptions
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +43,16 @@ class Settings:
     def of(cls, values: Mapping[str, Any]) -> Settings:
         """From keyword arguments or a row; lists become tuples, unknown names of newer rows are passed over."""
         known = {f.name for f in fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
+        chosen: dict[str, Any] = {k: _frozen(v) for k, v in values.items() if k in known}
+        return cls(**chosen)
 
     def row(self) -> dict[str, Any]:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     def changed(self, values: Mapping[str, Any]) -> Settings:
         """With other values for one run."""
-        return replace(self, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        chosen: dict[str, Any] = {k: _frozen(v) for k, v in values.items()}
+        return replace(self, **chosen)
 
     def config(self, image: ContainerConfig) -> ContainerConfig:
         """The image's config with these settings over it, as docker merges them (reference 8.6)."""

@@ -15,7 +15,9 @@ from layerfs.store.leases import boot_id, process_start
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`pid` is that of PID 1 of the container on the host; a process counts only with its start time and in this boot. Times in ns."""
+    """`pid` is that of PID 1 of the container on the host; a process counts only with its start time and in this boot.
+    Times in ns.
+    """
 
     pid: int = 0
     pid_start: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -26,6 +26,7 @@ from layerfs.image.rootfs import import_any
 from layerfs.image.save import save
 from layerfs.image.usage import ImagesUsage, images_usage
 from layerfs.layer.layers import get_layer
+from layerfs.layer.merged import layer_tree, merged_tree
 from layerfs.oci import Platform
 from layerfs.reference import Reference
 from layerfs.snapshot import Containers, MountRecord, MountTable
@@ -94,13 +95,15 @@ class Store:
         created_ns: int | None = None,
         progress: Report | None = None,
     ) -> Image:
-        """One image of whatever `source` is: a root file system (tar in any compression, directory, stream), a docker archive,
+        """One image of whatever `source` is: a root file system (tar in any compression, directory, stream), a
+        docker archive,
         an OCI layout (directory or tar).
 
         message, changes, created_ns: for root file systems, as `docker import` takes them.
 
         Raises:
-            InvalidArchive, Corrupt: a bad archive; nothing of it is kept. InvalidInput: several images in one archive, a bad change or tag.
+            InvalidArchive, Corrupt: a bad archive; nothing of it is kept. InvalidInput: several images in one
+            archive, a bad change or tag.
             NoSpace: the disk is full.
         """
         record = import_any(
@@ -192,7 +195,9 @@ class Store:
         return lambda image: found.get(image.hex, [])
 
     def image_of(self, record: ContainerRecord) -> ImageRecord:
-        """The image a container stands on, also when it was removed by force: its layers and config stay as long as the container."""
+        """The image a container stands on, also when it was removed by force: its layers and config stay as long as
+        the container.
+        """
         try:
             return Images(self.root).get(Digest(record.image))
         except ImageNotFound:
@@ -210,7 +215,8 @@ class Store:
     ) -> Container:
         """A container: a writable layer and a record.
 
-        settings: command entrypoint env user workdir hostname network labels volumes tmpfs read_only privileged no_new_privileges
+        settings: command entrypoint env user workdir hostname network labels volumes tmpfs read_only privileged
+        no_new_privileges
         cap_add cap_drop stop_signal, as for `docker create`.
 
         Raises:
@@ -302,6 +308,16 @@ class Store:
                 raise
             return (found[0],)
 
+    def tree_text(self, what: str) -> Iterator[str]:
+        """The tree of an image, or of one layer by its diff ID, one line an entry (docs/format.md)."""
+        from layerfs.layer.tree_text import tree_text
+
+        try:
+            stack = Images(self.root).resolve(what).diff_ids
+            return tree_text(merged_tree(self.root, stack))
+        except ImageNotFound:
+            return tree_text(layer_tree(self.root, self.stack(what)[0]))
+
     def _layers_starting(self, start: str) -> list[DiffID]:
         with self.root.index.view() as txn:
             found = [key.hex() for key in txn.keys("layers")] if start else []
@@ -337,7 +353,9 @@ class Store:
         return collect_garbage(self, dry_run=dry_run, progress=progress)
 
     def fsck(self, *, repair: bool = False, quick: bool = False, progress: Report | None = None) -> list[Problem]:
-        """Compare every byte with its digest; an empty list means whole. `repair` reads again what a known source still has."""
+        """Compare every byte with its digest; an empty list means whole. `repair` reads again what a known source
+        still has.
+        """
         from layerfs.engine.upkeep import check_store
 
         return check_store(self, repair=repair, quick=quick, progress=progress)

@@ -14,7 +14,7 @@ from layerfs.errors import InUse, LayerfsError
 from layerfs.image.filters import ImageSummary
 from layerfs.image.record import scan_images
 from layerfs.image.text import human_size
-from layerfs.layer.layers import get_sources
+from layerfs.layer.layers import get_layer
 from layerfs.snapshot import MountTable
 from layerfs.store.gc import GcResult, Roots, collect
 
@@ -41,13 +41,15 @@ def upper_size(upper: Path) -> int:
 def _files(upper: Path) -> Iterator[os.stat_result]:
     for base, _, names in os.walk(os.fsencode(upper)):
         for name in names:
-            found = os.lstat(os.path.join(base, name))
+            found = os.lstat(base + b"/" + name)
             if stat.S_ISREG(found.st_mode):
                 yield found
 
 
 def live_roots(txn: Txn, mounted: Iterable[bytes] = ()) -> Roots:
-    """Every image, tagged or not (as with docker), and what containers stand on even when their image was removed by force."""
+    """Every image, tagged or not (as with docker), and what containers stand on even when their image was removed by
+    force.
+    """
     images, layers, chains, blobs = set(), set(), set(), set()
     for record in scan_images(txn):
         images.add(record.id.raw)
@@ -79,23 +81,19 @@ def collect_garbage(store: Store, *, dry_run: bool, progress: Report | None) -> 
         ]
         return live_roots(txn, mounted)
 
-    return collect(store.root, roots, dry_run=dry_run, progress=progress)  # type: ignore[arg-type]
+    return collect(store.root, roots, dry_run=dry_run, progress=progress)
 
 
 def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | None) -> list[Problem]:
+    from layerfs.image.sources import layer_streams
     from layerfs.store.fsck import check
 
-    def streams(diff_id: bytes) -> Iterator[BinaryIO]:
-        """Every source that still gives the layer's tar; fsck verifies what comes."""
-        from layerfs.image.sources import open_source
+    with store.root.leases.acquire("fsck") as lease:
 
-        for source in get_sources(store.root, DiffID(Digest.from_raw(diff_id))):
-            try:
-                yield open_source(source, DiffID(Digest.from_raw(diff_id)))
-            except LayerfsError:
-                continue
+        def streams(diff_id: bytes) -> Iterator[BinaryIO]:
+            yield from layer_streams(store.root, get_layer(store.root, DiffID(Digest.from_raw(diff_id))), lease)
 
-    return check(store.root, repair=streams if repair else None, quick=quick, progress=progress)
+        return check(store.root, repair=streams if repair else None, quick=quick, progress=progress)
 
 
 def prune(
