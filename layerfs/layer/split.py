@@ -13,7 +13,7 @@ from layerfs.errors import Corrupt, InvalidArchive, NotFound
 from layerfs.layer.codec import Decompressed
 from layerfs.layer.progress import Progress, Report
 from layerfs.store.durable import pread_all
-from layerfs.store.format import BLOCK, KIND_PACK, UNKNOWN, ContentValue
+from layerfs.store.format import BLOCK, KIND_NONE, KIND_PACK
 
 if TYPE_CHECKING:
     from layerfs.store import StoreRoot
@@ -24,6 +24,7 @@ PIECE = 1 << 20
 AHEAD = 1 << 19  # bytes of a pack read at once when contents are asked for in its order
 _CONTENT = struct.Struct("<32sQQ")
 _END = struct.Struct("<Q32s")
+_VALUE = struct.Struct("<BxxxIQQ8x")  # kind, block, pack, size of an index value
 _ZEROS = bytes(PIECE)
 
 Record = bytes | tuple[bytes, int, int]  # raw bytes, or (identity, offset, length)
@@ -174,47 +175,43 @@ class _Contents:
 
     def resolve(self, batch: list[Record]) -> Iterator[bytes]:
         wanted = list({record[0] for record in batch if isinstance(record, tuple)})
-        values = self._contents.lookup(b"".join(wanted))
-        found = {identity: values[i * 32 : i * 32 + 32] for i, identity in enumerate(wanted)}
+        values = _VALUE.iter_unpack(self._contents.lookup(b"".join(wanted)))
+        found = dict(zip(wanted, values, strict=True))
         for record in batch:
             if isinstance(record, bytes):
                 yield record
                 continue
             identity, offset, length = record
-            value = found[identity]
-            if value == UNKNOWN:
+            kind, block, pack, size = found[identity]
+            if kind == KIND_NONE:
                 raise Corrupt(f"content {identity.hex()} is missing from the store")
-            yield from self._range(identity, ContentValue.decode(value), offset, length)
+            if offset + length > size:
+                raise Corrupt(f"the record wants more of content {identity.hex()} than its {size} bytes")
+            if kind == KIND_PACK:
+                data = self._packed(identity, pack, block * BLOCK, size)
+                yield data if length == size else data[offset : offset + length]
+            else:
+                yield from self._object(identity, offset, length)
 
-    def _range(self, identity: bytes, value: ContentValue, offset: int, length: int) -> Iterator[bytes]:
-        if offset + length > value.size:
-            raise Corrupt(f"the record wants more of content {identity.hex()} than its {value.size} bytes")
-        if value.kind == KIND_PACK:
-            yield self._packed(identity, value)[offset : offset + length]
-        else:
-            yield from self._object(identity, offset, length)
-
-    def _packed(self, identity: bytes, value: ContentValue) -> bytes:
-        start = value.block * BLOCK
+    def _packed(self, identity: bytes, pack: int, start: int, size: int) -> bytes:
         at = start - self._start
-        if value.pack == self._pack and at >= 0 and at + value.size <= len(self._window):
-            return self._window[at : at + value.size]
-        ahead = value.pack == self._pack and 0 <= at <= len(self._window) + BLOCK
-        fd = self._open(value, identity)
-        data = pread_all(fd, max(value.size, AHEAD) if ahead else value.size, start)
-        if len(data) < value.size:
-            raise Corrupt(f"content {identity.hex()} should end at {start + value.size}, its pack is too short")
+        if pack == self._pack and at >= 0 and at + size <= len(self._window):
+            return self._window[at : at + size]
+        ahead = pack == self._pack and 0 <= at <= len(self._window) + BLOCK
+        data = pread_all(self._open(pack, identity), max(size, AHEAD) if ahead else size, start)
+        if len(data) < size:
+            raise Corrupt(f"content {identity.hex()} should end at {start + size}, its pack is too short")
         self._window, self._start = data, start
-        return data[: value.size] if len(data) > value.size else data
+        return data[:size]
 
-    def _open(self, value: ContentValue, identity: bytes) -> int:
-        if value.pack != self._pack or self._reader is None:
+    def _open(self, pack: int, identity: bytes) -> int:
+        if pack != self._pack or self._reader is None:
             self._close()
             try:
                 self._reader = self._contents.open(identity)
             except NotFound as error:
                 raise Corrupt(f"content {identity.hex()} is missing from the store") from error
-            self._pack = value.pack
+            self._pack = pack
         return self._reader.fileno()
 
     def _object(self, identity: bytes, offset: int, length: int) -> Iterator[bytes]:
