@@ -1,0 +1,85 @@
+"""The `world` fixture: a test asks for layers with `@layers(...)` and runs once on every implementation.
+
+After each test the tree is mounted again, by the same engine and by the other one, and must look the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from trees import Shelf  # noqa: E402
+from worlds import WORLDS, EngineWorld, World, picture  # noqa: E402
+
+from layerfs.store.root import StoreRoot  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "layers(*layers): what the world's lower layers hold, base first")
+    config.addinivalue_line("markers", "diverges(*worlds, reason): known to fail there")
+    config.addinivalue_line("markers", "no_remount: the tree is not compared after a remount")
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    """One store for the whole run; every test has a writable directory of its own."""
+    home = tmp_path_factory.mktemp("conformance")
+    with StoreRoot.open(home / "store") as store:
+        EngineWorld.store, EngineWorld.shelf = store, Shelf(home / "store")
+        yield EngineWorld.shelf
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "world" in metafunc.fixturenames:
+        metafunc.parametrize("world", list(WORLDS), indirect=True)
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, shelf: Shelf, tmp_path: Path) -> Iterator[World]:
+    kind = WORLDS[request.param]
+    for marker in request.node.iter_markers("diverges"):
+        if request.param in marker.args:
+            request.node.add_marker(pytest.mark.xfail(reason=marker.kwargs["reason"], strict=True))
+    marker = request.node.get_closest_marker("layers")
+    world = kind(tmp_path / "box", marker.args if marker else ())
+    try:
+        world.mount()
+        yield world
+        if not request.node.get_closest_marker("no_remount"):
+            check_remount(world)
+    finally:
+        world.unmount()
+
+
+def check_remount(world: World) -> None:
+    before = picture(world.root, inodes=world.stable_links)
+    world.remount()
+    assert picture(world.root, inodes=world.stable_links) == before, "a remount changed the tree"
+    if isinstance(world, EngineWorld):
+        without = picture(world.root, inodes=False)
+        for engine in ({"python", "kernel"} - {world.engine}) | {world.engine}:
+            world.unmount()
+            world.mount_with(engine)
+            assert picture(world.root, inodes=False) == without, f"engine {engine} sees another tree"
+
+
+@pytest.fixture
+def make_world(shelf: Shelf, tmp_path: Path) -> Iterator[Callable[..., World]]:
+    """For tests that want a certain implementation, or several mounts."""
+    made: list[World] = []
+
+    def make(name: str, *layers: Any) -> World:
+        world = WORLDS[name](tmp_path / f"box{len(made)}", layers)
+        made.append(world)
+        world.mount()
+        return world
+
+    yield make
+    for world in made:
+        world.unmount()

@@ -1,0 +1,225 @@
+"""The implementations that the suite runs on: each mounts layers with one writable directory.
+
+`python` and `kernel` are layerfs's engines; `overlayfs` is the kernel's own with its default options over unpacked
+copies of the same layers: the reference, whose known divergences are marked on the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+from trees import Entry, Shelf
+
+from layerfs import mount
+from layerfs.layer.tree import Tree
+from layerfs.snapshot import MountHandle, Writable, mount_tree, settle
+from layerfs.store.root import StoreRoot
+
+Layers = tuple[Sequence[Entry], ...]
+
+
+class World:
+    """One writable layer over given layers. `root` is the mounted tree."""
+
+    name: ClassVar[str]
+    reference: ClassVar[bool] = False
+    stable_links: ClassVar[bool] = True  # st_ino of hard-linked copies survives a remount
+
+    def __init__(self, home: Path, layers: Layers) -> None:
+        self.home, self.layers = home, layers
+        self.upper, self.work, self.root = home / "upper", home / "work", home / "merged"
+        for directory in (self.upper, self.work, self.root):
+            directory.mkdir(parents=True)
+
+    def mount(self) -> Path:
+        raise NotImplementedError
+
+    def unmount(self) -> None:
+        raise NotImplementedError
+
+    def remount(self) -> Path:
+        self.unmount()
+        return self.mount()
+
+    def in_upper(self, path: str) -> os.stat_result | None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return (self.upper / path).lstat()
+        return None
+
+    def is_whiteout(self, path: str) -> bool:
+        found = self.in_upper(path)
+        return found is not None and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+    def mark(self, path: str, name: str) -> bytes | None:
+        with suppress(OSError):
+            return os.getxattr(self.upper / path, f"trusted.overlay.{name}", follow_symlinks=False)
+        return None
+
+
+class EngineWorld(World):
+    engine: ClassVar[str]
+    store: ClassVar[StoreRoot]
+    shelf: ClassVar[Shelf]
+    trees: ClassVar[dict[int, tuple[Layers, Tree]]] = {}
+
+    def __init__(self, home: Path, layers: Layers) -> None:
+        super().__init__(home, layers)
+        self._handle: MountHandle | None = None
+
+    @property
+    def tree(self) -> Tree:
+        known = EngineWorld.trees.get(id(self.layers))
+        if known is None:
+            known = self.layers, self.shelf.tree(*self.layers)
+            EngineWorld.trees[id(self.layers)] = known
+        return known[1]
+
+    def mount(self) -> Path:
+        return self.mount_with(self.engine)
+
+    def mount_with(self, engine: str) -> Path:
+        writable = Writable(self.home.name, self.upper, self.work)
+        self._handle = mount_tree(self.store, self.tree, engine=engine, target=self.root, writable=writable)
+        return self.root
+
+    def unmount(self) -> None:
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            handle.unmount()
+
+    def settle(self) -> None:
+        settle(self.tree, self.upper, self.work)
+
+
+class PythonWorld(EngineWorld):
+    name = engine = "python"
+
+
+class KernelWorld(EngineWorld):
+    name = engine = "kernel"
+
+
+class OverlayWorld(World):
+    name = "overlayfs"
+    reference = True
+    stable_links = False
+
+    def __init__(self, home: Path, layers: Layers) -> None:
+        super().__init__(home, layers)
+        self.lowers = []
+        for number, entries in enumerate(layers):
+            lower = home / f"lower{number}"
+            lower.mkdir()
+            unpack(lower, entries)
+            self.lowers.append(lower)
+        self._mounted = False
+
+    def mount(self) -> Path:
+        options: list[mount.Option] = [("lowerdir+", str(path)) for path in reversed(self.lowers)]
+        options += [("upperdir", str(self.upper)), ("workdir", str(self.work))]
+        mount.attach("overlay", options, self.root)
+        self._mounted = True
+        return self.root
+
+    def unmount(self) -> None:
+        if self._mounted:
+            mount.detach(self.root)
+            self._mounted = False
+
+
+def unpack(root: Path, entries: Sequence[Entry]) -> None:
+    """A layer as a directory in overlayfs's format; times of directories last."""
+    later = []
+    for entry in entries:
+        path = root / entry.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == ".wh..wh..opq":
+            os.setxattr(path.parent, "trusted.overlay.opaque", b"y")
+        elif path.name.startswith(".wh."):
+            os.mknod(path.with_name(path.name.removeprefix(".wh.")), stat.S_IFCHR, 0)
+        else:
+            make(root, path, entry)
+            later.append((path, entry))
+    for path, entry in reversed(later):
+        time = round(entry.mtime * 1_000_000_000)
+        os.utime(path, ns=(time, time), follow_symlinks=False)
+
+
+def make(root: Path, path: Path, entry: Entry) -> None:
+    info = entry.info()
+    if info.isdir():
+        path.mkdir(exist_ok=True)
+    elif info.issym():
+        path.symlink_to(entry.target)
+    elif info.islnk():
+        path.hardlink_to(root / entry.target)
+        return
+    elif info.isfile():
+        path.write_bytes(entry.data)
+    else:
+        kind = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}[entry.type]
+        os.mknod(path, kind | 0o600, os.makedev(*entry.device))
+    os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
+    for name, value in entry.xattrs.items():
+        os.setxattr(path, name, value, follow_symlinks=False)
+    if not info.issym():
+        path.chmod(entry.mode)
+
+
+WORLDS: dict[str, type[World]] = {world.name: world for world in (PythonWorld, KernelWorld, OverlayWorld)}
+
+
+# --- comparing trees ---------------------------------------------------------------------------------------------
+
+
+def picture(root: Path, *, inodes: bool = True, ctime: bool = False) -> dict[bytes, tuple[Any, ...]]:
+    """Everything a user can see of a tree, by path. Directory sizes and nlinks are the file system's own business."""
+    found = {}
+    for path in walk(os.fsencode(root)):
+        entry = os.lstat(path)
+        kind = stat.S_IFMT(entry.st_mode)
+        facts: list[Any] = [entry.st_mode, entry.st_uid, entry.st_gid, entry.st_mtime_ns, entry.st_rdev]
+        facts.append(tuple(sorted((n, os.getxattr(path, n, follow_symlinks=False)) for n in xattrs(path))))
+        if kind != stat.S_IFDIR:
+            facts += [entry.st_nlink, entry.st_size]
+        if kind == stat.S_IFREG:
+            facts.append(digest(path, entry.st_size))
+        if kind == stat.S_IFLNK:
+            facts.append(os.readlink(path))
+        if inodes:
+            facts.append(entry.st_ino)
+        found[path[len(os.fsencode(root)) :]] = tuple(facts)
+    return found
+
+
+def xattrs(path: bytes) -> list[str]:
+    return [n for n in os.listxattr(path, follow_symlinks=False) if not n.startswith("trusted.overlay.")]
+
+
+def digest(path: bytes, size: int) -> str:
+    if size > 1 << 26:
+        return "big"
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def walk(root: bytes) -> Iterator[bytes]:
+    yield root
+    with os.scandir(root) as entries:
+        names = sorted(entries, key=lambda entry: entry.name)
+    for entry in names:
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(entry.path)
+        else:
+            yield entry.path
+
+
+def remove(home: Path) -> None:
+    shutil.rmtree(home, ignore_errors=True)
