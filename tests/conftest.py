@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from layerfs.store.trash import remove_tree
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -29,18 +31,16 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_mounted(tmp_path: Path) -> Iterator[None]:
-    """A test that leaves a mount below its tmp_path fails; the mount is detached."""
+def nothing_stays(tmp_path: Path) -> Iterator[None]:
+    """A test that leaves a mount below its tmp_path fails; the mount is detached. What it wrote is removed, however deep."""
     yield
     place = os.fsencode(tmp_path)
-    left = [
-        line.split()[4]
-        for line in Path("/proc/self/mountinfo").read_bytes().splitlines()
-        if line.split()[4].startswith(place + b"/")
-    ]
-    if left:
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+    left = [target for target in mounts if target.startswith(place + b"/")]
+    for target in reversed(left):
         from layerfs import _native
 
-        for target in reversed(left):
-            _native.umount(os.fsdecode(target), 2)
+        _native.umount(os.fsdecode(target), 2)
+    remove_tree(tmp_path)
+    if left:
         pytest.fail(f"left mounted: {left}")

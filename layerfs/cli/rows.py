@@ -12,9 +12,9 @@ from layerfs.image.text import ellipsis, human_ago, human_duration, human_size
 
 if TYPE_CHECKING:
     from layerfs.engine import Change, Container, Store
+    from layerfs.engine.upkeep import GcResult
     from layerfs.image.filters import ImageSummary
     from layerfs.image.history import HistoryRow
-    from layerfs.store.gc import GcResult
 
 Row = dict[str, Any]
 _NONE = "<none>"
