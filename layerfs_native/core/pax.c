@@ -9,7 +9,8 @@
 #define GLOBAL_TEXT_MAX (1u << 20)
 
 static const struct lfs_bytes SCHILY = LFS_LITERAL("SCHILY.xattr."), LIBARCHIVE = LFS_LITERAL("LIBARCHIVE.xattr.");
-static const struct lfs_bytes PAIR_OFFSET = LFS_LITERAL("GNU.sparse.offset"), PAIR_SIZE = LFS_LITERAL("GNU.sparse.numbytes");
+static const struct lfs_bytes PAIR_OFFSET = LFS_LITERAL("GNU.sparse.offset"), PAIR_SIZE = LFS_LITERAL("GNU.sparse.numbytes"),
+			      MAP = LFS_LITERAL("GNU.sparse.map");
 
 static const struct {
 	struct lfs_bytes key;
@@ -89,8 +90,23 @@ static size_t parse_record(const uint8_t *text, size_t at, size_t end, struct lf
 	return (size_t)size;
 }
 
+static bool is_pair(struct lfs_bytes key)
+{
+	return lfs_bytes_equal(key, PAIR_OFFSET) || lfs_bytes_equal(key, PAIR_SIZE);
+}
+
+/* Offset and size come in turn. */
+static int check_turn(struct lfs_bytes key, unsigned *turn, struct lfs_error *error)
+{
+	if (!is_pair(key))
+		return 0;
+	bool size = lfs_bytes_equal(key, PAIR_SIZE);
+	return size == ((*turn)++ % 2 == 1) ? 0 : lfs_fail(error, -EBADMSG, "sparse map out of turn");
+}
+
 int lfs_pax_parse(struct lfs_pax *pax, struct lfs_error *error)
 {
+	unsigned turn = 0;
 	pax->records.size = 0;
 	for (size_t at = 0; at < pax->text.size;) {
 		struct lfs_pax_record record;
@@ -99,11 +115,14 @@ int lfs_pax_parse(struct lfs_pax *pax, struct lfs_error *error)
 			return lfs_fail(error, -EBADMSG, "bad PAX record");
 		int rc = check_nul(key_of(pax, &record), value_of(pax, &record), error);
 		if (rc == 0)
+			rc = check_turn(key_of(pax, &record), &turn, error);
+		if (rc == 0)
 			rc = lfs_buffer_append(&pax->records, &record, sizeof record);
 		if (rc < 0)
 			return rc;
 		at += size;
 	}
+	pax->pairs = turn > 0;
 	return 0;
 }
 
@@ -111,11 +130,6 @@ int lfs_pax_parse(struct lfs_pax *pax, struct lfs_error *error)
 static bool may_be_empty(struct lfs_bytes key)
 {
 	return lfs_bytes_start(key, SCHILY);
-}
-
-static bool is_pair(struct lfs_bytes key)
-{
-	return lfs_bytes_equal(key, PAIR_OFFSET) || lfs_bytes_equal(key, PAIR_SIZE);
 }
 
 static int put_record(struct lfs_pax *pax, struct lfs_bytes key, struct lfs_bytes value)
@@ -128,7 +142,17 @@ static int put_record(struct lfs_pax *pax, struct lfs_bytes key, struct lfs_byte
 	return rc < 0 ? rc : lfs_buffer_append(&pax->records, &record, sizeof record);
 }
 
-static void remove_key(struct lfs_pax *pax, struct lfs_bytes key)
+static bool has_key(const struct lfs_pax *pax, struct lfs_bytes key)
+{
+	size_t count;
+	const struct lfs_pax_record *list = records(pax, &count);
+	for (size_t i = 0; i < count; i++)
+		if (lfs_bytes_equal(key_of(pax, &list[i]), key))
+			return true;
+	return false;
+}
+
+static bool remove_key(struct lfs_pax *pax, struct lfs_bytes key)
 {
 	size_t count;
 	records(pax, &count);
@@ -137,14 +161,15 @@ static void remove_key(struct lfs_pax *pax, struct lfs_bytes key)
 		if (lfs_bytes_equal(key_of(pax, &list[i]), key)) {
 			memmove(&list[i], &list[i + 1], (count - i - 1) * sizeof *list);
 			pax->records.size -= sizeof *list;
-			return;
+			return true;
 		}
+	return false;
 }
 
 /* Copies the records in force, leaving the text of those that are not. */
 static int compact(struct lfs_pax *pax)
 {
-	struct lfs_pax fresh = {0};
+	struct lfs_pax fresh = {.pairs = pax->pairs};
 	size_t count;
 	const struct lfs_pax_record *list = records(pax, &count);
 	for (size_t i = 0; i < count; i++) {
@@ -163,11 +188,17 @@ int lfs_pax_merge(struct lfs_pax *global, const struct lfs_pax *more, struct lfs
 {
 	size_t count;
 	const struct lfs_pax_record *list = records(more, &count);
+	if (more->pairs || has_key(more, MAP)) {
+		while (remove_key(global, PAIR_OFFSET) || remove_key(global, PAIR_SIZE))
+			;
+		global->pairs = more->pairs;
+	}
 	for (size_t i = 0; i < count; i++) {
 		struct lfs_bytes key = key_of(more, &list[i]), value = value_of(more, &list[i]);
-		if (!is_pair(key)) /* those repeat, and stand for themselves */
+		if (!is_pair(key)) /* those repeat */
 			remove_key(global, key);
-		int rc = value.size || may_be_empty(key) ? put_record(global, key, value) : 0;
+		bool counts = value.size || may_be_empty(key) || is_pair(key);
+		int rc = counts ? put_record(global, key, value) : 0;
 		if (rc < 0)
 			return rc;
 		if (global->records.size > GLOBAL_RECORDS_MAX * sizeof *list)
@@ -188,7 +219,7 @@ static int look_at(struct lfs_pax_view *view, struct lfs_bytes key, struct lfs_b
 		return 0;
 	}
 	if (is_pair(key))
-		return lfs_buffer_append(&view->pairs, &(struct lfs_bytes[2]){key, value}, 2 * sizeof value);
+		return lfs_buffer_append(&view->pairs, &value, sizeof value);
 	bool schily = lfs_bytes_start(key, SCHILY);
 	if (!schily && !lfs_bytes_start(key, LIBARCHIVE))
 		return 0;
@@ -212,6 +243,8 @@ int lfs_pax_look(struct lfs_pax_view *view, const struct lfs_pax *global, const 
 	for (int which = 0; which < 2; which++) {
 		size_t count;
 		const struct lfs_pax_record *list = records(both[which], &count);
+		if (both[which]->pairs || has_key(both[which], MAP))
+			view->pairs.size = 0;
 		for (size_t i = 0; i < count; i++) {
 			int rc = look_at(view, key_of(both[which], &list[i]), value_of(both[which], &list[i]));
 			if (rc < 0)
@@ -224,6 +257,7 @@ int lfs_pax_look(struct lfs_pax_view *view, const struct lfs_pax *global, const 
 void lfs_pax_clear(struct lfs_pax *pax)
 {
 	pax->text.size = pax->records.size = 0;
+	pax->pairs = false;
 }
 
 void lfs_pax_free(struct lfs_pax *pax)

@@ -10,6 +10,7 @@ struct lfs_pax_record { /* offsets into the text */
 };
 struct lfs_pax {
 	struct lfs_buffer text, records;
+	bool pairs; /* it has the map of sparse format 0.0 */
 };
 
 /* Splits text into records. -EBADMSG on a bad one. */
@@ -23,7 +24,7 @@ void lfs_pax_free(struct lfs_pax *pax);
 struct lfs_pax_view {
 	struct lfs_bytes path, linkpath, size, uid, gid, mtime;
 	struct lfs_bytes sparse_major, sparse_minor, sparse_name, sparse_size, sparse_realsize, sparse_numblocks, sparse_map;
-	struct lfs_buffer pairs;  /* struct lfs_bytes: values of GNU.sparse.offset and numbytes, in turn */
+	struct lfs_buffer pairs;  /* struct lfs_bytes: values of GNU.sparse.offset and numbytes, in turn; go before sparse_map */
 	struct lfs_buffer xattrs; /* struct lfs_xattr, by name, each once */
 	struct lfs_buffer found;  /* scratch: candidates */
 	struct lfs_buffer decoded;

@@ -71,17 +71,14 @@ static int add_list(struct lfs_map *map, struct lfs_bytes list, struct lfs_error
 	return have ? lfs_fail(error, -EBADMSG, "sparse map with half a piece") : 0;
 }
 
-/* Records GNU.sparse.offset and GNU.sparse.numbytes, in turn. */
+/* Records GNU.sparse.offset and GNU.sparse.numbytes. */
 static int add_pairs(struct lfs_map *map, const struct lfs_buffer *pairs, struct lfs_error *error)
 {
-	const struct lfs_bytes(*list)[2] = (const void *)pairs->data; /* key, value */
+	const struct lfs_bytes *list = (const struct lfs_bytes *)pairs->data;
 	size_t count = pairs->size / sizeof *list;
 	for (size_t i = 0; i + 1 < count; i += 2) {
 		uint64_t offset, size;
-		bool in_turn = list[i][0].size == sizeof "GNU.sparse.offset" - 1 && list[i + 1][0].size != list[i][0].size;
-		if (!in_turn)
-			return lfs_fail(error, -EBADMSG, "sparse map out of turn");
-		if (!lfs_decimal(list[i][1], &offset) || !lfs_decimal(list[i + 1][1], &size))
+		if (!lfs_decimal(list[i], &offset) || !lfs_decimal(list[i + 1], &size))
 			return bad_number(error);
 		int rc = lfs_map_add(map, offset, size, error);
 		if (rc < 0)

@@ -15,11 +15,11 @@ enum format { V7, USTAR, STAR, GNU };
 
 static enum format find_format(const uint8_t *block)
 {
-	if (memcmp(block + 257, "ustar ", 6) == 0)
+	if (memcmp(block + 257, "ustar", 5) != 0)
+		return V7;
+	if (block[262] == ' ')
 		return GNU;
-	if (memcmp(block + 257, "ustar", 6) == 0)
-		return memcmp(block + 508, "tar", 4) == 0 ? STAR : USTAR;
-	return V7;
+	return memcmp(block + 508, "tar", 3) == 0 ? STAR : USTAR;
 }
 
 static bool base256(const uint8_t *at, size_t size, int64_t *value)
