@@ -14,6 +14,7 @@ from layerfs import mount
 from layerfs.layer import merged_tree, write_layer
 from layerfs.layer.changes import changes
 from layerfs.layer.commit import commit_layer, import_directory
+from layerfs.layer.settle import settle
 from layerfs.snapshot.kernel import mount_kernel
 from layerfs.store import StoreRoot
 from tests.oracle.applier import apply, listing
@@ -179,6 +180,22 @@ LINKS = {
     "in a moved directory": "echo x >>deep1; mv a z || true",
     "another name at the old place": "echo x >>a/one; rm a/one; echo n >a/one",
 }
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_settled_upper_shows_the_same_without_its_index(tmp_path, ground, name):
+    case = Case(tmp_path, ground, "engine")
+    with case.mounted() as merged:
+        sh(LINKS[name])(merged)
+        wanted = host_listing(merged)
+    settle(tmp_path / "upper", tmp_path / "work", ground.tree, prefix=b"trusted.overlay.")
+    assert settle(tmp_path / "upper", tmp_path / "work", ground.tree, prefix=b"trusted.overlay.") == 0
+    for name in ("work", "merged"):
+        shutil.rmtree(tmp_path / name)
+    with ground.store.leases.acquire("test") as lease:
+        layer = commit_layer(ground.store, tmp_path / "upper", ground.tree, lease=lease)
+    got = listing(apply([ground.tar, ground.tar_of(layer)] if layer else [ground.tar]))
+    assert {**got, b"": 0} == {**wanted, b"": 0}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
