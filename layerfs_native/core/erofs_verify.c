@@ -37,7 +37,7 @@ struct check {
 	struct step {
 		uint64_t nid, parent;
 	} *queue; /* directories, in the order they were met */
-	uint64_t queued, names, content_size;
+	uint64_t queued, names, content_size, contents;
 };
 
 static int bad(const struct check *check, uint64_t nid, const char *what)
@@ -75,12 +75,17 @@ static int check_xattrs(const struct check *check, const struct lfs_inode *inode
 static int check_inode(struct check *check, const struct lfs_inode *inode)
 {
 	struct lfs_content content = {0};
+	struct lfs_image_marks marks;
 	struct lfs_bytes target;
+	if (check->image->merged && !lfs_image_marks(check->image, inode, &marks) &&
+	    (marks.whiteout || marks.opaque || marks.implicit || marks.link))
+		return bad(check, inode->nid, "a mark of layers in a merged tree");
 	if (S_ISREG(inode->mode) && lfs_image_content(check->image, inode, &content) < 0)
 		return bad(check, inode->nid, "its content");
 	if (S_ISLNK(inode->mode) && lfs_image_readlink(check->image, inode, &target) < 0)
 		return bad(check, inode->nid, "its target");
 	check->content_size += S_ISREG(inode->mode) ? inode->size : 0;
+	check->contents += content.kind != LFS_KIND_NONE;
 	return check_xattrs(check, inode, &content);
 }
 
@@ -155,12 +160,38 @@ static int check_counts(const struct check *check)
 	return 0;
 }
 
+static bool is_zero(const uint8_t *at, const uint8_t *end)
+{
+	while (at < end && !*at)
+		at++;
+	return at == end;
+}
+
+/* The header's count is not covered by a checksum. Identities behind those of inodes are sorted; then there are zeros. */
+static int check_table(const struct check *check)
+{
+	const struct lfs_image *image = check->image;
+	const uint8_t *table = image->base + image->table, *end = image->base + image->size;
+	uint64_t count = image->table_count;
+	bool sound = check->contents <= count && (!image->merged || check->contents == count) &&
+		     lfs_round_up(count * LFS_ID_SIZE, LFS_BLOCK) == image->size - image->table;
+	for (uint64_t i = check->contents + 1; sound && i < count; i++)
+		sound = memcmp(table + (i - 1) * LFS_ID_SIZE, table + i * LFS_ID_SIZE, LFS_ID_SIZE) < 0;
+	if (count && sound)
+		sound = !is_zero(table + (count - 1) * LFS_ID_SIZE, table + count * LFS_ID_SIZE);
+	if (!sound || !is_zero(table + count * LFS_ID_SIZE, end))
+		return lfs_fail(check->error, -EIO, "damaged tree file: its content table");
+	return 0;
+}
+
 static int check_structure(struct check *check)
 {
 	int rc = meet(check, LFS_ROOT_NID, EROFS_FT_DIR, LFS_ROOT_NID);
 	for (uint64_t i = 0; !rc && i < check->queued; i++)
 		rc = check_directory(check, &check->queue[i]);
-	return rc ? rc : check_counts(check);
+	if (!rc)
+		rc = check_counts(check);
+	return rc ? rc : check_table(check);
 }
 
 int lfs_image_verify(const struct lfs_image *image, struct lfs_error *error)
