@@ -23,21 +23,6 @@ from tests.native.script import IDENTITY, Compiler, Failed, Trees, escape
 DIR, FILE, LINK = "mode=040755", "mode=0100644", "mode=0120777"
 
 
-@pytest.fixture(scope="module")
-def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
-    return Compiler(tmp_path_factory.mktemp("trees"))
-
-
-@pytest.fixture(scope="module")
-def program(compiler: Compiler) -> Path:
-    return compiler.link("tree_script.c")
-
-
-@pytest.fixture
-def trees(program: Path, tmp_path: Path) -> Trees:
-    return Trees(program, tmp_path)
-
-
 def refuses(trees: Trees, *lines: str, code: int = errno.EBADMSG) -> None:
     with pytest.raises(Failed) as failed:
         trees.run(*lines)
