@@ -111,12 +111,12 @@ class Images:
             raise Corrupt(f"the config of image {record.id} is missing from the store") from None
         return ImageConfig.parse(raw, what=f"config of image {record.id.short}")
 
-    def manifest(self, record: ImageRecord) -> Manifest | None:
-        """The manifest the image came with, if that is still kept."""
-        if record.manifest is None or not self._root.blobs.has(record.manifest):
+    def manifest(self, digest: Digest | None) -> Manifest | None:
+        """A manifest that an image or a name came with, if it is still kept."""
+        if digest is None or not self._root.blobs.has(digest):
             return None
-        row = self._root.blobs.stat(record.manifest)
-        return Manifest.parse(self._root.blobs.read(record.manifest), str(row.get("media_type", "")))
+        row = self._root.blobs.stat(digest)
+        return Manifest.parse(self._root.blobs.read(digest), str(row.get("media_type", "")))
 
     def tags(self, image: Digest) -> list[Tag]:
         """All names of an image, sorted."""
@@ -141,7 +141,14 @@ class Images:
         """Gives an image one more name; a name that means another image moves.
 
         `manifest` is the manifest this name stands for (a pull or push knows it); else the source name's own.
+
+        Raises:
+            ImageNotFound; InvalidInput: a name by digest (only for a source by ID, as a pull gives it), or `sha256:…`.
         """
+        if reference.familiar_name == "sha256":
+            raise InvalidInput("refusing to create an ambiguous tag using digest algorithm as name")
+        if reference.digest is not None and not isinstance(source, Digest):
+            raise InvalidInput("refusing to create a tag with a digest reference")
         with self._root.index.update() as txn:
             if isinstance(source, Digest):
                 found, name = read_image(txn, source), None

@@ -5,6 +5,7 @@ Nothing is written here, and no layer is read.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -149,11 +150,9 @@ def _oci_names(entry: Descriptor) -> tuple[Reference, ...]:
     full, short = entry.annotation(IMAGE_NAME), entry.annotation(REF_NAME)
     if full:
         return (_name(full, f"{layout.INDEX}: {IMAGE_NAME}"),)
-    if ":" in short or "/" in short or "@" in short:
-        try:
-            return (Reference.parse(short).tagged(),)
-        except InvalidInput:
-            return ()  # the specification lets it be nearly anything
+    if ":" in short or "/" in short:
+        with contextlib.suppress(InvalidArchive):  # the specification lets it be nearly anything
+            return (_name(short, ""),)
     return ()
 
 
@@ -213,6 +212,9 @@ def _same_count(layers: int, config: ImageConfig, archive: Archive) -> None:
 
 def _name(text: str, where: str) -> Reference:
     try:
-        return Reference.parse(text).tagged()
+        reference = Reference.parse(text).tagged()
     except InvalidInput as error:
         raise InvalidArchive(f"{where}: {text!r}: {error.message}") from None
+    if reference.digest is not None:
+        raise InvalidArchive(f"{where}: invalid tag {text!r}")
+    return reference

@@ -108,6 +108,10 @@ def import_any(
 def _look(source: str | os.PathLike[str] | BinaryIO) -> tuple[str | os.PathLike[str] | BinaryIO, bool]:
     """The source, still at its start, and whether it may be an image archive."""
     if not isinstance(source, str | os.PathLike):
+        if source.seekable():
+            head = source.read(PEEK)
+            source.seek(-len(head), os.SEEK_CUR)
+            return source, looks_like_archive(head)
         stream = Peekable(source)
         return cast(BinaryIO, stream), looks_like_archive(stream.peek(PEEK))
     if Path(source).is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -10,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from layerfs.digest import Digest
 from layerfs.errors import InvalidInput
 from layerfs.image.forms import Compression, Form, layer_form, plain_form
 from layerfs.image.images import Images
 from layerfs.image.output import DirectoryOutput, Output, TarOutput, output_file
-from layerfs.image.record import ImageRecord, scan_tags
+from layerfs.image.record import ImageRecord, Tag, scan_tags
 from layerfs.layer.layers import get_layer
 from layerfs.layer.progress import Report
 from layerfs.oci import Descriptor, ImageConfig, Manifest, build_index, build_manifest, layout, media
@@ -30,45 +32,46 @@ _EMPTY = "0" * 64
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """An image to save, and the names it is saved under."""
+    """An image to save, the names it is saved under, and the manifest that these stand for, if it came with one."""
 
     record: ImageRecord
+    manifest: Digest | None
     names: tuple[Reference, ...]
 
 
 def choose(root: StoreRoot, names: Iterable[str]) -> list[Chosen]:
     """What `docker save NAME…` takes: a repository without a tag means all its tags, an ID no name at all.
 
+    An image whose names stand for several manifests comes once for each.
+
     Raises:
         ImageNotFound: a name that is none.
     """
     images = Images(root)
-    chosen: dict[ImageRecord, list[Reference]] = {}
+    chosen: dict[tuple[ImageRecord, Digest | None], list[Reference]] = {}
     for name in names:
-        found = _all_tags(root, images, name)
-        if not found:
-            record, reference = images.find(name)
-            by_tag = reference is not None and reference.digest is None
-            found = [(record, reference if by_tag else None)]
-        for record, reference in found:
-            kept = chosen.setdefault(record, [])
-            if reference is not None and reference not in kept:
-                kept.append(reference)
+        for tag in _tags(root, images, name):
+            record = images.get(tag.image)
+            kept = chosen.setdefault((record, tag.manifest or record.manifest), [])
+            if tag.reference.digest is None and tag.reference not in kept:
+                kept.append(tag.reference)
     if not chosen:
         raise InvalidInput("no images to save")
-    return [Chosen(record, tuple(kept)) for record, kept in chosen.items()]
+    return [Chosen(record, manifest, tuple(kept)) for (record, manifest), kept in chosen.items()]
 
 
-def _all_tags(root: StoreRoot, images: Images, name: str) -> list[tuple[ImageRecord, Reference | None]]:
-    try:
+def _tags(root: StoreRoot, images: Images, name: str) -> list[Tag]:
+    """The rows that a name means; for an ID, a row without a name."""
+    with root.index.view() as txn, contextlib.suppress(InvalidInput):
         reference = Reference.parse(name)
-    except InvalidInput:
-        return []
-    if reference.tag or reference.digest:
-        return []
-    with root.index.view() as txn:
-        tags = [tag for tag in scan_tags(txn, reference.name + ":") if not tag.by_digest]
-    return [(images.get(tag.image), tag.reference) for tag in tags]
+        if not reference.tag and not reference.digest:
+            tags = [tag for tag in scan_tags(txn, reference.name + ":") if not tag.by_digest]
+            if tags:
+                return tags
+    record, found = images.find(name)
+    if found is not None:
+        return [tag for tag in images.tags(record.id) if tag.reference == found]
+    return [Tag(Reference.parse("id").with_digest(record.id), record.id)]
 
 
 def save(
@@ -133,7 +136,7 @@ class _Members:
         record = chosen.record
         self._lease.pin(b"".join(key.raw for key in (record.id, *record.diff_ids, *record.layer_blobs)))
         config = self._images.config(record)
-        manifest = self._kept_manifest(record) if self._compression == "original" else None
+        manifest = self._kept_manifest(chosen) if self._compression == "original" else None
         if manifest is None:
             forms = [self._form(diff_id) for diff_id in record.diff_ids]
             own = Descriptor(media.OCI_CONFIG, record.id, len(config.raw))
@@ -148,11 +151,13 @@ class _Members:
         layer = get_layer(self._root, diff_id)
         return layer_form(self._root, layer, self._compression, self._lease, progress=self._progress)
 
-    def _kept_manifest(self, record: ImageRecord) -> Manifest | None:
+    def _kept_manifest(self, chosen: Chosen) -> Manifest | None:
         """The manifest the image came with, when all its blobs can be given; their members are noted then."""
-        manifest = self._images.manifest(record)
-        if manifest is None:
+        record = chosen.record
+        manifest = self._images.manifest(chosen.manifest)
+        if manifest is None or manifest.config.digest != record.id or len(manifest.layers) != len(record.diff_ids):
             return None
+        self._lease.pin(b"".join(layer.digest.raw for layer in manifest.layers))
         found: dict[str, tuple[int, Callable[[], BinaryIO]]] = {}
         for diff_id, descriptor in zip(record.diff_ids, manifest.layers, strict=True):
             layer = get_layer(self._root, diff_id)

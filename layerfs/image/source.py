@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -110,8 +111,10 @@ def _is_plain(head: bytes) -> bool:
 
 def _spool(file: BinaryIO, lease: Lease) -> int:
     """The uncompressed bytes in a file without a name below the lease's directory; an owned descriptor."""
+    path = lease.tmp / f"archive-{secrets.token_hex(8)}"
     with writing("a copy of the archive"):
-        fd = os.open(lease.tmp, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        path.unlink()
     try:
         for piece in Decompressed(file).pieces():
             with writing("a copy of the archive"):

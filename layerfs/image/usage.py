@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from layerfs.image.images import layer_sizes
+from layerfs.digest import Digest, chain_id
+from layerfs.errors import LayerfsError
+from layerfs.image.images import Images, layer_sizes
 from layerfs.image.record import ImageRecord, Tag, scan_images, scan_tags
+from layerfs.store.index import Txn
+from layerfs.store.mark import Roots
 from layerfs.store.root import StoreRoot
 
 
@@ -43,3 +47,31 @@ def images_usage(root: StoreRoot) -> ImagesUsage:
         size = sum(sizes[diff_id] for diff_id in record.diff_ids)
         usages.append(ImageUsage(record, tuple(tag for tag in tags if tag.image == record.id), size, shared))
     return ImagesUsage(tuple(usages), sum(sizes.values()))
+
+
+def image_roots(root: StoreRoot, txn: Txn) -> Roots:
+    """What `gc` must keep for images, tagged or not: configs, manifests (also those of single names), layers, trees.
+
+    A name may stand for another manifest than its image came with first; its layers' blobs are kept as well.
+    """
+    records = list(scan_images(txn))
+    blobs = {digest.raw for record in records for digest in (record.id, *record.layer_blobs)}
+    first = {record.manifest for record in records}
+    others = {tag.manifest for tag in scan_tags(txn)} - first
+    blobs |= {manifest.raw for manifest in first | others if manifest is not None}
+    blobs |= {digest.raw for manifest in others if manifest for digest in _layers(root, manifest)}
+    return Roots(
+        images=frozenset(record.id.raw for record in records),
+        layers=frozenset(diff_id.raw for record in records for diff_id in record.diff_ids),
+        chains=frozenset(chain_id(record.diff_ids).raw for record in records if record.diff_ids),
+        blobs=frozenset(blobs),
+    )
+
+
+def _layers(root: StoreRoot, manifest: Digest) -> list[Digest]:
+    """The layer blobs that a kept manifest names; none when it is not kept or damaged, which is fsck's to tell."""
+    try:
+        parsed = Images(root).manifest(manifest)
+    except LayerfsError:
+        return []
+    return [layer.digest for layer in parsed.layers] if parsed else []

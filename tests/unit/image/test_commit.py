@@ -8,7 +8,6 @@ from layerfs.errors import InvalidInput, NotFound
 from layerfs.image.commit import EMPTY_TAR, child_config, commit_image
 from layerfs.image.history import history
 from layerfs.image.rootfs import import_rootfs
-from layerfs.image.usage import images_usage
 from layerfs.oci import ContainerConfig, Platform
 from layerfs.reference import Reference
 from tests.unit.image.make import tar
@@ -61,10 +60,3 @@ def test_a_missing_layer_or_a_bad_change_makes_no_image(root, images, base) -> N
 def test_equal_arguments_give_the_same_id() -> None:
     make = lambda: child_config(None, diff_id(1), ContainerConfig(), created_ns=1, platform=Platform("linux", "amd64"))  # noqa: E731
     assert make().id == make().id
-
-
-def test_shared_and_unique_sizes_add_up(root, add) -> None:
-    one, two = add([10, 1], "x"), add([10, 5, 5])
-    usage = images_usage(root)
-    found = {each.record.id: (each.size, each.shared, each.unique) for each in usage.images}
-    assert found == {one.id: (11, 10, 1), two.id: (20, 10, 10)} and usage.total == 16

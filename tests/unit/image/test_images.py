@@ -106,7 +106,7 @@ def test_adding_a_known_image_again_keeps_its_age_its_parent_and_its_manifest(ad
     assert (with_manifest.added_ns, with_manifest.parent) == (image.added_ns, parent.id)
     again = add([1, 2])
     assert (again.manifest, again.layer_blobs) == (manifest.digest, (layer.digest,) * 2)
-    assert images.manifest(again) == manifest
+    assert images.manifest(again.manifest) == manifest
 
 
 def test_the_list_is_newest_first_with_names_and_sizes(add, images) -> None:
@@ -180,3 +180,10 @@ def test_a_missing_config_is_corrupt_not_a_missing_image(root, add, images) -> N
 def test_images_of_one_store_are_seen_by_another_opening(root, add) -> None:
     image = add([1], "x")
     assert Images(type(root).open(root.path)).resolve("x") == image
+
+
+@pytest.mark.parametrize("name", ["sha256:1", "x@sha256:" + "a" * 64])
+def test_names_that_look_like_digests_are_not_given(add, images, name: str) -> None:
+    add([1], "x")
+    with pytest.raises(InvalidInput, match="refusing to create"):
+        images.tag("x", ref(name))

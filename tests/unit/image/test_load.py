@@ -5,8 +5,10 @@ import gzip
 import io
 import json
 import os
+import random
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +113,7 @@ def test_a_known_layer_with_other_bytes_is_refused(root, images, tmp_path: Path)
 def test_a_layout_keeps_its_manifest_and_blobs_byte_for_byte(root, images, layout) -> None:
     entry = layout.manifest([A, B], level=1)
     image = load_archive(root, layout.add(entry, "h.io/x:1").path)[0].image
-    manifest = images.manifest(image)
+    manifest = images.manifest(image.manifest)
     assert manifest is not None and str(manifest.digest) == entry["digest"]
     for blob in manifest.layers:
         assert root.blobs.read(blob.digest) == (layout.path / "blobs/sha256" / blob.digest.hex).read_bytes()
@@ -321,3 +323,35 @@ def test_progress_is_told_in_bytes(root, layout) -> None:
     seen: list[Any] = []
     load_archive(root, layout.add(layout.manifest([A])).path, progress=seen.append)
     assert seen and seen[-1].current == seen[-1].total and Images(root).list()
+
+
+def test_a_name_by_digest_in_an_archive_is_refused(root) -> None:
+    with pytest.raises(InvalidArchive, match="invalid tag"):
+        load_archive(root, io.BytesIO(docker_archive([([A], ["x@sha256:" + "a" * 64])])))
+
+
+def test_threads_that_load_the_same_archive_at_once_all_succeed(root, images, tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(docker_archive([([A, B, C], ["x"])]))
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(load_archive, root, tmp_path / "x.tar") for _ in range(8)]
+        ids = {future.result()[0].image.id for future in futures}
+    assert [s.record.id for s in images.list()] == list(ids)
+
+
+def test_a_damaged_archive_is_refused_or_whole(root, images) -> None:
+    """Any byte wrong: a clear error and no image, or an image whose tree can be read."""
+    data = docker_archive([([A], ["x"])])
+    chance = random.Random(7)
+    for _ in range(150):
+        bad = bytearray(data)
+        for _ in range(chance.choice((1, 1, 3))):
+            bad[chance.randrange(len(bad) - 8192)] = chance.randrange(256)
+        if chance.random() < 0.2:
+            del bad[chance.randrange(len(bad)) :]
+        try:
+            loaded = load_archive(root, io.BytesIO(bytes(bad)))
+        except LayerfsError as error:
+            assert "\n" not in str(error)
+        else:
+            assert all(paths(root, each.image) for each in loaded)
+    assert list((root.path / "tmp").iterdir()) == []
