@@ -173,7 +173,11 @@ int lfs_image_content(const struct lfs_image *image, const struct lfs_inode *ino
 		return 0;
 	if (!inode->ino || inode->ino > image->table_count)
 		return -EIO;
-	memcpy(content->identity, image->base + image->table + (uint64_t)(inode->ino - 1) * LFS_ID_SIZE, LFS_ID_SIZE);
+	static const uint8_t nothing[LFS_ID_SIZE];
+	const uint8_t *identity = image->base + image->table + (uint64_t)(inode->ino - 1) * LFS_ID_SIZE;
+	if (!memcmp(identity, nothing, LFS_ID_SIZE)) /* padding */
+		return -EIO;
+	memcpy(content->identity, identity, LFS_ID_SIZE);
 	const uint8_t *index = image->base + inode->tail_offset;
 	uint32_t device = lfs_get16(index + 2);
 	content->kind = LFS_KIND_OBJECT;
