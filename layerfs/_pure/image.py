@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -70,7 +71,10 @@ class Image:
             size = os.fstat(file.fileno()).st_size
             if size < 2 * disk.BLOCK or size % disk.BLOCK:
                 raise self.corrupt("has a wrong size")
-            self._map = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+            if sys.version_info >= (3, 13):
+                self._map = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ, trackfd=False)
+            else:  # keeps a duplicate of the descriptor
+                self._map = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
         self._size = size
         try:
             self._read_header()
@@ -101,6 +105,8 @@ class Image:
             raise StoreVersionError("tree file of another format version", path=self.path)
         if table % disk.BLOCK or table > self._size or count > (self._size - table) // 32:
             raise self.corrupt("has its content table out of bounds")
+        if self.entries > self._size // (disk.DIRENT.size + 1):
+            raise self.corrupt("has more names than it can hold")
         self.kind = "merged" if kind == disk.KIND_MERGED else "layer"
         self.table_at, self.table_count = table, count
 

@@ -14,6 +14,9 @@ from layerfs._pure.image import DirEntry, Image, Inode, Place
 __all__ = ["DirEntry", "Inode", "Place", "Tree"]
 
 
+_MAX_PREFIX = 4096  # a path and a slash
+
+
 class Tree(Image):
     """Read access to one tree file (docs/format.md); immutable and safe from any number of threads.
 
@@ -30,7 +33,7 @@ class Tree(Image):
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Map a tree file. Only the map is kept, no file descriptor.
+        """Map a tree file. Only the map is kept (Python 3.13 and later; before, also a descriptor).
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -70,6 +73,8 @@ class Tree(Image):
 
     def _events(self, prefix: bytes, directory: Inode) -> Iterator[tuple[bytes, Inode]]:
         """The children, and a second time, as `path/`, each directory where its own children belong (`a.b` < `a/b`)."""
+        if len(prefix) > _MAX_PREFIX:
+            raise self.corrupt("has a loop")
         found = [(prefix + entry.name, self.inode(entry.nid)) for entry in self.listdir(directory)]
         below = [(path + b"/", inode) for path, inode in found if stat.S_ISDIR(inode.mode)]
         if below:

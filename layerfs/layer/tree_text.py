@@ -17,18 +17,19 @@ from __future__ import annotations
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterable, Iterator
 
 from layerfs._pure import disk
 from layerfs._pure.erofs import write_tree
-from layerfs._pure.tree import Attr, Content, Node, attach, directory
+from layerfs._pure.tree import Attr, Content, Node, attach, directory, visible_xattrs
 from layerfs.errors import InvalidInput
 from layerfs.layer.tree import Inode, Tree
 
 _PLAIN = frozenset(range(0x21, 0x7F)) - {0x5C}
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 _DERIVED = (disk.METACOPY, disk.REDIRECT, disk.LINK)
-_MARKS = (disk.OPAQUE, disk.IMPLICIT)
+_MARKS = {disk.OPAQUE, disk.IMPLICIT}
 
 
 def escape(data: bytes, *, first: bytes = b"", anywhere: bytes = b"") -> str:
@@ -120,7 +121,10 @@ def parse_tree_text(lines: Iterable[str], out_path: str) -> None:
             parser.take(line)
         except (ValueError, KeyError, IndexError) as error:
             raise InvalidInput(f"line {number} of a tree's text cannot be read: {error}") from error
-    parser.write(out_path)
+    try:
+        parser.write(out_path)
+    except struct.error as error:
+        raise InvalidInput(f"a number in a tree's text is out of range: {error}") from error
 
 
 class _Parser:
@@ -163,12 +167,15 @@ class _Parser:
         path, target = self._path(words[0]), words[8]
         node = self._nodes[self._path(target[1:])] if target.startswith("@") else self._node(words)
         parent, _, name = path.rpartition(b"/")
-        if not path:
-            if node.children is None:
-                raise ValueError("the root must be a directory")
-        elif not self._merged and stat.S_ISCHR(node.attr.mode) and node.attr.device == (0, 0):
+        if not path and node.children is None:
+            raise ValueError("the root must be a directory")
+        if path and self._nodes[parent].children is None:
+            raise ValueError("its parent is not a directory")
+        if node.children is not None and target.startswith("@"):
+            raise ValueError("a directory has one name")
+        if path and not self._merged and stat.S_ISCHR(node.attr.mode) and node.attr.device == (0, 0):
             self._nodes[parent].whiteouts.add(name)
-        else:
+        elif path:
             attach(self._nodes[parent], name, node)
         self._nodes[path] = node
 
@@ -181,8 +188,12 @@ class _Parser:
     def _node(self, words: list[str]) -> Node:
         mode, uid, gid, size = int(words[1], 8), int(words[2]), int(words[3]), int(words[4])
         major, minor = words[7].split(",") if words[7] != "-" else ("0", "0")
+        if stat.S_IFMT(mode) not in disk.FILE_TYPES[1:] or not 0 <= max(uid, gid, size) < 1 << 63:
+            raise ValueError("bad mode or number")
         pairs = [pair.split("=", 1) for pair in words[11:]]
         xattrs = {unescape(name): unescape(value) for name, value in pairs}
+        if len(visible_xattrs(xattrs.items())) != len(xattrs.keys() - _MARKS):
+            raise ValueError("an extended attribute that trees do not hold")
         kept = tuple(sorted(pair for pair in xattrs.items() if pair[0] not in _MARKS))
         attr = Attr(mode, uid, gid, _nanoseconds(words[6]), (int(major), int(minor)), kept)
         if stat.S_ISDIR(mode):
