@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from layerfs.image.text import ellipsis, human_ago, human_duration, human_size
 
 if TYPE_CHECKING:
-    from layerfs.engine import Change, Container, Store
-    from layerfs.engine.upkeep import GcResult
+    from layerfs.engine import Change, Container, GcResult, Store
     from layerfs.image.filters import ImageSummary
     from layerfs.image.history import HistoryRow
 

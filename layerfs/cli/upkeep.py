@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import asdict
 
 import click
 
@@ -35,9 +36,9 @@ def fsck_command(session: Session, repair: bool, quick: bool, format_: str) -> i
     """Check every byte of the store against its digest; exit code 1 when something is wrong."""
     with bars() as progress:
         problems = session.store.fsck(repair=repair, quick=quick, progress=progress)
-    bad = [p for p in problems if p.severity == "error"]
+    bad = [p for p in problems if p.severity == "error" and not p.repaired]
     if format_ == "json":
-        click.echo(json.dumps([p.row() for p in problems]))
+        click.echo(json.dumps([asdict(p) for p in problems]))
         return 1 if bad else 0
     for problem in problems:
         click.echo(str(problem))

@@ -4,5 +4,6 @@ from layerfs.engine.container import Container
 from layerfs.engine.image import Image, Layer
 from layerfs.engine.records import Change, LoadedImage
 from layerfs.engine.store import Store, diff
+from layerfs.store.gc import GcResult
 
-__all__ = ["Change", "Container", "Image", "Layer", "LoadedImage", "Store", "diff"]
+__all__ = ["Change", "Container", "GcResult", "Image", "Layer", "LoadedImage", "Store", "diff"]

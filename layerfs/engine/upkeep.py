@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -14,7 +14,9 @@ from layerfs.errors import InUse, LayerfsError
 from layerfs.image.filters import ImageSummary
 from layerfs.image.record import scan_images
 from layerfs.image.text import human_size
-from layerfs.layer.layers import get_layer
+from layerfs.image.usage import image_roots
+from layerfs.layer.layers import has_layer
+from layerfs.layer.split import write_layer
 from layerfs.snapshot import MountTable
 from layerfs.store.gc import GcResult, Roots, collect
 
@@ -46,54 +48,53 @@ def _files(upper: Path) -> Iterator[os.stat_result]:
                 yield found
 
 
-def live_roots(txn: Txn, mounted: Iterable[bytes] = ()) -> Roots:
-    """Every image, tagged or not (as with docker), and what containers stand on even when their image was removed by
-    force.
+def live_roots(store: Store, txn: Txn) -> Roots:
+    """What the images say, and what containers stand on even when their image was removed by force.
+
+    `mounted`: the trees that servers read now, whose packs stay where they are.
     """
-    images, layers, chains, blobs = set(), set(), set(), set()
-    for record in scan_images(txn):
-        images.add(record.id.raw)
-        blobs |= {d.raw for d in (record.id, record.manifest, *record.layer_blobs) if d is not None}
-        layers |= {d.raw for d in record.diff_ids}
-        if record.diff_ids:
-            chains.add(chain_id(record.diff_ids).raw)
+    roots = image_roots(store.root, txn)
+    layers, chains, blobs, mounted = set(roots.layers), set(roots.chains), set(roots.blobs), set(roots.mounted)
+    served = {m.image for m in MountTable(store.root).records() if m.engine != "kernel"}
+    stacks = {record.id.hex: record.diff_ids for record in scan_images(txn)}
     for _, row in txn.scan_json("containers"):
-        blobs.add(bytes.fromhex(row["image"]))
-        stack = [DiffID(Digest(text)) for text in row["config"].get("layers", ())]
-        layers |= {d.raw for d in stack}
+        stacks.setdefault(row["image"], tuple(DiffID(Digest(text)) for text in row["config"].get("layers", ())))
+    for image, stack in stacks.items():
+        blobs.add(bytes.fromhex(image))
+        layers |= {diff_id.raw for diff_id in stack}
         if stack:
             chains.add(chain_id(stack).raw)
-    return Roots(frozenset(images), frozenset(layers), frozenset(chains), frozenset(blobs), frozenset(mounted))
+            mounted |= {chain_id(stack).raw} if image in served else set()
+    return Roots(roots.images, *map(frozenset, (layers, chains, blobs, mounted)))
 
 
 def collect_garbage(store: Store, *, dry_run: bool, progress: Report | None) -> GcResult:
-    table = MountTable(store.root)
     if not dry_run:
-        table.clean_dead()
+        MountTable(store.root).clean_dead()
         store.container_table.clean_orphans()
-
-    def roots(txn: Txn) -> Roots:
-        served = [m for m in table.records() if m.engine != "kernel"]
-        mounted = [
-            chain_id(r.diff_ids).raw
-            for r in scan_images(txn)
-            if r.diff_ids and any(m.image == r.id.hex for m in served)
-        ]
-        return live_roots(txn, mounted)
-
-    return collect(store.root, roots, dry_run=dry_run, progress=progress)
+    return collect(store.root, lambda txn: live_roots(store, txn), dry_run=dry_run, progress=progress)
 
 
 def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | None) -> list[Problem]:
-    from layerfs.image.sources import layer_streams
+    from layerfs.image.sources import blob_streams, layer_streams
     from layerfs.store.fsck import check
 
     with store.root.leases.acquire("fsck") as lease:
 
-        def streams(diff_id: bytes) -> Iterator[BinaryIO]:
-            yield from layer_streams(store.root, get_layer(store.root, DiffID(Digest.from_raw(diff_id))), lease)
+        def streams(key: bytes) -> Iterator[BinaryIO]:
+            layer = has_layer(store.root, DiffID(Digest.from_raw(key)))
+            if layer is not None:
+                yield from layer_streams(store.root, layer, lease)
+            else:
+                yield from blob_streams(store.root, Digest.from_raw(key), lease)
 
-        return check(store.root, repair=streams if repair else None, quick=quick, progress=progress)
+        return check(
+            store.root,
+            repair=streams if repair else None,
+            replay=lambda diff_id, out: write_layer(store.root, DiffID(Digest.from_raw(diff_id)), out),
+            quick=quick,
+            progress=progress,
+        )
 
 
 def prune(

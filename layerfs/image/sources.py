@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from layerfs.digest import Digest
 from layerfs.errors import LayerfsError, Unsupported
 from layerfs.image.source import open_archive, open_file
 from layerfs.layer.codec import Decompressed
@@ -28,6 +29,20 @@ def layer_streams(root: StoreRoot, layer: Layer, lease: Lease) -> Iterator[Binar
     for source in get_sources(root, layer.diff_id):
         with contextlib.suppress(LayerfsError, OSError), open_source(source, lease) as stream:
             yield stream
+
+
+def blob_streams(root: StoreRoot, digest: Digest, lease: Lease) -> Iterator[BinaryIO]:
+    """A compressed layer as it is in the layouts that it came from."""
+    with root.index.view() as txn:
+        rows = [Source.from_row(row) for _, rows in txn.scan_json("sources") for row in rows]
+    for source in rows:
+        if source.kind == "layout" and source.digest == str(digest):
+            with (
+                contextlib.suppress(LayerfsError, OSError),
+                open_archive(source.place, lease) as archive,
+                archive.open(source.member) as file,
+            ):
+                yield file
 
 
 @contextlib.contextmanager
