@@ -6,9 +6,14 @@
 true, `Process` is what runs. Layer by layer: options, plan, spec, wire, helper, process, communicate, run.
 """
 
+import subprocess
+
 from layerfs.runtime.options import Bind, RunOptions, Tmpfs
 from layerfs.runtime.process import Process, RunResult, start
-from layerfs.runtime.run import DEVNULL, PIPE, run
+from layerfs.runtime.run import run
 from layerfs.runtime.spec import RunSpec
 
-__all__ = ["DEVNULL", "PIPE", "Bind", "Process", "RunOptions", "RunResult", "RunSpec", "Tmpfs", "run", "start"]
+PIPE = subprocess.PIPE  # a stream to be captured
+DEVNULL = subprocess.DEVNULL  # one that is empty, or thrown away
+
+__all__ = ["Bind", "Process", "RunOptions", "RunResult", "RunSpec", "Tmpfs", "run", "start"]

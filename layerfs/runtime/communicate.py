@@ -13,8 +13,7 @@ from layerfs.errors import RunTimeout
 from layerfs.runtime.process import Process, RunResult
 
 _CHUNK = 1 << 16
-INTERRUPTS_MAX = 3  # docker's client gives up at the third Ctrl-C
-INTERRUPT_GRACE = 2.0  # seconds a captured container has to end after a Ctrl-C
+INTERRUPT_GRACE = 2.0  # seconds a container has to end after a Ctrl-C
 
 
 class _Sink:
@@ -110,10 +109,10 @@ class _Exchange:
 
 
 class _Patience:
-    """When to kill: at the deadline, some time after a Ctrl-C, or at the third one."""
+    """When to kill: at the deadline, some time after a Ctrl-C, or at the second one."""
 
-    def __init__(self, process: Process, timeout: float | None, captured: bool) -> None:
-        self.process, self.captured = process, captured
+    def __init__(self, process: Process, timeout: float | None) -> None:
+        self.process = process
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.interrupts = 0
         self.expired = False
@@ -130,13 +129,11 @@ class _Patience:
 
     def interrupted(self) -> None:
         self.interrupts += 1
-        self.process.send_signal(signal.SIGKILL if self.interrupts >= INTERRUPTS_MAX else signal.SIGINT)
-        if self.captured and self.interrupts == 1:
+        if self.interrupts == 1:
+            self.process.send_signal(signal.SIGINT)
             self.deadline = time.monotonic() + INTERRUPT_GRACE
-
-    @property
-    def raises(self) -> bool:
-        return self.interrupts >= (1 if self.captured else INTERRUPTS_MAX)
+        else:
+            self.process.kill()
 
 
 def communicate(
@@ -145,11 +142,10 @@ def communicate(
     """Until the container has ended and its captured streams are read. At most `limit` bytes of each are kept.
 
     After `timeout` seconds it is killed and RunTimeout raised, with what was written so far in `.result`. A Ctrl-C goes
-    to the container as SIGINT; when output is captured KeyboardInterrupt follows at its end (it is killed after two
-    seconds), else only at the third Ctrl-C, as docker's client does.
+    to the container as SIGINT, which has two seconds to end then; KeyboardInterrupt follows in any case.
     """
     exchange = _Exchange(process, data, limit)
-    patience = _Patience(process, timeout, captured=bool(exchange.sinks))
+    patience = _Patience(process, timeout)
     while not exchange.done:
         try:
             exchange.step(patience.left())
@@ -157,7 +153,7 @@ def communicate(
         except KeyboardInterrupt:
             patience.interrupted()
     result = exchange.result()
-    if patience.raises:
+    if patience.interrupts:
         raise KeyboardInterrupt
     if patience.expired:
         error = RunTimeout(f"the container was killed after {timeout:g} seconds")

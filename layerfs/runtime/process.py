@@ -42,6 +42,7 @@ class Process:
         self.pid = 0
         self.pidfd = -1
         self.returncode: int | None = None
+        self._owner = os.getpid()
         self._popen, self._control = helper.launch(wire.encode(spec), stdin, stdout, stderr)
 
     @property
@@ -142,7 +143,8 @@ class Process:
         return self
 
     def __del__(self) -> None:
-        if getattr(self, "_control", None) is not None and self.returncode is None:
+        started = getattr(self, "_control", None) is not None and self.returncode is None
+        if started and self._owner == os.getpid():  # a forked relative's copy of this object has no say
             self.close()
 
     def __exit__(

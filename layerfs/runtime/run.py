@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 from layerfs.runtime.communicate import communicate
 from layerfs.runtime.files import write_files
@@ -20,27 +20,31 @@ from layerfs.runtime.options import RunOptions
 from layerfs.runtime.plan import default_hostname, plan
 from layerfs.runtime.process import Process, RunResult, start
 
-PIPE: Final = subprocess.PIPE
-DEVNULL: Final = subprocess.DEVNULL
-
-_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_INTERRUPTS_MAX = 3
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class _Forwarder:
-    """Passes signals of this process to the container. Those that come before it runs are kept until it does; a second
-    one then ends this process, in order."""
+    """Passes signals of this process to the container, Ctrl-C too; the third one kills it, as docker's client gives up
+    then. What comes before the program runs is kept until it does; a second signal then ends this process, in order."""
 
     def __init__(self) -> None:
         self.target: Process | None = None
         self.early: list[int] = []
+        self.interrupts = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.interrupts += number == signal.SIGINT
         if self.target is not None:
-            self.target.send_signal(number)
+            self.target.send_signal(signal.SIGKILL if self.gave_up else number)
         elif self.early:
             raise SystemExit(128 + number)
         else:
             self.early.append(number)
+
+    @property
+    def gave_up(self) -> bool:
+        return self.interrupts >= _INTERRUPTS_MAX
 
     def attach(self, process: Process) -> None:
         self.target = process
@@ -50,8 +54,8 @@ class _Forwarder:
 
 @contextlib.contextmanager
 def _forwarded(wanted: bool) -> Iterator[_Forwarder]:
-    """While inside, TERM, HUP, QUIT, USR1 and USR2 go to the container that is attached (in the main thread only, since
-    Python handles signals nowhere else)."""
+    """While inside, the signals go to the container that is attached (in the main thread only, since Python handles
+    them nowhere else)."""
     forward = _Forwarder()
     wanted = wanted and threading.current_thread() is threading.main_thread()
     previous = {number: signal.signal(number, forward) for number in _FORWARDED} if wanted else {}
@@ -94,9 +98,9 @@ def run(
     options: RunOptions = RunOptions(),  # noqa: B008 (frozen)
     *,
     state: Path | None = None,
-    stdin: Stream | bytes = DEVNULL,
-    stdout: Stream = PIPE,
-    stderr: Stream = PIPE,
+    stdin: Stream | bytes = subprocess.DEVNULL,
+    stdout: Stream = subprocess.PIPE,
+    stderr: Stream = subprocess.PIPE,
     timeout: float | None = None,
     output_limit: int | None = None,
     forward_signals: bool = False,
@@ -107,10 +111,13 @@ def run(
     `config` is the image's `config` object, `options` what the caller changes about it. Streams are as for
     subprocess: None inherits, PIPE captures, DEVNULL, a descriptor or a file; bytes as `stdin` are fed to the program.
     `timeout` is in seconds, `output_limit` in bytes for each captured stream. `on_started` is called once the program
-    runs. Raises RunError (125), CommandNotExecutable (126), CommandNotFound (127), RunTimeout.
+    runs. With `forward_signals` (for command lines) INT, TERM, HUP, QUIT, USR1 and USR2 of this process become the
+    container's; without it a Ctrl-C ends the container and raises KeyboardInterrupt.
+
+    Raises RunError (125), CommandNotExecutable (126), CommandNotFound (127), RunTimeout.
     """
     data = stdin if isinstance(stdin, bytes) else None
-    source: Stream = PIPE if isinstance(stdin, bytes) else stdin
+    source: Stream = subprocess.PIPE if isinstance(stdin, bytes) else stdin
     with (
         _forwarded(forward_signals) as forward,
         prepared(rootfs, config, options, state, (source, stdout, stderr), timeout) as process,
@@ -118,4 +125,7 @@ def run(
         forward.attach(process)
         if on_started is not None:
             on_started(process)
-        return communicate(process, data, timeout=timeout, limit=output_limit)
+        result = communicate(process, data, timeout=timeout, limit=output_limit)
+    if forward.gave_up:
+        raise KeyboardInterrupt
+    return result

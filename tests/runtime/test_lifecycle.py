@@ -10,10 +10,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 
-from layerfs.runtime import DEVNULL, RunOptions, start
+from layerfs.runtime import RunOptions, helper, start
 from layerfs.runtime.plan import plan
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -120,10 +121,22 @@ def test_dropping_the_last_reference_kills(sleeper):
     assert gone(pid)
 
 
+def test_a_forked_relative_that_ends_does_not_kill(sleeper):
+    with sleeper() as process:
+        pid = os.fork()
+        if pid == 0:
+            process.__del__()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        with pytest.raises(TimeoutError):
+            process.wait(0.2)
+
+
 CALLER = """
 import sys; from pathlib import Path; from layerfs.runtime import *
 def up(process): print(process.pid, process._popen.pid, flush=True)
-run(Path(sys.argv[1]), {}, RunOptions(command=['sh', '-c', 'sleep 1000 & sleep 1000'], user=sys.argv[2]), stdout=None, on_started=up)
+options = RunOptions(command=['sh', '-c', 'sleep 1000 & sleep 1000'], user=sys.argv[2])
+run(Path(sys.argv[1]), {}, options, stdout=None, on_started=up)
 """
 
 
@@ -133,10 +146,10 @@ def test_kill_9_of_the_caller_leaves_no_process_and_no_mount(root, user):
     with subprocess.Popen(
         [sys.executable, "-c", CALLER, root, user], stdout=subprocess.PIPE, cwd=PROJECT, env=env
     ) as caller:
-        init, helper = map(int, caller.stdout.readline().split())
+        init, supervisor = map(int, caller.stdout.readline().split())
         caller.kill()
         assert gone(init)
-        assert gone(helper)
+        assert gone(supervisor)
     assert mounts(root) == []
 
 
@@ -189,7 +202,27 @@ def test_the_host_can_unmount_the_root_of_a_running_container(sleeper, root):
         assert process.returncode is None
 
 
+def test_the_root_of_an_ended_container_is_free_at_once(box, root, tmp_path):
+    """A file system that the container had can be unmounted and its device detached when run() has returned."""
+    image, place = tmp_path / "disk", tmp_path / "disk-mount"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    place.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    for _ in range(5):
+        subprocess.run(["mount", "-o", "loop", image, place], check=True)
+        try:
+            device = subprocess.run(["findmnt", "-no", "SOURCE", place], capture_output=True, text=True, check=True)
+            subprocess.run(["cp", "-a", root / "bin", place], check=True)
+            assert box("sleep 9 & cat bin/busybox | wc -c", root=place).returncode == 0
+        finally:
+            subprocess.run(["umount", place], check=True)
+        assert not Path("/proc/fs/ext4", Path(device.stdout.strip()).name).exists()
+
+
 def test_the_helper_is_small(sleeper):
     with sleeper() as process:
         status = Path(f"/proc/{process._popen.pid}/status").read_text()
+        if b"__asan_init" in helper.PATH.read_bytes():
+            pytest.skip("a sanitizer build")
         assert int(status.split("VmRSS:")[1].split()[0]) < 2048

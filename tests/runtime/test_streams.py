@@ -7,11 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 import pytest
 
 from layerfs.errors import RunTimeout
-from layerfs.runtime import DEVNULL, PIPE
 
 PROJECT = Path(__file__).resolve().parents[2]
 
