@@ -9,13 +9,12 @@ import io
 import os
 import posixpath
 import stat
-import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self, cast
 
 from layerfs.errors import InvalidArchive
+from layerfs.image.tarindex import Member, read_index
 from layerfs.oci.fields import DOCUMENT_MAX
 
 MEMBERS_MAX = 1_000_000
@@ -74,14 +73,6 @@ class _Base:
         return InvalidArchive(text, path=self.where)
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    offset: int
-    size: int
-    link: str | None
-    is_file: bool
-
-
 class TarArchive(_Base):
     """A plain tar in a file that can be sought; owns the descriptor. A name that comes twice means its last member."""
 
@@ -89,36 +80,19 @@ class TarArchive(_Base):
 
     def __init__(self, fd: int, where: str, *, start: int = 0) -> None:
         self.where, self._fd, self._start = where, fd, start
+        self._members: dict[str, Member] = {}
         try:
-            self._members = self._index(start)
+            total = os.fstat(fd).st_size - start
+            for member in read_index(lambda at, count: os.pread(fd, count, start + at), total):
+                self._members[clean(member.name)] = member
+                if len(self._members) > MEMBERS_MAX:
+                    raise InvalidArchive(f"more than {MEMBERS_MAX} members")
+        except InvalidArchive as error:
+            os.close(fd)
+            raise self._wrong(error.message) from None
         except BaseException:
             os.close(fd)
             raise
-
-    def _index(self, start: int) -> dict[str, _Member]:
-        members: dict[str, _Member] = {}
-        with io.BufferedReader(_Range(self._fd, start, os.fstat(self._fd).st_size - start)) as file:
-            try:
-                with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
-                    for number, info in enumerate(tar):
-                        if number >= MEMBERS_MAX:
-                            raise self._wrong(f"more than {MEMBERS_MAX} members")
-                        members[clean(info.name)] = self._member(info, start)
-                        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-            except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
-                raise self._wrong(f"not a readable tar archive: {error}") from None
-        return members
-
-    def _member(self, info: tarfile.TarInfo, start: int) -> _Member:
-        link = None
-        if info.issym():
-            link = posixpath.join(posixpath.dirname(clean(info.name)), info.linkname)
-        elif info.islnk():
-            link = info.linkname
-        if info.size < 0:
-            raise self._wrong(f"member {info.name!r} has a negative size")
-        is_file = info.isreg() and not info.sparse
-        return _Member(start + info.offset_data, info.size, None if link is None else clean(link), is_file)
 
     def stream(self) -> BinaryIO:
         """The whole tar, from its start."""
@@ -128,7 +102,7 @@ class TarArchive(_Base):
     def has(self, name: str) -> bool:
         return clean(name) in self._members
 
-    def _find(self, name: str) -> _Member:
+    def _find(self, name: str) -> Member:
         wanted = clean(name)
         for _ in range(_HOPS):
             member = self._members.get(wanted)
@@ -138,7 +112,8 @@ class TarArchive(_Base):
                 if not member.is_file:
                     raise self._wrong(f"member {name!r} is not a regular file")
                 return member
-            wanted = member.link
+            directory = posixpath.dirname(wanted) if member.is_symlink else ""
+            wanted = clean(posixpath.join("/", directory, member.link))
         raise self._wrong(f"member {name!r} is a link that leads nowhere")
 
     def size(self, name: str) -> int:
@@ -146,7 +121,7 @@ class TarArchive(_Base):
 
     def open(self, name: str) -> BinaryIO:
         member = self._find(name)
-        raw = _Range(self._fd, member.offset, member.size)
+        raw = _Range(self._fd, self._start + member.offset, member.size)
         return cast(BinaryIO, io.BufferedReader(raw, 1 << 18))
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import stat
-import tarfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import BinaryIO, Literal, cast
 
 from layerfs.errors import InvalidArchive, InvalidInput, NotFound
 from layerfs.image.archive import Archive, DirectoryArchive, TarArchive, clean
+from layerfs.image.tarindex import read_index
 from layerfs.layer.codec import Decompressed
 from layerfs.oci import layout
 from layerfs.store.durable import write_all, writing
@@ -166,7 +166,7 @@ def looks_like_archive(head: bytes) -> bool:
 def _first_name(head: bytes) -> str | None:
     """The name of the first member that is not the root's own entry."""
     try:
-        with tarfile.open(fileobj=BytesIO(head), mode="r|", errors="surrogateescape") as tar:
-            return next((clean(info.name) for info in tar if clean(info.name)), None)
-    except (tarfile.TarError, ValueError, EOFError, OverflowError, OSError):
+        index = read_index(lambda at, count: head[at : at + count], 1 << 62)
+        return next((clean(member.name) for member in index if clean(member.name)), None)
+    except InvalidArchive:
         return None
