@@ -3,6 +3,7 @@
 from layerfs.store.blobs import Blobs, BlobWriter
 from layerfs.store.contents import ContentReader, Contents
 from layerfs.store.format import ContentValue, NewContent
+from layerfs.store.fsck import Problem, check
 from layerfs.store.gc import GcProgress, GcResult, Roots, collect
 from layerfs.store.index import Index, Txn
 from layerfs.store.leases import Lease, Leases
@@ -22,8 +23,10 @@ __all__ = [
     "Lease",
     "Leases",
     "NewContent",
+    "Problem",
     "Roots",
     "StoreRoot",
     "Txn",
+    "check",
     "collect",
 ]

@@ -134,7 +134,10 @@ class Contents:
         return b"".join(answer)
 
     def _has_file(self, identity: bytes, encoded: bytes, packs: dict[int, bool]) -> bool:
-        value = ContentValue.decode(encoded)
+        try:
+            value = ContentValue.decode(encoded)
+        except Corrupt:  # as good as no row: it is written again
+            return False
         if value.kind == KIND_PACK:
             if value.pack not in packs:
                 packs[value.pack] = self.pack_path(value.pack).exists()

@@ -41,6 +41,7 @@ class TreeFile:
             with path.open("rb") as file:
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             magic, version, self.kind, self._table, self.count, self.subject = _HEADER.unpack_from(self._data)
+            self.entries, self.content_size = struct.unpack_from("<QQ", self._data, 72)
             inodes, _time, _nsec, _blocks, self._meta = struct.unpack_from("<QQIII", self._data, _SUPERBLOCK + 16)
             self._first = struct.unpack_from("<H", self._data, _SUPERBLOCK + 14)[0]
             devices = struct.unpack_from("<H", self._data, _SUPERBLOCK + 86)[0]

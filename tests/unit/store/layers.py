@@ -7,8 +7,11 @@ import tarfile
 import time
 from collections.abc import Mapping
 
+import zstandard
+
 from layerfs.native import LayerReader, merge_trees
 from layerfs.store import Lease, Roots, StoreRoot, Txn
+from layerfs.store.treefile import TreeFile
 
 
 def tar_of(files: Mapping[str, bytes]) -> bytes:
@@ -31,7 +34,7 @@ def add_layer(root: StoreRoot, files: Mapping[str, bytes], lease: Lease | None =
         )
         reader.feed(tar_of(files))
         result = reader.finish(str(tree))
-        split.write_bytes(reader.take_split())
+        split.write_bytes(zstandard.compress(reader.take_split()))
         own.pin(result.diff_id)
         writer.stage(result.contents, result.pack_blocks)
         with root.lock("trees"):
@@ -41,7 +44,15 @@ def add_layer(root: StoreRoot, files: Mapping[str, bytes], lease: Lease | None =
             root.durable(places)
             with root.index.update() as txn:
                 writer.publish(txn)
-                row = {"tar_size": result.tar_size, "created": time.time_ns(), "blob": None}
+                row = {
+                    "tar_size": result.tar_size,
+                    "size": result.content_size,
+                    "entries": result.entries,
+                    "unresolved_links": result.unresolved_links,
+                    "created": time.time_ns(),
+                    "packs": [f"{pack:016x}" for pack in TreeFile(places[0]).packs],
+                    "blob": None,
+                }
                 txn.put_json("layers", result.diff_id, row)
     if lease is None:
         own.release()
