@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from layerfs.image.text import ellipsis, human_ago, human_duration, human_size
+from layerfs.image.text import ellipsis, history_ago, human_ago, human_duration, human_size
 
 if TYPE_CHECKING:
     from layerfs.engine import Change, Container, GcResult, Store
@@ -69,7 +69,7 @@ def history_rows(history: Iterable[HistoryRow], *, truncate: bool, human: bool) 
         rows.append(
             {
                 "ID": _cut(entry.id_text, truncate) if entry.id else entry.id_text,
-                "CreatedSince": human_ago(entry.created_ns),
+                "CreatedSince": history_ago(entry.created_ns),
                 "CreatedAt": _iso(entry.created_ns),
                 "CreatedBy": ellipsis(created_by, 45) if truncate else created_by,
                 "Size": human_size(entry.size) if human else str(entry.size),

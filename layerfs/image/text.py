@@ -34,11 +34,16 @@ def human_duration(seconds: float) -> str:
 
 
 def human_ago(moment_ns: int | None, now_ns: int | None = None) -> str:
-    """`2 weeks ago`; `N/A` for a time that is not set or not after the epoch."""
-    if moment_ns is None or moment_ns <= 0:
+    """`2 weeks ago`; `N/A` for a time that is not set."""
+    if moment_ns is None:
         return "N/A"
     now = time.time_ns() if now_ns is None else now_ns
     return human_duration((now - moment_ns) / 1e9) + " ago"
+
+
+def history_ago(moment_ns: int | None, now_ns: int | None = None) -> str:
+    """The same for `history`, where the epoch and its first second count as not set (`images` shows their age)."""
+    return human_ago(None if moment_ns is not None and moment_ns <= 10**9 else moment_ns, now_ns)
 
 
 def ellipsis(text: str, width: int) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from layerfs.image.text import ellipsis, human_ago, human_duration, human_size
+from layerfs.image.text import ellipsis, history_ago, human_ago, human_duration, human_size
 
 HOUR, DAY = 3600, 86400
 
@@ -58,8 +58,15 @@ def test_ages_change_their_unit_where_dockers_do(seconds: float, text: str) -> N
 
 
 def test_a_time_that_is_not_set_is_not_available() -> None:
-    assert human_ago(None) == human_ago(0) == human_ago(-5) == "N/A"
+    assert human_ago(None) == history_ago(None) == "N/A"
     assert human_ago(10**9, 3 * 10**9) == "2 seconds ago"
+
+
+def test_history_takes_the_epoch_for_not_set_and_images_do_not() -> None:
+    now = 1_795_000_000 * 10**9
+    assert history_ago(0) == history_ago(-5) == history_ago(10**9) == "N/A"
+    assert human_ago(0, now) == human_ago(10**9, now) == "56 years ago"
+    assert history_ago(2 * 10**9, now) == "56 years ago"
 
 
 def test_a_cut_text_ends_in_an_ellipsis_within_the_width() -> None:
