@@ -16,7 +16,7 @@ from layerfs import _pure
 from layerfs.errors import InvalidArchive
 from tests.conftest import PROJECT
 from tests.golden.layers import REFUSED, TREES
-from tests.trees import Shelf, load_module, native, sealed, unpacked
+from tests.trees import Shelf, entry, layer, load_module, native, sealed, unpacked
 
 CORE: Any = native()
 pytestmark = pytest.mark.skipif(CORE is None, reason="the compiled part is not built: nothing to compare")
@@ -54,8 +54,8 @@ def outcome(module: Any, folder: Path, layers: list[bytes], chunk: int = 0) -> A
     """All that one implementation makes of a stack; or that it refuses it."""
     shelf = Shelf(folder, module)
     try:
-        for layer in layers:
-            shelf.read(layer, chunks=[chunk] * (len(layer) // chunk) if chunk else ())
+        for tar in layers:
+            shelf.read(tar, chunks=[chunk] * (len(tar) // chunk) if chunk else ())
         merged = shelf.merge()
     except InvalidArchive:
         return "refused"
@@ -85,26 +85,55 @@ def test_public_archives_in_chunks(path: Path, tmp_path: Path) -> None:
     assert outcome(_pure, tmp_path / "again", layers, 1013) == pure
 
 
-ALL = [layer for layers in STACKS.values() for layer in layers if len(layer) < 100_000]
+ALL = [tar for layers in STACKS.values() for tar in layers if len(tar) < 100_000]
 
 
 @pytest.mark.parametrize("seed", range(300))
 def test_mutated_headers(seed: int, tmp_path: Path) -> None:
     """A byte or a field of a header or an extension is changed and the checksum made right again."""
     dice = random.Random(seed)
-    layer = bytearray(dice.choice(ALL))
-    blocks = [at for at in range(0, len(layer) - 511, 512) if layer[at + 257 : at + 262] == b"ustar"]
+    tar = bytearray(dice.choice(ALL))
+    blocks = [at for at in range(0, len(tar) - 511, 512) if tar[at + 257 : at + 262] == b"ustar"]
     for _ in range(dice.choice([1, 1, 2, 5])):
         at = dice.choice(blocks or [0])
         where = at + dice.choice([dice.randrange(512), 156, dice.randrange(100, 157), 512 + dice.randrange(60)])
-        if where < len(layer):
-            layer[where] = dice.choice(
+        if where < len(tar):
+            tar[where] = dice.choice(
                 [0, 0x20, 0x2F, 0x2E, 0x30, 0x31, 0x35, 0x37, 0x39, 0x80, 0xFF, dice.randrange(256)]
             )
-        if at + 512 <= len(layer):
-            layer[at : at + 512] = sealed(layer[at : at + 512])
-    pure = outcome(_pure, tmp_path / "pure", [bytes(layer)])
-    assert outcome(CORE, tmp_path / "core", [bytes(layer)]) == pure
+        if at + 512 <= len(tar):
+            tar[at : at + 512] = sealed(tar[at : at + 512])
+    pure = outcome(_pure, tmp_path / "pure", [bytes(tar)])
+    assert outcome(CORE, tmp_path / "core", [bytes(tar)]) == pure
+
+
+PARTS = ["a", "b", "c", "d", "a", "b", ".", "..", "", "e" * 60]
+MARKERS = [".wh.a", ".wh.b", ".wh.c", ".wh..wh..opq", ".wh..wh.x"]
+LINKED = ["a", "b/c", "../b", "/c", "..", "/", "d/../../a", "a/b/c", "./a", "c/..", "a/missing/../b"]
+
+
+def random_layer(dice: random.Random) -> bytes:
+    """A few members that meet each other: symlinks as parents, links to anything, markers anywhere, replacing."""
+    members = []
+    for _ in range(dice.randrange(1, 9)):
+        parts = [dice.choice(PARTS) for _ in range(dice.choice([1, 1, 2, 2, 3, 4]))]
+        if dice.random() < 0.25:
+            parts[-1] = dice.choice(MARKERS)
+        kind = dice.choice([b"0", b"0", b"0", b"5", b"5", b"2", b"2", b"1", b"6", b"3"])
+        path, link = "/".join(parts), dice.choice(LINKED).encode()
+        data = dice.choice([b"", b"1", b"22", b"3" * 5000]) if kind == b"0" else b""
+        extra = {b"SCHILY.xattr.user.x": b"y" * dice.choice([1, 1000, 5000])} if dice.random() < 0.1 else None
+        mode, device = dice.randrange(0o10000), (1, dice.randrange(3))
+        members.append(entry(path, kind, data, link=link, mode=mode, device=device, pax=extra))
+    return layer(*members)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_random_stacks(seed: int, tmp_path: Path) -> None:
+    dice = random.Random(seed)
+    layers = [random_layer(dice) for _ in range(dice.randrange(1, 5))]
+    pure = outcome(_pure, tmp_path / "pure", layers)
+    assert outcome(CORE, tmp_path / "core", layers) == pure
 
 
 @pytest.mark.parametrize("name", TREES)
