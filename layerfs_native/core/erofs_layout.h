@@ -35,6 +35,9 @@ struct lfs_layout {
 /* Fills the layout (zeroed, tree and merged set); the caller frees it in either case. 0 or -errno. */
 int lfs_layout_make(struct lfs_layout *layout, const struct lfs_content *extra, size_t extra_count, struct lfs_error *error);
 void lfs_layout_free(struct lfs_layout *layout);
+int lfs_layout_order(struct lfs_layout *layout); /* erofs_order.c; 0, -ENOMEM or -EFBIG */
+int lfs_layout_contents(struct lfs_layout *layout, const struct lfs_content *extra, size_t extra_count,
+			struct lfs_error *error); /* erofs_contents.c */
 
 static inline bool lfs_layout_hidden(const struct lfs_layout *layout, const struct lfs_node *node)
 {

@@ -110,7 +110,7 @@ static inline bool lfs_is_dots(struct lfs_bytes name)
 	return (name.size == 1 && text[0] == '.') || (name.size == 2 && text[0] == '.' && text[1] == '.');
 }
 
-/* --- tree_nodes.c: records; all return 0 or -ENOMEM, -EOVERFLOW at 2^32 records, -ENAMETOOLONG past LFS_PATH_MAX --- */
+/* --- tree_memory.c, tree_names.c, tree_nodes.c: records; all return 0 or -ENOMEM, -EOVERFLOW at 2^32 records, -ENAMETOOLONG past LFS_PATH_MAX --- */
 int lfs_tree_fail(struct lfs_error *error, int rc); /* those as an error with its text */
 void *lfs_tree_copy(struct lfs_tree *tree, const void *data, size_t size);  /* into the arena; NULL: no memory */
 void *lfs_tree_alloc(struct lfs_tree *tree, size_t size);		     /* 8-byte aligned */
@@ -123,7 +123,12 @@ int lfs_name_set(struct lfs_tree *tree, uint32_t number, uint32_t node);    /* a
 void lfs_name_remove(struct lfs_tree *tree, uint32_t number);
 void lfs_tree_empty(struct lfs_tree *tree, uint32_t directory);	     /* removes all children */
 void lfs_tree_bury(struct lfs_tree *tree);				     /* frees directories without a name, with all below */
-int lfs_tree_pack(struct lfs_tree *tree, uint64_t id, uint32_t *number);
+int lfs_tree_pack(struct lfs_tree *tree, uint64_t id, uint32_t *number); /* the pack's number in tree->packs */
+void lfs_name_release(struct lfs_tree *tree, uint32_t number);		     /* a record that is in no directory */
+int lfs_names_grow(struct lfs_tree *tree);				     /* more buckets */
+int lfs_pages_take(struct lfs_pages *pages, size_t record, uint32_t *number);
+void lfs_pages_free(struct lfs_pages *pages);
+void lfs_arena_free(struct lfs_tree *tree);
 static inline uint32_t lfs_tree_parent(const struct lfs_tree *tree, uint32_t directory)
 {
 	uint32_t self = lfs_node_at(tree, directory)->directory.self;
