@@ -12,28 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from layerfs.errors import InvalidInput
+from layerfs.image.values import check_signal, parse_duration, parse_ports
 from layerfs.image.words import expand, expand_words, split
 from layerfs.oci import ContainerConfig, Healthcheck
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
-_DURATION = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h)")
-_NANOSECONDS = {
-    "ns": 1,
-    "us": 10**3,
-    "µs": 10**3,
-    "μs": 10**3,
-    "ms": 10**6,
-    "s": 10**9,
-    "m": 60 * 10**9,
-    "h": 3600 * 10**9,
-}
 _MILLISECOND = 10**6
 _HEALTH_FLAGS = ("interval", "timeout", "start-period", "start-interval", "retries")
-_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?\Z", re.ASCII)
-_SIGNALS = re.compile(
-    "ABRT|ALRM|BUS|CHLD|CLD|CONT|FPE|HUP|ILL|INT|IO|IOT|KILL|PIPE|POLL|PROF|PWR|QUIT|SEGV|STKFLT|STOP|SYS|TERM|TRAP|TSTP|"
-    r"TTIN|TTOU|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ|RTMIN(\+\d{1,2})?|RTMAX(-\d{1,2})?"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,53 +113,6 @@ def set_env(env: Sequence[str], pairs: Iterable[tuple[str, str]]) -> tuple[str, 
     """The list with each name replaced in its place, or appended."""
     values = {entry.partition("=")[0]: entry for entry in env}
     return tuple((values | {name: f"{name}={value}" for name, value in pairs}).values())
-
-
-def parse_duration(text: str) -> int:
-    """Go's duration text in nanoseconds: `1m30s`, `1.5h`, `0`.
-
-    Raises:
-        InvalidInput: another text.
-    """
-    if text in ("0", "+0", "-0"):
-        return 0
-    sign, body = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
-    parts = _DURATION.findall(body)
-    if not parts or "".join(parts) != body:
-        raise InvalidInput(f'time: invalid duration "{text}"')
-    total = 0.0
-    for part in parts:
-        unit = part.lstrip("0123456789.")
-        total += float(part.removesuffix(unit)) * _NANOSECONDS[unit]
-    return sign * round(total)
-
-
-def parse_ports(text: str) -> list[str]:
-    """`80`, `80/udp` or `80-82/tcp` as the list of its ports, each with its protocol."""
-    numbers, slash, protocol = text.partition("/")
-    protocol = protocol.lower() if slash else "tcp"
-    if protocol not in ("tcp", "udp", "sctp"):
-        raise InvalidInput(f"Invalid proto: {protocol}")
-    container = numbers.rpartition(":")[2]
-    match = _PORT.match(container)
-    if match is None:
-        raise InvalidInput(f"Invalid containerPort: {container}")
-    first, last = int(match[1]), int(match[2] or match[1])
-    if last < first or last > 65535:
-        raise InvalidInput(f"Invalid containerPort: {container}")
-    return [f"{port}/{protocol}" for port in range(first, last + 1)]
-
-
-def check_signal(text: str) -> None:
-    """A signal's number (1..64) or name, with or without SIG.
-
-    Raises:
-        InvalidInput: docker's `invalid signal: X`.
-    """
-    name = text.upper().removeprefix("SIG")
-    is_number = text.isdecimal() and text.isascii()
-    if not (1 <= int(text) <= 64 if is_number else _SIGNALS.fullmatch(name)):
-        raise InvalidInput(f"invalid signal: {text}")
 
 
 def _cmd(state: State, text: str) -> State:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from layerfs.errors import InvalidInput
-from layerfs.image.changes import parse_duration
 from layerfs.image.record import ImageRecord, Tag
+from layerfs.image.values import parse_duration
 from layerfs.oci.fields import parse_time
 from layerfs.reference import Reference
 

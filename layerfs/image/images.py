@@ -5,15 +5,15 @@ All that one call changes is one index transaction; nobody sees an image without
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from layerfs.digest import DiffID, Digest
-from layerfs.errors import Ambiguous, Corrupt, ImageNotFound, InvalidInput, NotFound
+from layerfs.errors import Corrupt, ImageNotFound, InvalidInput, NotFound
 from layerfs.image.filters import Filters, ImageSummary
+from layerfs.image.find import find_image
 from layerfs.image.record import ImageRecord, Tag, read_image, read_tag, scan_images, scan_tags
 from layerfs.image.removal import Removed, Remover, Users
 from layerfs.oci import ImageConfig, Manifest, media
@@ -23,8 +23,6 @@ from layerfs.reference import Reference
 if TYPE_CHECKING:
     from layerfs.store.index import Txn
     from layerfs.store.root import StoreRoot
-
-_ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
 
 
 class Images:
@@ -101,7 +99,7 @@ class Images:
     def find(self, name: str) -> tuple[ImageRecord, Reference | None]:
         """`resolve`, and the name (as the row has it) when it was one, None when it was an ID."""
         with self._root.index.view() as txn:
-            return _find(txn, name)
+            return find_image(txn, name)
 
     def config(self, record: ImageRecord) -> ImageConfig:
         """The parsed config, verified. Raises Corrupt when the blob is damaged or missing."""
@@ -153,7 +151,7 @@ class Images:
             if isinstance(source, Digest):
                 found, name = read_image(txn, source), None
             else:
-                found, name = _find(txn, source)
+                found, name = find_image(txn, source)
             if found is None:
                 raise ImageNotFound(f"No such image: {source}")
             old = read_tag(txn, name) if name else None
@@ -179,7 +177,7 @@ class Images:
             Conflict (an InUse): docker's words; ImageNotFound; Ambiguous.
         """
         with self._root.index.update() as txn:
-            record, reference = _find(txn, name)
+            record, reference = find_image(txn, name)
             remover = Remover(list(scan_images(txn)), list(scan_tags(txn)), users)
             plan = remover.remove(record.id, name, reference, force=force, prune=prune)
             for gone in plan.references:
@@ -219,54 +217,6 @@ def layer_sizes(txn: Txn, diff_ids: Iterable[DiffID]) -> dict[DiffID, int]:
     """Docker's layer size (bytes of files) of each layer; 0 for one whose row is missing."""
     rows: dict[DiffID, Any] = {diff_id: txn.get_json("layers", diff_id.raw) for diff_id in diff_ids}
     return {diff_id: int(row.get("size", 0)) if isinstance(row, dict) else 0 for diff_id, row in rows.items()}
-
-
-def _find(txn: Txn, name: str) -> tuple[ImageRecord, Reference | None]:
-    match = _ID.match(name)
-    if match and len(match[1]) == 64:
-        record = read_image(txn, Digest(match[1]))
-        if record is None:
-            raise ImageNotFound(f"No such image: sha256:{match[1]}")
-        return record, None
-    reference: Reference | None = None
-    try:
-        reference = Reference.parse(name).tagged()
-    except InvalidInput:
-        if not match:
-            raise
-    tag = _find_tag(txn, reference) if reference else None
-    if tag is not None:
-        record = read_image(txn, tag.image)
-        if record is None:
-            raise Corrupt(f"{tag.reference} means the image {tag.image}, which is missing")
-        return record, tag.reference
-    if match:
-        found = [
-            Digest.from_raw(key) for key, _ in txn.scan("images", _prefix(match[1])) if key.hex().startswith(match[1])
-        ]
-        if len(found) == 1:
-            record = read_image(txn, found[0])
-            assert record is not None
-            return record, None
-        if found:
-            candidates = tuple(map(str, found))
-            raise Ambiguous(
-                f"multiple IDs found with provided prefix: {match[1]} ({', '.join(candidates)})", candidates=candidates
-            )
-    raise ImageNotFound(f"No such image: {reference.familiar if reference else name}")
-
-
-def _find_tag(txn: Txn, reference: Reference) -> Tag | None:
-    """The row of a name; a digest that no row has is looked for among the manifests of the repository's tags."""
-    tag = read_tag(txn, reference)
-    if tag is None and reference.digest is not None:
-        tags = (tag for tag in scan_tags(txn, reference.name + ":") if tag.manifest == reference.digest)
-        tag = next(tags, None)
-    return tag
-
-
-def _prefix(digits: str) -> bytes:
-    return bytes.fromhex(digits[: len(digits) // 2 * 2])
 
 
 def _merged(old: ImageRecord | None, new: ImageRecord) -> ImageRecord:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
@@ -132,6 +133,7 @@ class _Loader:
     def __init__(self, root: StoreRoot, archive: Archive, lease: Lease, progress: Report | None) -> None:
         self._root, self._archive, self._lease, self._progress = root, archive, lease, progress
         self._images = Images(root)
+        self._stop = threading.Event()
 
     def load(self, plan: ImagePlan) -> Loaded:
         self._lease.pin(b"".join(layer.diff_id.raw for layer in plan.layers) + plan.config.id.raw)
@@ -149,12 +151,13 @@ class _Loader:
             return self._ensure(layers[0], vouched)
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="load") as pool:
             futures = [pool.submit(self._ensure, layer, vouched) for layer in layers]
-            done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in waiting:
-                future.cancel()
-            for future in futures:
-                if future in done:
+            try:
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                     future.result()
+            except BaseException:  # also when the user interrupts: no layer is read to its end for nothing
+                self._stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return None
 
     def _ensure(self, plan: LayerPlan, vouched: dict[Digest, DiffID]) -> None:
@@ -179,7 +182,7 @@ class _Loader:
         with self._archive.open(plan.member) as file:
             read_layer(
                 self._root,
-                file,
+                _Watched(file, self._stop),
                 lease=self._lease,
                 expected=plan.diff_id,
                 descriptor=plan.descriptor,
@@ -224,7 +227,7 @@ class _Loader:
                 txn.put_json("layers", diff_id.raw, {**row, "blob": kept.document()})
 
     def _hash(self, file: BinaryIO, plan: LayerPlan, total: int, blob: BlobWriter | None) -> None:
-        source = _Tee(file, blob, total)
+        source = _Watched(file, self._stop, blob, total)
         sha = hashlib.sha256()
         for piece in Decompressed(source).pieces():
             sha.update(piece)
@@ -234,16 +237,20 @@ class _Loader:
             raise Corrupt(f"the layer has the diff ID sha256:{sha.hexdigest()} instead of {plan.diff_id}")
 
 
-class _Tee:
-    """Copies what is read to a blob, and refuses to go past the promised size."""
+class _Watched:
+    """Reads until somebody says stop; copies what is read to a blob, and refuses to go past the promised size."""
 
-    def __init__(self, file: BinaryIO, blob: BlobWriter | None, limit: int) -> None:
-        self._file, self._blob, self._limit, self.count = file, blob, limit, 0
+    def __init__(
+        self, file: BinaryIO, stop: threading.Event, blob: BlobWriter | None = None, limit: int | None = None
+    ) -> None:
+        self._file, self._stop, self._blob, self._limit, self.count = file, stop, blob, limit, 0
 
     def read(self, count: int = -1, /) -> bytes:
+        if self._stop.is_set():
+            raise InvalidArchive("given up, as another layer failed")
         data = self._file.read(_PIECE if count < 0 else count)
         self.count += len(data)
-        if self.count > self._limit:
+        if self._limit is not None and self.count > self._limit:
             raise Corrupt(f"more than the expected {self._limit} bytes")
         if self._blob is not None and data:
             self._blob.write(data)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from layerfs.errors import InvalidInput
-from layerfs.image.changes import apply_changes, parse_duration
+from layerfs.image.changes import apply_changes
+from layerfs.image.values import parse_duration
 from layerfs.oci import ContainerConfig, Healthcheck
 
 
