@@ -236,7 +236,7 @@ static void view_clear(struct lfs_pax_view *view)
 	*view = fresh;
 }
 
-int lfs_pax_look(struct lfs_pax_view *view, const struct lfs_pax *global, const struct lfs_pax *local, struct lfs_error *error)
+int lfs_pax_look(struct lfs_pax_view *view, const struct lfs_pax *global, const struct lfs_pax *local)
 {
 	const struct lfs_pax *both[] = {global, local};
 	view_clear(view);
@@ -251,7 +251,12 @@ int lfs_pax_look(struct lfs_pax_view *view, const struct lfs_pax *global, const 
 				return rc;
 		}
 	}
-	return view->found.size ? lfs_pax_xattrs(view, error) : 0;
+	const struct lfs_bytes *first = (const struct lfs_bytes *)view->pairs.data;
+	if (view->pairs.size == sizeof *first && !first->size) { /* an empty map: no map */
+		view->pairs.size = 0;
+		view->sparse_map = (struct lfs_bytes){0};
+	}
+	return 0;
 }
 
 void lfs_pax_clear(struct lfs_pax *pax)

@@ -25,11 +25,11 @@ struct lfs_pax_view {
 	struct lfs_bytes path, linkpath, size, uid, gid, mtime;
 	struct lfs_bytes sparse_major, sparse_minor, sparse_name, sparse_size, sparse_realsize, sparse_numblocks, sparse_map;
 	struct lfs_buffer pairs;  /* struct lfs_bytes: values of GNU.sparse.offset and numbytes, in turn; go before sparse_map */
-	struct lfs_buffer xattrs; /* struct lfs_xattr, by name, each once */
+	struct lfs_buffer xattrs; /* struct lfs_xattr, by name, each once; lfs_pax_xattrs fills it */
 	struct lfs_buffer found;  /* scratch: candidates */
 	struct lfs_buffer decoded;
 };
-int lfs_pax_look(struct lfs_pax_view *view, const struct lfs_pax *global, const struct lfs_pax *local, struct lfs_error *error);
+int lfs_pax_look(struct lfs_pax_view *view, const struct lfs_pax *global, const struct lfs_pax *local);
 void lfs_pax_view_free(struct lfs_pax_view *view);
 
 /* "-?digits[.digits]", cut to nanoseconds and then negated. */

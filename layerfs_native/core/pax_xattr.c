@@ -91,33 +91,53 @@ static int compare_bytes(struct lfs_bytes a, struct lfs_bytes b)
 	return order ? order : a.size < b.size ? -1 : a.size > b.size;
 }
 
-/* By name; SCHILY after LIBARCHIVE, later after earlier: the last of each name counts. */
-static int compare(const void *left, const void *right)
+/* Spelling by spelling, later after earlier. */
+static int compare_keys(const void *left, const void *right)
+{
+	const struct lfs_pax_xattr *a = left, *b = right;
+	int order = a->libarchive != b->libarchive ? a->libarchive - b->libarchive : compare_bytes(a->key, b->key);
+	return order ? order : a->order < b->order ? -1 : 1;
+}
+
+/* By name; SCHILY after LIBARCHIVE, later after earlier. */
+static int compare_names(const void *left, const void *right)
 {
 	const struct lfs_pax_xattr *a = left, *b = right;
 	int order = compare_bytes(a->key, b->key);
-	if (order)
-		return order;
-	if (a->libarchive != b->libarchive)
-		return a->libarchive ? -1 : 1;
-	return a->order < b->order ? -1 : 1;
+	if (order == 0)
+		order = b->libarchive - a->libarchive;
+	return order ? order : a->order < b->order ? -1 : 1;
+}
+
+/* Leaves the last of each spelling, as far as it counts: an empty LIBARCHIVE value takes the key away. */
+static size_t keep_last(struct lfs_pax_xattr *list, size_t count)
+{
+	size_t kept = 0;
+	qsort(list, count, sizeof *list, compare_keys);
+	for (size_t i = 0; i < count; i++) {
+		bool again = i + 1 < count && list[i].libarchive == list[i + 1].libarchive &&
+			     compare_bytes(list[i].key, list[i + 1].key) == 0;
+		if (!again && !(list[i].libarchive && list[i].value.size == 0))
+			list[kept++] = list[i];
+	}
+	return kept;
 }
 
 int lfs_pax_xattrs(struct lfs_pax_view *view, struct lfs_error *error)
 {
 	struct lfs_pax_xattr *list = (struct lfs_pax_xattr *)view->found.data;
 	size_t count = view->found.size / sizeof *list;
+	if (!count)
+		return 0;
+	count = keep_last(list, count);
 	int rc = decode_all(list, count, &view->decoded, error);
 	if (rc < 0)
 		return rc;
-	qsort(list, count, sizeof *list, compare);
-	for (size_t i = 0; i < count; i++) {
-		bool last = i + 1 == count || compare_bytes(list[i].key, list[i + 1].key) != 0;
-		bool gone = list[i].libarchive && list[i].value.size == 0;
+	qsort(list, count, sizeof *list, compare_names);
+	for (size_t i = 0; rc == 0 && i < count; i++) {
 		struct lfs_xattr xattr = {list[i].key, list[i].value};
-		rc = last && !gone ? lfs_buffer_append(&view->xattrs, &xattr, sizeof xattr) : 0;
-		if (rc < 0)
-			return rc;
+		if (i + 1 == count || compare_bytes(list[i].key, list[i + 1].key) != 0)
+			rc = lfs_buffer_append(&view->xattrs, &xattr, sizeof xattr);
 	}
-	return 0;
+	return rc;
 }

@@ -119,12 +119,14 @@ static int describe(struct lfs_tar *tar, struct lfs_error *error)
 	const struct lfs_tar_header *header = &tar->header;
 	const struct lfs_pax_view *view = &tar->view;
 	uint64_t uid = header->uid, gid = header->gid;
-	tar->data_size = header->size;
+	int rc = lfs_pax_xattrs(&tar->view, error);
+	if (rc < 0)
+		return rc;
 	*member = (struct lfs_member){.mode = header->mode, .major = header->major, .minor = header->minor, .mtime = header->mtime};
 	member->name = view->path.data ? view->path : tar->have_name ? until_nul(&tar->long_name) : header->name;
 	member->target = view->linkpath.data ? view->linkpath : tar->have_link ? until_nul(&tar->long_link) : header->link;
-	if (pax_number(view->size, INT64_MAX, &tar->data_size, "size", error) ||
-	    pax_number(view->uid, UINT32_MAX, &uid, "uid", error) || pax_number(view->gid, UINT32_MAX, &gid, "gid", error))
+	if (pax_number(view->uid, UINT32_MAX, &uid, "uid", error) ||
+	    pax_number(view->gid, UINT32_MAX, &gid, "gid", error))
 		return -EBADMSG;
 	if (view->mtime.data && !lfs_pax_time(view->mtime, &member->mtime, &member->mtime_nsec))
 		return lfs_fail(error, -EBADMSG, "bad PAX mtime");
@@ -256,15 +258,8 @@ static int regular_file(struct lfs_tar *tar, struct lfs_error *error)
 	return rc < 0 ? rc : begin_file(tar, tar->data_size, error);
 }
 
-static int begin_member(struct lfs_tar *tar, const uint8_t *block, struct lfs_error *error)
+static int begin_type(struct lfs_tar *tar, const uint8_t *block, struct lfs_error *error)
 {
-	tar->map.list.size = 0;
-	tar->map.declared = false;
-	int rc = lfs_pax_look(&tar->view, &tar->global, &tar->local, error);
-	if (rc == 0)
-		rc = describe(tar, error);
-	if (rc < 0)
-		return rc;
 	switch (tar->header.type) {
 	case '\0':
 		if (ends_in_slash(tar->member.name)) /* how archives before POSIX wrote directories */
@@ -291,13 +286,27 @@ static int begin_member(struct lfs_tar *tar, const uint8_t *block, struct lfs_er
 	case 'S':
 		tar->member.type = LFS_MEMBER_FILE;
 		return old_sparse(tar, block, error);
-	case 'V': /* the volume's label */
-		forget_meta(tar);
-		skip(tar, LFS_TAR_SKIP, tar->data_size);
-		return 0;
 	default:
 		return lfs_fail(error, -EBADMSG, "unknown member type 0x%02x", tar->header.type);
 	}
+}
+
+static int begin_member(struct lfs_tar *tar, const uint8_t *block, struct lfs_error *error)
+{
+	tar->map.list.size = 0;
+	tar->map.declared = false;
+	tar->data_size = tar->header.size;
+	int rc = lfs_pax_look(&tar->view, &tar->global, &tar->local);
+	if (rc == 0)
+		rc = pax_number(tar->view.size, INT64_MAX, &tar->data_size, "size", error);
+	if (rc == 0 && tar->header.type == 'V') { /* the volume's label */
+		forget_meta(tar);
+		skip(tar, LFS_TAR_SKIP, tar->data_size);
+		return 0;
+	}
+	if (rc == 0)
+		rc = describe(tar, error);
+	return rc < 0 ? rc : begin_type(tar, block, error);
 }
 
 static int take_header(struct lfs_tar *tar, const uint8_t *block, struct lfs_error *error)
