@@ -237,7 +237,9 @@ def _xattr_record(records: dict[bytes, bytes], name: bytes, value: bytes, path: 
         return
     if b"\0" in name:
         raise InvalidInput("a layer cannot hold an xattr with a NUL in its name", path=b"/" + path)
-    if b"=" in name or not _is_utf8(name):
+    if b"=" in name:
+        if not value:
+            raise InvalidInput("a layer cannot hold an empty xattr with = in its name", path=b"/" + path)
         records[b"LIBARCHIVE.xattr." + urllib.parse.quote_from_bytes(name).encode()] = base64.b64encode(value)
     else:
         records[b"SCHILY.xattr." + name] = value
