@@ -26,16 +26,18 @@ def tar_of(files: Mapping[str, bytes]) -> bytes:
 
 def add_layer(root: StoreRoot, files: Mapping[str, bytes], lease: Lease | None = None) -> bytes:
     """Imports a layer; its diff ID."""
-    own = lease or root.leases.acquire("import")
-    tree, split = own.tmp / f"tree-{time.time_ns()}", own.tmp / f"split-{time.time_ns()}"
-    with root.contents.writer(own) as writer:
+    if lease is None:
+        with root.leases.acquire("import") as own:
+            return add_layer(root, files, own)
+    tree, split = lease.tmp / f"tree-{time.time_ns()}", lease.tmp / f"split-{time.time_ns()}"
+    with root.contents.writer(lease) as writer:
         reader = LayerReader(
             pack_fd=writer.pack_fd, pack_id=writer.pack_id, objects_fd=writer.objects_fd, lookup=writer.lookup
         )
         reader.feed(tar_of(files))
         result = reader.finish(str(tree))
         split.write_bytes(zstandard.compress(reader.take_split()))
-        own.pin(result.diff_id)
+        lease.pin(result.diff_id)
         writer.stage(result.contents, result.pack_blocks)
         with root.lock("trees"):
             places = [root.tree_path("layer", result.diff_id.hex()), root.split_path(result.diff_id.hex())]
@@ -54,8 +56,6 @@ def add_layer(root: StoreRoot, files: Mapping[str, bytes], lease: Lease | None =
                     "blob": None,
                 }
                 txn.put_json("layers", result.diff_id, row)
-    if lease is None:
-        own.release()
     return result.diff_id
 
 
