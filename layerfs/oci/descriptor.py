@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import platform as host_platform
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class Platform:
 
     @classmethod
     def host(cls) -> Platform:
-        machine = host_platform.machine()
+        machine = os.uname().machine
         return cls("linux", *_MACHINES.get(machine, (machine, "")))
 
     @classmethod

@@ -358,7 +358,7 @@ def test_a_damaged_archive_is_refused_or_whole(root, images) -> None:
 
 
 def test_the_first_error_is_told_and_stops_the_other_layers(root, images) -> None:
-    many = [tar({str(n): b"data"}) for n in range(6)]
+    many = [tar({str(n): b"data %d" % n}) for n in range(6)]
     data = docker_archive([(many, ["x"])]).replace(many[0][512:1024], bytes(512))
     with pytest.raises(Corrupt, match=digest(many[0])[7:] + "/layer.tar: the layer has the diff ID"):
         load_archive(root, io.BytesIO(data))
