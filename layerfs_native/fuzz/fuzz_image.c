@@ -1,5 +1,7 @@
 /* libFuzzer: hostile tree files. A sound tree is built from the first half of the input, the second half overwrites bytes of it
- * (3 bytes each: where, what); its checksums are put right again, and everything that reads trees is run on it. */
+ * (3 bytes each: where, what); its checksums are put right again, and everything that reads trees is run on it.
+ * clang -g -O1 -fsanitize=fuzzer,address,undefined -Iinclude core/{tree,erofs_,merge,remap,xxh64,crc32c,error}*.c fuzz/fuzz_image.c
+ */
 #include <fcntl.h>
 
 #include "../core/erofs_format.h"

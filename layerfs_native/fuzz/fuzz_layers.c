@@ -1,4 +1,6 @@
-/* libFuzzer: layers built from any steps are written, verified, remapped and merged; whatever comes out must verify. */
+/* libFuzzer: layers built from any steps are written, verified, remapped and merged; whatever comes out must verify.
+ * clang -g -O1 -fsanitize=fuzzer,address,undefined -Iinclude core/{tree,erofs_,merge,remap,xxh64,crc32c,error}*.c fuzz/fuzz_layers.c
+ */
 #include "fuzz_trees.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
