@@ -33,6 +33,7 @@ from layerfs.layer.sparse import Extents, canonical_extents, sparse_table
 BLOCK = 512
 SPARSE_BORDER = 1 << 20
 FLUSH = 1 << 20
+NAME_MAX, PATH_MAX = 255, 4095  # the limits of a tree (docs/format.md)
 PRIVATE_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _PADDING = bytes(BLOCK)
 _MAX_7, _MAX_11 = 0o7777777, 0o77777777777
@@ -254,9 +255,9 @@ def _decimal(seconds: int, nanoseconds: int) -> bytes:
 
 def _check_path(path: bytes) -> None:
     if b".wh." in path and b"/.wh." in b"/" + path:
-        raise InvalidInput(
-            "a layer cannot hold a name that begins with .wh. (it would be a whiteout)", path=b"/" + path
-        )
+        raise InvalidInput("a layer cannot hold a name that begins with .wh. (a whiteout there)", path=b"/" + path)
+    if len(path) > 255 and (len(path) > PATH_MAX or max(map(len, path.split(b"/"))) > NAME_MAX):
+        raise InvalidInput("a layer cannot hold a name over 255 or a path over 4095 bytes", path=b"/" + path)
     if b"\0" in path or path.startswith(b"/") or path.endswith(b"/"):
         raise InvalidInput("not a path inside a layer", path=path)
 
