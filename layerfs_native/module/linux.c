@@ -93,6 +93,10 @@ static int mount_new(const char *fstype, const struct option *options, size_t co
 static int parse_option(PyObject *item, struct option *option, PyObject *keep)
 {
 	PyObject *key, *value, *bytes = NULL;
+	if (!PyTuple_Check(item)) {
+		PyErr_SetString(PyExc_TypeError, "an option is a pair of name and value");
+		return -1;
+	}
 	if (!PyArg_ParseTuple(item, "UO;an option is a pair of name and value", &key, &value))
 		return -1;
 	option->fd = -1;
