@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import InvalidArchive, InvalidInput
-from layerfs.image.archive import Archive, read_member
+from layerfs.image.archive import Archive, clean, read_member
 from layerfs.image.source import DOCKER_LEGACY, DOCKER_MANIFEST
 from layerfs.oci import Descriptor, ImageConfig, Index, Manifest, Platform, layout, media, parse_document
 from layerfs.oci.config import CONFIG_MAX
@@ -20,6 +20,7 @@ from layerfs.oci.fields import DOCUMENT_MAX, Fields, load
 from layerfs.reference import Reference
 
 _INDEX_DEPTH = 8
+_BESIDE_MAX = 1000  # documents read in search of docker's manifests
 _CONFIG_TYPES = media.CONFIGS | {"application/octet-stream", ""}
 
 
@@ -64,6 +65,7 @@ def docker_plans(archive: Archive) -> Iterator[ImagePlan]:
         InvalidArchive: no or a bad manifest.json (the form from before docker 1.10 is refused), a missing member, or
             another number of layers than the config has.
     """
+    manifests = _manifests_beside(archive)
     for number, fields in enumerate(_docker_manifest(archive)):
         member = fields.text("Config")
         if not member:
@@ -72,8 +74,10 @@ def docker_plans(archive: Archive) -> Iterator[ImagePlan]:
         layers = fields.texts("Layers") or ()
         _same_count(len(layers), config, archive)
         names = tuple(_name(text, fields.where) for text in fields.texts("RepoTags") or ())
-        plans = tuple(LayerPlan(diff_id, name) for diff_id, name in zip(config.diff_ids, layers, strict=True))
-        yield ImagePlan(config, plans, names, str(number))
+        manifest = manifests.get((config.id, tuple(map(clean, layers))))
+        promised = manifest.layers if manifest else (None,) * len(layers)
+        plans = tuple(map(LayerPlan, config.diff_ids, layers, promised))
+        yield ImagePlan(config, plans, names, str(number), manifest)
 
 
 def _docker_manifest(archive: Archive) -> list[Fields]:
@@ -89,6 +93,31 @@ def _docker_manifest(archive: Archive) -> list[Fields]:
     if not images:
         raise InvalidArchive(f"{DOCKER_MANIFEST} lists no images", path=archive.where)
     return images
+
+
+def _manifests_beside(archive: Archive) -> dict[tuple[Digest, tuple[str, ...]], Manifest]:
+    """Manifests of the layout that docker's newer archives are too, by config and layer members.
+
+    They are kept when they say something that the archive's own list does not: digests of compressed layers. What is
+    wrong with that layout is of no interest here, as docker does not read it.
+    """
+    found: dict[tuple[Digest, tuple[str, ...]], Manifest] = {}
+    if not (archive.has(layout.HEADER) and archive.has(layout.INDEX)):
+        return found
+    with contextlib.suppress(InvalidArchive):
+        waiting = list(Index.parse(read_member(archive, layout.INDEX), what=layout.INDEX).manifests)
+        for _ in range(_BESIDE_MAX):
+            if not waiting:
+                break
+            with contextlib.suppress(InvalidArchive):
+                entry = waiting.pop()
+                document = parse_document(read_blob(archive, entry, limit=DOCUMENT_MAX), entry.media_type)
+                if isinstance(document, Index):
+                    waiting += document.manifests
+                elif any(media.layer_compression(layer.media_type) != "plain" for layer in document.layers):
+                    members = tuple(layout.blob_path(layer.digest) for layer in document.layers)
+                    found[document.config.digest, members] = document
+    return found
 
 
 def oci_plans(archive: Archive, platform: Platform) -> Iterator[ImagePlan]:

@@ -85,19 +85,17 @@ def save(
 ) -> None:
     """Writes images to a file, a stream or (format `oci-dir`) a new directory.
 
-    compression: of an OCI layout's layers. `original` (the default) gives the manifest and the blobs the image came
-    with, byte for byte, where they are kept; else layers in the form that is kept, or plain. A docker archive's
-    layers are plain.
+    compression: of the layers. `original` gives the manifest and the blobs the image came with, byte for byte, where
+    they are kept; else layers in the form that is kept, or plain. It is the default for OCI layouts; `none` is that of
+    docker archives, as docker has it.
 
     Raises:
         ImageNotFound, InvalidInput, AlreadyExists, NoSpace; Corrupt: a layer's bytes are damaged.
     """
-    if format == "docker" and compression not in (None, "none"):
-        raise InvalidInput("the layers of a docker archive are not compressed: use an OCI layout")
+    compression = compression or ("none" if format == "docker" else "original")
     with root.leases.acquire("save") as lease:
         chosen = choose(root, names)
-        form = compression or "original"
-        members = _Members(root, lease, "none" if format == "docker" else form, progress)
+        members = _Members(root, lease, compression, progress)
         parts = [members.image(each) for each in chosen]
         documents = _docker_documents(parts) if format == "docker" else {}
         documents |= _layout_documents(parts)
@@ -203,7 +201,9 @@ def _docker_documents(parts: Sequence[Part]) -> dict[str, bytes]:
                 "Config": layout.blob_path(part.config.id),
                 "RepoTags": [name.familiar for name in part.chosen.names] or None,
                 "Layers": [layout.blob_path(layer.digest) for layer in layers],
-                "LayerSources": {str(layer.digest): layer.document() for layer in layers},
+                "LayerSources": {
+                    str(diff_id): layer.document() for diff_id, layer in zip(part.config.diff_ids, layers, strict=True)
+                },
             }
         )
         for name in part.chosen.names:

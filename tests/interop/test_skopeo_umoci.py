@@ -57,8 +57,9 @@ def layout_index(path: Path) -> list[dict[str, Any]]:
 
 
 @needs_skopeo
-def test_skopeo_reads_our_docker_archive_with_the_same_ids(root, tmp_path: Path) -> None:
-    save(root, ["app:1"], tmp_path / "x.tar")
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_skopeo_reads_our_docker_archive_with_the_same_ids(root, tmp_path: Path, compression) -> None:
+    save(root, ["app:1"], tmp_path / "x.tar", compression=compression)
     image = Images(root).resolve("app:1")
     seen = json.loads(skopeo("inspect", "--config", "--raw", f"docker-archive:{tmp_path}/x.tar:app:1"))
     assert seen["rootfs"]["diff_ids"] == [str(diff_id) for diff_id in image.diff_ids]
