@@ -15,7 +15,7 @@ from layerfs.digest import Digest
 from layerfs.errors import Corrupt, InvalidInput, NotFound, StoreError
 from layerfs.store.durable import make_durable, place_file, write_all, writing
 from layerfs.store.index import Index, Txn
-from layerfs.store.leases import Lease
+from layerfs.store.leases import NEWBORN, Lease
 
 READ_LIMIT = 64 << 20  # bytes; the most that `read` takes into memory unless told otherwise
 
@@ -131,10 +131,12 @@ class Blobs:
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[tuple[Path, int]]:
         """A locked file straight below `tmp/`: its lock says that its writer lives."""
-        path = self.path / "tmp" / f"blob-{os.urandom(16).hex()}"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        name = os.urandom(16).hex()
+        path, newborn = self.path / "tmp" / f"blob-{name}", self.path / "tmp" / f"{NEWBORN}{name}"
+        fd = os.open(newborn, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+            newborn.rename(path)
             yield path, fd
         finally:
             fcntl.flock(fd, fcntl.LOCK_UN)

@@ -25,7 +25,10 @@ from layerfs.store.format import ID_SIZE
 from layerfs.store.index import Index
 from layerfs.store.trash import remove_tree
 
-NEWBORN_SECONDS = 60  # a directory without a row is somebody's first step, or a corpse when older
+NEWBORN = (
+    ".new-"  # the names of files and directories of `tmp/` until their lock is held: then an unheld lock means dead
+)
+NEWBORN_SECONDS = 60
 _open_leases: weakref.WeakSet[Lease] = weakref.WeakSet()
 
 
@@ -132,10 +135,8 @@ class Leases:
         record = LeaseRecord.of_this_process(purpose)
         tmp = self.path / record.id
         with writing("a lease"):
-            tmp.mkdir(0o700)
-            fd = os.open(tmp / "pins", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fd = self._make(tmp)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             with self.index.update() as txn:
                 txn.put_json("leases", record.id.encode(), record.row())
         except BaseException:
@@ -143,6 +144,21 @@ class Leases:
             remove_tree(tmp)
             raise
         return Lease(record, tmp, fd, self)
+
+    def _make(self, tmp: Path) -> int:
+        newborn = self.path / f"{NEWBORN}{tmp.name}"
+        newborn.mkdir(0o700)
+        fd = -1
+        try:
+            fd = os.open(newborn / "pins", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            newborn.rename(tmp)
+        except BaseException:
+            if fd >= 0:
+                os.close(fd)
+            remove_tree(newborn)
+            raise
+        return fd
 
     def records(self) -> list[LeaseRecord]:
         with self.index.view() as txn:
@@ -184,15 +200,15 @@ class Leases:
         return max(removed, len(dead))
 
     def _strangers(self, known: set[str]) -> Iterator[Path]:
-        """What lies in `tmp/` without a row: files of `Blobs.put` and directories of leases that never began."""
+        """What lies in `tmp/` without a row and without a holder."""
         with os.scandir(self.path) as entries:
             names = [entry for entry in entries if entry.name not in known]
         for entry in names:
             with contextlib.suppress(FileNotFoundError):
                 is_directory = entry.is_dir(follow_symlinks=False)
                 held = is_locked(Path(entry.path) / "pins" if is_directory else Path(entry.path))
-                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if not held and (age > NEWBORN_SECONDS or age < -NEWBORN_SECONDS):
+                age = abs(time.time() - entry.stat(follow_symlinks=False).st_mtime)
+                if not held and (age > NEWBORN_SECONDS or not entry.name.startswith(NEWBORN)):
                     yield Path(entry.path)
 
     def _remove_tmp(self, path: Path) -> int:

@@ -77,10 +77,11 @@ def test_a_forked_child_does_not_end_or_keep_its_parents_lease(root: StoreRoot) 
         lease.pin(b"a" * 32)
 
 
-def test_strangers_in_tmp_go_when_they_are_old(root: StoreRoot) -> None:
+def test_strangers_in_tmp_go_and_newborn_ones_when_they_are_old(root: StoreRoot) -> None:
     (root.path / "tmp/file").write_text("")
-    (root.path / "tmp/dir").mkdir()
-    assert root.leases.clean_dead() == 0
+    (root.path / "tmp/.new-file").write_text("")
+    (root.path / "tmp/.new-dir").mkdir()
+    assert root.leases.clean_dead() == 1
     for path in (root.path / "tmp").iterdir():
         os.utime(path, (time.time() - 1000,) * 2)
     assert root.leases.clean_dead() == 2
