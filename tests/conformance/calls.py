@@ -19,6 +19,13 @@ def renameat2(old: Path, new: Path, flags: int) -> None:
         raise OSError(number, os.strerror(number), os.fspath(old))
 
 
+def link_descriptor(fd: int, new: Path) -> None:
+    """linkat(2) of an open file; Python's os.link never follows the /proc link."""
+    if LIBC.linkat(-100, b"/proc/self/fd/%d" % fd, -100, os.fsencode(new), 0x400) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fspath(new))
+
+
 def punch_hole(fd: int, offset: int, length: int) -> None:
     arguments = ctypes.c_int(fd), ctypes.c_int(_KEEP_SIZE | _PUNCH_HOLE), ctypes.c_long(offset), ctypes.c_long(length)
     if LIBC.fallocate(*arguments) < 0:

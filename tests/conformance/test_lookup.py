@@ -131,7 +131,9 @@ def test_statvfs_is_the_upper_file_systems(world: World) -> None:
     assert (seen.f_blocks, seen.f_namemax) == (host.f_blocks, 255)
 
 
-@pytest.mark.layers([file(os.fsdecode(b"caf\xe9 \xff\x01"), b"x"), file("n" * 255, b"y"), file("back\\slash new\nline")])
+@pytest.mark.layers(
+    [file(os.fsdecode(b"caf\xe9 \xff\x01"), b"x"), file("n" * 255, b"y"), file("back\\slash new\nline")]
+)
 def test_any_bytes_are_a_name_and_255_fit(world: World) -> None:
     strange = os.fsencode(world.root) + b"/caf\xe9 \xff\x01"
     with open(strange, "rb") as stream:
@@ -154,7 +156,9 @@ def test_lookups_that_fail_say_why(world: World) -> None:
         (world.root / "d/lower/below").stat()
 
 
-@pytest.mark.layers([directory("deep"), *(directory("deep" + "/d" * n) for n in range(1, 60)), file("deep" + "/d" * 59 + "/f", b"x")])
+@pytest.mark.layers(
+    [directory("deep"), *(directory("deep" + "/d" * n) for n in range(1, 60)), file("deep" + "/d" * 59 + "/f", b"x")]
+)
 def test_deep_directories_work(world: World) -> None:
     deep = world.root / ("deep" + "/d" * 59)
     (deep / "f").write_bytes(b"changed")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from calls import names, whiteout_inode
+from calls import link_descriptor, names, whiteout_inode
 from trees import directory, file, symlink
 from worlds import World
 
@@ -203,8 +203,15 @@ def test_a_removed_open_lower_file_lives_on(world: World) -> None:
     with (world.root / "f").open("rb") as stream:
         (world.root / "f").unlink()
         assert stream.read() == b"lower"
-        assert os.fstat(stream.fileno()).st_nlink == 0
         assert names(world.root) == ["d", "empty", "g", "link"]
+
+
+@base
+@pytest.mark.diverges("overlayfs", "kernel", reason="overlayfs goes on showing the lower inode's nlink")
+def test_a_removed_open_file_has_no_links(world: World) -> None:
+    with (world.root / "f").open("rb") as stream:
+        (world.root / "f").unlink()
+        assert os.fstat(stream.fileno()).st_nlink == 0
 
 
 @base
@@ -256,7 +263,7 @@ def test_a_nameless_file_can_be_linked(world: World) -> None:
     fd = os.open(world.root, os.O_TMPFILE | os.O_RDWR, 0o600)
     try:
         os.write(fd, b"x")
-        os.link(f"/proc/self/fd/{fd}", world.root / "named", follow_symlinks=True)
+        link_descriptor(fd, world.root / "named")
     finally:
         os.close(fd)
     assert (world.root / "named").read_bytes() == b"x"

@@ -69,7 +69,9 @@ def fifo(name: str) -> Entry:
 
 def tar(entries: Sequence[Entry]) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape") as archive:
+    with tarfile.open(
+        fileobj=out, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
+    ) as archive:
         for entry in entries:
             archive.addfile(entry.info(), io.BytesIO(entry.data) if entry.data else None)
     return out.getvalue()
@@ -99,7 +101,9 @@ class Shelf:
         with self.pack_path(number).open("wb") as pack:
             staging = os.open(self._staging, os.O_RDONLY)
             try:
-                reader = native.LayerReader(pack_fd=pack.fileno(), pack_id=number, objects_fd=staging, lookup=self._lookup)
+                reader = native.LayerReader(
+                    pack_fd=pack.fileno(), pack_id=number, objects_fd=staging, lookup=self._lookup
+                )
                 reader.feed(data)
                 result = reader.finish(str(self.trees / f"layer-{number}"))
             finally:

@@ -19,7 +19,7 @@ from trees import Entry, Shelf
 
 from layerfs import mount
 from layerfs.layer.tree import Tree
-from layerfs.snapshot import MountHandle, Writable, mount_tree, settle
+from layerfs.snapshot import MountHandle, MountTable, Writable, mount_tree, settle
 from layerfs.store.root import StoreRoot
 
 Layers = tuple[Sequence[Entry], ...]
@@ -72,6 +72,10 @@ class EngineWorld(World):
     def __init__(self, home: Path, layers: Layers) -> None:
         super().__init__(home, layers)
         self._handle: MountHandle | None = None
+
+    @property
+    def table(self) -> MountTable:
+        return MountTable(self.store)
 
     @property
     def tree(self) -> Tree:

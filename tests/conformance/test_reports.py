@@ -1,0 +1,198 @@
+"""File-system cases of public reports that have no place in the other modules; each names its report."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from calls import allocated, listed_inodes, names, stat_inodes
+from trees import Shelf, directory, file, hardlink
+from worlds import EngineWorld, World
+
+pytestmark = pytest.mark.root
+
+MIB = 1 << 20
+BASE = [
+    directory("d"),
+    directory("d/sub"),
+    file("d/f", b"x" * 5000),
+    file("d/g", b"g"),
+    file("d/l1", b"linked"),
+    hardlink("d/l2", "d/l1"),
+    file("big", b"B" * (4 * MIB)),
+]
+base = pytest.mark.layers(BASE)
+
+
+def numbers(root: Path) -> dict[str, int]:
+    return {str(path.relative_to(root)): path.lstat().st_ino for path in root.rglob("*")}
+
+
+@base
+def test_report_4_inode_numbers_never_change(world: World) -> None:
+    """agentfs PR 203, apptainer#1267, fuse-overlayfs#391: "file changed as we read it"."""
+    before = numbers(world.root)
+    (world.root / "d/f").chmod(0o600)
+    with (world.root / "d/g").open("ab") as stream:
+        stream.write(b"+")
+    (world.root / "d/sub").chmod(0o700)
+    if not world.reference:
+        (world.root / "d/l1").write_bytes(b"changed")
+    assert numbers(world.root) == before
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    assert numbers(world.root) == before
+    world.remount()
+    assert numbers(world.root) == before
+    assert listed_inodes(world.root / "d") == stat_inodes(world.root / "d")
+
+
+LAYERS_5 = (
+    [
+        directory("d1"),
+        directory("d1/d2"),
+        file("d1/d2/foo", b"old"),
+        directory("o"),
+        directory("o/p"),
+        file("o/p/foo", b"x"),
+    ],
+    [file(".wh.d1"), directory("o"), file("o/.wh..wh..opq")],
+    [directory("d1"), directory("d1/d2"), directory("o/p")],
+)
+
+
+@pytest.mark.layers(*LAYERS_5)
+@pytest.mark.parametrize("first", ["d1", "d1/d2", "o", "o/p"])
+def test_report_5_a_directory_made_again_in_a_later_layer_stays_empty(world: World, first: str) -> None:
+    """fuse-overlayfs#136, #324, #425: old grandchildren, depending on the order of lookups."""
+    os.listdir(world.root / first)
+    assert names(world.root / "d1/d2") == [] == names(world.root / "o/p")
+    assert not (world.root / "d1/d2/foo").exists()
+
+
+@base
+def test_report_7_a_file_of_the_users_that_looks_like_a_tar_whiteout(world: World) -> None:
+    """fuse-overlayfs#151: `.wh.test` hid every `test`."""
+    for folder in (world.root, world.root / "d"):
+        (folder / ".wh.test").write_bytes(b"mine")
+        (folder / "test").write_bytes(b"visible")
+    (world.root / "d/.wh..wh..opq").write_bytes(b"")
+    (world.root / "d/.wh.f").write_bytes(b"")
+    world.remount()
+    for folder in (world.root, world.root / "d"):
+        assert (folder / ".wh.test").read_bytes() == b"mine"
+        assert (folder / "test").read_bytes() == b"visible"
+    assert (world.root / "d/f").exists()
+
+
+@base
+@pytest.mark.no_remount
+def test_report_8_descriptors_and_directories_do_not_pile_up(world: World) -> None:
+    """fuse-overlayfs#210, #34, #238, #360."""
+    if world.name != "python":
+        pytest.skip("no server")
+    assert isinstance(world, EngineWorld)
+    (server,) = [r.pid for r in world.table.records() if r.container == world.home.name and r.engine == "python"]
+    descriptors = Path(f"/proc/{server}/fd")
+
+    def rounds(count: int) -> int:
+        for number in range(count):
+            path = world.root / f"d/sub/{number}"
+            path.mkdir()
+            (path / "f").write_bytes(b"x")
+            (path / "f").unlink()
+            path.rmdir()
+        return len(list(descriptors.iterdir()))
+
+    first = rounds(40)
+    assert rounds(160) <= first + 8
+
+
+@base
+@pytest.mark.diverges("overlayfs", reason="metacopy is off: reference K FAIL")
+@pytest.mark.parametrize("act", ["chmod", "chown", "utime", "setxattr", "rename", "link"])
+def test_report_11_metadata_changes_store_no_bytes(world: World, act: str) -> None:
+    """moby#17876: chmod of a big file copied all of it."""
+    path = world.root / "big"
+    {
+        "chmod": lambda: path.chmod(0o600),
+        "chown": lambda: os.chown(path, 5, 5),
+        "utime": lambda: os.utime(path, ns=(1, 1)),
+        "setxattr": lambda: os.setxattr(path, "user.a", b"1"),
+        "rename": lambda: path.rename(world.root / "d/big").rename(path),
+        "link": lambda: os.link(path, world.root / "d/big"),
+    }[act]()
+    assert allocated(world.upper / "big") <= 8192
+    assert path.read_bytes() == b"B" * (4 * MIB)
+
+
+@base
+def test_report_13_holes_stay_holes_in_copies(world: World) -> None:
+    """moby#5419: lastlog with a big uid. An upper file with holes is copied nowhere; a lower one keeps them."""
+    path = world.root / "sparse"
+    with path.open("wb") as stream:
+        stream.truncate(1 << 34)
+        stream.seek(1 << 33)
+        stream.write(b"data")
+    assert path.stat().st_size == 1 << 34
+    assert allocated(world.upper / "sparse") <= 64 * 1024
+    path.rename(world.root / "d/sparse")
+    assert allocated(world.upper / "d/sparse") <= 64 * 1024
+
+
+@pytest.mark.layers([directory("many"), *(file(f"many/{n:05}") for n in range(800))])
+@pytest.mark.no_remount
+def test_report_14_delete_while_reading_removes_everything(world: World) -> None:
+    """toolbox#513, fuse-overlayfs#360: entries came back or were skipped."""
+    folder = world.root / "many"
+    for number in range(200):
+        (folder / f"new-{number}").write_bytes(b"")
+    seen = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            seen.append(entry.name)
+            os.unlink(entry.path)
+    assert len(seen) == len(set(seen)) == 1000
+    assert names(folder) == []
+    folder.rmdir()
+    assert not folder.exists()
+
+
+@pytest.mark.layers([directory("big")])
+@pytest.mark.no_remount
+def test_report_14_big_directories_are_not_quadratic(world: World) -> None:
+    if world.name != "python":
+        pytest.skip("the kernel's own")
+
+    def seconds(count: int) -> float:
+        start = time.monotonic()
+        for number in range(count):
+            (world.root / f"big/{number}").touch()
+        assert len(os.listdir(world.root / "big")) == count
+        for number in range(count):
+            (world.root / f"big/{number}").unlink()
+        return time.monotonic() - start
+
+    seconds(50)
+    small, large = seconds(150), seconds(600)
+    assert large < small * 4 * 3
+
+
+def test_report_21_500_layers_mount_list_and_read(shelf: Shelf, tmp_path: Path) -> None:
+    """moby#26380, buildkit#4810: 70 to 127 layers and the mount failed, by path length."""
+    from worlds import KernelWorld, PythonWorld
+
+    name = "a-rather-long-name-so-that-paths-add-up-" * 5
+    layers = tuple([directory(name), file(f"{name}/{number:03}", b"%d" % number)] for number in range(500))
+    for kind in (KernelWorld, PythonWorld):
+        world = kind(tmp_path / kind.name, layers)
+        try:
+            world.mount()
+            assert len(names(world.root / name)) == 500
+            assert (world.root / name / "007").read_bytes() == b"7"
+            (world.root / name / "499").write_bytes(b"changed")
+            world.remount()
+            assert (world.root / name / "499").read_bytes() == b"changed"
+        finally:
+            world.unmount()
