@@ -115,17 +115,8 @@ class UpperWalk:
     While a step is current, `place` is in its directory: read contents before taking the next.
     """
 
-    def __init__(
-        self,
-        upper: Path,
-        lower: Tree,
-        prefix: bytes | None = None,
-        index: Path | None = None,
-        *,
-        compare: bool = True,
-    ) -> None:
-        """compare: whether files that are as in the lower are left out; else every file of the upper is a step."""
-        self.lower, self._compare = lower, compare
+    def __init__(self, upper: Path, lower: Tree, prefix: bytes | None = None, index: Path | None = None) -> None:
+        self.lower = lower
         self.marks = prefix or default_prefix()
         self.place = Descent(upper)
         self.links = Links(upper, lower, self.marks, index)
@@ -246,7 +237,7 @@ class UpperWalk:
             raise Corrupt("the lower file of a metacopy is missing", path=b"/" + path)
         if here is None:
             return Step(path, "A", entry, base, replaced=frame.replaced)
-        if not self._compare or not self._same_file(path, entry, base, here):
+        if not self._same_file(path, entry, base, here):
             return Step(path, "C", entry, base, here, frame.replaced)
         return Step(path, "=", entry, base, here, replaced=True) if frame.replaced else None
 

@@ -171,11 +171,6 @@ def _hard_links(lower: Tree, top: Inode) -> Iterator[int]:
                 yield inode.nid
 
 
-def encode_handle(nid: int, uuid: bytes) -> bytes:
-    """The kernel's file handle of an inode of the image with that uuid, as overlayfs keeps it (little-endian hosts)."""
-    return _HANDLE.pack(*_FIXED, 0, _TYPE_INO64, uuid, nid >> 32, nid & 0xFFFFFFFF, 0)
-
-
 def _nid_of(name: bytes, uuid: bytes) -> int | None:
     """The nid of an index entry's name, a file handle in hex, when it belongs to the image with that uuid."""
     try:

@@ -14,7 +14,7 @@ from layerfs import mount
 from layerfs.layer import merged_tree, write_layer
 from layerfs.layer.changes import changes
 from layerfs.layer.commit import commit_layer, import_directory
-from layerfs.layer.settle import settle
+from layerfs.snapshot import settle
 from layerfs.snapshot.kernel import mount_kernel
 from layerfs.store import StoreRoot
 from tests.oracle.applier import apply, listing
@@ -188,8 +188,7 @@ def test_a_settled_upper_shows_the_same_without_its_index(tmp_path, ground, name
     with case.mounted() as merged:
         sh(LINKS[name])(merged)
         wanted = host_listing(merged)
-    settle(tmp_path / "upper", tmp_path / "work", ground.tree, prefix=b"trusted.overlay.")
-    assert settle(tmp_path / "upper", tmp_path / "work", ground.tree, prefix=b"trusted.overlay.") == 0
+    settle(ground.tree, tmp_path / "upper", tmp_path / "work")
     for name in ("work", "merged"):
         shutil.rmtree(tmp_path / name)
     with ground.store.leases.acquire("test") as lease:
