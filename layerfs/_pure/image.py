@@ -157,7 +157,8 @@ class Image:
             raise self.corrupt(f"has no inode {nid}")
         form, icount, mode, _, size, data, ino, uid, gid, mtime, nsec, nlink = disk.INODE.unpack_from(self._map, at)
         layout = form >> 1
-        if not form & 1 or layout not in (disk.PLAIN, disk.INLINE, disk.CHUNKS) or nsec >= 1_000_000_000:
+        sound = form & 1 and layout in (disk.PLAIN, disk.INLINE, disk.CHUNKS) and nsec < 1_000_000_000
+        if not sound or stat.S_IFMT(mode) not in disk.FILE_TYPES[1:]:
             raise self.corrupt(f"has a bad inode {nid}")
         rdev = os.makedev(*disk.decode_device(data)) if mode & 0xB000 == stat.S_IFCHR & 0xB000 else 0
         xattr_at = at + disk.INODE.size
@@ -176,9 +177,15 @@ class Image:
             length, index, size = disk.XATTR.unpack_from(data, at)
             prefix = disk.XATTR_PREFIXES.get(index)
             value_at = at + 4 + length
-            if prefix is None or value_at + size > len(data):
+            rest = data[at + 4 : value_at]
+            if (
+                prefix is None
+                or value_at + size > len(data)
+                or b"\0" in rest
+                or prefix.endswith(b".") is not bool(rest)
+            ):
                 raise self.corrupt(f"has a bad xattr in inode {inode.nid}")
-            found[prefix + data[at + 4 : value_at]] = data[value_at : value_at + size]
+            found[prefix + rest] = data[value_at : value_at + size]
             at = disk.round_up(value_at + size, 4)
         return found
 
@@ -191,7 +198,8 @@ class Image:
         ends.append(len(block))
         names = [block[entry[1] : end] for entry, end in zip(entries, ends, strict=True)]
         names[-1] = names[-1].rstrip(b"\0")
-        if entries[0][1] != count * disk.DIRENT.size or not all(names) or any(b"/" in name for name in names):
+        text = block[entries[0][1] : len(block)].rstrip(b"\0")
+        if entries[0][1] != count * disk.DIRENT.size or not all(names) or b"/" in text or b"\0" in text:
             raise self.corrupt(f"has a bad directory {nid}")
         return entries, names
 
@@ -292,7 +300,7 @@ class Image:
         _, device, block = disk.CHUNK_INDEX.unpack(self._bytes(disk.round_up(inode.tail_at, 8), 8))
         if block == disk.NOWHERE:
             return Place(disk.KIND_OBJECT, 0, 0)
-        if not 0 < device <= len(self.packs):
+        if not 0 < device <= len(self.packs) or block + disk.blocks_of(inode.size) > self.devices[device - 1][1]:
             raise self.corrupt(f"has no pack for inode {inode.nid}")
         return Place(disk.KIND_PACK, self.packs[device - 1], block)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -13,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from layerfs import _pure
-from layerfs.errors import InvalidArchive
+from layerfs._pure.hashes import crc32c
+from layerfs.errors import Corrupt, InvalidArchive
 from tests.conftest import PROJECT
 from tests.golden.layers import REFUSED, TREES
 from tests.trees import Shelf, entry, layer, load_module, native, sealed, unpacked
@@ -114,13 +116,16 @@ LINKED = ["a", "b/c", "../b", "/c", "..", "/", "d/../../a", "a/b/c", "./a", "c/.
 
 def random_layer(dice: random.Random) -> bytes:
     """A few members that meet each other: symlinks as parents, links to anything, markers anywhere, replacing."""
-    members = []
+    members, files = [], ["a"]
     for _ in range(dice.randrange(1, 9)):
-        parts = [dice.choice(PARTS) for _ in range(dice.choice([1, 1, 2, 2, 3, 4]))]
-        if dice.random() < 0.25:
-            parts[-1] = dice.choice(MARKERS)
+        parts = [dice.choice(PARTS) for _ in range(dice.choice([0, 0, 1, 1, 2, 3]))]
+        parts.append(dice.choice("abcd") if dice.random() < 0.8 else dice.choice(MARKERS))
         kind = dice.choice([b"0", b"0", b"0", b"5", b"5", b"2", b"2", b"1", b"6", b"3"])
         path, link = "/".join(parts), dice.choice(LINKED).encode()
+        if kind == b"0" and ".wh." not in path:
+            files.append(path)
+        if kind == b"1" and dice.random() < 0.9:
+            link = dice.choice(files).encode()
         data = dice.choice([b"", b"1", b"22", b"3" * 5000]) if kind == b"0" else b""
         extra = {b"SCHILY.xattr.user.x": b"y" * dice.choice([1, 1000, 5000])} if dice.random() < 0.1 else None
         mode, device = dice.randrange(0o10000), (1, dice.randrange(3))
@@ -163,6 +168,35 @@ def test_a_damaged_tree_is_seen_by_both(at: int, tmp_path: Path) -> None:
     path.write_bytes(data)
     assert not _pure.verify_tree(str(path))
     assert not CORE.verify_tree(str(path))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_damage_under_right_checksums_is_survived_by_both(seed: int, tmp_path: Path) -> None:
+    """And what the twin calls sound (the very bytes a writer makes) the core does too."""
+    dice = random.Random(seed)
+    shelf = Shelf(tmp_path / "shelf")
+    shelf.read(dice.choice([layers[0] for layers in TREES.values()]))
+    whole = Path(shelf.trees[0]).read_bytes()
+    path, out = tmp_path / "damaged", tmp_path / "out"
+    for _ in range(10):
+        data = bytearray(whole)
+        for _ in range(dice.choice([1, 1, 3])):
+            where = dice.choice(
+                [dice.randrange(4096, len(data)), dice.randrange(4096, 4700), dice.randrange(1024, 1200)]
+            )
+            data[where] = dice.choice([0, 1, 0x7F, 0xFF, dice.randrange(256)])
+        data[1028:1032] = bytes(4)
+        data[1028:1032] = crc32c(data[1024:4096]).to_bytes(4, "little")
+        data[64:72] = _pure.xxh64(data[1024:]).to_bytes(8, "little")
+        path.write_bytes(data)
+        assert CORE.verify_tree(str(path)) or not _pure.verify_tree(str(path))
+        for module in (_pure, CORE):
+            for use in (module.merge_trees, module.remap_tree):
+                with contextlib.suppress(Corrupt, InvalidArchive):
+                    use([str(path)], str(out), bytes(32)) if use is module.merge_trees else use(
+                        str(path), str(out), b""
+                    )
+                out.unlink(missing_ok=True)
 
 
 def test_a_newer_tree_is_refused_by_both(tmp_path: Path) -> None:
