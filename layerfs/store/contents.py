@@ -125,7 +125,7 @@ class Contents:
 
     def find(self, txn: Txn, identities: bytes) -> bytes:
         """`lookup` in an open transaction, without pins."""
-        packs: dict[int, bool] = {}
+        packs: dict[bytes, bool] = {}
         answer = []
         for start in range(0, len(identities), ID_SIZE):
             identity = identities[start : start + ID_SIZE]
@@ -133,15 +133,16 @@ class Contents:
             answer.append(value if value is not None and self._has_file(identity, value, packs) else UNKNOWN)
         return b"".join(answer)
 
-    def _has_file(self, identity: bytes, encoded: bytes, packs: dict[int, bool]) -> bool:
+    def _has_file(self, identity: bytes, encoded: bytes, packs: dict[bytes, bool]) -> bool:
+        if encoded[:1] == b"\x01" and encoded[8:16] in packs:  # the common case, by the bytes of the pack's number
+            return packs[encoded[8:16]]
         try:
             value = ContentValue.decode(encoded)
         except Corrupt:  # as good as no row: it is written again
             return False
         if value.kind == KIND_PACK:
-            if value.pack not in packs:
-                packs[value.pack] = self.pack_path(value.pack).exists()
-            return packs[value.pack]
+            found = packs[encoded[8:16]] = self.pack_path(value.pack).exists()
+            return found
         return self.object_path(identity).exists()
 
     def stat(self, identity: bytes) -> ContentValue:

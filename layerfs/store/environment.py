@@ -9,6 +9,7 @@ forking thread is open (it would free the parent's reader slot): such a child mu
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerfs.errors import Corrupt, InvalidInput, NoSpace, StoreError, StoreReadOnly
+from layerfs.errors import Corrupt, InvalidInput, LayerfsError, NoSpace, StoreError, StoreReadOnly
 
 if TYPE_CHECKING:
     import lmdb
@@ -201,21 +202,28 @@ def translated(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except lmdb.BadValsizeError as error:
-        raise InvalidInput("a name or key is empty or longer than 511 bytes") from error
-    except (lmdb.MapFullError, lmdb.TxnFullError) as error:
-        raise NoSpace("the index is full", path=str(path)) from error
-    except lmdb.ReadonlyError as error:
-        raise StoreReadOnly("the store is read-only", path=str(path)) from error
-    except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.PanicError) as error:
-        raise Corrupt(f"the index is damaged ({error})", path=str(path)) from error
     except lmdb.Error as error:
-        raise _by_errno(error, path) from error
+        raise translate(error, path) from error
 
 
-def _by_errno(error: Any, path: Path) -> StoreError | NoSpace:
-    import errno
+def translate(error: Exception, path: Path) -> LayerfsError:
+    """One of LMDB's errors in our words. Raises what is none of them."""
+    import lmdb
 
+    if not isinstance(error, lmdb.Error):
+        raise error
+    if isinstance(error, lmdb.BadValsizeError):
+        return InvalidInput("a name or key is empty or too long")
+    if isinstance(error, lmdb.MapFullError | lmdb.TxnFullError):
+        return NoSpace("the index is full", path=str(path))
+    if isinstance(error, lmdb.ReadonlyError):
+        return StoreReadOnly("the store is read-only", path=str(path))
+    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.PanicError):
+        return Corrupt(f"the index is damaged ({error})", path=str(path))
+    return _by_errno(error, path)
+
+
+def _by_errno(error: Exception, path: Path) -> LayerfsError:
     code = getattr(error, "code", 0)
     text = str(error)
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:

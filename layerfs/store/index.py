@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from layerfs.errors import Corrupt, InvalidInput, StoreError, StoreReadOnly
 from layerfs.store import environment
-from layerfs.store.environment import translated
+from layerfs.store.environment import translate, translated
 from layerfs.store.format import TABLES
 
 if TYPE_CHECKING:
@@ -43,8 +43,16 @@ class Txn:
         """Stores a row; False when it exists and `overwrite` is false. Raises InvalidInput, NoSpace, StoreReadOnly."""
         if not 0 < len(key) <= KEY_MAX:
             raise InvalidInput(f"a name or key is empty or longer than {KEY_MAX} bytes")
-        with translated(self._path):
+        try:
             return bool(self._txn.put(_PREFIX[table] + key, value, overwrite=overwrite))
+        except Exception as error:
+            raise translate(error, self._path) from error
+
+    def put_many(self, table: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Stores rows over what is there: quicker than `put` for thousands. Errors as `put`."""
+        prefix = _PREFIX[table]
+        with translated(self._path), self._txn.cursor() as cursor:
+            cursor.putmulti([(prefix + key, value) for key, value in rows])
 
     def delete(self, table: str, key: bytes) -> bool:
         """Removes a row; False when there is none."""

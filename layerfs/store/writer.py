@@ -121,9 +121,12 @@ class ContentWriter:
         if self._staged is None:
             raise StoreError("publish() before stage()")
         known = self._contents.find(txn, b"".join(content.identity for content in self._staged))
-        for number, content in enumerate(self._staged):
-            if known[number * 32 : number * 32 + 32] == UNKNOWN:
-                txn.put("contents", content.identity, content.value(self.pack_id).encode())
+        rows = [
+            (content.identity, content.value(self.pack_id).encode())
+            for number, content in enumerate(self._staged)
+            if known[number * 32 : number * 32 + 32] == UNKNOWN
+        ]
+        txn.put_many("contents", rows)
         if self._pack_blocks:
             row = {"blocks": self._pack_blocks, "created": self._lease.record.created}
             txn.put_json("packs", pack_key(self.pack_id), row)
