@@ -125,7 +125,7 @@ int main(int count, char **names)
 		size_t size = file ? fread(data + 2, 1, sizeof data - 2, file) : 0;
 		if (file)
 			fclose(file);
-		for (int mode = 0; mode < 256; mode += 17) {
+		for (int mode = 0; mode < 256; mode += 85) {
 			data[0] = (uint8_t)mode;
 			LLVMFuzzerTestOneInput(data, size + 2);
 		}

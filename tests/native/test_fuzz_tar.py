@@ -1,0 +1,50 @@
+"""The layer reader under sanitizers: the fuzzer's program over layers of the tests, whole, cut short and damaged."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+from tests.golden.layers import REFUSED, TREES
+
+NATIVE = PROJECT / "layerfs_native"
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    out = tmp_path_factory.mktemp("fuzz") / "fuzz_tar"
+    sources = [NATIVE / "fuzz" / "fuzz_tar.c", *sorted(NATIVE.glob("core/*.c"))]
+    flags = ["-std=gnu11", "-g", "-O1", "-DFUZZ_MAIN", f"-I{NATIVE / 'include'}", "-pthread"]
+    built = subprocess.run([compiler, *flags, *SANITIZE, *map(str, sources), "-o", str(out)], capture_output=True)
+    if built.returncode and b"cannot find" in built.stderr:
+        pytest.skip("the compiler has no sanitizers")
+    assert not built.returncode, built.stderr.decode()
+    return out
+
+
+def damaged(layer: bytes, dice: random.Random) -> bytes:
+    changed = bytearray(layer)
+    for _ in range(dice.randint(1, 8)):
+        changed[dice.randrange(len(changed))] = dice.randrange(256)
+    return bytes(changed)
+
+
+def test_no_layer_trips_a_sanitizer(program: Path, tmp_path: Path) -> None:
+    dice = random.Random(4)
+    layers = [layer for stack in (*TREES.values(), *REFUSED.values()) for layer in stack if 0 < len(layer) < 100_000]
+    for number, layer in enumerate(layers):
+        (tmp_path / f"{number}-whole").write_bytes(layer)
+        (tmp_path / f"{number}-short").write_bytes(layer[: dice.randrange(len(layer))])
+        (tmp_path / f"{number}-damaged").write_bytes(damaged(layer, dice))
+    files = sorted(map(str, tmp_path.iterdir()))
+    run = subprocess.run([program, *files], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
