@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from layerfs import mount
 from layerfs.layer.tree import Tree
 from layerfs.snapshot import MountHandle, MountTable, Writable, mount_tree, settle
 from layerfs.store.root import StoreRoot
+from layerfs.union import Contents, Union
 
 Layers = tuple[Sequence[Entry], ...]
 
@@ -93,13 +93,16 @@ class EngineWorld(World):
         self._handle = mount_tree(self.store, self.tree, engine=engine, target=self.root, writable=writable)
         return self.root
 
+    def union(self) -> Union:
+        """The union in this process; nothing may be mounted."""
+        settle(self.tree, self.upper, self.work)
+        packs = [(number, self.shelf.pack_path(number)) for number in self.tree.packs]
+        return Union(self.tree, Contents(self.shelf.objects, packs), upper=self.upper, work=self.work)
+
     def unmount(self) -> None:
         if self._handle is not None:
             handle, self._handle = self._handle, None
             handle.unmount()
-
-    def settle(self) -> None:
-        settle(self.tree, self.upper, self.work)
 
 
 class PythonWorld(EngineWorld):
@@ -190,21 +193,23 @@ def picture(root: Path, *, inodes: bool = True, ctime: bool = False) -> dict[byt
         entry = os.lstat(path)
         kind = stat.S_IFMT(entry.st_mode)
         facts: list[Any] = [entry.st_mode, entry.st_uid, entry.st_gid, entry.st_mtime_ns, entry.st_rdev]
-        facts.append(tuple(sorted((n, os.getxattr(path, n, follow_symlinks=False)) for n in xattrs(path))))
+        facts.append(
+            tuple(
+                sorted(
+                    (n, os.getxattr(path, n, follow_symlinks=False)) for n in os.listxattr(path, follow_symlinks=False)
+                )
+            )
+        )
         if kind != stat.S_IFDIR:
             facts += [entry.st_nlink, entry.st_size]
         if kind == stat.S_IFREG:
             facts.append(digest(path, entry.st_size))
         if kind == stat.S_IFLNK:
             facts.append(os.readlink(path))
-        if inodes:
+        if inodes and path != os.fsencode(root):
             facts.append(entry.st_ino)
         found[path[len(os.fsencode(root)) :]] = tuple(facts)
     return found
-
-
-def xattrs(path: bytes) -> list[str]:
-    return [n for n in os.listxattr(path, follow_symlinks=False) if not n.startswith("trusted.overlay.")]
 
 
 def digest(path: bytes, size: int) -> str:
@@ -225,5 +230,36 @@ def walk(root: bytes) -> Iterator[bytes]:
             yield entry.path
 
 
-def remove(home: Path) -> None:
-    shutil.rmtree(home, ignore_errors=True)
+def union_picture(union: Union, *, inodes: bool) -> dict[bytes, tuple[Any, ...]]:
+    """The same picture from the union rules alone, without a mount."""
+    found: dict[bytes, tuple[Any, ...]] = {}
+
+    def visit(path: bytes) -> None:
+        entry = union.getattr(path)
+        kind = stat.S_IFMT(entry.mode)
+        facts: list[Any] = [entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.rdev]
+        facts.append(tuple(sorted((n.decode(), union.getxattr(path, n)) for n in union.listxattr(path))))
+        if kind != stat.S_IFDIR:
+            facts += [entry.nlink, entry.size]
+        if kind == stat.S_IFREG:
+            facts.append(union_digest(union, path, entry.size))
+        if kind == stat.S_IFLNK:
+            facts.append(union.readlink(path))
+        if inodes and path:
+            facts.append(entry.ino)
+        found[b"/" + path if path else b""] = tuple(facts)
+        for name in sorted(union.listdir(path)) if kind == stat.S_IFDIR else ():
+            visit(path + b"/" + name if path else name)
+
+    visit(b"")
+    return found
+
+
+def union_digest(union: Union, path: bytes, size: int) -> str:
+    if size > 1 << 26:
+        return "big"
+    body = union.open(path, os.O_RDONLY)
+    try:
+        return hashlib.sha256(body.read(size, 0)).hexdigest()
+    finally:
+        union.release(body)
