@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs.digest import DiffID, Digest, chain_id
-from layerfs.errors import InUse, LayerfsError
+from layerfs.errors import InUse, LayerfsError, NotFound
 from layerfs.image.filters import ImageSummary
 from layerfs.image.record import scan_images
 from layerfs.image.text import human_size
 from layerfs.image.usage import image_roots
-from layerfs.layer.layers import has_layer
+from layerfs.layer.layers import get_layer
 from layerfs.layer.split import write_layer
 from layerfs.snapshot import MountTable
 from layerfs.store.gc import GcResult, Roots, collect
@@ -82,11 +82,12 @@ def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | N
     with store.root.leases.acquire("fsck") as lease:
 
         def streams(key: bytes) -> Iterator[BinaryIO]:
-            layer = has_layer(store.root, DiffID(Digest.from_raw(key)))
-            if layer is not None:
-                yield from layer_streams(store.root, layer, lease)
-            else:
+            try:
+                layer = get_layer(store.root, DiffID(Digest.from_raw(key)))  # has_layer says no when its tree is lost
+            except NotFound:
                 yield from blob_streams(store.root, Digest.from_raw(key), lease)
+            else:
+                yield from layer_streams(store.root, layer, lease)
 
         return check(
             store.root,

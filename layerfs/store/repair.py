@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from layerfs.digest import Digest
-from layerfs.errors import Corrupt, LayerfsError
+from layerfs.errors import Corrupt, NoSpace, StoreReadOnly
 from layerfs.native import sha256, xxh64
 from layerfs.store.durable import writing
 from layerfs.store.format import (
@@ -38,6 +38,17 @@ if TYPE_CHECKING:
 
 Sources = Callable[[bytes], Iterable[BinaryIO]]  # diff ID or blob digest → streams of its bytes, best first
 CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def _tolerant() -> Iterator[None]:
+    """What does not work is left as it is, unless nothing at all can be written."""
+    try:
+        yield
+    except (NoSpace, StoreReadOnly):
+        raise
+    except OSError:
+        pass
 
 
 class Good(NamedTuple):
@@ -83,7 +94,7 @@ class Repairer:
                     if file.identity in wanted and (file.pack, file.block) not in self.found.places:
                         self._recover_packed(file.identity, file.pack, file.block, file.size)
         for identity in wanted - self._good.keys():
-            with contextlib.suppress(LayerfsError, OSError):
+            with _tolerant():
                 value = self.root.contents.stat(identity)
                 if value.kind == KIND_PACK:
                     self._recover_packed(identity, value.pack, value.block, value.size)
@@ -114,11 +125,20 @@ class Repairer:
                 yield key
 
     def _read_sources(self, key: bytes, wanted: set[bytes]) -> None:
-        for stream in self.sources(key):
-            with contextlib.closing(stream), contextlib.suppress(LayerfsError, OSError):
+        for stream in self._streams(key):
+            with _tolerant():
                 self._extract(stream, wanted)
             if wanted <= self._good.keys():
                 return
+
+    def _streams(self, key: bytes) -> Iterator[BinaryIO]:
+        """The source's streams, each closed after its use; a source that fails is one that has no more."""
+        with _tolerant():
+            for stream in self.sources(key):
+                try:
+                    yield stream
+                finally:
+                    getattr(stream, "close", lambda: None)()
 
     def _extract(self, stream: BinaryIO, wanted: set[bytes]) -> None:
         """Reads a layer tar and keeps the wanted contents; they are known by identity, so any tar may give them."""
@@ -242,13 +262,12 @@ class Repairer:
         replay = self.replay
         if key not in self.found.splits and replay is not None and self._rebuild(key, lambda out: replay(key, out)):
             return
-        for stream in self.sources(key):
-            with contextlib.closing(stream):
-                if self._rebuild(key, lambda out: _pour(stream, out)):  # noqa: B023  # called at once
-                    return
+        for stream in self._streams(key):
+            if self._rebuild(key, lambda out: _pour(stream, out)):  # noqa: B023  # called at once
+                return
 
     def _rebuild(self, key: bytes, fill: Callable[[Rebuild], object]) -> bool:
-        with contextlib.suppress(LayerfsError, OSError), Rebuild(self.root, self.lease, key) as rebuild:
+        with _tolerant(), Rebuild(self.root, self.lease, key) as rebuild:
             fill(rebuild)
             rebuild.finish(tree=key in self.found.trees, split=key in self.found.splits)
             for kind, keys in (("tree", self.found.trees), ("split", self.found.splits)):
@@ -260,8 +279,8 @@ class Repairer:
     def _mend_blobs(self) -> None:
         for key in sorted(self.found.blobs):
             digest = Digest.from_raw(key)
-            for stream in self.sources(key):
-                with contextlib.closing(stream), contextlib.suppress(LayerfsError, OSError):
+            for stream in self._streams(key):
+                with _tolerant():
                     with self.root.blobs.writer(self.lease) as writer:
                         while data := stream.read(CHUNK):
                             writer.write(data)

@@ -263,5 +263,5 @@ class _Sink:
 
 def _reason(error: OSError) -> str:
     if isinstance(error, LayerfsError):
-        return str(error)
+        return error.message
     return "the file is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"

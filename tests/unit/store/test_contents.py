@@ -195,3 +195,24 @@ def test_packs_kept_open_are_bounded(root: StoreRoot, monkeypatch: pytest.Monkey
     for _ in range(2):
         assert [root.contents.read(identity) for identity in identities] == [b"%d" % n for n in range(5)]
     assert len(root.contents._packs) == 2
+
+
+def test_files_are_durable_before_the_rows_are_committed(root: StoreRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut: what the index shows must be on the disk already."""
+    synced: set[tuple[int, int]] = set()
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        status = os.fstat(fd)
+        synced.add((status.st_dev, status.st_ino))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with root.leases.acquire("x") as lease, root.contents.writer(lease) as writer:
+        filler = Filler(writer)
+        filler.add(SMALL)
+        filler.add(BIG)
+        placed = filler.stage()
+        for path in placed:
+            for each in (path, path.parent):
+                assert (each.stat().st_dev, each.stat().st_ino) in synced
