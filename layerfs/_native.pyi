@@ -19,6 +19,7 @@ class LayerReader:
 
     pack_fd: an empty file open for writing, this layer's own pack; pack_id its number.
     objects_fd: a directory on the store's file system; new objects are written there as `<64 hex>`, mode 0400.
+            The C core duplicates both. Its thread may still write after feed(); finish(), an error and close() wait for it.
     lookup: called with n*32 bytes of identities, answers n*32 bytes of `contents` index values (kind 0 = unknown).
             It may be called from feed() and finish(), with the GIL held, on the calling thread.
     Not safe for use by two threads at once. All methods release the GIL while they work.
@@ -38,6 +39,7 @@ class LayerReader:
     def feed(self, data: bytes | bytearray | memoryview, /) -> None: ...
     def take_split(self) -> bytes: ...  # tar-split bytes made since the last call; drain after every feed and after finish
     def finish(self, tree_path: str) -> LayerResult: ...  # writes the layer tree file
+    def close(self) -> None: ...  # stops; removes what is half written; idempotent, and done when the reader is dropped
 
 class MergeResult(NamedTuple):
     entries: int

@@ -86,6 +86,11 @@ class LayerReader:
         new, blocks = bytes(self._contents.new), self._contents.pack_blocks
         return LayerResult(diff_id, self._size, new, blocks, stats.content_size, stats.entries, stats.unresolved_links)
 
+    def close(self) -> None:
+        """Stop; remove what is half written. Idempotent."""
+        self._usable = False
+        self._layer.drop()
+
     @contextmanager
     def _dropping(self) -> Iterator[None]:
         if not self._usable:

@@ -60,6 +60,7 @@ class Ingest:
                 objects_fd=self._contents.objects_fd,
                 lookup=self._contents.lookup,
             )
+            stack.callback(self._reader.close)  # before the lease's directory goes
             self._worker = stack.enter_context(_Worker(self._parse))
             self._cleanup = stack.pop_all()
         return self

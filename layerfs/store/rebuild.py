@@ -47,6 +47,7 @@ class Rebuild:
     def __enter__(self) -> Rebuild:
         self._writer = self._stack.enter_context(self._root.contents.writer(self._lease))
         self._reader = layer_reader(self._writer, lambda identity: False)
+        self._stack.callback(self._reader.close)
         self._out = self._stack.enter_context(self._split.open("xb"))
         self._out.write(_ZSTD_HEADER)
         return self

@@ -52,7 +52,7 @@ static PyObject *module_of(struct reader *reader)
 static bool enter(struct reader *reader)
 {
 	if (!reader->ingest || reader->busy) {
-		PyErr_SetString(PyExc_RuntimeError, reader->busy ? "LayerReader is in use" : "LayerReader was not initialised");
+		PyErr_SetString(PyExc_RuntimeError, reader->busy ? "LayerReader is in use" : "LayerReader is closed");
 		return false;
 	}
 	reader->busy = true;
@@ -86,7 +86,9 @@ static int reader_init(PyObject *self, PyObject *arguments, PyObject *keywords)
 		lfs_raise(module_of(reader), rc, NULL, LFS_HOST);
 		return -1;
 	}
+	PyObject *before = reader->lookup;
 	reader->lookup = Py_NewRef(lookup);
+	Py_XDECREF(before);
 	return 0;
 }
 
@@ -118,6 +120,22 @@ static PyObject *reader_take_split(PyObject *self, PyObject *unused)
 	struct lfs_bytes bytes = lfs_ingest_split(reader->ingest);
 	reader->busy = false;
 	return PyBytes_FromStringAndSize(bytes.data, (Py_ssize_t)bytes.size);
+}
+
+static PyObject *reader_close(PyObject *self, PyObject *unused)
+{
+	struct reader *reader = (struct reader *)self;
+	if (!reader->ingest)
+		Py_RETURN_NONE;
+	if (!enter(reader))
+		return NULL;
+	struct lfs_ingest *ingest = reader->ingest;
+	reader->ingest = NULL;
+	Py_BEGIN_ALLOW_THREADS
+	lfs_ingest_free(ingest);
+	Py_END_ALLOW_THREADS
+	reader->busy = false;
+	Py_RETURN_NONE;
 }
 
 static PyObject *make_result(PyObject *module, const struct lfs_ingest_result *result)
@@ -201,6 +219,7 @@ static void reader_dealloc(PyObject *self)
 static PyMethodDef reader_methods[] = {
 	{"feed", reader_feed, METH_O, "Take the next bytes of the layer's tar."},
 	{"take_split", reader_take_split, METH_NOARGS, "The tar-split bytes made since the last call."},
+	{"close", reader_close, METH_NOARGS, "Stop; remove what is half written. Idempotent, and done when the reader is dropped."},
 	{"finish", reader_finish, METH_O, "The archive is complete: write the layer's tree to this path, answer a LayerResult."},
 	{NULL, NULL, 0, NULL},
 };

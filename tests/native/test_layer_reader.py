@@ -325,7 +325,7 @@ def test_wrong_arguments() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         native.LayerReader(pack_fd=999, pack_id=1, objects_fd=999, lookup=unknown)
     reader = native.LayerReader.__new__(native.LayerReader)
-    with pytest.raises(RuntimeError, match="not initialised"):
+    with pytest.raises(RuntimeError, match="closed"):
         reader.feed(b"")
 
 
@@ -427,6 +427,16 @@ def test_no_descriptors_or_threads_are_left(tmp_path: Path) -> None:
         gc.collect()
     after = len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir()))
     assert after == before
+
+
+def test_close_removes_what_is_half_written(desk: Desk) -> None:
+    desk.reader.feed(header(b"f", MEDIUM_MAX * 2) + bytes(12 << 20))
+    assert len(desk.names()) == 1
+    desk.reader.close()
+    desk.reader.close()
+    assert desk.names() == []
+    with pytest.raises(RuntimeError, match="closed"):
+        desk.reader.feed(b"")
 
 
 def test_two_layers_at_once_in_one_folder(tmp_path: Path) -> None:
