@@ -14,35 +14,31 @@ Names are loaded when they are first used, so importing the package costs next t
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import loader
 from layerfs._version import __version__
 
 if TYPE_CHECKING:
     from layerfs.engine import Container, Image, Layer, Store, diff
     from layerfs.errors import LayerfsError
 
-_HOMES = {
-    "Container": "engine",
-    "Image": "engine",
-    "Layer": "engine",
-    "Store": "engine",
-    "diff": "engine",
-    "LayerfsError": "errors",
-}
+_load = loader(
+    __name__,
+    {
+        "Container": "engine",
+        "Image": "engine",
+        "Layer": "engine",
+        "LayerfsError": "errors",
+        "Store": "engine",
+        "diff": "engine",
+    },
+)
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its module (PEP 562)."""
-    import importlib
-
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"layerfs.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    if name == "errors":
-        return importlib.import_module("layerfs.errors")
-    raise AttributeError(f"module 'layerfs' has no attribute {name!r}")
+    return importlib.import_module("layerfs.errors") if name == "errors" else _load(name)
 
 
 def __dir__() -> list[str]:

@@ -1,12 +1,12 @@
 """The one place that imports the C extension.
 
 `NATIVE` says which implementation is loaded. Without the compiled part the plain-Python twin in
-`layerfs._pure` serves (slow, and said once on the `layerfs` logger); LAYERFS_PURE=1 in the environment asks for it, for tests.
+`layerfs._pure` serves (slow, and said once on the `layerfs` logger); LAYERFS_PURE=1 in the environment asks for it, for
+tests.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,8 @@ else:
 
         NATIVE = True
     except ImportError as error:
+        import logging
+
         logging.getLogger("layerfs").warning("the compiled part is not loaded (%s): plain Python serves", error)
         from layerfs._pure import (
             LayerReader,

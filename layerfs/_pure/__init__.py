@@ -1,9 +1,34 @@
-"""The plain-Python twin of the C extension: the specification, the fallback and the test oracle (see `_native.pyi`)."""
+"""The plain-Python twin of the C extension: the specification, the fallback and the test oracle (see `_native.pyi`).
 
-from layerfs._pure.hashes import hash_fd, sha256, xxh64
-from layerfs._pure.ingest import LayerReader, LayerResult
-from layerfs._pure.merge import MergeResult, merge_trees
-from layerfs._pure.remap import remap_tree, verify_tree
+Names load when first used: the tree reader alone is used beside the C extension too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerfs._lazy import loader
+
+if TYPE_CHECKING:
+    from layerfs._pure.hashes import hash_fd, sha256, xxh64
+    from layerfs._pure.ingest import LayerReader, LayerResult
+    from layerfs._pure.merge import MergeResult, merge_trees
+    from layerfs._pure.remap import remap_tree, verify_tree
+
+__getattr__ = loader(
+    __name__,
+    {
+        "LayerReader": "ingest",
+        "LayerResult": "ingest",
+        "MergeResult": "merge",
+        "hash_fd": "hashes",
+        "merge_trees": "merge",
+        "remap_tree": "remap",
+        "sha256": "hashes",
+        "verify_tree": "remap",
+        "xxh64": "hashes",
+    },
+)
 
 __all__ = [
     "LayerReader",

@@ -1,17 +1,76 @@
-"""A layer: read into the store, written back, merged, made from a change set."""
+"""A layer: read into the store, written back, merged, made from a change set.
 
-from layerfs.layer.changes import Change, changes
-from layerfs.layer.codec import Compressor, Decompressed, Limits, compressor, detect
-from layerfs.layer.commit import StoredContent, commit_layer, import_directory, store_entries, upper_entries
-from layerfs.layer.directory import directory_entries
-from layerfs.layer.entry import BytesContent, Content, Entry, FileContent, whiteout
-from layerfs.layer.layers import Layer, Source, get_layer, get_sources, has_layer
-from layerfs.layer.merged import chain_ids, layer_tree, merged_tree
-from layerfs.layer.progress import Progress, Report
-from layerfs.layer.read import read_layer
-from layerfs.layer.split import open_layer, write_layer
-from layerfs.layer.tree import Tree
-from layerfs.layer.write import TarWriter
+Names are loaded from their modules when they are first used. What an upper changes is `layerfs.layer.changes.changes`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerfs.layer.changes import Change
+    from layerfs.layer.codec import Compressor, Decompressed, Limits, compressor, detect
+    from layerfs.layer.commit import StoredContent, commit_layer, import_directory, store_entries, upper_entries
+    from layerfs.layer.directory import directory_entries
+    from layerfs.layer.entry import BytesContent, Content, Entry, FileContent, whiteout
+    from layerfs.layer.layers import Layer, Source, get_layer, get_sources, has_layer
+    from layerfs.layer.merged import chain_ids, layer_tree, merged_tree
+    from layerfs.layer.progress import Progress, Report
+    from layerfs.layer.read import read_layer
+    from layerfs.layer.split import open_layer, write_layer
+    from layerfs.layer.tree import Tree
+    from layerfs.layer.write import TarWriter
+
+_HOMES = {
+    "BytesContent": "entry",
+    "Change": "changes",
+    "Compressor": "codec",
+    "Content": "entry",
+    "Decompressed": "codec",
+    "Entry": "entry",
+    "FileContent": "entry",
+    "Layer": "layers",
+    "Limits": "codec",
+    "Progress": "progress",
+    "Report": "progress",
+    "Source": "layers",
+    "StoredContent": "commit",
+    "TarWriter": "write",
+    "Tree": "tree",
+    "chain_ids": "merged",
+    "commit_layer": "commit",
+    "compressor": "codec",
+    "detect": "codec",
+    "directory_entries": "directory",
+    "get_layer": "layers",
+    "get_sources": "layers",
+    "has_layer": "layers",
+    "import_directory": "commit",
+    "layer_tree": "merged",
+    "merged_tree": "merged",
+    "open_layer": "split",
+    "read_layer": "read",
+    "store_entries": "commit",
+    "upper_entries": "commit",
+    "whiteout": "entry",
+    "write_layer": "split",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module (PEP 562)."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'layerfs.layer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"layerfs.layer.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 __all__ = [
     "BytesContent",
@@ -30,7 +89,6 @@ __all__ = [
     "TarWriter",
     "Tree",
     "chain_ids",
-    "changes",
     "commit_layer",
     "compressor",
     "detect",

@@ -1,9 +1,32 @@
-"""Containers' writable layers as records, and mounting them."""
+"""Containers' writable layers as records, and mounting them. Names load when first used.
 
-from layerfs.snapshot.containers import ContainerRecord, Containers
-from layerfs.snapshot.mounting import MountHandle, Writable, mount_tree, unmount
-from layerfs.snapshot.settle import settle
-from layerfs.snapshot.table import MountRecord, MountTable
+`settle` is in the module of that name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerfs._lazy import loader
+
+if TYPE_CHECKING:
+    from layerfs.snapshot.containers import ContainerRecord, Containers
+    from layerfs.snapshot.mounting import MountHandle, Writable, mount_tree, unmount
+    from layerfs.snapshot.table import MountRecord, MountTable
+
+__getattr__ = loader(
+    __name__,
+    {
+        "ContainerRecord": "containers",
+        "Containers": "containers",
+        "MountHandle": "mounting",
+        "MountRecord": "table",
+        "MountTable": "table",
+        "Writable": "mounting",
+        "mount_tree": "mounting",
+        "unmount": "mounting",
+    },
+)
 
 __all__ = [
     "ContainerRecord",
@@ -13,6 +36,5 @@ __all__ = [
     "MountTable",
     "Writable",
     "mount_tree",
-    "settle",
     "unmount",
 ]

@@ -18,7 +18,8 @@ from trees import Entry, Shelf
 
 from layerfs import mount
 from layerfs.layer.tree import Tree
-from layerfs.snapshot import MountHandle, MountTable, Writable, mount_tree, settle
+from layerfs.snapshot import MountHandle, MountTable, Writable, mount_tree
+from layerfs.snapshot.settle import settle
 from layerfs.store.root import StoreRoot
 from layerfs.union import Contents, Union
 

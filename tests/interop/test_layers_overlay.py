@@ -14,7 +14,7 @@ from layerfs import mount
 from layerfs.layer import merged_tree, write_layer
 from layerfs.layer.changes import changes
 from layerfs.layer.commit import commit_layer, import_directory
-from layerfs.snapshot import settle
+from layerfs.snapshot.settle import settle
 from layerfs.snapshot.kernel import mount_kernel
 from layerfs.store import StoreRoot
 from tests.oracle.applier import apply, listing

@@ -14,17 +14,18 @@ PACKAGE = Path(__file__).resolve().parents[2] / "layerfs"
 BELOW = {  # part -> parts it may import
     "errors": set(),
     "_version": set(),
+    "_lazy": set(),
     "digest": {"errors"},
     "reference": {"digest", "errors"},
     "oci": {"digest", "errors"},
-    "_pure": {"errors"},
+    "_pure": {"_lazy", "errors"},
     "native": {"_native", "_pure"},
     "mount": {"errors", "native", "_native"},
     "store": {"digest", "errors", "native", "_native"},
-    "layer": {"_pure", "digest", "errors", "native", "oci", "store"},
+    "layer": {"_lazy", "_pure", "digest", "errors", "native", "oci", "store"},
     "union": {"errors", "layer", "native", "_native"},
     "fuse": {"errors", "layer", "union"},
-    "snapshot": {"digest", "errors", "layer", "mount", "store", "union"},
+    "snapshot": {"_lazy", "digest", "errors", "layer", "mount", "store", "union"},
     "image": {"digest", "errors", "layer", "native", "oci", "reference", "store"},
     "runtime": {"errors", "mount"},
     "engine": {
@@ -43,7 +44,7 @@ BELOW = {  # part -> parts it may import
         "union",
     },
     "cli": {"_version", "engine", "errors", "image", "native"},
-    "__init__": {"_version", "engine", "errors"},
+    "__init__": {"_lazy", "_version", "engine", "errors"},
 }
 HOMES = {
     "lmdb": {"store"},

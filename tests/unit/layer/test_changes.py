@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from layerfs.errors import Corrupt, InvalidInput
-from layerfs.layer import Change, changes, commit_layer, import_directory, merged_tree, open_layer, upper_entries
-from layerfs.layer.changes import Step, with_parents
+from layerfs.layer import Change, commit_layer, import_directory, merged_tree, open_layer, upper_entries
+from layerfs.layer.changes import Step, changes, with_parents
 from layerfs.layer.upper import TRUSTED, USER, UpperEntry
 from tests.oracle.applier import apply, listing
 
