@@ -28,36 +28,17 @@ else:
     try:
         if os.environ.get("LAYERFS_PURE"):
             raise ImportError("LAYERFS_PURE is set")
-        from layerfs._native import (
-            LayerReader,
-            LayerResult,
-            MergeResult,
-            hash_fd,
-            merge_trees,
-            remap_tree,
-            sha256,
-            verify_tree,
-            xxh64,
-        )
+        from layerfs import _native as _core
 
         NATIVE = True
     except ImportError as error:
-        import logging
-
         logging.getLogger("layerfs").warning("the compiled part is not loaded (%s): plain Python serves", error)
-        from layerfs._pure import (
-            LayerReader,
-            LayerResult,
-            MergeResult,
-            hash_fd,
-            merge_trees,
-            remap_tree,
-            sha256,
-            verify_tree,
-            xxh64,
-        )
+        from layerfs import _pure as _core
 
         NATIVE = False
+    LayerReader, LayerResult, MergeResult = _core.LayerReader, _core.LayerResult, _core.MergeResult
+    hash_fd, sha256, xxh64 = _core.hash_fd, _core.sha256, _core.xxh64
+    merge_trees, remap_tree, verify_tree = _core.merge_trees, _core.remap_tree, _core.verify_tree
 
 __all__ = [
     "NATIVE",
