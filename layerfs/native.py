@@ -32,6 +32,8 @@ else:
 
         NATIVE = True
     except ImportError as error:
+        import logging
+
         logging.getLogger("layerfs").warning("the compiled part is not loaded (%s): plain Python serves", error)
         from layerfs import _pure as _core
 
