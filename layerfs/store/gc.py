@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layerfs.errors import Corrupt
+from layerfs.errors import Corrupt, NoSpace
 from layerfs.store.compact import compact
 from layerfs.store.format import ContentValue
 from layerfs.store.mark import ContentMark, Mark, Roots, RootsOf
 from layerfs.store.orphans import find_orphans
+from layerfs.store.reserve import keep_reserve, spend_reserve
 from layerfs.store.sweep import Counts, Sweeper, count_rows, disk_usage, pack_usage, row_files
 from layerfs.store.trash import Trash
 
@@ -74,20 +75,34 @@ def collect(
         dry_run: only say what would go (compaction not counted in).
 
     Raises:
-        NoSpace: not even room for the lease and the index's pages.
+        NoSpace: not even the space held back for this was enough for the lease and the index's pages.
         StoreReadOnly.
     """
     tell = progress or (lambda _: None)
     with root.lock("collect"):
-        leases = root.leases.clean_dead()
-        with root.leases.acquire("gc") as lease:
-            horizon = _horizon(root, lease)
-            root.index.check_readers()
-            if dry_run:
-                return _result(*_dry_run(root, roots, lease, horizon, tell), leases, True)
-            sweeper = Sweeper(root, Trash(lease.tmp / "trash"), horizon)
-            damage = _sweep(sweeper, roots, lease, tell, compaction)
-            return _result(sweeper.counts, damage, leases, False)
+        try:
+            return _collect(root, roots, tell, dry_run, compaction)
+        except NoSpace:
+            if not spend_reserve(root.path):
+                raise
+        try:
+            return _collect(root, roots, tell, dry_run, compaction=False)
+        finally:
+            keep_reserve(root.path)
+
+
+def _collect(
+    root: StoreRoot, roots: RootsOf, tell: Callable[[Any], object], dry_run: bool, compaction: bool
+) -> GcResult:
+    leases = root.leases.clean_dead()
+    with root.leases.acquire("gc") as lease:
+        horizon = _horizon(root, lease)
+        root.index.check_readers()
+        if dry_run:
+            return _result(*_dry_run(root, roots, lease, horizon, tell), leases, True)
+        sweeper = Sweeper(root, Trash(lease.tmp / "trash"), horizon)
+        damage = _sweep(sweeper, roots, lease, tell, compaction)
+        return _result(sweeper.counts, damage, leases, False)
 
 
 def _horizon(root: StoreRoot, lease: Lease) -> int:

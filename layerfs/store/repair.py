@@ -144,10 +144,11 @@ class Repairer:
         """Reads a layer tar and keeps the wanted contents; they are known by identity, so any tar may give them."""
         with self.root.contents.writer(self.lease) as writer:
             reader = layer_reader(writer, lambda identity: identity in wanted and identity not in self._good)
-            while data := stream.read(CHUNK):
-                reader.feed(data)
-                reader.take_split()
-            result = reader.finish(str(self._scratch("tree")))
+            with contextlib.closing(reader):
+                while data := stream.read(CHUNK):
+                    reader.feed(data)
+                    reader.take_split()
+                result = reader.finish(str(self._scratch("tree")))
             for content in new_contents(result.contents):
                 if content.identity in wanted and content.identity not in self._good:
                     self._take(writer, content)

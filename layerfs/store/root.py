@@ -17,6 +17,7 @@ from layerfs.store.format import DIRECTORIES, VERSION, TreeKind, check_hex, read
 from layerfs.store.index import Index
 from layerfs.store.leases import Leases
 from layerfs.store.locks import hold
+from layerfs.store.reserve import keep_reserve
 
 _HARMLESS = {"lost+found"}  # what a fresh file system has
 
@@ -130,6 +131,7 @@ def _make_directories(path: Path) -> None:
         for name in DIRECTORIES:
             with contextlib.suppress(FileExistsError):
                 (path / name).mkdir(0o700)
+    keep_reserve(path)
 
 
 def _is_read_only(path: Path) -> bool:

@@ -8,6 +8,8 @@ import re
 from collections import deque
 from pathlib import Path
 
+from layerfs.store.durable import writing
+
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -15,7 +17,8 @@ class Trash:
     """A directory below `tmp/` that takes what is to be removed."""
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(0o700, exist_ok=True)
+        with writing("the trash"):
+            path.mkdir(0o700, exist_ok=True)
         self.path, self._count = path, 0
 
     def take(self, path: Path) -> bool:

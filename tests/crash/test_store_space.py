@@ -108,3 +108,16 @@ def test_a_read_only_store_reads_and_says_why_it_does_not_write(disk: Path) -> N
         ):
             with pytest.raises(StoreReadOnly, match="read-only"):
                 write()
+
+
+def test_gc_makes_room_on_a_full_disk(disk: Path) -> None:
+    with StoreRoot.open(disk / "store") as root:
+        for number in range(4):
+            add_layer(root, {f"f{i}": os.urandom(5000) for i in range(200)} | {"n": b"%d" % number})
+        fill(disk, 0)
+        result = collect(root, Wanted())
+        assert result.layers == 4
+        assert result.bytes > 3_000_000
+        (disk / "filler").unlink()
+        add_layer(root, {"f": b"data"})
+        assert check(root) == []
