@@ -5,7 +5,9 @@ Names are loaded from their modules when they are first used. What an upper chan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from layerfs._lazy import loader
 
 if TYPE_CHECKING:
     from layerfs.layer.changes import Change
@@ -56,16 +58,7 @@ _HOMES = {
     "write_layer": "split",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module (PEP 562)."""
-    import importlib
-
-    if name not in _HOMES:
-        raise AttributeError(f"module 'layerfs.layer' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"layerfs.layer.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = loader(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -14,14 +14,16 @@ same library versions, whatever the number of threads.
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from layerfs.errors import InvalidArchive
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 Codec = Literal["plain", "gzip", "zstd", "bzip2", "xz"]
 PIECE = 1 << 20  # largest piece handed on, bytes
@@ -344,9 +346,11 @@ class _GzipWriter:
     BLOCK = 1 << 20
 
     def __init__(self, write: Callable[[bytes], object], level: int) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         workers = min(os.cpu_count() or 1, 8)
         self._write, self._level = write, level
-        self._pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="gzip")
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="gzip")
         self._queue: list[concurrent.futures.Future[bytes]] = []
         self._ahead = workers + 1
         self._buffer, self._before = bytearray(), b""

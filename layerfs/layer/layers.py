@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, NotFound
-from layerfs.oci.descriptor import Descriptor
 
 if TYPE_CHECKING:
+    from layerfs.oci.descriptor import Descriptor
     from layerfs.store import StoreRoot
     from layerfs.store.index import Txn
 
@@ -64,7 +64,6 @@ class Layer:
     def from_row(cls, diff_id: DiffID, row: Any) -> Layer:
         """Raises Corrupt when the row does not have the fields."""
         try:
-            blob = row["blob"]
             return cls(
                 diff_id,
                 tar_size=int(row["tar_size"]),
@@ -73,10 +72,16 @@ class Layer:
                 unresolved_links=int(row["unresolved_links"]),
                 created_ns=int(row["created"]),
                 packs=tuple(int(pack, 16) for pack in row["packs"]),
-                blob=blob and Descriptor(str(blob["mediaType"]), Digest.parse(blob["digest"]), int(blob["size"])),
+                blob=_blob(row["blob"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise Corrupt(f"the row of layer {diff_id} is not understood") from error
+
+
+def _blob(row: Any) -> Descriptor | None:
+    from layerfs.oci.descriptor import Descriptor
+
+    return Descriptor(str(row["mediaType"]), Digest.parse(row["digest"]), int(row["size"])) if row else None
 
 
 def has_layer(root: StoreRoot, diff_id: DiffID) -> Layer | None:

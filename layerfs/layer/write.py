@@ -20,10 +20,8 @@ The order is the caller's. Names that a layer cannot hold raise InvalidInput.
 
 from __future__ import annotations
 
-import base64
 import os
 import stat
-import urllib.parse
 from collections.abc import Callable, Iterable
 
 from layerfs.errors import InUse, InvalidInput
@@ -241,6 +239,9 @@ def _xattr_record(records: dict[bytes, bytes], name: bytes, value: bytes, path: 
     if b"=" in name:
         if not value:
             raise InvalidInput("a layer cannot hold an empty xattr with = in its name", path=b"/" + path)
+        import base64
+        import urllib.parse
+
         records[b"LIBARCHIVE.xattr." + urllib.parse.quote_from_bytes(name).encode()] = base64.b64encode(value)
     else:
         records[b"SCHILY.xattr." + name] = value
