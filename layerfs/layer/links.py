@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from layerfs.errors import InUse
 from layerfs.layer.host import Descent
 from layerfs.layer.tree import Inode, Tree
 from layerfs.layer.upper import UpperEntry, read_upper, redirected
@@ -43,6 +44,9 @@ class Links:
             if lower.entries + 1 != lower.inode_count:  # else the lower has no hard links: nothing to keep together
                 self._scan()
                 self._load()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            self.close()
+            raise InUse("the upper directory changed while it was read", path=os.fspath(upper)) from error
         except BaseException:
             self.close()
             raise

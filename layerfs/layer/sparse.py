@@ -57,11 +57,22 @@ def sparse_table(extents: Extents, size: int) -> bytes:
 
 
 def canonical_extents(content: _Readable, extents: Extents) -> Extents:
-    """The ranges of 4 KiB blocks that are not all zero: what the bytes say, not how the host happens to keep them."""
-    found = list(join_extents(_nonzero_blocks(content, extents)))
-    gap = BLOCK
+    """The ranges of 4 KiB blocks that are not all zero: what the bytes say, not how the host happens to keep them.
+
+    Over MAX_EXTENTS ranges, those up to 16 KiB apart are joined, or 64 KiB, and so on. Memory stays bounded.
+    """
+    found: list[tuple[int, int]] = []
+    gap = 0
+    for offset, length in _nonzero_blocks(content, extents):
+        if found and offset - sum(found[-1]) <= gap:
+            found[-1] = (found[-1][0], offset + length - found[-1][0])
+            continue
+        found.append((offset, length))
+        while len(found) > 4 * MAX_EXTENTS:
+            gap = 4 * (gap or BLOCK)
+            found = list(join_extents(found, gap))
     while len(found) > MAX_EXTENTS:
-        gap *= 4
+        gap = 4 * (gap or BLOCK)
         found = list(join_extents(found, gap))
     size = content.size
     return tuple((offset, min(length, size - offset)) for offset, length in found)

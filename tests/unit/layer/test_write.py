@@ -9,6 +9,7 @@ import tarfile
 import pytest
 
 from layerfs.errors import InUse, InvalidInput
+from layerfs.layer import sparse
 from layerfs.layer.entry import BytesContent, Entry, FileContent, whiteout
 from layerfs.layer.write import TarWriter
 from tests.oracle.applier import apply, listing
@@ -204,6 +205,24 @@ def test_a_sparse_member_does_not_depend_on_how_the_host_keeps_it(tmp_path):
     assert tar_of(entry) == tar_of(same)
     os.close(folder)
     os.close(other)
+
+
+@pytest.mark.parametrize("most", [100, 20, 8, 2])
+def test_many_pieces_are_joined_the_same_way_however_they_come(monkeypatch, most):
+    monkeypatch.setattr(sparse, "MAX_EXTENTS", most)
+    groups = [group * 60_000 - group * 60_000 % 4096 for group in range(7)]
+    starts = [*(group + piece * 8192 for group in groups for piece in range(7)), 1 << 21]
+    data = bytearray((1 << 21) + 4096)
+    for start in starts:
+        data[start] = 1
+    content = BytesContent(bytes(data))
+    got = sparse.canonical_extents(content, ((0, len(data)),))
+    wanted = [(start, 4096) for start in starts]
+    gap = 0
+    while len(wanted) > most:
+        gap = 4 * (gap or 4096)
+        wanted = list(sparse.join_extents(wanted, gap))
+    assert list(got) == wanted and len(got) <= most
 
 
 def test_short_holes_stay_dense(tmp_path):
