@@ -3,9 +3,16 @@
 
 #include "layerfs.h"
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the store's format is read in place");
+
+/* Clang before 16 declares ARM's intrinsics only where the whole build may use them. */
+#if defined(__aarch64__) && (!defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_SHA2))
+#define ARMV8 1
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
-#elif defined(__aarch64__)
+#elif defined(ARMV8)
 #include <arm_neon.h>
 #include <sys/auxv.h>
 #endif
@@ -174,7 +181,7 @@ static struct engine choose_engine(void)
 	bool sha = b & 1u << 29;
 	return sse41 && ssse3 && sha ? (struct engine){blocks_sha_ni, pair_sha_ni} : PORTABLE;
 }
-#elif defined(__aarch64__)
+#elif defined(ARMV8)
 __attribute__((target("+crypto"))) static void blocks_armv8(uint32_t state[8], const uint8_t *data, size_t blocks)
 {
 	uint32x4_t abcd = vld1q_u32(state), efgh = vld1q_u32(state + 4);
