@@ -15,7 +15,7 @@ from layerfs.digest import Digest
 from layerfs.errors import Corrupt, InvalidInput, NotFound, StoreError
 from layerfs.store.durable import make_durable, place_file, write_all, writing
 from layerfs.store.index import Index, Txn
-from layerfs.store.leases import NEWBORN, Lease
+from layerfs.store.leases import Lease, newborn_name
 
 READ_LIMIT = 64 << 20  # bytes; the most that `read` takes into memory unless told otherwise
 
@@ -132,7 +132,7 @@ class Blobs:
     def _scratch(self) -> Iterator[tuple[Path, int]]:
         """A locked file straight below `tmp/`: its lock says that its writer lives."""
         name = os.urandom(16).hex()
-        path, newborn = self.path / "tmp" / f"blob-{name}", self.path / "tmp" / f"{NEWBORN}{name}"
+        path, newborn = self.path / "tmp" / f"blob-{name}", self.path / "tmp" / newborn_name()
         fd = os.open(newborn, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

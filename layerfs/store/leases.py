@@ -25,9 +25,8 @@ from layerfs.store.format import ID_SIZE
 from layerfs.store.index import Index
 from layerfs.store.trash import remove_tree
 
-NEWBORN = (
-    ".new-"  # the names of files and directories of `tmp/` until their lock is held: then an unheld lock means dead
-)
+# What is in `tmp/` has such a name until its lock is held; from then on an unheld lock means that its owner is dead.
+NEWBORN = ".new-"
 NEWBORN_SECONDS = 60
 _open_leases: weakref.WeakSet[Lease] = weakref.WeakSet()
 
@@ -146,7 +145,7 @@ class Leases:
         return Lease(record, tmp, fd, self)
 
     def _make(self, tmp: Path) -> int:
-        newborn = self.path / f"{NEWBORN}{tmp.name}"
+        newborn = self.path / newborn_name()
         newborn.mkdir(0o700)
         fd = -1
         try:
@@ -208,7 +207,7 @@ class Leases:
                 is_directory = entry.is_dir(follow_symlinks=False)
                 held = is_locked(Path(entry.path) / "pins" if is_directory else Path(entry.path))
                 age = abs(time.time() - entry.stat(follow_symlinks=False).st_mtime)
-                if not held and (age > NEWBORN_SECONDS or not entry.name.startswith(NEWBORN)):
+                if not held and (age > NEWBORN_SECONDS or not _being_born(entry.name)):
                     yield Path(entry.path)
 
     def _remove_tmp(self, path: Path) -> int:
@@ -218,6 +217,23 @@ class Leases:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
         return 1
+
+
+def newborn_name() -> str:
+    """A name that tells whose it is, for what this process is about to lock."""
+    pid = os.getpid()
+    return f"{NEWBORN}{pid}.{process_start(pid)}.{pid_namespace()}.{os.urandom(8).hex()}"
+
+
+def _being_born(name: str) -> bool:
+    """Whether a name is that of something whose maker may still live."""
+    if not name.startswith(NEWBORN):
+        return False
+    try:
+        pid, start, namespace = map(int, name.removeprefix(NEWBORN).split(".")[:3])
+    except ValueError:
+        return True
+    return namespace != pid_namespace() or process_start(pid) == start
 
 
 def boot_id() -> str:

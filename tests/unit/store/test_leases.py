@@ -9,7 +9,7 @@ import pytest
 
 from layerfs.errors import StoreError
 from layerfs.store import StoreRoot
-from layerfs.store.leases import LeaseRecord, process_start
+from layerfs.store.leases import LeaseRecord, pid_namespace, process_start
 
 
 def names(root: StoreRoot) -> list[str]:
@@ -80,8 +80,9 @@ def test_a_forked_child_does_not_end_or_keep_its_parents_lease(root: StoreRoot) 
 def test_strangers_in_tmp_go_and_newborn_ones_when_they_are_old(root: StoreRoot) -> None:
     (root.path / "tmp/file").write_text("")
     (root.path / "tmp/.new-file").write_text("")
+    (root.path / f"tmp/.new-{2**22 + 1}.1.{pid_namespace()}.x").write_text("")
     (root.path / "tmp/.new-dir").mkdir()
-    assert root.leases.clean_dead() == 1
+    assert root.leases.clean_dead() == 2
     for path in (root.path / "tmp").iterdir():
         os.utime(path, (time.time() - 1000,) * 2)
     assert root.leases.clean_dead() == 2
