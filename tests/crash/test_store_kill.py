@@ -54,7 +54,7 @@ def test_import_killed(path: Path) -> None:
         with StoreRoot.open(path) as root:
             add_layer(root, files(number))
 
-    outcome = crash_rounds(work, lambda number: assert_whole(path), rounds=25)
+    outcome = crash_rounds(work, lambda number: assert_whole(path), rounds=20)
     assert outcome.killed > 5
     with StoreRoot.open(path) as root:
         layer = add_layer(root, files(7))
@@ -83,7 +83,7 @@ def test_gc_killed(path: Path) -> None:
         with StoreRoot.open(path) as root:
             assert root.contents.read(identity_of(BIG), verify=True) == BIG
 
-    assert crash_rounds(work, verify, prepare=prepare, rounds=20).killed > 4
+    assert crash_rounds(work, verify, prepare=prepare, rounds=15).killed > 2
     assert_empties(path)
 
 
@@ -118,7 +118,7 @@ def test_blobs_and_rows_killed(path: Path) -> None:
                     txn.put_json("images", digest.raw, {"diff_ids": [], "manifest": None})
                     txn.put_json("references", digest.raw[:8], {"image": digest.hex, "manifest": None})
 
-    assert crash_rounds(work, lambda number: assert_whole(path), rounds=15).killed > 3
+    assert crash_rounds(work, lambda number: assert_whole(path), rounds=10).killed > 2
     with StoreRoot.open(path) as root, root.index.view() as txn:
         assert txn.count("images") == txn.count("references") == txn.count("blobs")
 
@@ -155,4 +155,4 @@ def test_creation_killed(tmp_path: Path) -> None:
         with StoreRoot.open(tmp_path / str(number)) as root, root.index.update() as txn:
             txn.put("meta", b"a", b"b")
 
-    crash_rounds(work, lambda number: assert_whole(tmp_path / str(number)), rounds=25)
+    crash_rounds(work, lambda number: assert_whole(tmp_path / str(number)), rounds=20)

@@ -13,7 +13,7 @@ from tests.crash.harness import finish, start
 from tests.unit.store.content import identity_of
 from tests.unit.store.layers import Wanted, add_layer
 
-SECONDS = 4.0
+SECONDS = 2.5
 
 
 def roots(txn: Txn) -> Roots:
