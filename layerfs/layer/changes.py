@@ -61,8 +61,9 @@ class Step:
 def changes(upper: Path, lower: Tree, *, prefix: bytes | None = None, index: Path | None = None) -> Iterator[Change]:
     """What `docker diff` lists: depth-first, names in byte order, the directories above a change as "C".
 
-    A directory that stands for another one counts as changed, its names are compared with the old ones'; of a deleted
-    directory only the top is listed. The root itself never is.
+    A directory that stands for another one (removed and made again, or moved there) is listed as "D", then all that is
+    in it, as "C" where the old one had the name, else as "A". Of a deleted directory only the top is listed. The root
+    never is.
 
     prefix: of the upper's marks; by default what this process may use. index: `work/index` of a kernel mount.
 
@@ -70,12 +71,16 @@ def changes(upper: Path, lower: Tree, *, prefix: bytes | None = None, index: Pat
         Corrupt: the upper refers to something that the lower tree does not have.
         InUse: the upper changed while it was read.
     """
+    replaced = b""
     with UpperWalk(upper, lower, prefix, index) as walk:
-        for step in with_parents(walk, lambda step: step.kind != "="):
-            if step.path and step.kind != "=":
-                yield Change(step.kind, b"/" + step.path)
+        for step in with_parents(walk, lambda step: step.kind != "=" or step.replaced):
+            if step.opaque and step.path:
+                replaced = step.path
+                yield Change("D", b"/" + step.path)
+            elif step.kind == "D" and replaced and _below(step.path, replaced):
+                continue
             elif step.path:
-                yield Change("C", b"/" + step.path)
+                yield Change("C" if step.kind == "=" else step.kind, b"/" + step.path)
 
 
 def with_parents(steps: Iterable[Step], wanted: Callable[[Step], bool]) -> Iterator[Step]:
