@@ -7,127 +7,24 @@
 #include <sys/stat.h>
 
 #include "depot.h"
+#include "notes.h"
 #include "path.h"
 #include "split.h"
 #include "tar.h"
-#include "text.h"
-#include "tree_internal.h"
-
-#define NOTES_SIZE (8u << 20)	     /* members wait here until their contents have a place */
-#define METADATA_MAX (256ull << 20) /* link targets and extended attributes of a layer, which memory holds */
-
-enum note_kind { NOTE_PUT, NOTE_LINK, NOTE_WHITEOUT, NOTE_OPAQUE };
-
-struct note { /* one change to the tree; strings are behind it */
-	enum note_kind kind;
-	uint32_t content; /* number in the depot, or LFS_NO_CONTENT */
-	struct lfs_bytes path, other; /* other: target, or name of a whiteout */
-	struct lfs_attr attr;
-	size_t size; /* with what is behind it */
-};
 
 struct lfs_ingest {
 	struct lfs_ingest_config config;
 	struct lfs_tar tar;
-	struct lfs_tree *tree;
+	struct lfs_notes notes;
 	struct lfs_depot depot;
 	struct lfs_split split;
 	struct lfs_sha256 diff;
-	uint64_t tar_size, members, metadata;
-	uint8_t *notes;
-	size_t notes_used;
-	struct note *open; /* the file that is coming in, when it becomes an inode */
+	uint64_t tar_size, members;
+	struct lfs_note *open; /* the file that is coming in, when it becomes an inode */
 	int failed;
 	struct lfs_error error;
 	bool finished;
 };
-
-/* --- notes --- */
-
-static int apply(struct lfs_ingest *ingest, const struct note *note, struct lfs_error *error)
-{
-	static const struct lfs_content empty;
-	switch (note->kind) {
-	case NOTE_LINK:
-		return lfs_tree_link(ingest->tree, note->path, note->other, error);
-	case NOTE_WHITEOUT:
-		return lfs_tree_whiteout(ingest->tree, note->path, note->other, error);
-	case NOTE_OPAQUE:
-		return lfs_tree_opaque(ingest->tree, note->path, error);
-	default: {
-		const struct lfs_content *content =
-			note->content == LFS_NO_CONTENT ? &empty : lfs_table_at(&ingest->depot.table, note->content);
-		return lfs_tree_put(ingest->tree, note->path, &note->attr, S_ISREG(note->attr.mode) ? content : NULL, note->other,
-				    error);
-	}
-	}
-}
-
-static int name_error(int rc, struct lfs_bytes name, struct lfs_error *error)
-{
-	char quoted[LFS_QUOTED];
-	struct lfs_error inner = *error;
-	if (rc == -EINVAL) /* what the tree calls a bad argument came from the archive */
-		rc = -EBADMSG;
-	return lfs_fail(error, rc, "%s: %s", lfs_quote(quoted, name), inner.text[0] ? inner.text : strerror(-rc));
-}
-
-/* Gives the contents so far their places, then changes the tree in the order of the archive. */
-static int settle(struct lfs_ingest *ingest, struct lfs_error *error)
-{
-	int rc = lfs_depot_settle(&ingest->depot, error);
-	for (size_t at = 0; rc == 0 && at < ingest->notes_used;) {
-		const struct note *note = (const struct note *)(ingest->notes + at);
-		rc = apply(ingest, note, error);
-		if (rc == 0 && ingest->tree->name_count > ingest->config.max_entries)
-			rc = lfs_fail(error, -EBADMSG, "more than %llu names", (unsigned long long)ingest->config.max_entries);
-		if (rc < 0)
-			rc = name_error(rc, note->path, error);
-		at += note->size;
-	}
-	ingest->notes_used = 0;
-	return rc;
-}
-
-static struct lfs_bytes copy_bytes(uint8_t **to, struct lfs_bytes bytes)
-{
-	struct lfs_bytes copy = {*to, bytes.size};
-	if (bytes.size)
-		memcpy(*to, bytes.data, bytes.size);
-	*to += bytes.size;
-	return copy;
-}
-
-/* Keeps a copy of the note and all that it points to. */
-static int keep_note(struct lfs_ingest *ingest, const struct note *note, struct note **kept, struct lfs_error *error)
-{
-	const struct lfs_attr *attr = &note->attr;
-	size_t size = sizeof *note + attr->xattr_count * sizeof *attr->xattrs + note->path.size + note->other.size, metadata;
-	for (size_t i = 0; i < attr->xattr_count; i++)
-		size += attr->xattrs[i].name.size + attr->xattrs[i].value.size;
-	metadata = size - sizeof *note - note->path.size;
-	size = (size + 15) & ~(size_t)15;
-	ingest->metadata += metadata;
-	if (size > NOTES_SIZE || ingest->metadata > METADATA_MAX)
-		return lfs_fail(error, -EBADMSG, "too many extended attributes and link targets");
-	int rc = size > NOTES_SIZE - ingest->notes_used ? settle(ingest, error) : 0;
-	if (rc < 0)
-		return rc;
-
-	struct note *copy = (struct note *)(ingest->notes + ingest->notes_used);
-	struct lfs_xattr *xattrs = (struct lfs_xattr *)(copy + 1);
-	uint8_t *to = (uint8_t *)(xattrs + attr->xattr_count);
-	*copy = *note;
-	copy->size = size;
-	copy->path = copy_bytes(&to, note->path);
-	copy->other = copy_bytes(&to, note->other);
-	copy->attr.xattrs = xattrs;
-	for (size_t i = 0; i < attr->xattr_count; i++)
-		xattrs[i] = (struct lfs_xattr){copy_bytes(&to, attr->xattrs[i].name), copy_bytes(&to, attr->xattrs[i].value)};
-	ingest->notes_used += size;
-	*kept = copy;
-	return 0;
-}
 
 /* --- members --- */
 
@@ -141,10 +38,10 @@ static uint32_t type_bits(enum lfs_member_type type)
 	return bits[type];
 }
 
-static int plain_note(const struct lfs_member *member, struct note *note, char *link_text, struct lfs_error *error)
+static int plain_note(const struct lfs_member *member, struct lfs_note *note, char *link_text, struct lfs_error *error)
 {
 	if (member->type == LFS_MEMBER_LINK) {
-		note->kind = NOTE_LINK;
+		note->kind = LFS_NOTE_LINK;
 		return lfs_path_clean(member->target, link_text, &note->other, error);
 	}
 	note->attr = (struct lfs_attr){
@@ -166,7 +63,7 @@ static int plain_note(const struct lfs_member *member, struct note *note, char *
 }
 
 /* What the member does to the tree. 1: nothing. */
-static int make_note(const struct lfs_member *member, struct note *note, char *path_text, char *link_text, struct lfs_error *error)
+static int make_note(const struct lfs_member *member, struct lfs_note *note, char *path_text, char *link_text, struct lfs_error *error)
 {
 	struct lfs_path_parts parts;
 	struct lfs_bytes path;
@@ -174,17 +71,17 @@ static int make_note(const struct lfs_member *member, struct note *note, char *p
 	if (rc < 0)
 		return rc;
 	int kind = lfs_path_classify(path, &parts, error);
-	*note = (struct note){.kind = NOTE_PUT, .content = LFS_NO_CONTENT, .path = path};
+	*note = (struct lfs_note){.kind = LFS_NOTE_PUT, .content = LFS_NO_CONTENT, .path = path};
 	switch (kind) {
 	case LFS_PATH_PLAIN:
 		return plain_note(member, note, link_text, error);
 	case LFS_PATH_WHITEOUT:
-		note->kind = NOTE_WHITEOUT;
+		note->kind = LFS_NOTE_WHITEOUT;
 		note->path = parts.directory;
 		note->other = parts.name;
 		return 0;
 	case LFS_PATH_OPAQUE:
-		note->kind = NOTE_OPAQUE;
+		note->kind = LFS_NOTE_OPAQUE;
 		note->path = parts.directory;
 		return 0;
 	default:
@@ -216,13 +113,13 @@ static int check_limits(struct lfs_ingest *ingest, const struct lfs_member *memb
 static int begin_member(struct lfs_ingest *ingest, const struct lfs_member *member, struct lfs_error *error)
 {
 	char path_text[LFS_PATH_MAX], link_text[LFS_PATH_MAX];
-	struct note note;
+	struct lfs_note note;
 	int rc = check_limits(ingest, member, error);
 	if (rc == 0)
 		rc = make_note(member, &note, path_text, link_text, error);
 	ingest->open = NULL;
 	if (rc == 0)
-		rc = keep_note(ingest, &note, &ingest->open, error);
+		rc = lfs_notes_keep(&ingest->notes, &note, &ingest->open, error);
 	if (rc < 0 || member->type != LFS_MEMBER_FILE || !member->size)
 		return rc;
 	return lfs_depot_begin(&ingest->depot, member->size, holes_of(member) >= LFS_HOLES_MIN, error);
@@ -231,7 +128,7 @@ static int begin_member(struct lfs_ingest *ingest, const struct lfs_member *memb
 static int on_member(void *context, const struct lfs_member *member, struct lfs_error *error)
 {
 	int rc = begin_member(context, member, error);
-	return rc == -EBADMSG ? name_error(rc, member->name, error) : rc < 0 ? rc : 0;
+	return rc == -EBADMSG ? lfs_name_error(rc, member->name, error) : rc < 0 ? rc : 0;
 }
 
 static int on_raw(void *context, const uint8_t *data, size_t size, struct lfs_error *error)
@@ -272,7 +169,7 @@ static int on_done(void *context, const struct lfs_member *member, struct lfs_er
 		return rc;
 	if (ingest->open)
 		ingest->open->content = content;
-	return lfs_depot_full(&ingest->depot) ? settle(ingest, error) : 0;
+	return lfs_depot_full(&ingest->depot) ? lfs_notes_settle(&ingest->notes, error) : 0;
 }
 
 /* --- the whole --- */
@@ -295,10 +192,9 @@ int lfs_ingest_new(const struct lfs_ingest_config *config, struct lfs_ingest **o
 	}
 	lfs_tar_init(&ingest->tar, &events, ingest);
 	lfs_sha256_init(&ingest->diff);
-	ingest->notes = malloc(NOTES_SIZE);
 	int rc = lfs_depot_init(&ingest->depot, &ingest->config);
 	if (rc == 0)
-		rc = ingest->notes ? lfs_tree_new(&ingest->tree) : -ENOMEM;
+		rc = lfs_notes_init(&ingest->notes, &ingest->depot, ingest->config.max_entries);
 	if (rc < 0) {
 		lfs_ingest_free(ingest);
 		return rc;
@@ -314,11 +210,9 @@ void lfs_ingest_free(struct lfs_ingest *ingest)
 	lfs_depot_free(&ingest->depot);
 	lfs_tar_free(&ingest->tar);
 	lfs_split_free(&ingest->split);
-	if (ingest->tree)
-		lfs_tree_free(ingest->tree);
+	lfs_notes_free(&ingest->notes);
 	lfs_close_fd(&ingest->config.pack_fd);
 	lfs_close_fd(&ingest->config.objects_fd);
-	free(ingest->notes);
 	free(ingest);
 }
 
@@ -374,7 +268,7 @@ static int finish(struct lfs_ingest *ingest, const char *tree_path, struct lfs_i
 {
 	int rc = locate(ingest, lfs_tar_finish(&ingest->tar, error), error);
 	if (rc == 0)
-		rc = settle(ingest, error);
+		rc = lfs_notes_settle(&ingest->notes, error);
 	if (rc == 0)
 		rc = lfs_depot_wait(&ingest->depot, error);
 	if (rc < 0)
@@ -384,7 +278,7 @@ static int finish(struct lfs_ingest *ingest, const char *tree_path, struct lfs_i
 	if (rc < 0)
 		return rc;
 	const struct lfs_buffer *contents = &ingest->depot.table.list; /* all: the tree drops those that inodes use */
-	return lfs_tree_write(ingest->tree, tree_path, false, result->diff_id, (const struct lfs_content *)contents->data,
+	return lfs_tree_write(ingest->notes.tree, tree_path, false, result->diff_id, (const struct lfs_content *)contents->data,
 			      lfs_table_count(&ingest->depot.table), &result->tree, error);
 }
 
