@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from layerfs.errors import LayerfsError
 from layerfs.layer.tree import Tree
+from layerfs.mount import detach
 from layerfs.union.content import Contents
 from layerfs.union.union import Union
 
@@ -80,14 +82,24 @@ def main() -> int:
     orders = json.load(sys.stdin)
     report = int(orders["report"])
 
-    def say(message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # nobody listens any more
+    def say(message: dict[str, Any]) -> bool:
+        try:
             os.write(report, json.dumps(message).encode() + b"\n")
-        with contextlib.suppress(OSError):
-            os.close(report)
+            return True
+        except OSError:
+            return False  # who started us was killed
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(report)
+
+    def ready() -> None:
+        """A mount that nobody waits for any more may have lost its row already: it goes, and we with it."""
+        if not say({"ready": True}):
+            with contextlib.suppress(LayerfsError):
+                detach(Path(orders["target"]), lazy=True)
 
     try:
-        serve(orders, lambda: say({"ready": True}))
+        serve(orders, ready)
     except RuntimeError:  # libfuse has said why on stderr
         say({"error": "libfuse could not mount", "errno": errno.EIO})
         return 1

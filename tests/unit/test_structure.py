@@ -24,7 +24,7 @@ BELOW = {  # part -> parts it may import
     "store": {"digest", "errors", "native", "_native"},
     "layer": {"_lazy", "_pure", "digest", "errors", "native", "oci", "store"},
     "union": {"errors", "layer", "native", "_native"},
-    "fuse": {"errors", "layer", "union"},
+    "fuse": {"errors", "layer", "mount", "union"},
     "snapshot": {"_lazy", "digest", "errors", "layer", "mount", "store", "union"},
     "image": {"digest", "errors", "layer", "native", "oci", "reference", "store"},
     "runtime": {"errors", "mount"},
