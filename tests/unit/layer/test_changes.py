@@ -180,7 +180,7 @@ def test_names_that_would_be_whiteouts_are_named_in_the_error(world):
     assert world.changes() == ["A /sub", "A /sub/.wh.test"]
     with pytest.raises(InvalidInput, match=r"/sub/\.wh\.test"):
         world.commit()
-    assert not [path for path in world.lease.tmp.iterdir() if path.name != "pins"]
+    assert not [path for path in world.lease.tmp.iterdir() if "-" in path.name]
 
 
 def test_sockets_are_listed_but_not_archived(world):
@@ -225,10 +225,6 @@ def test_very_deep_uppers(world):
     os.close(here)
     assert len(world.changes()) == 1501
     assert world.commit().entries == 1501
-    for _ in range(15):  # shutil.rmtree does not get that deep: take a hundred levels at a time
-        (path / ("x/" * 100)).rename(path.parent / "cut")
-        shutil.rmtree(path)
-        (path.parent / "cut").rename(path)
 
 
 def step(path, kind):
