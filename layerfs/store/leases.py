@@ -1,9 +1,11 @@
 """Leases: who is writing into the store right now.
 
-A lease is a row, a directory below `tmp/` and, in it, the file `pins`: 32-byte keys (identities, diff IDs, chain IDs,
-blob digests) that `gc` must keep. Rule for writers: hold a lease from before the first look-up or write until the row
-that refers to it all (an image, a container) is committed. What is published after the oldest living lease began is
-kept too.
+A lease is a directory below `tmp/` with two files: `lease`, whose it is, and `pins`, locked while it is held: 32-byte
+keys (identities, diff IDs, chain IDs, blob digests) that `gc` must keep. No row: a lease need not survive a power cut,
+and a durable commit costs more than most of what leases are held for.
+
+Rule for writers: hold a lease from before the first look-up or write until the row that refers to it all (an image, a
+container) is committed. What is published after the oldest living lease began is kept too.
 """
 
 from __future__ import annotations
@@ -11,29 +13,31 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from layerfs.errors import NoSpace, StoreError
+from layerfs.errors import StoreError
 from layerfs.store.durable import write_all, writing
 from layerfs.store.format import ID_SIZE
-from layerfs.store.index import Index
+from layerfs.store.index import decode_json, encode_json
 from layerfs.store.trash import remove_tree
 
 # What is in `tmp/` has such a name until its lock is held; from then on an unheld lock means that its owner is dead.
 NEWBORN = ".new-"
 NEWBORN_SECONDS = 60
+_LEASE = re.compile(r"[0-9a-f]{32}\Z")
 _open_leases: weakref.WeakSet[Lease] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """A row of the `leases` table."""
+    """The file `lease`: JSON."""
 
     id: str
     pid: int
@@ -56,9 +60,9 @@ class LeaseRecord:
         )
 
     @classmethod
-    def from_row(cls, key: bytes, row: dict[str, Any]) -> LeaseRecord:
+    def from_row(cls, id: str, row: dict[str, Any]) -> LeaseRecord:
         return cls(
-            id=key.decode("ascii", "replace"),
+            id=id,
             pid=int(row.get("pid", 0)),
             pid_start=int(row.get("pid_start", 0)),
             pid_ns=int(row.get("pid_ns", 0)),
@@ -96,17 +100,13 @@ class Lease:
             write_all(self._fd, keys)
 
     def release(self) -> None:
-        """Ends the lease and removes what is left of its directory. Idempotent; a full disk does not make it fail."""
+        """Ends the lease and removes what is left of its directory. Idempotent."""
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
-        try:
-            remove_tree(self.tmp)
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            with contextlib.suppress(NoSpace), self._leases.index.update() as txn:
-                txn.delete("leases", self.id.encode())
-        finally:
-            os.close(fd)
+        remove_tree(self.tmp)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
 
     def __enter__(self) -> Lease:
         return self
@@ -126,42 +126,44 @@ class Lease:
 class Leases:
     """Acquires leases and tells the living from the dead."""
 
-    def __init__(self, tmp: Path, index: Index, gc_lock: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        self.path, self.index, self.gc_lock = tmp, index, gc_lock
+    def __init__(self, tmp: Path, gc_lock: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self.path, self.gc_lock = tmp, gc_lock
 
     def acquire(self, purpose: str) -> Lease:
         """A new lease of this process. Raises NoSpace, StoreReadOnly."""
         record = LeaseRecord.of_this_process(purpose)
-        tmp = self.path / record.id
+        tmp, newborn = self.path / record.id, self.path / newborn_name()
+        fd = -1
         with writing("a lease"):
-            fd = self._make(tmp)
-        try:
-            with self.index.update() as txn:
-                txn.put_json("leases", record.id.encode(), record.row())
-        except BaseException:
-            os.close(fd)
-            remove_tree(tmp)
-            raise
+            newborn.mkdir(0o700)
+            try:
+                (newborn / "lease").write_bytes(encode_json(record.row()))
+                fd = os.open(newborn / "pins", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                newborn.rename(tmp)
+            except BaseException:
+                if fd >= 0:
+                    os.close(fd)
+                remove_tree(newborn)
+                raise
         return Lease(record, tmp, fd, self)
 
-    def _make(self, tmp: Path) -> int:
-        newborn = self.path / newborn_name()
-        newborn.mkdir(0o700)
-        fd = -1
-        try:
-            fd = os.open(newborn / "pins", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            newborn.rename(tmp)
-        except BaseException:
-            if fd >= 0:
-                os.close(fd)
-            remove_tree(newborn)
-            raise
-        return fd
-
     def records(self) -> list[LeaseRecord]:
-        with self.index.view() as txn:
-            return [LeaseRecord.from_row(key, row) for key, row in txn.scan_json("leases")]
+        """Of every lease, living or dead."""
+        return [record for name in self._names() if _LEASE.match(name) and (record := self._record(name)) is not None]
+
+    def _names(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+            return [entry.name for entry in entries]
+        return []
+
+    def _record(self, name: str) -> LeaseRecord | None:
+        """None when it is being removed."""
+        try:
+            row = decode_json((self.path / name / "lease").read_bytes(), "leases")
+            return LeaseRecord.from_row(name, row)
+        except (OSError, AttributeError, TypeError, ValueError):
+            return None
 
     def living(self) -> list[LeaseRecord]:
         return [record for record in self.records() if self.alive(record)]
@@ -186,37 +188,31 @@ class Leases:
         return found
 
     def clean_dead(self) -> int:
-        """Removes directories and rows of leases whose process is gone; the number of leases and orphans removed."""
-        records = {record.id: record for record in self.records()}
-        dead = [record for record in records.values() if not self.alive(record)]
-        removed = sum(self._remove_tmp(self.path / record.id) for record in dead)
-        if dead:
-            with self.index.update() as txn:
-                for record in dead:
-                    txn.delete("leases", record.id.encode())
-        for entry in self._strangers(set(records)):
-            removed += self._remove_tmp(entry)
-        return max(removed, len(dead))
+        """Removes what is in `tmp/` of processes that are gone; the number of things removed."""
+        dead = [self.path / name for name in self._names() if not self._held(name)]
+        for path in dead:
+            self._remove_tmp(path)
+        return len(dead)
 
-    def _strangers(self, known: set[str]) -> Iterator[Path]:
-        """What lies in `tmp/` without a row and without a holder."""
-        with os.scandir(self.path) as entries:
-            names = [entry for entry in entries if entry.name not in known]
-        for entry in names:
-            with contextlib.suppress(FileNotFoundError):
-                is_directory = entry.is_dir(follow_symlinks=False)
-                held = is_locked(Path(entry.path) / "pins" if is_directory else Path(entry.path))
-                age = abs(time.time() - entry.stat(follow_symlinks=False).st_mtime)
-                if not held and (age > NEWBORN_SECONDS or not _being_born(entry.name)):
-                    yield Path(entry.path)
+    def _held(self, name: str) -> bool:
+        """Whether somebody living has it: by the lease's record, else by the lock; what is being made, by its age."""
+        path = self.path / name
+        if _LEASE.match(name) and (record := self._record(name)) is not None:
+            return self.alive(record)
+        if is_locked(path / "pins" if path.is_dir() else path):
+            return True
+        try:
+            age = abs(time.time() - path.lstat().st_mtime)
+        except FileNotFoundError:
+            return True
+        return age < NEWBORN_SECONDS and _being_born(name)
 
-    def _remove_tmp(self, path: Path) -> int:
+    def _remove_tmp(self, path: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             remove_tree(path)
         else:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
-        return 1
 
 
 def newborn_name() -> str:

@@ -29,7 +29,7 @@ class StoreRoot:
         """Use `open`."""
         self.path, self.read_only = path, read_only
         self.index = Index(path / "index", read_only=read_only)
-        self.leases = Leases(path / "tmp", self.index, self._shared_gc_lock)
+        self.leases = Leases(path / "tmp", self._shared_gc_lock)
         self.contents = Contents(path, self.index, self._shared_gc_lock)
         self.blobs = Blobs(path, self.index, self._shared_gc_lock)
 

@@ -55,12 +55,12 @@ def test_the_lease_of_a_killed_process_is_cleaned_at_the_next_open(root: StoreRo
 def test_a_lease_of_another_boot_or_process_is_dead(root: StoreRoot, field: dict[str, object]) -> None:
     with root.leases.acquire("x") as lease:
         row = lease.record.row() | field
-        assert not root.leases.alive(LeaseRecord.from_row(lease.id.encode(), row))
+        assert not root.leases.alive(LeaseRecord.from_row(lease.id, row))
 
 
 def test_in_another_pid_namespace_the_lock_decides(root: StoreRoot) -> None:
     with root.leases.acquire("x") as lease:
-        record = LeaseRecord.from_row(lease.id.encode(), lease.record.row() | {"pid_ns": 1, "pid": 2**22 + 1})
+        record = LeaseRecord.from_row(lease.id, lease.record.row() | {"pid_ns": 1, "pid": 2**22 + 1})
         assert root.leases.alive(record)
         (lease.tmp / "pins").rename(lease.tmp / "gone")
         assert not root.leases.alive(record)
