@@ -47,7 +47,8 @@ class LayerfsError(OSError):
         return f"{self.message}: {self.filename}" if self.filename is not None else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), self.message, path=self.filename), ()
+        state = {**self.__dict__, "errno": self.errno}
+        return functools.partial(type(self), self.message, path=self.filename), (), state
 
 
 class NotFound(LayerfsError, FileNotFoundError):

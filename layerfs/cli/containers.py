@@ -125,7 +125,8 @@ def run_command(
         return fail(str(error), 125)
     sys.stdout.flush()
     try:
-        return box.start_attached(stdin=interactive)
+        done = box.run(stdin=0 if interactive else None, stdout=None, stderr=None, forward_signals=True)
+        return done.returncode
     except LayerfsError as error:
         return fail(str(error), error.exit_code if error.exit_code != 1 else 125)
     finally:

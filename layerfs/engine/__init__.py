@@ -1,9 +1,22 @@
-"""What users hold: a store, its images, its containers. Opens a root directory and wires the parts; holds no logic."""
+"""What users hold: a store, its images, its containers. Opens a root directory and wires the parts; holds no logic.
 
+Parts that only some calls need are imported in those calls, so that a short command starts quickly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerfs._lazy import loader
 from layerfs.engine.container import Container
 from layerfs.engine.image import Image, Layer
 from layerfs.engine.records import Change, LoadedImage
 from layerfs.engine.store import Store, diff
-from layerfs.store.gc import GcResult
 
-__all__ = ["Change", "Container", "GcResult", "Image", "Layer", "LoadedImage", "Store", "diff"]
+if TYPE_CHECKING:
+    from layerfs.engine.state import State
+    from layerfs.engine.upkeep import GcResult, Sizes
+
+__getattr__ = loader(__name__, {"GcResult": "upkeep", "Sizes": "upkeep", "State": "state"})
+
+__all__ = ["Change", "Container", "GcResult", "Image", "Layer", "LoadedImage", "Sizes", "State", "Store", "diff"]

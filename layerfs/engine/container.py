@@ -2,51 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from layerfs.engine.mounts import mount_container, mounted_at
 from layerfs.engine.records import Change
 from layerfs.engine.settings import Settings
 from layerfs.engine.state import State
-from layerfs.engine.upkeep import Sizes, upper_size
-from layerfs.errors import InUse, InvalidInput
-from layerfs.image.commit import commit_image
-from layerfs.image.export import export
-from layerfs.image.images import Images
-from layerfs.layer.changes import changes
-from layerfs.layer.commit import commit_layer
-from layerfs.layer.directory import directory_entries
-from layerfs.layer.merged import merged_tree
-from layerfs.oci import ContainerConfig
-from layerfs.reference import Reference
+from layerfs.errors import InUse
 
 if TYPE_CHECKING:
     from layerfs.engine.image import Image
     from layerfs.engine.store import Store
+    from layerfs.engine.upkeep import Sizes
     from layerfs.layer.progress import Report
     from layerfs.layer.tree import Tree
-    from layerfs.runtime import Process, RunResult
+    from layerfs.oci import ContainerConfig
+    from layerfs.runtime import RunResult
     from layerfs.snapshot import ContainerRecord, MountHandle
 
-_users: dict[str, tuple[int, Path, MountHandle | None]] = {}  # container -> runs of this process, where, our mount
-_users_lock = threading.Lock()
+PIPE, DEVNULL = -1, -3  # subprocess's numbers
+Stream = int | IO[Any] | None
 
 
 class Container:
-    """A container; its state is read from the store at each call."""
+    """A container; its state is read from the store at each call. Safe from threads."""
 
     def __init__(self, store: Store, record: ContainerRecord) -> None:
-        self.store, self._id = store, record.id
+        self.store, self._id, self._name = store, record.id, record.name
 
     def __repr__(self) -> str:
-        return f"<layerfs.Container {self._id[:12]}>"
+        return f"<layerfs.Container {self._id[:12]} {self._name}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Container) and (self._id, self.store.path) == (other._id, other.store.path)
+
+    def __hash__(self) -> int:
+        return hash(self._id)
 
     @property
     def record(self) -> ContainerRecord:
@@ -59,7 +54,13 @@ class Container:
         return self._id
 
     @property
+    def short_id(self) -> str:
+        """Twelve hex digits, as docker prints them."""
+        return self._id[:12]
+
+    @property
     def name(self) -> str:
+        """Its name now. Raises ContainerNotFound."""
         return self.record.name
 
     @property
@@ -71,11 +72,12 @@ class Container:
 
     @property
     def settings(self) -> Settings:
+        """What its creator asked for."""
         return Settings.of(self.record.config)
 
     @property
     def state(self) -> State:
-        """What it does now, from the processes that there are."""
+        """What it does now, from the processes that there are: `.status` created, running or exited, `.code`."""
         return State.of(self.record.state)
 
     @property
@@ -89,30 +91,37 @@ class Container:
 
     def rename(self, name: str) -> None:
         """Raises AlreadyExists, InvalidInput, in docker's words."""
-        self.store.container_table.rename(self._id, name)
+        self._name = self.store.container_table.rename(self._id, name).name
 
     def remove(self, *, force: bool = False) -> None:
         """Remove it and its writable layer.
 
         Raises:
-            InUse: it runs or is mounted; `force` kills and unmounts.
+            InUse: it runs or is mounted; `force` kills and unmounts. ContainerNotFound.
         """
+        from layerfs.engine.running import release
+
         record, state = self.record, self.state
         if state.running:
             if not force:
                 reason = "container is running: stop the container before removing or force remove"
                 raise InUse(f'cannot remove container "{record.name}": {reason}')
             state.kill()
+        release(self)
         self.store.container_table.remove(self._id, force=force)
 
     def sizes(self) -> Sizes:
         """Bytes of its own files and of its image's."""
+        from layerfs.engine.upkeep import Sizes, upper_size
+
         return Sizes(upper_size(self.upper), self.image.size)
 
     # the file system
 
     def tree(self) -> Tree:
         """The image's merged tree: what is below the writable layer."""
+        from layerfs.layer import merged_tree
+
         return merged_tree(self.store.root, self.store.image_of(self.record).diff_ids)
 
     def mount(
@@ -123,30 +132,45 @@ class Container:
         read_only: bool = False,
         options: Collection[str] = (),
     ) -> MountHandle:
-        """Mount it, at `target` or at its own place in the store.
+        """Mount it, at `target` (an empty directory, made when missing) or at its own place in the store.
 
-        Use it with `with`: that gives a pathlib.Path and unmounts at the end. engine: `kernel`, `python`, None for
-        the best one here.
-        options: nosuid, nodev, noexec, volatile.
+        Use it with `with`: that gives a pathlib.Path and unmounts at the end; or keep it: it has `.path` and
+        `.unmount(lazy=False)`.
+
+        Args:
+            engine: one of `layerfs debug mounts`' names, None for the one it was made with or the best one here.
+            options: nosuid, nodev, noexec, volatile (no syncing of copied files).
 
         Raises:
             InUse: it is mounted writable already. MountError, Unsupported, InvalidInput.
         """
-        return mount_container(
-            self.store, self.record, None if target is None else Path(target), engine, read_only, options
-        )
+        from layerfs.engine.running import release
+
+        release(self)
+        place = None if target is None else Path(target)
+        return mount_container(self.store, self.record, place, engine, read_only, options)
 
     def diff(self) -> list[Change]:
-        """What it changed, in docker's order and words."""
-        index = self.store.container_table.work(self._id) / "index"
-        return [Change(c.kind, os.fsdecode(c.path)) for c in changes(self.upper, self.tree(), index=index)]
+        """What it changed, in docker's order and words; also while it is mounted or runs."""
+        from layerfs.layer.changes import changes
+
+        return [Change(c.kind, os.fsdecode(c.path)) for c in changes(self.upper, self.tree(), index=self._index)]
+
+    @property
+    def _index(self) -> Path:
+        """Where the kernel engine notes hard-linked files it copied up."""
+        return self.store.container_table.work(self._id) / "index"
 
     def export(self, target: str | os.PathLike[str] | BinaryIO) -> None:
-        """Write its whole file system as one tar."""
+        """Write its whole file system as one tar. Raises AlreadyExists, NoSpace, MountError."""
+        from layerfs.image.export import export
+        from layerfs.layer import directory_entries
+
         place = mounted_at(self.store, self._id)
-        with contextlib.ExitStack() as stack:
-            if place is None:
-                place = stack.enter_context(self.mount(self.store.mount_point(), read_only=True))
+        if place is not None:
+            export(directory_entries(place), target)
+            return
+        with self.mount(self.store.mount_point(), read_only=True) as place:
             export(directory_entries(place), target)
 
     def commit(
@@ -160,19 +184,27 @@ class Container:
     ) -> Image:
         """An image of what it changed; only that is read.
 
-        changes: Dockerfile instructions for the config (CMD ENTRYPOINT ENV EXPOSE LABEL ONBUILD USER VOLUME WORKDIR
-        HEALTHCHECK STOPSIGNAL).
+        Args:
+            tag: a name for it; moves when another image has it.
+            changes: Dockerfile instructions for the config (CMD ENTRYPOINT ENV EXPOSE LABEL ONBUILD USER VOLUME
+                WORKDIR HEALTHCHECK STOPSIGNAL).
+            progress: called with records `.kind .id .current .total` (bytes).
 
         Raises:
             InvalidInput: a bad tag or change, or a name that no layer can hold. InUse: it changed while it was read.
         """
+        from layerfs.engine.image import Image
+        from layerfs.image.commit import commit_image
+        from layerfs.image.images import Images
+        from layerfs.layer import commit_layer
+        from layerfs.reference import Reference
+
         references = [Reference.parse(tag).tagged()] if tag else []
-        record, root = self.record, self.store.root
-        parent = self.store.image_of(record)
+        root = self.store.root
+        parent = self.store.image_of(self.record)
         config = self.settings.config(Images(root).config(parent).config)
         with root.leases.acquire("commit") as lease:
-            index = self.store.container_table.work(self._id) / "index"
-            layer = commit_layer(root, self.upper, self.tree(), lease=lease, index=index, progress=progress)
+            layer = commit_layer(root, self.upper, self.tree(), lease=lease, index=self._index, progress=progress)
             image = commit_image(
                 root,
                 parent,
@@ -184,7 +216,7 @@ class Container:
                 changes=changes,
                 references=references,
             )
-        return self.store.image(str(image.id))
+        return Image(self.store, image)
 
     # running
 
@@ -192,89 +224,58 @@ class Container:
         self,
         command: Sequence[str] | None = None,
         *,
-        stdin: Any = None,
-        stdout: Any = -1,
-        stderr: Any = -1,
+        stdin: Stream | bytes = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
         timeout: float | None = None,
         output_limit: int | None = None,
         engine: str | None = None,
         forward_signals: bool = False,
         **settings: Any,
     ) -> RunResult:
-        """Run a program in it and wait: in new namespaces, with the mounted union as root.
+        """Run a program in it and wait: in new namespaces, with the mounted union as root. Several may run at once.
 
-        command: replaces the container's; settings: those of Store.create (env, user, workdir, network, …) for this
-        run.
-        Streams as for subprocess: -1 (PIPE) captures, -3 (DEVNULL), None inherits for outputs; `stdin` None means
-        /dev/null, bytes are fed.
-        timeout: seconds; the container is killed then. output_limit: bytes of each captured stream.
+        Args:
+            command: replaces the container's own.
+            stdin, stdout, stderr: as for subprocess: -1 (PIPE) captures, -3 (DEVNULL), a descriptor, a file; None
+                inherits for outputs and means /dev/null for `stdin`; bytes for `stdin` are fed.
+            timeout: seconds; the container is killed then.
+            output_limit: bytes of each captured stream; what is beyond is dropped.
+            forward_signals: our INT, TERM, HUP, QUIT, USR1, USR2 become the container's (for command lines).
+            settings: those of Store.create (env, user, workdir, network, …), for this run.
 
         Returns:
-            a record with returncode (128+n for a signal n), stdout, stderr.
+            a record with returncode (128+n for a signal n), stdout, stderr (bytes), truncated.
 
         Raises:
             RunError, CommandNotFound, CommandNotExecutable: it could not be started (exit codes 125, 127, 126).
+            RunTimeout: `.result` has what it wrote by then.
+            Unsupported: memory=, cpus=, pids=.
         """
-        from layerfs.runtime import DEVNULL, run
+        from layerfs.engine.running import place_of, recorded
+        from layerfs.runtime import run
 
-        wanted = self.settings.changed(settings | ({"command": tuple(command)} if command is not None else {}))
+        wanted = self.settings.changed(settings if command is None else {**settings, "command": command})
         image = self.image.config.config
-        if wanted.network not in ("none", "host"):
-            raise InvalidInput(f"network {wanted.network!r} is not supported: none or host")
-        with self._mounted(engine) as root:
+        with place_of(self, engine) as place, recorded(self) as record:
             result = run(
-                root,
+                place.root,
                 image.document(),
                 wanted.run_options(self._id),
+                state=place.files,
                 stdin=DEVNULL if stdin is None else stdin,
                 stdout=stdout,
                 stderr=stderr,
                 timeout=timeout,
                 output_limit=output_limit,
                 forward_signals=forward_signals,
-                on_started=self._started,
+                on_started=record.started,
             )
-        self._ended(result.returncode)
+            record.ended(result.returncode)
         return result
 
-    def start_attached(self, *, stdin: bool = False) -> int:
-        """Run its own command with our standard streams; returns the exit code."""
-        try:
-            result = self.run(stdin=0 if stdin else None, stdout=None, stderr=None, forward_signals=True)
-        except OSError as error:
-            self._ended(getattr(error, "exit_code", 125))
-            raise
-        return result.returncode
-
-    def _started(self, process: Process) -> None:
-        self._set_state(State.started(process.pid, time.time_ns()))
-
-    def _ended(self, code: int) -> None:
-        self._set_state(State.of(self.record.state).ended(code, time.time_ns()))
-
-    def _set_state(self, state: State) -> None:
-        self.store.container_table.update(self._id, lambda record: replace(record, state=state.row()))
-
-    @contextlib.contextmanager
-    def _mounted(self, engine: str | None) -> Iterator[Path]:
-        """Its root, mounted for as long as somebody in this process uses it, and not at all when it is mounted
-        already.
-        """
-        with _users_lock:
-            count, path, ours = _users.get(self._id, (0, None, None))
-            if path is None:
-                path = mounted_at(self.store, self._id)
-                if path is None:
-                    ours = self.mount(engine=engine)
-                    path = ours.path
-            _users[self._id] = (count + 1, path, ours)
-        try:
-            yield path
-        finally:
-            with _users_lock:
-                count, path, ours = _users.pop(self._id)
-                if count > 1:
-                    _users[self._id] = (count - 1, path, ours)
-                elif ours is not None:
-                    with contextlib.suppress(InUse):  # another process runs in it; the last one unmounts
-                        ours.unmount()
+    def change_state(self, change: Callable[[State], State]) -> None:
+        """Replace the state by what `change` makes of it, in one transaction. Raises ContainerNotFound."""
+        self.store.container_table.update(
+            self._id, lambda record: replace(record, state=change(State.of(record.state)).row())
+        )

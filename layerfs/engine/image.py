@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from layerfs.digest import ChainID, DiffID, Digest, chain_id
 from layerfs.engine.mounts import mount_image
-from layerfs.image.history import HistoryRow, history
 from layerfs.image.images import Images
-from layerfs.image.record import ImageRecord
-from layerfs.layer.layers import get_layer
-from layerfs.layer.merged import merged_tree
-from layerfs.oci import Descriptor, ImageConfig
 
 if TYPE_CHECKING:
     from layerfs.engine.records import Change
     from layerfs.engine.store import Store
+    from layerfs.image.history import HistoryRow
+    from layerfs.image.record import ImageRecord
     from layerfs.layer.tree import Tree
+    from layerfs.oci import Descriptor, ImageConfig
     from layerfs.snapshot import MountHandle
 
 
@@ -80,7 +78,9 @@ class Image:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Base first."""
+        """Base first, each with its sizes."""
+        from layerfs.layer import get_layer
+
         found = []
         for count, diff_id in enumerate(self.record.diff_ids, 1):
             layer = get_layer(self.store.root, diff_id)
@@ -100,6 +100,8 @@ class Image:
 
     def history(self) -> list[HistoryRow]:
         """`docker history`'s rows, newest first; `id` is None where docker prints `<missing>`."""
+        from layerfs.image.history import history
+
         return history(self.store.root, self.record)
 
     def tag(self, name: str) -> None:
@@ -108,6 +110,8 @@ class Image:
 
     def tree(self) -> Tree:
         """Its merged tree, for reading without a mount."""
+        from layerfs.layer import merged_tree
+
         return merged_tree(self.store.root, self.record.diff_ids)
 
     def mount(

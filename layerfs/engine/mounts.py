@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerfs.errors import NotFound, Unsupported
-from layerfs.layer.merged import merged_tree
-from layerfs.snapshot import MountHandle, MountRecord, MountTable, Writable, mount_tree, unmount
-from layerfs.snapshot.mounting import supported
+from layerfs.errors import InvalidInput, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from layerfs.engine.store import Store
     from layerfs.image.record import ImageRecord
-    from layerfs.snapshot import ContainerRecord
+    from layerfs.snapshot import ContainerRecord, MountHandle, MountRecord
 
 _PREFERENCE = ("kernel", "python")
 
@@ -25,16 +23,29 @@ def default_engine() -> str:
     Raises:
         Unsupported: none can.
     """
+    from layerfs.snapshot.mounting import supported
+
     for engine in _PREFERENCE:
         if supported(engine):
             return engine
     raise Unsupported("no mount engine works here: neither EROFS with overlayfs (as root) nor /dev/fuse")
 
 
+def check_engine(engine: str) -> None:
+    """Raises InvalidInput when there is no such engine; whether it works here is told by mounting."""
+    from layerfs.snapshot.mounting import ENGINES
+
+    if engine not in ENGINES:
+        raise InvalidInput(f"unknown engine {engine!r} (there are {', '.join(ENGINES)})")
+
+
 def mount_image(
     store: Store, record: ImageRecord, target: Path | None, engine: str | None, options: Collection[str] = ()
 ) -> MountHandle:
     """Read-only, at `target` or at a new place in the store."""
+    from layerfs.layer import merged_tree
+    from layerfs.snapshot import mount_tree
+
     return mount_tree(
         store.root,
         merged_tree(store.root, record.diff_ids),
@@ -54,6 +65,9 @@ def mount_container(
     options: Collection[str] = (),
 ) -> MountHandle:
     """With its writable layer, at `target` or at the container's own place."""
+    from layerfs.layer import merged_tree
+    from layerfs.snapshot import Writable, mount_tree
+
     containers = store.container_table
     return mount_tree(
         store.root,
@@ -67,12 +81,16 @@ def mount_container(
     )
 
 
+def writable_mounts(store: Store, container_id: str) -> list[MountRecord]:
+    """Where a container is mounted writable now: at one place at most."""
+    from layerfs.snapshot import MountTable
+
+    return [record for record in MountTable(store.root).of_container(container_id) if not record.read_only]
+
+
 def mounted_at(store: Store, container_id: str) -> Path | None:
-    """Where a container is mounted writable now."""
-    for record in MountTable(store.root).of_container(container_id):
-        if not record.read_only:
-            return Path(record.target)
-    return None
+    """The path of that."""
+    return next((Path(record.target) for record in writable_mounts(store, container_id)), None)
 
 
 def find_mount(store: Store, where: str, container_id: str | None) -> list[MountRecord]:
@@ -81,7 +99,9 @@ def find_mount(store: Store, where: str, container_id: str | None) -> list[Mount
     Raises:
         NotFound: there is none.
     """
-    path = str(Path(where).resolve())
+    from layerfs.snapshot import MountTable
+
+    path = os.path.realpath(where)
     records = MountTable(store.root).records()
     found = [r for r in records if r.target == path] or [
         r for r in records if container_id and r.container == container_id
@@ -91,6 +111,8 @@ def find_mount(store: Store, where: str, container_id: str | None) -> list[Mount
     return found
 
 
-def unmount_all(store: Store, records: list[MountRecord], *, lazy: bool) -> None:
+def unmount_all(store: Store, records: Iterable[MountRecord], *, lazy: bool) -> None:
+    from layerfs.snapshot import unmount
+
     for record in records:
         unmount(store.root, record.id, lazy=lazy)

@@ -4,18 +4,18 @@ row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from layerfs.oci import ContainerConfig
+from layerfs.errors import InvalidInput, Unsupported
 
 if TYPE_CHECKING:
+    from layerfs.oci import ContainerConfig
     from layerfs.runtime import RunOptions
 
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+_LATER = ("memory", "cpus", "pids")  # limits: they need control groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +40,25 @@ class Settings:
     stop_signal: str | None = None
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Settings:
-        """From keyword arguments or a row; lists become tuples, unknown names of newer rows are passed over."""
-        known = {f.name for f in fields(cls)}
-        chosen: dict[str, Any] = {k: _frozen(v) for k, v in values.items() if k in known}
+    def of(cls, row: Mapping[str, Any]) -> Settings:
+        """From a container's row; unknown names of newer rows are passed over."""
+        chosen: dict[str, Any] = {name: _frozen(row[name]) for name in _NAMES if name in row}
         return cls(**chosen)
 
     def row(self) -> dict[str, Any]:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     def changed(self, values: Mapping[str, Any]) -> Settings:
-        """With other values for one run."""
-        chosen: dict[str, Any] = {k: _frozen(v) for k, v in values.items()}
-        return replace(self, **chosen)
+        """With a caller's values, checked.
+
+        Raises:
+            InvalidInput: an unknown name, a value that cannot be. Unsupported: what this version does not do yet.
+        """
+        given = {name: value for name, value in values.items() if value is not None or name not in _LATER}
+        chosen = {name: _checked(name, value) for name, value in given.items()}
+        settings = replace(self, **chosen)
+        settings.run_options("0" * 64)  # bad volumes, capabilities and the like are told now
+        return settings
 
     def config(self, image: ContainerConfig) -> ContainerConfig:
         """The image's config with these settings over it, as docker merges them (reference 8.6)."""
@@ -61,21 +67,24 @@ class Settings:
             pair for pair in self.env if "=" in pair
         )
         cmd = self.command if self.command or self.entrypoint is not None else image.cmd
+        entrypoint = image.entrypoint if self.entrypoint is None else self.entrypoint
         return replace(
             image,
             user=self.user if self.user is not None else image.user,
             env=env,
             cmd=cmd,
-            entrypoint=image.entrypoint if self.entrypoint is None else self.entrypoint,
+            entrypoint=None if entrypoint == ("",) else entrypoint,
             working_dir=self.workdir if self.workdir is not None else image.working_dir,
             labels=tuple(sorted((dict(image.labels) | dict(self.labels)).items())),
             stop_signal=self.stop_signal if self.stop_signal is not None else image.stop_signal,
         )
 
-    def run_options(self, container_id: str, cgroups: Sequence[Any] = ()) -> RunOptions:
-        """For the runtime. Raises InvalidInput for a volume or tmpfs that is none."""
+    def run_options(self, container_id: str) -> RunOptions:
+        """For the runtime. Raises InvalidInput for a value that is none."""
         from layerfs.runtime import Bind, RunOptions, Tmpfs
 
+        if self.network not in ("none", "host"):
+            raise InvalidInput(f"network {self.network!r} is not supported: none or host")
         return RunOptions(
             command=self.command,
             entrypoint=self.entrypoint,
@@ -92,6 +101,51 @@ class Settings:
             cap_drop=self.cap_drop,
             binds=tuple(map(Bind.parse, self.volumes)),
             tmpfs=tuple(map(Tmpfs.parse, self.tmpfs)),
-            cgroup_procs=cgroups,
             stop_signal=self.stop_signal,
         )
+
+
+_NAMES = frozenset(f.name for f in fields(Settings))
+_FLAGS = frozenset({"read_only", "privileged", "no_new_privileges"})
+_LISTS = frozenset({"command", "entrypoint", "env", "volumes", "tmpfs", "cap_add", "cap_drop"})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _checked(name: str, value: Any) -> Any:
+    """One value as the row has it: texts (bytes are taken as the file system does), tuples of texts, flags."""
+    if name in _LATER:
+        raise Unsupported(f"{name}= is not supported yet: this version sets no resource limits")
+    if name not in _NAMES:
+        raise InvalidInput(f"unknown setting {name!r}")
+    if name in _FLAGS:
+        return bool(value)
+    if name == "labels":
+        if not isinstance(value, Mapping):
+            value = dict(_text(name, each).partition("=")[::2] for each in value)
+        return {_text(name, key): _text(name, text) for key, text in value.items()}
+    if value is None:
+        return None if name not in _LISTS - {"command", "entrypoint"} else ()
+    if name not in _LISTS:
+        return _text(name, value)
+    if name == "entrypoint" and isinstance(value, str | bytes):
+        value = [value]
+    if name == "env" and isinstance(value, Mapping):
+        value = [f"{_text(name, key)}={_text(name, text)}" for key, text in value.items()]
+    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+        raise InvalidInput(f"{name} must be a list of strings, not {value!r}")
+    texts = tuple(_text(name, each) for each in value)
+    if name == "env" and any(text[:1] in ("", "=") for text in texts):
+        raise InvalidInput(f"invalid environment variable: {min(texts)}")
+    return texts
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise InvalidInput(f"{name}: {value!r} is not a string")
+    text = os.fsdecode(value)
+    if "\0" in text:
+        raise InvalidInput(f"{name}: {text!r} holds a NUL")
+    return text

@@ -9,33 +9,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from layerfs.digest import DiffID, Digest
 from layerfs.engine.container import Container
 from layerfs.engine.image import Image
-from layerfs.engine.mounts import find_mount, mount_container, mount_image, unmount_all
+from layerfs.engine.lookup import container_or_image, image_of, inspect, stack_of, tree_lines, users_of_images
+from layerfs.engine.mounts import check_engine, find_mount, mount_image, unmount_all
 from layerfs.engine.records import Change, LoadedImage
-from layerfs.engine.select import select_containers
-from layerfs.engine.settings import Settings
-from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput, NotFound
-from layerfs.image.compare import diff_stacks
+from layerfs.errors import ContainerNotFound, InvalidInput
 from layerfs.image.images import Images
-from layerfs.image.load import iterate_archive
-from layerfs.image.record import ImageRecord
-from layerfs.image.removal import ImageUse, Removed
-from layerfs.image.rootfs import import_any
-from layerfs.image.save import save
-from layerfs.image.usage import ImagesUsage, images_usage
-from layerfs.layer.layers import get_layer
-from layerfs.layer.merged import layer_tree, merged_tree
-from layerfs.oci import Platform
 from layerfs.reference import Reference
-from layerfs.snapshot import Containers, MountRecord, MountTable
 from layerfs.store.root import StoreRoot
 
 if TYPE_CHECKING:
+    from layerfs.digest import DiffID
     from layerfs.image.filters import ImageSummary
+    from layerfs.image.record import ImageRecord
+    from layerfs.image.removal import Removed
+    from layerfs.image.usage import ImagesUsage
     from layerfs.layer.progress import Report
-    from layerfs.snapshot import ContainerRecord
+    from layerfs.snapshot import ContainerRecord, Containers, MountRecord
     from layerfs.store.fsck import Problem
     from layerfs.store.gc import GcResult
 
@@ -106,6 +97,9 @@ class Store:
             archive, a bad change or tag.
             NoSpace: the disk is full.
         """
+        from layerfs.image.rootfs import import_any
+        from layerfs.oci import Platform
+
         record = import_any(
             self.root,
             source,
@@ -124,6 +118,9 @@ class Store:
         Raises:
             InvalidArchive, Corrupt, NoSpace.
         """
+        from layerfs.image.load import iterate_archive
+        from layerfs.oci import Platform
+
         wanted = Platform.parse(platform) if platform else None
         found = iterate_archive(self.root, source, platform=wanted, progress=progress)
         return [LoadedImage(Image(self, loaded.image), loaded.tags) for loaded in found]
@@ -142,6 +139,8 @@ class Store:
         format: `docker` (an OCI layout and docker's own index in one tar), `oci` (layout as tar), `oci-dir`.
         compression: of an OCI layout's layers: `original` (default: the bytes they came with), `none`, `gzip`, `zstd`.
         """
+        from layerfs.image.save import save
+
         names = [image.id if isinstance(image, Image) else image for image in images]
         if format not in ("docker", "oci", "oci-dir") or compression not in (None, "none", "gzip", "zstd", "original"):
             raise InvalidInput(f"unknown format {format!r} or compression {compression!r}")
@@ -152,7 +151,7 @@ class Store:
         from layerfs.image.export import export, tree_entries
 
         if isinstance(what, str):
-            what = self._container_or_image(what)
+            what = container_or_image(self, what)
         if isinstance(what, Container):
             what.export(target)
             return
@@ -183,31 +182,19 @@ class Store:
         Raises:
             InUse: a container stands on it, or it has more names; docker's words.
         """
-        return Images(self.root).remove(name, users=self._users(), force=force, prune=prune)
-
-    def _users(self) -> Any:
-        found: dict[str, list[ImageUse]] = {}
-        for record in self.container_table.list():
-            found.setdefault(record.image, []).append(ImageUse(record.id, Container(self, record).state.running))
-        for mounted in MountTable(self.root).live():
-            if mounted.image and not mounted.container:
-                found.setdefault(mounted.image, []).append(ImageUse(mounted.id, True))
-        return lambda image: found.get(image.hex, [])
+        return Images(self.root).remove(name, users=users_of_images(self), force=force, prune=prune)
 
     def image_of(self, record: ContainerRecord) -> ImageRecord:
-        """The image a container stands on, also when it was removed by force: its layers and config stay as long as
-        the container.
-        """
-        try:
-            return Images(self.root).get(Digest(record.image))
-        except ImageNotFound:
-            layers = tuple(DiffID(Digest(text)) for text in record.config.get("layers", ()))
-            return ImageRecord(Digest(record.image), layers, Platform.host(), None, 0)
+        """The image a container stands on, also when it was removed by force."""
+        return image_of(self, record)
 
     # containers
 
     @property
     def container_table(self) -> Containers:
+        """The records of containers, and where their directories are."""
+        from layerfs.snapshot import Containers
+
         return Containers(self.root)
 
     def create(
@@ -215,26 +202,24 @@ class Store:
     ) -> Container:
         """A container: a writable layer and a record.
 
-        settings: command entrypoint env user workdir hostname network labels volumes tmpfs read_only privileged
-        no_new_privileges
-        cap_add cap_drop stop_signal, as for `docker create`.
+        Args:
+            engine: what mounts it, when it is mounted; None for the best one then.
+            settings: command entrypoint env user workdir hostname network labels volumes tmpfs read_only privileged
+                no_new_privileges cap_add cap_drop stop_signal, as for `docker create`. Lists of strings where docker
+                has several; `env` and `labels` may be mappings.
 
         Raises:
             AlreadyExists: the name is taken. ImageNotFound, InvalidInput.
+            Unsupported: memory=, cpus=, pids=.
         """
+        from layerfs.engine.settings import Settings
+
+        if engine is not None:
+            check_engine(engine)
+        wanted = Settings().changed(settings)
         record = (self.image(image) if isinstance(image, str) else image).record
-        try:
-            wanted = Settings.of(
-                {k: [v] if k == "entrypoint" and isinstance(v, str) else v for k, v in settings.items()}
-            )
-        except TypeError as error:
-            raise InvalidInput(str(error)) from None
-        if unknown := set(settings) - set(wanted.row()):
-            raise InvalidInput(f"unknown setting {min(unknown)!r}")
-        wanted.run_options("0" * 64)  # bad volumes and the like are told now
         row = wanted.row() | {"layers": [diff_id.hex for diff_id in record.diff_ids]}
-        created = self.container_table.create(record.id.hex, name, row, engine=engine or "")
-        return Container(self, created)
+        return Container(self, self.container_table.create(record.id.hex, name, row, engine=engine or ""))
 
     def container(self, name: str) -> Container:
         """By name, ID or a unique start of one. Raises ContainerNotFound, Ambiguous."""
@@ -242,17 +227,10 @@ class Store:
 
     def containers(self, filters: Mapping[str, Sequence[str]] | None = None, *, all: bool = True) -> list[Container]:
         """Newest first. filters: id name label exited status ancestor before since. `all` False: only running ones."""
+        from layerfs.engine.select import select_containers
+
         boxes = [Container(self, record) for record in self.container_table.list()]
         return select_containers(self, boxes, filters or {}, running_only=not all)
-
-    def _container_or_image(self, name: str) -> Container | Image:
-        try:
-            return self.container(name)
-        except ContainerNotFound:
-            try:
-                return self.image(name)
-            except ImageNotFound:
-                raise NotFound(f"No such container or image: {name}") from None
 
     # mounts
 
@@ -271,10 +249,10 @@ class Store:
         read_only: bool = False,
     ) -> Path:
         """Mount a container (writable) or an image (read-only) by name, and leave it mounted; where."""
-        what = self._container_or_image(name)
+        what = container_or_image(self, name)
         place = None if target is None else Path(target)
         if isinstance(what, Container):
-            return mount_container(self, what.record, place, engine, read_only).path
+            return what.mount(place, engine=engine, read_only=read_only).path
         return mount_image(self, what.record, place, engine).path
 
     def umount(self, where: str, *, lazy: bool = False) -> None:
@@ -287,6 +265,8 @@ class Store:
 
     def mounts(self, *, dead: bool = False) -> list[MountRecord]:
         """What is mounted; with `dead` also what is not any more but has a row still."""
+        from layerfs.snapshot import MountTable
+
         table = MountTable(self.root)
         return table.records() if dead else table.live()
 
@@ -294,55 +274,29 @@ class Store:
 
     def diff(self, old: str | Image, new: str | Image) -> list[Change]:
         """What is otherwise in `new`: images by name, layers by diff ID (`sha256:…` or a start of its digits)."""
+        from layerfs.image.compare import diff_stacks
+
         return [Change.of(d) for d in diff_stacks(self.root, self.stack(old), self.stack(new))]
 
     def stack(self, what: str | Image) -> tuple[DiffID, ...]:
-        """The layers of an image, or one layer alone by its diff ID. Raises ImageNotFound, Ambiguous."""
-        if isinstance(what, Image):
-            return what.record.diff_ids
-        try:
-            return Images(self.root).resolve(what).diff_ids
-        except ImageNotFound:
-            found = self._layers_starting(what.removeprefix("sha256:"))
-            if len(found) != 1:
-                raise
-            return (found[0],)
+        """The layers of an image, base first, or one layer alone by its diff ID. Raises ImageNotFound, Ambiguous."""
+        return stack_of(self, what)
 
     def tree_text(self, what: str) -> Iterator[str]:
         """The tree of an image, or of one layer by its diff ID, one line an entry (docs/format.md)."""
-        from layerfs.layer.tree_text import tree_text
-
-        try:
-            stack = Images(self.root).resolve(what).diff_ids
-            return tree_text(merged_tree(self.root, stack))
-        except ImageNotFound:
-            return tree_text(layer_tree(self.root, self.stack(what)[0]))
-
-    def _layers_starting(self, start: str) -> list[DiffID]:
-        with self.root.index.view() as txn:
-            found = [key.hex() for key in txn.keys("layers")] if start else []
-        return [get_layer(self.root, DiffID(Digest(each))).diff_id for each in found if each.startswith(start)]
+        return tree_lines(self, what)
 
     def inspect(self, name: str, *, kind: str | None = None, size: bool = False) -> dict[str, Any]:
         """All there is to know of a container or an image, in docker's form.
 
+        Args:
+            kind: `container` or `image`; None tries both, in this order.
+            size: add the sizes of a container's files, in bytes.
+
         Raises:
             NotFound: docker's words.
         """
-        from layerfs.engine.inspection import inspect_container, inspect_image
-
-        if kind != "image":
-            try:
-                return inspect_container(self.container(name), size=size)
-            except ContainerNotFound:
-                if kind == "container":
-                    raise
-        try:
-            return inspect_image(self.image(name))
-        except (ImageNotFound, InvalidInput):
-            if kind == "image":
-                raise
-            raise NotFound(f"No such object: {name}") from None
+        return inspect(self, name, kind, size)
 
     # upkeep
 
@@ -375,6 +329,8 @@ class Store:
 
     def disk_usage(self) -> ImagesUsage:
         """Bytes by image, shared and unique."""
+        from layerfs.image.usage import images_usage
+
         return images_usage(self.root)
 
 

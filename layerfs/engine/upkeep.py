@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs.digest import DiffID, Digest, chain_id
 from layerfs.errors import InUse, LayerfsError, NotFound
-from layerfs.image.filters import ImageSummary
 from layerfs.image.record import scan_images
 from layerfs.image.text import human_size
 from layerfs.image.usage import image_roots
 from layerfs.layer.layers import get_layer
-from layerfs.layer.split import write_layer
 from layerfs.snapshot import MountTable
 from layerfs.store.gc import GcResult, Roots, collect
 
 if TYPE_CHECKING:
     from layerfs.engine.store import Store
+    from layerfs.image.filters import ImageSummary
     from layerfs.layer.progress import Report
     from layerfs.store.fsck import Problem
     from layerfs.store.index import Txn
+
+__all__ = ["GcResult", "Sizes", "check_store", "collect_garbage", "live_roots", "prune", "upper_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def collect_garbage(store: Store, *, dry_run: bool, progress: Report | None) -> 
 
 def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | None) -> list[Problem]:
     from layerfs.image.sources import blob_streams, layer_streams
+    from layerfs.layer import write_layer
     from layerfs.store.fsck import check
 
     with store.root.leases.acquire("fsck") as lease:

@@ -29,6 +29,7 @@ BELOW = {  # part -> parts it may import
     "image": {"digest", "errors", "layer", "native", "oci", "reference", "store"},
     "runtime": {"errors", "mount"},
     "engine": {
+        "_lazy",
         "digest",
         "errors",
         "fuse",

@@ -1,0 +1,187 @@
+"""The root of a container while programs run in it, in whatever threads and processes: the first run mounts it, the
+last one unmounts it. A mount that a user made is used as it is, and stays.
+
+`containers/<id>/run/lock` is held shared by every run; who has it exclusively is alone. `run/mount` says that the mount
+is the runs' own. `run/<token>/` has the files of one run. All of it may be deleted when nobody holds the lock, so a
+killed run leaves nothing that the next one, or `rm`, does not clear away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerfs.engine.mounts import mount_container, mounted_at, unmount_all, writable_mounts
+from layerfs.engine.state import KILLED, State
+from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
+
+if TYPE_CHECKING:
+    from layerfs.engine.container import Container
+    from layerfs.runtime import Process
+
+_MOUNT_SECONDS = 30
+_locks: set[int] = set()  # descriptors that a forked child must not keep: a lock lasts as long as any copy of it
+
+
+def _forget_locks() -> None:
+    for fd in _locks:
+        os.close(fd)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one run happens: the mounted `root`, and a directory for its files."""
+
+    root: Path
+    files: Path
+
+
+@contextlib.contextmanager
+def place_of(box: Container, engine: str | None) -> Iterator[Place]:
+    """A run's place, for as long as the block lasts. Raises what mounting raises."""
+    home = _home(box)
+    home.mkdir(0o700, exist_ok=True)
+    with _lock(home) as lock:
+        root = _enter(box, home, lock, engine)
+        files = home / secrets.token_hex(8)
+        files.mkdir(0o700)
+        try:
+            yield Place(root, files)
+        finally:
+            shutil.rmtree(files, ignore_errors=True)
+            if _alone(lock):
+                _leave(box, home)
+
+
+def release(box: Container) -> None:
+    """Unmount what killed runs left mounted; nothing happens while one goes on."""
+    home = _home(box)
+    if not (home / "mount").exists():
+        return
+    with contextlib.suppress(FileNotFoundError), _lock(home) as lock:
+        if _alone(lock):
+            _leave(box, home)
+
+
+def _home(box: Container) -> Path:
+    return box.store.container_table.path(box.id) / "run"
+
+
+@contextlib.contextmanager
+def _lock(home: Path) -> Iterator[int]:
+    fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _locks.add(fd)
+    try:
+        yield fd
+    finally:
+        if fd in _locks:  # not in a forked child, where it is closed already
+            _locks.discard(fd)
+            os.close(fd)
+
+
+def _alone(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _enter(box: Container, home: Path, lock: int, engine: str | None) -> Path:
+    """The mounted root, with the lock held shared."""
+    deadline = time.monotonic() + _MOUNT_SECONDS
+    while True:
+        first = _alone(lock)
+        if not first:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        root = mounted_at(box.store, box.id)
+        if root is None and first:
+            root = _mount(box, home, engine)
+        if root is not None:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            return root
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        if time.monotonic() > deadline:
+            raise MountError(f"container {box.name} is mounted and unmounted all the time")
+        time.sleep(0.01)
+
+
+def _mount(box: Container, home: Path, engine: str | None) -> Path | None:
+    """Mounted for the runs; None when a user was quicker."""
+    mark = home / "mount"
+    mark.touch()
+    try:
+        return mount_container(box.store, box.record, None, engine, read_only=False).path
+    except InUse:
+        mark.unlink(missing_ok=True)
+        if mounted_at(box.store, box.id) is None:
+            raise
+        return None
+    except BaseException:
+        mark.unlink(missing_ok=True)
+        raise
+
+
+def _leave(box: Container, home: Path) -> None:
+    """By the last one."""
+    if (home / "mount").exists():
+        try:
+            unmount_all(box.store, writable_mounts(box.store, box.id), lazy=False)
+        except InUse:  # a shell stands in it: the next run, or rm, tries again
+            return
+        (home / "mount").unlink(missing_ok=True)
+    for path in home.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class Record:
+    """Writes into the container's row what its program does; a container that is removed meanwhile has none."""
+
+    def __init__(self, box: Container) -> None:
+        self._box, self._pid = box, 0
+
+    def started(self, process: Process) -> None:
+        self._pid = process.pid
+        self._change(lambda state: state.started(process.pid, time.time_ns()))
+
+    def ended(self, code: int) -> None:
+        self._change(lambda state: state.ended(self._pid, code, time.time_ns()))
+
+    def _change(self, change: Callable[[State], State]) -> None:
+        with contextlib.suppress(ContainerNotFound):
+            self._box.change_state(change)
+
+    def failed(self, error: BaseException) -> None:
+        """However it ended: not at all started, or killed because of a time limit or a Ctrl-C."""
+        if self._pid:
+            self.ended(KILLED)
+        elif isinstance(error, RunError):
+            self._change(lambda state: state.failed(error.exit_code, str(error)))
+
+
+@contextlib.contextmanager
+def recorded(box: Container) -> Iterator[Record]:
+    """The container's state tells of this run from its start to its end, whichever way it ends."""
+    record = Record(box)
+    try:
+        yield record
+    except BaseException as error:
+        with contextlib.suppress(LayerfsError):
+            record.failed(error)
+        raise
+
+
+__all__ = ["Place", "Record", "place_of", "recorded", "release"]
