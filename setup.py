@@ -32,7 +32,6 @@ def sources(*folders: str) -> list[str]:
 
 EXECUTABLES = {  # each becomes layerfs/libexec/NAME, package data of the wheel
     "layerfs-run": sources("runtime"),
-    "layerfs-fuse": [*fuse, *sources("core")] if (fuse := sources("fuse")) else [],
 }
 EXTENSION = Extension(
     "layerfs._native",
