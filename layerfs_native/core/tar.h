@@ -91,6 +91,17 @@ void lfs_tar_free(struct lfs_tar *tar);
 int lfs_tar_feed(struct lfs_tar *tar, const uint8_t *data, size_t size, struct lfs_error *error);
 int lfs_tar_finish(struct lfs_tar *tar, struct lfs_error *error); /* the archive ends here: -EBADMSG when it may not */
 
+/* core/tar_member.c. Each may leave the reader in another state. */
+int lfs_tar_begin_member(struct lfs_tar *tar, const uint8_t *block, struct lfs_error *error);
+int lfs_tar_old_extension(struct lfs_tar *tar, const uint8_t *block, struct lfs_error *error); /* of a GNU sparse map */
+int lfs_tar_map_block(struct lfs_tar *tar, const uint8_t *block, struct lfs_error *error);     /* of a PAX 1.0 map */
+int lfs_tar_next_piece(struct lfs_tar *tar, struct lfs_error *error);
+
+/* core/tar.c, for those. */
+void lfs_tar_skip(struct lfs_tar *tar, enum lfs_tar_state state, uint64_t size);
+void lfs_tar_end_of_data(struct lfs_tar *tar);
+void lfs_tar_forget_meta(struct lfs_tar *tar);
+
 /* core/tar_header.c. decode answers 1 for a block of zeros. */
 int lfs_tar_decode(const uint8_t block[LFS_TAR_BLOCK], struct lfs_tar_header *header, struct lfs_error *error);
 bool lfs_tar_number(const uint8_t *field, size_t size, int64_t *value);
