@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from layerfs.digest import DiffID, Digest, chain_id
 from layerfs.errors import InUse, LayerfsError, NotFound
@@ -81,6 +81,11 @@ def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | N
     from layerfs.layer import write_layer
     from layerfs.store.fsck import check
 
+    def replay(diff_id: bytes, out: Any) -> None:
+        write_layer(store.root, DiffID(Digest.from_raw(diff_id)), out)
+
+    if not repair:
+        return check(store.root, replay=replay, quick=quick, progress=progress)
     with store.root.leases.acquire("fsck") as lease:
 
         def streams(key: bytes) -> Iterator[BinaryIO]:
@@ -91,13 +96,7 @@ def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | N
             else:
                 yield from layer_streams(store.root, layer, lease)
 
-        return check(
-            store.root,
-            repair=streams if repair else None,
-            replay=lambda diff_id, out: write_layer(store.root, DiffID(Digest.from_raw(diff_id)), out),
-            quick=quick,
-            progress=progress,
-        )
+        return check(store.root, repair=streams, replay=replay, quick=quick, progress=progress)
 
 
 def prune(

@@ -97,6 +97,7 @@ def mount_tree(
         lock_fd = stack.enter_context(_container_lock(root, writable)) if writable else None
         made = _prepare_target(target)
         record = replace(record, made=made)
+        stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it: tree and packs of one moment
         MountTable(root).add(record)
         try:
             if writable is not None and not read_only:
@@ -142,10 +143,12 @@ def _mount(
     attributes = 0
     for option in set(options) - {"volatile"} | ({"ro"} if record.read_only else set()):
         attributes |= mount.ATTRIBUTES[option]
+    with Tree.open(tree.path) as current:
+        packs = [root.contents.pack_path(number) for number in current.packs]
     mount_kernel(
         Path(record.target),
         tree=Path(tree.path),
-        packs=[root.contents.pack_path(number) for number in tree.packs],
+        packs=packs,
         objects=root.path / "objects",
         frozen=[*([upper] if upper and record.read_only else []), *frozen],
         upper=mount.Upper(writable.upper, writable.work) if writable and not record.read_only else None,

@@ -25,6 +25,7 @@ from layerfs.store.writer import new_pack_id
 if TYPE_CHECKING:
     from layerfs.store.index import Txn
     from layerfs.store.leases import Lease
+    from layerfs.store.mark import RootsOf
     from layerfs.store.root import StoreRoot
 
 SHARE = 0.5  # a pack with less of it alive is rewritten
@@ -43,12 +44,15 @@ class Plan:
     rows: list[bytes] = field(default_factory=list)
 
 
-def compact(sweeper: Sweeper, lease: Lease, mounted: frozenset[bytes]) -> None:
-    """Rewrites the packs that are mostly dead; none when another lease lives. `mounted`: chains not to touch."""
+def compact(sweeper: Sweeper, lease: Lease, roots: RootsOf) -> None:
+    """Rewrites the packs that are mostly dead; none when another lease lives, nor those of mounted trees.
+
+    Who mounts holds the lock shared from before the mount's row is written, so that none is overlooked.
+    """
     root = sweeper.root
     with root.lock("trees"):
         with root.index.view() as txn:
-            plan = _plan(root, txn, _busy(root, mounted))
+            plan = _plan(root, txn, _busy(root, roots(txn).mounted))
         if not plan.packs or _others(root, lease):
             return
         moves = _copy(root, plan, lease)

@@ -140,10 +140,8 @@ def _sweep(
     sweeper.orphans(None if damage else live, found)
     if compaction and not damage:
         tell(GcProgress("compact", 0))
-        with root.index.view() as txn:
-            mounted = roots(txn).mounted
         with contextlib.suppress(Corrupt):  # a merged tree or pack is damaged: fsck tells
-            compact(sweeper, lease, mounted)
+            compact(sweeper, lease, roots)
     return damage
 
 
