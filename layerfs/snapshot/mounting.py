@@ -97,7 +97,7 @@ def mount_tree(
         lock_fd = stack.enter_context(_container_lock(root, writable)) if writable else None
         made = _prepare_target(target)
         record = replace(record, made=made)
-        stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it: tree and packs of one moment
+        stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it
         MountTable(root).add(record)
         try:
             if writable is not None and not read_only:
