@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +17,25 @@ if TYPE_CHECKING:
 _PREFERENCE = ("kernel", "python")
 
 
-def default_engine() -> str:
-    """The best engine that can work here.
+def _by_engine(engine: str | None, mount: Callable[[str], MountHandle]) -> MountHandle:
+    """By the wanted engine, or by the best one that works here. Only mounting tells: a store on tmpfs, say, cannot be
+    mounted by the kernel alone.
 
     Raises:
-        Unsupported: none can.
+        Unsupported: none can; why not the best one.
     """
     from layerfs.snapshot.mounting import supported
 
-    for engine in _PREFERENCE:
-        if supported(engine):
-            return engine
+    if engine:
+        return mount(engine)
+    reasons = []
+    for each in filter(supported, _PREFERENCE):
+        try:
+            return mount(each)
+        except Unsupported as error:
+            reasons.append(error)
+    if reasons:
+        raise reasons[0]
     raise Unsupported("no mount engine works here: neither EROFS with overlayfs (as root) nor /dev/fuse")
 
 
@@ -46,13 +54,10 @@ def mount_image(
     from layerfs.layer import merged_tree
     from layerfs.snapshot import mount_tree
 
-    return mount_tree(
-        store.root,
-        merged_tree(store.root, record.diff_ids),
-        engine=engine or default_engine(),
-        target=target or store.mount_point(),
-        image=record.id.hex,
-        options=options,
+    tree, place = merged_tree(store.root, record.diff_ids), target or store.mount_point()
+    return _by_engine(
+        engine,
+        lambda chosen: mount_tree(store.root, tree, engine=chosen, target=place, image=record.id.hex, options=options),
     )
 
 
@@ -69,15 +74,19 @@ def mount_container(
     from layerfs.snapshot import Writable, mount_tree
 
     containers = store.container_table
-    return mount_tree(
-        store.root,
-        merged_tree(store.root, store.image_of(record).diff_ids),
-        engine=engine or record.engine or default_engine(),
-        target=target or containers.merged(record.id),
-        writable=Writable(record.id, containers.upper(record.id), containers.work(record.id)),
-        read_only=read_only,
-        image=record.image,
-        options=options,
+    tree = merged_tree(store.root, store.image_of(record).diff_ids)
+    return _by_engine(
+        engine or record.engine,
+        lambda chosen: mount_tree(
+            store.root,
+            tree,
+            engine=chosen,
+            target=target or containers.merged(record.id),
+            writable=Writable(record.id, containers.upper(record.id), containers.work(record.id)),
+            read_only=read_only,
+            image=record.image,
+            options=options,
+        ),
     )
 
 

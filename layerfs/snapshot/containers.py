@@ -16,6 +16,7 @@ from typing import Any
 from layerfs.errors import AlreadyExists, Ambiguous, ContainerNotFound, InUse, StoreError
 from layerfs.snapshot.names import check_name, generate_name
 from layerfs.snapshot.table import MountTable
+from layerfs.store.durable import writing
 from layerfs.store.index import Txn
 from layerfs.store.leases import NEWBORN_SECONDS
 from layerfs.store.root import StoreRoot
@@ -73,15 +74,16 @@ class Containers:
         """A new container: first its directories, then the rows that make it visible.
 
         Raises:
-            AlreadyExists: the name is taken (docker's words). InvalidInput: not a name.
+            AlreadyExists: the name is taken (docker's words). InvalidInput: not a name. NoSpace, StoreReadOnly.
         """
         wanted = check_name(name) if name is not None else None
         id = self._new_id()
         path = self._root.container_path(id)
-        for directory in (path, path / "upper", path / "work", path / "merged"):
-            directory.mkdir(0o755 if directory.name == "upper" else 0o700)
         try:
-            self._root.durable([path])
+            with writing("a container"):
+                for directory in (path, path / "upper", path / "work", path / "merged"):
+                    directory.mkdir(0o755 if directory.name == "upper" else 0o700)
+                self._root.durable([path])
             with self._root.index.update() as txn:
                 chosen = wanted or generate_name(lambda each: txn.get(_NAMES, each.encode()) is not None)
                 record = ContainerRecord(id, chosen, image, time.time_ns(), engine, dict(config or {}))

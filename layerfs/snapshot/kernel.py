@@ -57,7 +57,10 @@ def _folder(stack: contextlib.ExitStack, pack: Path) -> str:
 
 def _explain(error: MountError) -> Exception:
     if error.errno == errno.ENOTBLK:
-        return Unsupported("this kernel cannot mount EROFS from plain files (needs Linux 6.12); use another engine")
+        return Unsupported(
+            "the engine kernel cannot mount from plain files here: Linux 6.12 or later is needed, and a store on a "
+            "file system that EROFS can read from (tmpfs is none); use another engine"
+        )
     return error
 
 

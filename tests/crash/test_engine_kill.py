@@ -14,9 +14,18 @@ import pytest
 
 import layerfs
 from tests.crash.harness import Outcome, crash_rounds
-from tests.crash.world import base_tar, command, compare, disk_files, docker_archive, judge, mounted_sources
+from tests.crash.world import (
+    base_tar,
+    command,
+    compare,
+    disk_files,
+    docker_archive,
+    judge,
+    mounted_sources,
+    own_tar,
+    whole,
+)
 from tests.crash.world import expected_listing as listing_of
-from tests.crash.world import own_tar, whole
 
 pytestmark = pytest.mark.root
 

@@ -1,6 +1,6 @@
 """Small but real inputs for tests of whole commands, and the judge that says whether a store is whole.
 
-A command is the command line itself, `layerfs --store PATH VERB …`, run in this process (which the crash harness forks).
+A command is the command line itself, `layerfs --store PATH VERB …`, run in this process (the harness forks it).
 The judge shares no code with what it judges: it applies the layers that `save` writes with tests/oracle and compares
 the result with what a mount shows and with what `export` writes.
 """
@@ -183,7 +183,7 @@ def normal(listing: dict[bytes, Any]) -> dict[bytes, Any]:
     return listing
 
 
-def judge(store: layerfs.Store, image: layerfs.Image, *, engine: str = "kernel") -> dict[bytes, Any]:
+def judge(store: layerfs.Store, image: layerfs.Image, *, engine: str | None = None) -> dict[bytes, Any]:
     """The image's layers by the oracle = what a mount shows = what an export holds. Returns that listing."""
     saved, exported = io.BytesIO(), io.BytesIO()
     store.save([image], saved)
@@ -197,7 +197,7 @@ def judge(store: layerfs.Store, image: layerfs.Image, *, engine: str = "kernel")
 
 def compare(found: dict[bytes, Any], expected: dict[bytes, Any]) -> None:
     """Prints paths and fields that differ, not their bytes."""
-    problems = [path for path in found.keys() ^ expected.keys()]
+    problems: list[Any] = list(found.keys() ^ expected.keys())
     for path in found.keys() & expected.keys():
         fields = [key for key in expected[path] if found[path][key] != expected[path][key]]
         if fields:
