@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import io
 import os
-import random
 import shutil
 import stat
 import tarfile
@@ -266,14 +265,16 @@ def test_layers_do_not_depend_on_the_order_of_inodes(ground, store, paths, chanc
     layers = []
     for _ in range(2):
         base = Path(tempfile.mkdtemp(dir=ground.lower.parent))
-        old = os.umask(chance.choice([0, 0o22, 0o77]))
-        shuffled = random.Random(chance.random()).sample(paths, len(paths))
-        for path in shuffled:
-            place = base / os.fsdecode(path)
-            place.parent.mkdir(exist_ok=True)
-            place.write_bytes(path)
-            place.chmod(0o644)
-        os.umask(old)
+        umask, shuffled = chance.choice([0, 0o22, 0o77]), chance.sample(paths, len(paths))
+        old = os.umask(umask)
+        try:
+            for path in shuffled:
+                place = base / os.fsdecode(path)
+                place.parent.mkdir(exist_ok=True)
+                place.write_bytes(path)
+                place.chmod(0o644)
+        finally:
+            os.umask(old)
         for place in [*sorted(base.rglob("*"), reverse=True), base]:
             place.chmod(0o755)
             os.utime(place, ns=(0, 7))
