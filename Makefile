@@ -1,10 +1,14 @@
-# Developer commands; `make help` lists them. PYTHON may name another interpreter (3.11 or newer).
+# Developer commands; `make help` lists them. Everything they need is installed by themselves: Debian packages as root,
+# Python packages into .venv. PYTHON may name another interpreter (3.11 or newer), PYTEST hold options for pytest,
+# FUZZ_SECONDS the time of each fuzzer.
 PYTHON ?= python3
+PYTEST ?=
+FUZZ_SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help system venv build demo test lint bench sanitize clean
+.PHONY: help system venv build demo test lint bench sanitize fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,28 +16,30 @@ help: ## show this list
 system: ## install the Debian packages that are missing (root)
 	@sh tools/system.sh
 
-venv: $(VENV)/.stamp ## make .venv with everything a developer needs
+venv: system ## make .venv with everything a developer needs
+	@PYTHON="$(PYTHON)" sh tools/venv.sh $(VENV)
 
-$(VENV)/.stamp: pyproject.toml | system
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]' 2>&1 | grep -v '^WARNING: Location' || true
-	@touch $@
-
-build: venv ## compile the C parts in place
+build: venv ## compile the C parts in place: what has changed, on all processors
 	@$(BIN)/python setup.py -q build_ext --inplace
 
 demo: build ## the main job on real input, step by step
 	@$(BIN)/python tools/demo.py
 
-test: build ## all tests
-	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/mypy
-	@$(BIN)/python -m pytest
+test: lint build ## linters, types and all tests
+	@$(BIN)/python -m pytest $(PYTEST)
 
 lint: venv ## linters and types
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/mypy
 
 bench: build ## the benchmarks, as ratios against peers on this machine
-	@$(BIN)/python -m pytest benchmarks -o testpaths=benchmarks
+	@$(BIN)/python -m pytest benchmarks -o testpaths=benchmarks $(PYTEST)
+
+sanitize: venv ## the C parts under address, undefined and thread sanitizers
+	@sh tools/sanitize.sh all
+
+fuzz: venv ## fuzz the readers of tars and trees, FUZZ_SECONDS each
+	@sh tools/system.sh clang
+	@sh tools/fuzz.sh $(FUZZ_SECONDS)
 
 clean: ## remove what was built
 	@rm -rf build dist *.egg-info layerfs/*.so layerfs/libexec $(VENV)/.stamp

@@ -1,14 +1,31 @@
 #!/bin/sh
-# Installs the Debian packages that layerfs's build, tests and demo need and that are missing. Does nothing when all are there.
+# Installs the Debian packages that layerfs's build, demo and tests need and that are missing, or those named as
+# arguments. Does nothing, quickly, when all are there.
 set -eu
-packages="python3-venv python3-dev gcc libc6-dev make libfuse2 fuse3 erofs-utils skopeo umoci attr acl busybox-static zstd mmdebstrap podman fuse-overlayfs"
-missing=""
-for package in $packages; do
-	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
-done
-[ -z "$missing" ] && exit 0
-[ "$(id -u)" = 0 ] || { echo "layerfs: these Debian packages are missing (install them as root):$missing" >&2; exit 1; }
+build="python3-venv python3-dev gcc libc6-dev"
+mounts="mount fuse3 libfuse2 kmod"
+# peers and tools of the tests and benchmarks
+tests="acl attr busybox-static diffutils e2fsprogs erofs-utils fuse-overlayfs git libarchive-tools mmdebstrap podman procps skopeo umoci xz-utils zstd"
+packages=${*:-$build $mounts $tests}
+
+if ! command -v dpkg-query >/dev/null; then
+	echo "layerfs: not Debian; the programs needed are those of these packages: $packages" >&2
+	exit 0
+fi
+# shellcheck disable=SC2086 # a list
+there=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $packages 2>/dev/null | sed -n 's/^installed //p') || true
+missing=$(printf '%s\n' $packages | grep -vxF "$there" | tr '\n' ' ') || true
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ]; then
+	echo "layerfs: these Debian packages are missing, and only root can install them: $missing" >&2
+	echo "layerfs: as root: apt-get install --no-install-recommends $missing" >&2
+	exit 1
+fi
+echo "layerfs: installing $missing"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # shellcheck disable=SC2086
-apt-get install -y -qq --no-install-recommends $missing >/dev/null
+if ! log=$(apt-get install -y -qq --no-install-recommends $missing 2>&1 </dev/null); then
+	printf '%s\n' "$log" >&2
+	exit 1
+fi

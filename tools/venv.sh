@@ -1,0 +1,26 @@
+#!/bin/sh
+# venv.sh DIRECTORY: makes a virtual environment with layerfs (editable) and its development tools, unless it is up to
+# date. One that was interrupted half-way, or whose interpreter is gone, is made anew. PYTHON names the interpreter.
+set -eu
+venv=$1
+stamp=$venv/.stamp
+state=$venv/.unfinished
+
+usable() { [ ! -e "$state" ] && "$venv/bin/python" -c 'import pip' 2>/dev/null; }
+
+if usable; then
+	[ -e "$stamp" ] && [ "$stamp" -nt pyproject.toml ] && exit 0
+else
+	rm -rf "$venv"
+fi
+mkdir -p "$venv"
+: >"$state"
+[ -e "$venv/bin/pip" ] || "${PYTHON:-python3}" -m venv "$venv"
+log=$venv/pip.log
+if ! "$venv/bin/pip" install -q --disable-pip-version-check --root-user-action=ignore -e '.[dev]' >"$log" 2>&1; then
+	cat "$log" >&2
+	exit 1
+fi
+grep -v '^WARNING: Location ' "$log" >&2 || true # find-links that do not exist here
+rm -f "$state" "$log"
+: >"$stamp"
