@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 0x1, 0x2, 0x4, 0x8  # MOUNT_ATTR_*
 ATTRIBUTES = {"ro": READ_ONLY, "nosuid": NO_SUID, "nodev": NO_DEV, "noexec": NO_EXEC}
 _LAZY, _NO_FOLLOW = 2, 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 _STRING_MAX = 255  # fsconfig(2) takes strings of 256 bytes with their end
+_PATIENCE = 2.0  # seconds
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 Option = tuple[str, str | int | None]  # name and text, descriptor, or None for a flag
@@ -236,7 +238,21 @@ def overlay(
             options += [("upperdir", stack.enter_context(short_path(upper.upper)))]
             options += [("workdir", stack.enter_context(short_path(upper.work)))]
             options += [("index", "on"), ("xino", "on"), *([("volatile", None)] if volatile else [])]
-        attach("overlay", options, target, attributes=attributes)
+        _attach_patiently(options, target, attributes, patience=_PATIENCE if upper is not None else 0)
+
+
+def _attach_patiently(options: Sequence[Option], target: Path, attributes: int, *, patience: float) -> None:
+    """An upper directory that was unmounted just now may be held for a moment by a mount namespace that somebody has
+    copied meanwhile, as every start of a container does."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            attach("overlay", options, target, attributes=attributes)
+            return
+        except InUse:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.02)
 
 
 def unsupported(error: LayerfsError, hint: str) -> Unsupported:

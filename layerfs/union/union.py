@@ -310,14 +310,14 @@ class Union:
         """A second name: the file is copied up first, under all its names."""
         upper = self._writer()
         facts = self._facts(new)
-        if self.lookup(old).is_dir:
-            raise _error(errno.EPERM, old)
+        source = self.lookup(old)
         if facts.exists:
             raise _error(errno.EEXIST, new)
+        if source.is_dir:
+            raise _error(errno.EPERM, old)
         self._copy_up(old, Data.NONE)
         self._parent_here(new)
-        source = self._facts(old)
-        if source.metacopy:
+        if self._facts(old).metacopy:
             upper.perform([plan.Redirect(old, same_parent=False)])
         old_fd, name = upper.host.place(old)
         old_fd = os.dup(old_fd)
@@ -371,10 +371,10 @@ class Union:
         if flags & EXCHANGE:
             self._exchange(source, target)
             return
+        if not flags and source.exists and target.exists and self.getattr(old).ino == self.getattr(new).ino:
+            return
         empty = not (target.exists and target.is_dir) or not self.listdir(new)
         plan.check_rename(source, target, new_empty=empty, replace=not flags & NOREPLACE)
-        if old == new or (target.exists and not target.is_dir and self.getattr(old).ino == self.getattr(new).ino):
-            return
         self._copy_up(old, Data.NONE)
         parent = self._parent_here(new)
         source, target = self._facts(old), self._facts(new)

@@ -93,7 +93,7 @@ def test_report_8_descriptors_and_directories_do_not_pile_up(world: World) -> No
     if world.name != "python":
         pytest.skip("no server")
     assert isinstance(world, EngineWorld)
-    (server,) = [r.pid for r in world.table.records() if r.container == world.home.name and r.engine == "python"]
+    (server,) = [r.pid for r in world.table.records() if r.container == str(world.home) and r.engine == "python"]
     descriptors = Path(f"/proc/{server}/fd")
 
     def rounds(count: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -90,15 +91,17 @@ class EngineWorld(World):
         return self.mount_with(self.engine)
 
     def mount_with(self, engine: str) -> Path:
-        writable = Writable(self.home.name, self.upper, self.work)
-        self._handle = mount_tree(self.store, self.tree, engine=engine, target=self.root, writable=writable)
+        writable = Writable(str(self.home), self.upper, self.work)
+        self._handle = mount_tree(
+            self.store, self.tree, engine=engine, target=self.root, writable=writable, options=("volatile",)
+        )
         return self.root
 
     def union(self) -> Union:
         """The union in this process; nothing may be mounted."""
         settle(self.tree, self.upper, self.work)
         packs = [(number, self.shelf.pack_path(number)) for number in self.tree.packs]
-        return Union(self.tree, Contents(self.shelf.objects, packs), upper=self.upper, work=self.work)
+        return Union(self.tree, Contents(self.shelf.objects, packs), upper=self.upper, work=self.work, sync=False)
 
     def unmount(self) -> None:
         if self._handle is not None:
@@ -131,7 +134,7 @@ class OverlayWorld(World):
 
     def mount(self) -> Path:
         options: list[mount.Option] = [("lowerdir+", str(path)) for path in reversed(self.lowers)]
-        options += [("upperdir", str(self.upper)), ("workdir", str(self.work))]
+        options += [("upperdir", str(self.upper)), ("workdir", str(self.work)), ("volatile", None)]
         mount.attach("overlay", options, self.root)
         self._mounted = True
         return self.root
@@ -140,6 +143,7 @@ class OverlayWorld(World):
         if self._mounted:
             mount.detach(self.root)
             self._mounted = False
+            shutil.rmtree(self.work / "work" / "incompat", ignore_errors=True)
 
 
 def unpack(root: Path, entries: Sequence[Entry]) -> None:
