@@ -15,6 +15,7 @@ from layerfs import mount
 from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupported
 from layerfs.layer.tree import Tree
 from layerfs.snapshot.kernel import mount_kernel
+from layerfs.snapshot.pending import await_mounted, pending
 from layerfs.snapshot.python import start_server
 from layerfs.snapshot.settle import settle
 from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
@@ -98,6 +99,7 @@ def mount_tree(
         made = _prepare_target(target)
         record = replace(record, made=made)
         stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it
+        stack.enter_context(pending(root, record.id))
         MountTable(root).add(record)
         try:
             if writable is not None and not read_only:
@@ -109,7 +111,7 @@ def mount_tree(
                 MountTable(root).add(record)
         except BaseException:
             with contextlib.suppress(LayerfsError):
-                unmount(root, record.id, lazy=True)
+                _unmount(root, record.id, lazy=True)
             raise
     return MountHandle(target, engine, record.id, root)
 
@@ -220,6 +222,11 @@ def unmount(root: StoreRoot, id: str, *, lazy: bool = False) -> None:
     Raises:
         InUse: something uses the mount; says who.
     """
+    await_mounted(root, id)
+    _unmount(root, id, lazy=lazy)
+
+
+def _unmount(root: StoreRoot, id: str, *, lazy: bool) -> None:
     table = MountTable(root)
     records = [record for record in table.records() if record.id == id]
     if not records:

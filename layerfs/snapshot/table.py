@@ -15,6 +15,7 @@ from typing import Any
 
 from layerfs import mount
 from layerfs.errors import LayerfsError
+from layerfs.snapshot.pending import pending_of
 from layerfs.store.leases import boot_id, process_start
 from layerfs.store.root import StoreRoot
 
@@ -84,20 +85,29 @@ class MountTable:
             return [MountRecord.from_row(key, row) for key, row in txn.scan_json(_TABLE)]
 
     def live(self) -> list[MountRecord]:
-        """The rows whose mount is there and answers."""
-        state = _System()
-        return [record for record in self.records() if state.alive(record)]
+        """The rows whose mount is there and answers, or is being made."""
+        return self._judged()[0]
 
     def of_container(self, id: str) -> list[MountRecord]:
         return [record for record in self.live() if record.container == id]
 
     def clean_dead(self) -> list[MountRecord]:
         """Detaches mounts whose server is gone and removes rows of what is not mounted any more; what was removed."""
-        state = _System()
-        dead = [record for record in self.records() if not state.alive(record)]
+        _, dead, state = self._judged()
         for record in dead:
             self._bury(record, state)
         return dead
+
+    def _judged(self) -> tuple[list[MountRecord], list[MountRecord], _System]:
+        """Living and dead rows. In this order, so that a mount in the making is never a dead one: who is finished, what
+        the rows of those say, what the kernel shows.
+        """
+        ids = {record.id for record in self.records()}
+        finished = ids - pending_of(self._root, ids)
+        records = self.records()
+        state = _System()
+        dead = [record for record in records if record.id in finished and not state.alive(record)]
+        return [record for record in records if record not in dead], dead, state
 
     def _bury(self, record: MountRecord, state: _System) -> None:
         for target in state.targets(record.id):
