@@ -7,10 +7,17 @@ import sys
 
 def main() -> int:
     """Entry point of `layerfs`; returns the exit code."""
-    if sys.argv[1:] in (["--version"], ["-v"]):  # answered without loading anything
+    from layerfs.cli.output import silence_stdout, take_standard_streams
+
+    take_standard_streams()
+    if sys.argv[1:] in (["--version"], ["-v"]):  # answered without loading anything more
         from layerfs._version import __version__
 
-        print(f"layerfs version {__version__}")
+        try:
+            print(f"layerfs version {__version__}", flush=True)
+        except OSError:  # a closed pipe, a full disk
+            silence_stdout()
+            return 1
         return 0
     from layerfs.cli.app import run
 

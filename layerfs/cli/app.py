@@ -4,14 +4,21 @@ code.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from layerfs._version import __version__
+from layerfs.cli.output import fail, reason, silence_stdout
+from layerfs.cli.verbs import Group, Verb, usage_error
 from layerfs.errors import LayerfsError
 
 if TYPE_CHECKING:
@@ -28,8 +35,8 @@ _VERBS: dict[str, tuple[str, str]] = {
     "inspect": ("images", "Images"),
     "tag": ("images", "Images"),
     "rmi": ("images", "Images"),
-    "create": ("containers", "Containers"),
-    "run": ("containers", "Containers"),
+    "create": ("launch", "Containers"),
+    "run": ("launch", "Containers"),
     "ps": ("containers", "Containers"),
     "rm": ("containers", "Containers"),
     "rename": ("containers", "Containers"),
@@ -44,12 +51,18 @@ _VERBS: dict[str, tuple[str, str]] = {
     "version": ("upkeep", "The store"),
     "completion": ("completion", "The store"),
 }
+_INNER = {  # what only a noun has
+    "image_inspect": "images",
+    "container_inspect": "images",
+    "image_prune": "upkeep",
+    "container_prune": "upkeep",
+}
 _NOUNS: dict[str, dict[str, str]] = {
     "image": {
         "ls": "images",
         "list": "images",
         "history": "history",
-        "inspect": "inspect",
+        "inspect": "image_inspect",
         "tag": "tag",
         "rm": "rmi",
         "import": "import",
@@ -67,21 +80,23 @@ _NOUNS: dict[str, dict[str, str]] = {
         "diff": "diff",
         "commit": "commit",
         "export": "export",
-        "inspect": "inspect",
+        "inspect": "container_inspect",
         "prune": "container_prune",
     },
 }
 
 
-class _Verbs(click.Group):
+class _Verbs(Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*_VERBS, *_NOUNS]
+        return [*_VERBS, *_NOUNS, "help"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _NOUNS:
             return _noun(cmd_name)
+        if cmd_name == "help":
+            return _help_command
         return load_verb(cmd_name) if cmd_name in _VERBS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -94,16 +109,40 @@ class _Verbs(click.Group):
 
 
 def load_verb(name: str) -> click.Command:
-    module = importlib.import_module(f"layerfs.cli.{_VERBS[name][0] if name in _VERBS else 'upkeep'}")
-    command: click.Command = getattr(module, f"{name}_command")
+    """The command of a verb, from its module."""
+    home = _VERBS[name][0] if name in _VERBS else _INNER[name]
+    command: click.Command = getattr(importlib.import_module(f"layerfs.cli.{home}"), f"{name}_command")
     return command
 
 
+class _Noun(Group):
+    """`image` or `container`: its verbs are loaded one by one too."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_NOUNS[self.name or ""])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = _NOUNS[self.name or ""].get(cmd_name)
+        return load_verb(found) if found else None
+
+
 def _noun(name: str) -> click.Group:
-    group = click.Group(name, help=f"Manage {name}s.")
-    for word, verb in _NOUNS[name].items():
-        group.add_command(load_verb(verb), word)
-    return group
+    return _Noun(name, help=f"Manage {name}s.")
+
+
+@click.command("help", cls=Verb)
+@click.argument("words", nargs=-1, metavar="[COMMAND]")
+@click.pass_context
+def _help_command(ctx: click.Context, words: tuple[str, ...]) -> int:
+    """Show the help of a command."""
+    top = ctx.find_root()
+    return run_in(top, [*words, "--help"])
+
+
+def run_in(top: click.Context, arguments: list[str]) -> int:
+    """One more command line below the same program."""
+    result: Any = top.command.main(args=arguments, prog_name=top.info_name, standalone_mode=False)
+    return result if isinstance(result, int) else 0
 
 
 class Session:
@@ -128,7 +167,7 @@ class Session:
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110})
 @click.option("--store", "store", metavar="DIR", envvar="LAYERFS_STORE", help="The store (default: $LAYERFS_STORE).")
-@click.version_option(package_name="layerfs", prog_name="layerfs")
+@click.version_option(__version__, "-v", "--version", prog_name="layerfs")
 @click.pass_context
 def cli(ctx: click.Context, store: str | None) -> None:
     """Container images and layered file systems in one directory, without a daemon."""
@@ -136,47 +175,58 @@ def cli(ctx: click.Context, store: str | None) -> None:
     ctx.call_on_close(ctx.obj.close)
 
 
-def fail(message: str, code: int = 1) -> int:
-    """Print one line on stderr, whatever the message holds; returns the code."""
-    click.echo(f"layerfs: {' '.join(message.split())}", err=True)
-    return code
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
-def _usage_error(error: click.UsageError) -> int:
-    """docker's words and codes (reference 5.1): unknown flags give 125, wrong arguments 1."""
-    path = error.ctx.command_path if error.ctx else "layerfs"
-    hint = f"(see '{path} --help')"
-    if isinstance(error, click.NoSuchOption):
-        flag = error.option_name
-        word = "unknown flag" if flag.startswith("--") else "unknown shorthand flag"
-        return fail(f"{word}: {flag} {hint}", 125)
-    if isinstance(error, click.BadOptionUsage):
-        return fail(f"{error.format_message()} {hint}", 125)
-    if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
-        return fail(f"'{path}' requires at least {max(1, error.param.nargs)} argument {hint}")
-    return fail(f"{error.format_message()} {hint}", 125 if isinstance(error, click.BadParameter) else 1)
+@contextlib.contextmanager
+def _orderly_end() -> Iterator[None]:
+    """TERM and HUP unwind as Ctrl-C does: temporary mounts and files are taken away."""
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit code."""
+    """Run one command line; returns the exit code. Errors are one line on stderr."""
     try:
-        result: Any = cli.main(args=list(arguments), prog_name="layerfs", standalone_mode=False)
-        sys.stdout.flush()
+        with _orderly_end():
+            result: Any = cli.main(args=list(arguments), prog_name="layerfs", standalone_mode=False)
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
-        return _usage_error(error)
+        return usage_error(error)
     except (click.Abort, KeyboardInterrupt):
-        return 130
+        return 128 + signal.SIGINT
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # keeps the interpreter's last flush quiet
-        return 141
+        silence_stdout()
+        return 128 + signal.SIGPIPE
     except LayerfsError as error:
-        return fail(str(error), error.exit_code)
+        return _fail_last(str(error), error.exit_code)
     except OSError as error:
-        return fail(f"{error.strerror}: {error.filename}" if error.filename else str(error))
+        return _fail_last(reason(error))
+    except MemoryError:
+        return _fail_last("out of memory")
     except Exception as error:
         if os.environ.get("LAYERFS_DEBUG"):
             raise
-        return fail(f"internal error ({type(error).__name__}: {error}); LAYERFS_DEBUG=1 shows where")
+        return _fail_last(f"internal error ({type(error).__name__}: {error}); LAYERFS_DEBUG=1 shows where")
+
+
+def _fail_last(message: str, code: int = 1) -> int:
+    """`fail`, where stdout may be what does not work (a full disk)."""
+    try:
+        return fail(message, code)
+    except OSError:
+        silence_stdout()
+        return fail(message, code)

@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import BinaryIO
 
 import click
 
 from layerfs.cli.app import Session
+from layerfs.cli.options import any_argument, image_argument
+from layerfs.cli.output import out
 from layerfs.cli.progress import bars
-from layerfs.errors import InvalidInput
+from layerfs.cli.verbs import verb
+from layerfs.errors import InvalidInput, NotFound
 
 
-def _source(name: str) -> Any:
-    """A path, or standard input for `-`."""
-    return sys.stdin.buffer if name == "-" else name
+def _source(name: str) -> str | BinaryIO:
+    """A path, or standard input for `-`. Raises NotFound, in docker's words."""
+    if name == "-":
+        return sys.stdin.buffer
+    if not os.path.lexists(name):
+        raise NotFound(f"open {name}: no such file or directory")
+    return name
 
 
-@click.command("import")
+def _output(path: str | None, verb: str) -> BinaryIO | str:
+    """A path, or standard output. Raises InvalidInput when that is a terminal."""
+    if path is not None and path != "-":
+        if not Path(path).absolute().parent.is_dir():
+            raise NotFound(f"invalid output path: directory {str(Path(path).parent)!r} does not exist")
+        return path
+    if sys.stdout.isatty():
+        raise InvalidInput(f"cowardly refusing to {verb} to a terminal. Use the -o flag or redirect")
+    return sys.stdout.buffer
+
+
+_quiet = click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+
+
+@verb("import")
 @click.argument("source", metavar="FILE|DIR|-")
-@click.argument("reference", required=False)
+@click.argument("reference", required=False, metavar="[REPOSITORY[:TAG]]")
 @click.option("-m", "--message", default="", help="Comment for the history.")
 @click.option("-c", "--change", "changes", multiple=True, help="A Dockerfile instruction for the config.")
-@click.option("--platform", help="os/arch[/variant] of the image.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Platform of the image.")
+@_quiet
 @click.pass_obj
 def import_command(
     session: Session,
@@ -39,38 +62,31 @@ def import_command(
         image = session.store.import_archive(
             _source(source), tag=reference, message=message, changes=changes, platform=platform, progress=progress
         )
-    click.echo(image.id)
+    out(image.id)
 
 
-@click.command("load")
+@verb("load")
 @click.option(
     "-i", "--input", "source", default="-", metavar="FILE|DIR", help="Read from this instead of standard input."
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
-@click.option("--platform", help="os/arch[/variant] to take from an index.")
+@_quiet
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Platform to take from an index.")
 @click.pass_obj
 def load_command(session: Session, source: str, quiet: bool, platform: str | None) -> None:
     """Load images from a docker archive or an OCI layout."""
     if source == "-" and sys.stdin.isatty():
         raise InvalidInput("requested load from stdin, but stdin is empty")
     with bars(quiet) as progress:
-        for loaded in session.store.load(_source(source), platform=platform, progress=progress):
-            for tag in loaded.tags:
-                click.echo(f"Loaded image: {tag}")
-            if not loaded.tags:
-                click.echo(f"Loaded image ID: {loaded.image.id}")
+        loaded = session.store.load(_source(source), platform=platform, progress=progress)
+    for each in loaded:
+        for tag in each.tags:
+            out(f"Loaded image: {tag}")
+        if not each.tags:
+            out(f"Loaded image ID: {each.image.id}")
 
 
-def _output(path: str | None, verb: str) -> BinaryIO | str:
-    if path is not None and path != "-":
-        return path
-    if sys.stdout.isatty():
-        raise InvalidInput(f"cowardly refusing to {verb} to a terminal. Use the -o flag or redirect")
-    return sys.stdout.buffer
-
-
-@click.command("save")
-@click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
+@verb("save")
+@image_argument("names", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-o", "--output", metavar="FILE|DIR", help="Write to this instead of standard output.")
 @click.option(
     "--format",
@@ -84,16 +100,19 @@ def _output(path: str | None, verb: str) -> BinaryIO | str:
     type=click.Choice(["none", "gzip", "zstd", "original"]),
     help="Layers of an OCI layout (default: original, the bytes they came with).",
 )
+@_quiet
 @click.pass_obj
 def save_command(
-    session: Session, names: tuple[str, ...], output: str | None, format_: str, compression: str | None
+    session: Session, names: tuple[str, ...], output: str | None, format_: str, compression: str | None, quiet: bool
 ) -> None:
     """Save images to an archive."""
-    session.store.save(names, _output(output, "save"), format=format_, compression=compression)
+    target = _output(output, "save")
+    with bars(quiet) as progress:
+        session.store.save(names, target, format=format_, compression=compression, progress=progress)
 
 
-@click.command("export")
-@click.argument("name", metavar="CONTAINER|IMAGE")
+@verb("export")
+@any_argument(metavar="CONTAINER|IMAGE")
 @click.option("-o", "--output", metavar="FILE", help="Write to this instead of standard output.")
 @click.pass_obj
 def export_command(session: Session, name: str, output: str | None) -> None:

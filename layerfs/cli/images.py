@@ -7,144 +7,150 @@ from typing import Any
 
 import click
 
-from layerfs.cli.app import Session, fail
+from layerfs.cli.app import Session
+from layerfs.cli.options import (
+    any_argument,
+    container_argument,
+    filter_option,
+    format_option,
+    image_argument,
+    no_trunc_option,
+    quiet_option,
+)
+from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.rows import history_rows, image_rows
 from layerfs.cli.table import render, unescape
-from layerfs.cli.template import Template
-from layerfs.errors import LayerfsError, NotFound
+from layerfs.cli.template import Template, to_json
+from layerfs.cli.verbs import verb
+from layerfs.errors import InvalidInput, NotFound
 
 
-def filters_of(values: tuple[str, ...]) -> dict[str, list[str]]:
-    """`-f key=value …` as a dict of lists.
-
-    Raises:
-        click.BadParameter: for a filter without `=`, in docker's words.
-    """
-    result: dict[str, list[str]] = {}
-    for value in values:
-        key, equals, rest = value.partition("=")
-        if not equals:
-            raise click.BadParameter(
-                f'invalid argument "{value}" for "-f, --filter" flag: bad format of filter (expected name=value)'
-            )
-        result.setdefault(key.strip().lower(), []).append(rest.strip())
-    return result
-
-
-@click.command("images")
-@click.argument("repository", required=False)
+@verb("images")
+@image_argument("repository", required=False, metavar="[REPOSITORY[:TAG]]")
 @click.option("-a", "--all", "show_all", is_flag=True, help="Show intermediate images too.")
-@click.option("-q", "--quiet", is_flag=True, help="Only image IDs.")
-@click.option("-f", "--filter", "filters", multiple=True, help="dangling, label, before, since, until, reference.")
+@quiet_option("Only image IDs.")
+@filter_option("dangling, label, before, since, until, reference")
 @click.option("--digests", is_flag=True, help="Show manifest digests.")
-@click.option("--no-trunc", is_flag=True, help="Do not cut IDs.")
-@click.option("--format", "format_", help="json, table, or a Go template.")
+@no_trunc_option()
+@format_option()
 @click.pass_obj
 def images_command(
     session: Session,
     repository: str | None,
     show_all: bool,
     quiet: bool,
-    filters: tuple[str, ...],
+    filters: dict[str, list[str]],
     digests: bool,
     no_trunc: bool,
     format_: str | None,
 ) -> None:
     """List images."""
-    wanted = filters_of(filters)
     if repository:
-        wanted.setdefault("reference", []).append(repository)
-    rows = image_rows(session.store.image_summaries(wanted, all=show_all), truncate=not no_trunc)
-    columns = [
-        ("REPOSITORY", "Repository"),
-        ("TAG", "Tag"),
-        ("IMAGE ID", "ID"),
-        ("CREATED", "CreatedSince"),
-        ("SIZE", "Size"),
-    ]
-    if digests:
-        columns.insert(2, ("DIGEST", "Digest"))
-    if quiet:
-        rows = list({row["ID"]: row for row in rows}.values())
-    render(rows, columns, format=format_, quiet="ID" if quiet else None, echo=click.echo)
+        filters.setdefault("reference", []).append(repository)
+    wanted = digests or (format_ is not None and ".Digest" in format_)
+    rows = image_rows(session.store.image_summaries(filters, all=show_all), truncate=not no_trunc, digests=wanted)
+    columns = {"REPOSITORY": "Repository", "TAG": "Tag"} | ({"DIGEST": "Digest"} if digests else {})
+    columns |= {"IMAGE ID": "ID", "CREATED": "CreatedSince", "SIZE": "Size"}
+    render(rows, columns, format=format_, quiet="ID" if quiet else None)
 
 
-@click.command("history")
-@click.argument("image")
-@click.option("--no-trunc", is_flag=True, help="Do not cut texts and IDs.")
-@click.option("-q", "--quiet", is_flag=True, help="Only image IDs.")
+@verb("history")
+@image_argument()
+@no_trunc_option()
+@quiet_option("Only image IDs.")
 @click.option("-H", "--human/--no-human", default=True, help="Sizes and dates for people (the default).")
-@click.option("--format", "format_", help="json, table, or a Go template.")
+@format_option()
 @click.pass_obj
 def history_command(
     session: Session, image: str, no_trunc: bool, quiet: bool, human: bool, format_: str | None
 ) -> None:
     """Show an image's history, newest first."""
     rows = history_rows(session.store.image(image).history(), truncate=not no_trunc, human=human)
-    columns = [
-        ("IMAGE", "ID"),
-        ("CREATED", "CreatedSince"),
-        ("CREATED BY", "CreatedBy"),
-        ("SIZE", "Size"),
-        ("COMMENT", "Comment"),
-    ]
-    if not human:
-        columns[1] = ("CREATED AT", "CreatedAt")
-    render(rows, columns, format=format_, quiet="ID" if quiet else None, echo=click.echo)
+    created = {"CREATED": "CreatedSince"} if human else {"CREATED AT": "CreatedAt"}
+    columns = {"IMAGE": "ID"} | created | {"CREATED BY": "CreatedBy", "SIZE": "Size", "COMMENT": "Comment"}
+    render(rows, columns, format=format_, quiet="ID" if quiet else None)
 
 
-@click.command("inspect")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("-f", "--format", "format_", help="A Go template, or json.")
+def _inspect(session: Session, names: tuple[str, ...], format_: str | None, kind: str | None, size: bool) -> int:
+    """docker's: one JSON array of what was found, or a line for each name by the template."""
+    template = Template(unescape(format_)) if format_ and format_ != "json" else None
+    found: list[Any] = []
+    code = 0
+    for name in names:
+        try:
+            value = session.store.inspect(name, kind=kind, size=size)
+            if template is None:
+                found.append(value)
+            else:
+                out(template(value))
+        except (NotFound, InvalidInput) as error:
+            if template is not None:
+                out("")
+            code = fail(str(error))
+    if template is None:
+        out(to_json(found) if format_ else json.dumps(found, indent=4, ensure_ascii=False))
+    return code
+
+
+_inspect_format = click.option("-f", "--format", "format_", metavar="FORMAT", help="json, or a Go template.")
+
+
+@verb("inspect")
+@any_argument("names", nargs=-1, required=True, metavar="NAME...")
+@_inspect_format
 @click.option("--type", "kind", type=click.Choice(["container", "image"]), help="Look only for this kind.")
 @click.option("-s", "--size", is_flag=True, help="Add sizes of containers.")
 @click.pass_obj
 def inspect_command(session: Session, names: tuple[str, ...], format_: str | None, kind: str | None, size: bool) -> int:
     """Show all there is to know of containers and images."""
-    found: list[Any] = []
-    code = 0
-    template = Template(unescape(format_)) if format_ and format_ != "json" else None
-    for name in names:
-        try:
-            value = session.store.inspect(name, kind=kind, size=size)
-        except NotFound as error:
-            if template is not None:
-                click.echo("")
-            code = fail(str(error))
-            continue
-        if template is not None:
-            click.echo(template(value))
-        found.append(value)
-    if template is None:
-        click.echo(
-            json.dumps(found, ensure_ascii=False, separators=(",", ":"))
-            if format_
-            else json.dumps(found, indent=4, ensure_ascii=False)
-        )
-    return code
+    return _inspect(session, names, format_, kind, size)
 
 
-@click.command("tag")
-@click.argument("source")
-@click.argument("target")
+@verb("inspect")
+@image_argument("names", nargs=-1, required=True, metavar="IMAGE...")
+@_inspect_format
+@click.pass_obj
+def image_inspect_command(session: Session, names: tuple[str, ...], format_: str | None) -> int:
+    """Show all there is to know of images."""
+    return _inspect(session, names, format_, "image", False)
+
+
+@verb("inspect")
+@container_argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+@_inspect_format
+@click.option("-s", "--size", is_flag=True, help="Add sizes.")
+@click.pass_obj
+def container_inspect_command(session: Session, names: tuple[str, ...], format_: str | None, size: bool) -> int:
+    """Show all there is to know of containers."""
+    return _inspect(session, names, format_, "container", size)
+
+
+@verb("tag")
+@image_argument("source")
+@click.argument("target", metavar="TARGET[:TAG]")
 @click.pass_obj
 def tag_command(session: Session, source: str, target: str) -> None:
     """Make a tag TARGET that refers to the image SOURCE."""
-    session.store.tag(source, target)
+    try:
+        session.store.tag(source, target)
+    except InvalidInput as error:
+        if not error.message.startswith("invalid reference format"):
+            raise
+        raise InvalidInput(
+            f'Error parsing reference: "{target}" is not a valid repository/tag: {error.message}'
+        ) from None
 
 
-@click.command("rmi")
-@click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
+@verb("rmi")
+@image_argument("names", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-f", "--force", is_flag=True, help="Untag even if a stopped container uses the image.")
 @click.option("--no-prune", is_flag=True, help="Keep untagged parents.")
 @click.pass_obj
 def rmi_command(session: Session, names: tuple[str, ...], force: bool, no_prune: bool) -> int:
     """Remove images."""
-    code = 0
-    for name in names:
-        try:
-            for line in session.store.remove_image(name, force=force, prune=not no_prune):
-                click.echo(str(line))
-        except LayerfsError as error:
-            code = fail(str(error))
-    return code
+
+    def remove(name: str) -> None:
+        for line in session.store.remove_image(name, force=force, prune=not no_prune):
+            out(str(line))
+
+    return for_each(names, remove)

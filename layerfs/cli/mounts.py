@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import click
 
-from layerfs.cli.app import Session, fail
+from layerfs.cli.app import Session
+from layerfs.cli.options import any_argument, container_argument, format_option, quiet_option
+from layerfs.cli.output import for_each, out
 from layerfs.cli.rows import mount_rows
 from layerfs.cli.table import render
-from layerfs.errors import InvalidInput, LayerfsError
+from layerfs.cli.verbs import verb
 
 ENGINES = ["kernel", "python"]
+engine_option = click.option("--engine", type=click.Choice(ENGINES), help="Mount engine; default: the best one here.")
 
 
-@click.command("mount")
-@click.argument("name", required=False, metavar="[IMAGE|CONTAINER]")
+@verb("mount")
+@any_argument(required=False, metavar="[IMAGE|CONTAINER]")
 @click.argument("target", required=False, metavar="[DIR]")
-@click.option("--engine", type=click.Choice(ENGINES), help="Default: the best one here.")
+@engine_option
 @click.option("-r", "--read-only", "--ro", is_flag=True, help="Mount a container read-only.")
-@click.option("-q", "--quiet", is_flag=True, help="With no name: only the mount points.")
-@click.option("--format", "format_", help="With no name: json, table, or a Go template.")
+@quiet_option("With no name: only the mount points.")
+@format_option("With no name: json, table, or a Go template.")
 @click.pass_obj
 def mount_command(
     session: Session,
@@ -31,25 +34,20 @@ def mount_command(
 ) -> None:
     """Mount an image (read-only) or a container (writable) and print where; list mounts without a name."""
     if name is not None:
-        click.echo(str(session.store.mount(name, target, engine=engine, read_only=read_only)))
+        out(str(session.store.mount(name, target, engine=engine, read_only=read_only)))
         return
-    columns = [("TARGET", "Target"), ("ENGINE", "Engine"), ("SOURCE", "Source"), ("MODE", "Mode")]
-    render(mount_rows(session.store), columns, format=format_, quiet="Target" if quiet else None, echo=click.echo)
+    columns = {"TARGET": "Target", "ENGINE": "Engine", "SOURCE": "Source", "MODE": "Mode"}
+    render(mount_rows(session.store), columns, format=format_, quiet="Target" if quiet else None)
 
 
-@click.command("umount")
-@click.argument("names", nargs=-1, metavar="DIR|CONTAINER...")
+@verb("umount")
+@container_argument("names", nargs=-1, metavar="DIR|CONTAINER...")
 @click.option("-l", "--lazy", is_flag=True, help="Detach now, finish when nobody uses it.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Every mount of this store.")
 @click.pass_obj
 def umount_command(session: Session, names: tuple[str, ...], lazy: bool, everything: bool) -> int:
     """Unmount by mount point or container."""
     if not names and not everything:
-        raise InvalidInput("umount needs a mount point, a container, or --all")
-    code = 0
-    for name in names or [record.target for record in session.store.mounts(dead=True)]:
-        try:
-            session.store.umount(name, lazy=lazy)
-        except LayerfsError as error:
-            code = fail(str(error))
-    return code
+        raise click.UsageError("name a mount point or a container, or say --all", click.get_current_context())
+    wanted = names or [record.target for record in session.store.mounts(dead=True)]
+    return for_each(wanted, lambda name: session.store.umount(name, lazy=lazy))

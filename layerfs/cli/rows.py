@@ -30,12 +30,13 @@ def _cut(digest: str, truncate: bool) -> str:
     return digest.removeprefix("sha256:")[:12] if truncate else digest
 
 
-def image_rows(summaries: Iterable[ImageSummary], *, truncate: bool) -> list[Row]:
+def image_rows(summaries: Iterable[ImageSummary], *, truncate: bool, digests: bool = False) -> list[Row]:
     """A row for each name, `<none>` where there is none (docker's rules)."""
     rows = []
     for summary in summaries:
         names = [
-            (t.reference.familiar.rpartition(":")[::2], str(t.manifest) if t.manifest else _NONE) for t in summary.tags
+            (t.reference.familiar.rpartition(":")[::2], str(t.manifest) if t.manifest and digests else _NONE)
+            for t in summary.tags
         ]
         tagged = {name[0] for name, _ in names}
         names += [
@@ -74,7 +75,6 @@ def history_rows(history: Iterable[HistoryRow], *, truncate: bool, human: bool) 
                 "CreatedBy": ellipsis(created_by, 45) if truncate else created_by,
                 "Size": human_size(entry.size) if human else str(entry.size),
                 "Comment": entry.comment,
-                "Tags": list(entry.tags),
             }
         )
     return rows
@@ -83,7 +83,7 @@ def history_rows(history: Iterable[HistoryRow], *, truncate: bool, human: bool) 
 def _iso(ns: int | None) -> str:
     if not ns or ns < 0:
         return "N/A"
-    return datetime.fromtimestamp(ns // 10**9, UTC).isoformat().replace("+00:00", "Z")
+    return datetime.fromtimestamp(ns // 10**9, UTC).astimezone().isoformat().replace("+00:00", "Z")
 
 
 def _quoted(words: Sequence[str]) -> str:
@@ -110,11 +110,10 @@ def container_rows(boxes: Iterable[Container], *, truncate: bool, size: bool) ->
     for box in boxes:
         config = box.config()
         command = _quoted([*(config.entrypoint or ()), *(config.cmd or ())])
-        tags = box.image.tags
         record = box.record
         row: Row = {
             "ID": _cut(box.id, truncate),
-            "Image": tags[0] if tags else _cut(f"sha256:{record.image}", truncate),
+            "Image": _image_shown(box.image_name, truncate),
             "Command": f'"{ellipsis(command, 20) if truncate else command}"',
             "RunningFor": human_ago(record.created_ns),
             "CreatedAt": moment(record.created_ns),
@@ -123,7 +122,7 @@ def container_rows(boxes: Iterable[Container], *, truncate: bool, size: bool) ->
             "Ports": "",
             "Names": record.name,
             "Labels": ",".join(f"{k}={v}" for k, v in config.labels),
-            "Mounts": ",".join(v.partition(":")[0] for v in box.settings.volumes),
+            "Mounts": ",".join(_shortened(v.partition(":")[0], truncate) for v in box.settings.volumes),
             "Networks": box.settings.network,
             "LocalVolumes": "0",
         }
@@ -132,6 +131,17 @@ def container_rows(boxes: Iterable[Container], *, truncate: bool, size: bool) ->
             row["Size"] = f"{human_size(sizes.writable)} (virtual {human_size(sizes.writable + sizes.image)})"
         rows.append(row)
     return rows
+
+
+def _image_shown(name: str, truncate: bool) -> str:
+    """docker cuts IDs, and leaves out the digest of a name."""
+    if name.startswith("sha256:"):
+        return _cut(name, truncate)
+    return name.partition("@")[0] if truncate else name
+
+
+def _shortened(text: str, truncate: bool) -> str:
+    return ellipsis(text, 15) if truncate else text
 
 
 def change_row(change: Change) -> Row:
@@ -177,6 +187,8 @@ def usage_rows(store: Store) -> list[Row]:
     return [
         _usage_row("Images", len(usage.images), len(active), usage.total, free),
         _usage_row("Containers", len(boxes), running, sum(sizes.values()), stopped),
+        _usage_row("Local Volumes", 0, 0, 0, 0),
+        _usage_row("Build Cache", 0, 0, 0, 0),
     ]
 
 

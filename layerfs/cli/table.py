@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from layerfs.cli.output import out
 from layerfs.cli.template import Template, to_json
 
 Row = Mapping[str, Any]
@@ -34,40 +35,38 @@ def unescape(text: str) -> str:
 
 
 def render(
-    rows: Iterable[Row],
-    columns: Sequence[tuple[str, str]],
-    *,
-    format: str | None,
-    quiet: str | None,
-    echo: Callable[[str], Any],
+    rows: Iterable[Row], columns: Mapping[str, str], *, format: str | None = None, quiet: str | None = None
 ) -> None:
-    """Print rows. `columns` are (heading, key) of the default table; `quiet` is the key that `-q` prints alone.
+    """Print rows as docker does. `columns`: heading -> key of the default table; `quiet`: the key `-q` prints alone.
 
-    Every key of a row that is a text may be named in a template; headings of keys outside the table are their names
-    in capitals.
+    Every key of a row may be named in a template; headings of keys outside the table are their names in capitals.
+
+    Raises:
+        InvalidInput: a bad template.
     """
-    rows = list(rows)
-    if quiet is not None and format is None:
+    if quiet is not None and format in (None, "table"):
         for row in rows:
-            echo(str(row[quiet]))
+            out(str(row[quiet]))
         return
     text = unescape(format or "table").strip()
     if text == "json":
-        text = "{{json .}}"
-    if text == "table":
-        echo(table([h for h, _ in columns], [[str(r[k]) for _, k in columns] for r in rows]))
+        for row in rows:
+            out(to_json(dict(sorted(row.items()))))
+    elif text == "table":
+        out(table(list(columns), [[str(row[key]) for key in columns.values()] for row in rows]))
     elif text.startswith("table "):
-        headings = {k: _heading(k) for r in rows for k in r} | {k: h for h, k in columns}
-        for line in _template_rows(text[6:], headings, rows):
-            echo(line)
+        rows = list(rows)
+        headings = {key: _heading(key) for row in rows for key in row} | {key: h for h, key in columns.items()}
+        for line in _template_rows(text.removeprefix("table "), headings, rows):
+            out(line)
     else:
         template = Template(text)
         for row in rows:
-            echo(template(row))
+            out(template(row))
 
 
 def _heading(key: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).upper()
 
 
-__all__ = ["Row", "render", "table", "to_json", "unescape"]
+__all__ = ["Row", "render", "table", "unescape"]

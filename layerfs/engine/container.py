@@ -12,7 +12,7 @@ from layerfs.engine.mounts import mount_container, mounted_at
 from layerfs.engine.records import Change
 from layerfs.engine.settings import Settings
 from layerfs.engine.state import State
-from layerfs.errors import InUse
+from layerfs.errors import InUse, LayerfsError
 
 if TYPE_CHECKING:
     from layerfs.engine.image import Image
@@ -69,6 +69,18 @@ class Container:
         from layerfs.engine.image import Image
 
         return Image(self.store, self.store.image_of(self.record))
+
+    @property
+    def image_name(self) -> str:
+        """What its maker called the image, as long as that name means it still; else the ID, `sha256:…`."""
+        record = self.record
+        name = str(record.config.get("image_name", ""))
+        try:
+            if name and self.store.image(name).record.id.hex == record.image:
+                return name
+        except LayerfsError:
+            pass
+        return f"sha256:{record.image}"
 
     @property
     def settings(self) -> Settings:

@@ -61,9 +61,9 @@ def _state(box: Container) -> dict[str, Any]:
         "Restarting": False,
         "OOMKilled": False,
         "Dead": False,
-        "Pid": state.pid if state.running else 0,
-        "ExitCode": 0 if state.running else state.code,
-        "Error": "",
+        "Pid": state.pid,
+        "ExitCode": state.code,
+        "Error": state.error,
         "StartedAt": _time(state.started_ns),
         "FinishedAt": _time(state.finished_ns),
     }
@@ -72,6 +72,7 @@ def _state(box: Container) -> dict[str, Any]:
 def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
     record, settings = box.record, box.settings
     config = box.config()
+    called = record.config.get("image_name") or f"sha256:{record.image}"
     argv = [*(config.entrypoint or ()), *(config.cmd or ())]
     table = box.store.container_table
     document = {
@@ -105,7 +106,11 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
             },
         },
         "Mounts": [_mount(v) for v in settings.volumes],
-        "Config": {"Hostname": settings.hostname or record.id[:12], **config.document(), "Image": _image_name(box)},
+        "Config": {
+            "Hostname": settings.hostname or record.id[:12],
+            **config.document(),
+            "Image": record.config.get("image_name") or f"sha256:{record.image}",
+        },
         "NetworkSettings": {"Networks": {settings.network: {}}},
     }
     if size:
@@ -125,8 +130,3 @@ def _mount(volume: str) -> dict[str, Any]:
         "RW": mode != "ro",
         "Propagation": "rprivate",
     }
-
-
-def _image_name(box: Container) -> str:
-    tags = box.image.tags
-    return tags[0] if tags else f"sha256:{box.record.image}"

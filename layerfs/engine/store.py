@@ -217,9 +217,10 @@ class Store:
         if engine is not None:
             check_engine(engine)
         wanted = Settings().changed(settings)
-        record = (self.image(image) if isinstance(image, str) else image).record
-        row = wanted.row() | {"layers": [diff_id.hex for diff_id in record.diff_ids]}
-        return Container(self, self.container_table.create(record.id.hex, name, row, engine=engine or ""))
+        found = self.image(image) if isinstance(image, str) else image
+        called = image if isinstance(image, str) else next(iter(found.tags), found.id)
+        row = wanted.row() | {"layers": [diff_id.hex for diff_id in found.record.diff_ids], "image_name": called}
+        return Container(self, self.container_table.create(found.record.id.hex, name, row, engine=engine or ""))
 
     def container(self, name: str) -> Container:
         """By name, ID or a unique start of one. Raises ContainerNotFound, Ambiguous."""

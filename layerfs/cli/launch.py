@@ -1,0 +1,189 @@
+"""create and run: how a container is to run, from docker's options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from layerfs.cli.app import Session
+from layerfs.cli.mounts import engine_option
+from layerfs.cli.options import image_argument
+from layerfs.cli.output import fail, out, reason
+from layerfs.cli.verbs import verb
+from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError
+
+if TYPE_CHECKING:
+    from layerfs.engine import Container
+
+_FAILED = 125  # docker's code for what is wrong before the program runs
+
+_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option("--name", help="Name of the container."),
+    click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set an environment variable."),
+    click.option("--env-file", multiple=True, metavar="FILE", help="Read environment variables from a file."),
+    click.option("-w", "--workdir", metavar="DIR", help="Working directory in the container."),
+    click.option("-u", "--user", metavar="NAME|UID[:GROUP|GID]", help="Who the program runs as."),
+    click.option("-h", "--hostname", help="Host name in the container."),
+    click.option(
+        "--network",
+        "--net",
+        type=click.Choice(["none", "host"]),
+        default="none",
+        help="none (default): loopback only; host.",
+    ),
+    click.option("--entrypoint", help="Replace the image's ENTRYPOINT."),
+    click.option("-l", "--label", multiple=True, metavar="NAME[=VALUE]", help="Set a label."),
+    click.option("--label-file", multiple=True, metavar="FILE", help="Read labels from a file."),
+    click.option("-v", "--volume", multiple=True, metavar="SRC:DST[:ro]", help="Bind mount a host path."),
+    click.option("--tmpfs", multiple=True, metavar="DST[:OPTIONS]", help="Mount a tmpfs."),
+    click.option("--read-only", is_flag=True, help="Mount the root file system read-only."),
+    click.option("--privileged", is_flag=True, help="All capabilities, no masks."),
+    click.option("--cap-add", multiple=True, help="Add a capability."),
+    click.option("--cap-drop", multiple=True, help="Drop a capability."),
+    click.option("--security-opt", multiple=True, metavar="OPTION", help="no-new-privileges"),
+    click.option("--stop-signal", metavar="SIGNAL", help="Signal that stops the container."),
+    click.option("--cidfile", metavar="FILE", help="Write the container's ID to a file."),
+    engine_option,
+]
+_ARGUMENTS = {"allow_interspersed_args": False, "help_option_names": ["--help"]}
+
+
+def _container_options(function: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def _pairs(path: str, what: str) -> list[str]:
+    """`NAME=VALUE` lines of a file by docker's rules: `#` starts a comment line, values are taken as they are.
+
+    Raises:
+        InvalidInput: a name with white space or none at all, bytes that are no UTF-8, a file that cannot be read.
+    """
+    try:
+        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise InvalidInput(f"open {reason(error)}") from None
+    result = []
+    for number, raw in enumerate(lines, 1):
+        try:
+            line = raw.removesuffix(b"\r").decode().lstrip()
+        except UnicodeDecodeError:
+            raise InvalidInput(f"{what} file {path} contains invalid utf8 bytes at line {number}") from None
+        name = line.partition("=")[0]
+        if not line or line.startswith("#"):
+            continue
+        if not name:
+            raise InvalidInput(f"no variable name on line '{line}'")
+        if any(c.isspace() for c in name):
+            raise InvalidInput(f"poorly formatted environment: variable '{name}' contains whitespaces")
+        result.append(line)
+    return result
+
+
+def _with_ours(pairs: Iterable[str]) -> list[str]:
+    """A name without a value takes the one of our environment, and is left out where we have none."""
+    return [p if "=" in p else f"{p}={os.environ[p]}" for p in pairs if "=" in p or p in os.environ]
+
+
+def _volume(text: str) -> str:
+    """`./here:/there` is relative to where we are, as with docker."""
+    source, colon, rest = text.partition(":")
+    return f"{os.path.abspath(source)}{colon}{rest}" if source.startswith(".") and colon else text  # noqa: PTH100
+
+
+def _no_new_privileges(values: Iterable[str]) -> bool:
+    """`--security-opt`: those that ask for what this version does anyway are taken, too.
+
+    Raises:
+        InvalidInput: any other.
+    """
+    wanted = False
+    for value in values:
+        name, _, setting = value.replace("=", ":", 1).partition(":")
+        if name == "no-new-privileges" and setting in ("", "true", "false"):
+            wanted = setting != "false"
+        elif (name, setting) not in (("seccomp", "unconfined"), ("apparmor", "unconfined"), ("label", "disable")):
+            raise InvalidInput(f"--security-opt {value} is not supported")
+    return wanted
+
+
+def _settings(options: dict[str, Any], command: tuple[str, ...]) -> dict[str, Any]:
+    """What `Store.create` takes, from the command line's options."""
+    env = [line for path in options.pop("env_file") for line in _pairs(path, "env")]
+    labels = [line for path in options.pop("label_file") for line in _pairs(path, "label")]
+    return options | {
+        "command": list(command) or None,
+        "env": _with_ours([*env, *options.pop("env")]),
+        "labels": [*labels, *options.pop("label")],
+        "volumes": [_volume(text) for text in options.pop("volume")],
+        "no_new_privileges": _no_new_privileges(options.pop("security_opt")),
+    }
+
+
+def _create(session: Session, image: str, command: tuple[str, ...], options: dict[str, Any]) -> Container:
+    cidfile = options.pop("cidfile")
+    if cidfile and Path(cidfile).exists():
+        raise InvalidInput(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
+    settings = _settings(options, command)
+    try:
+        box = session.store.create(image, **settings)
+    except ImageNotFound as error:
+        fail(f"Unable to find image '{error.message.removeprefix('No such image: ')}' locally")
+        raise
+    if cidfile:
+        Path(cidfile).write_text(box.id)
+    return box
+
+
+@verb("create", context_settings=_ARGUMENTS)
+@_container_options
+@image_argument()
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND] [ARG...]")
+@click.pass_obj
+def create_command(session: Session, /, image: str, command: tuple[str, ...], **options: Any) -> int:
+    """Make a container of an image: a writable layer and a record."""
+    try:
+        out(_create(session, image, command, options).id)
+    except OSError as error:
+        return fail(reason(error), _FAILED)
+    return 0
+
+
+@verb("run", context_settings=_ARGUMENTS)
+@_container_options
+@click.option("--rm", "remove", is_flag=True, help="Remove the container when its program ends.")
+@click.option("-i", "--interactive", is_flag=True, help="Keep standard input open.")
+@click.option("--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on to the program (the default).")
+@image_argument()
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND] [ARG...]")
+@click.pass_obj
+def run_command(
+    session: Session,
+    /,
+    image: str,
+    command: tuple[str, ...],
+    remove: bool,
+    interactive: bool,
+    sig_proxy: bool,
+    **options: Any,
+) -> int:
+    """Run a program in a new container; its exit code is ours."""
+    try:
+        box = _create(session, image, command, options)
+    except OSError as error:
+        return fail(reason(error), _FAILED)
+    try:
+        stdin = 0 if interactive else None
+        return box.run(stdin=stdin, stdout=None, stderr=None, forward_signals=sig_proxy).returncode
+    except LayerfsError as error:
+        return fail(str(error), error.exit_code if error.exit_code in (126, 127) else _FAILED)
+    except OSError as error:
+        return fail(reason(error), _FAILED)
+    finally:
+        if remove:
+            box.remove(force=True)

@@ -1,0 +1,82 @@
+"""What the command line prints: results on stdout, one line for each error on stderr, whatever they hold."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TextIO
+
+from layerfs.errors import LayerfsError
+
+
+def out(text: str) -> None:
+    """One result. Not flushed: `finish` does that, and `fail` does so that both streams are in order."""
+    sys.stdout.write(f"{text}\n")
+
+
+def fail(message: str, code: int = 1) -> int:
+    """Print one line on stderr, whatever the message holds; returns the code."""
+    sys.stdout.flush()
+    line = " ".join(message.split())
+    with contextlib.suppress(OSError):  # nobody reads it; the exit code still says it
+        sys.stderr.write(f"layerfs: {''.join(c if c.isprintable() else _escaped(c) for c in line)}\n")
+        sys.stderr.flush()
+    return code
+
+
+def _escaped(char: str) -> str:
+    """Control characters, and the surrogates that stand for bytes that are no UTF-8."""
+    return os.fsencode(char).decode("ascii", "backslashreplace") if ord(char) > 127 else f"\\x{ord(char):02x}"
+
+
+def reason(error: OSError) -> str:
+    """An error of the host in one line, as the shell's tools say it: `open x: no such file or directory`."""
+    if isinstance(error, LayerfsError) or error.strerror is None:
+        return str(error)
+    text = error.strerror[:1].lower() + error.strerror[1:]
+    return f"{os.fsdecode(error.filename)}: {text}" if isinstance(error.filename, str | bytes) else text
+
+
+def for_each(names: Iterable[str], action: Callable[[str], object]) -> int:
+    """Do it for all names, go on after an error, and tell by the exit code at the end (docker's rule)."""
+    code = 0
+    for name in names:
+        try:
+            action(name)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            code = fail(reason(error))
+    return code
+
+
+def take_standard_streams() -> None:
+    """Make the three streams usable whatever we were given: descriptors that are closed (the next file opened would
+    get their number), an encoding that cannot say what has to be said, names that are no UTF-8.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
+def silence_stdout() -> None:
+    """Let the interpreter's last flush go nowhere: what is left could not be written."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
