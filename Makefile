@@ -35,7 +35,7 @@ bench: build ## the benchmarks, as ratios against peers on this machine
 	@$(BIN)/python -m pytest benchmarks -o testpaths=benchmarks $(PYTEST)
 
 sanitize: venv ## the C parts under address, undefined and thread sanitizers
-	@sh tools/sanitize.sh all
+	@$(BIN)/python tools/sanitize.py
 
 fuzz: venv ## fuzz the readers of tars and trees, FUZZ_SECONDS each
 	@sh tools/system.sh clang

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from layerfs.store.trash import remove_tree
+from tests import workplace
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell in the background; children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not config.option.basetemp and not hasattr(config, "workerinput"):
+        place = workplace.fresh()
+        config.option.basetemp = str(workplace.use(place))
+        config.add_cleanup(lambda: workplace.clear(place))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,15 +42,7 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_stays(tmp_path: Path) -> Iterator[None]:
-    """A test that leaves a mount below its tmp_path fails; the mount is detached. What it wrote is removed, however deep."""
+    """A test that leaves a mount below its tmp_path fails; the mount is detached. What it wrote is removed."""
     yield
-    place = os.fsencode(tmp_path)
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
-    left = [target for target in mounts if target.startswith(place + b"/")]
-    for target in reversed(left):
-        from layerfs import _native
-
-        _native.umount(os.fsdecode(target), 2)
-    remove_tree(tmp_path)
-    if left:
+    if left := workplace.remove(tmp_path):
         pytest.fail(f"left mounted: {left}")

@@ -17,7 +17,7 @@ mkdir -p "$venv"
 : >"$state"
 [ -e "$venv/bin/pip" ] || "${PYTHON:-python3}" -m venv "$venv"
 log=$venv/pip.log
-if ! "$venv/bin/pip" install -q --disable-pip-version-check --root-user-action=ignore -e '.[dev]' >"$log" 2>&1; then
+if ! "$venv/bin/pip" install -q --use-pep517 --disable-pip-version-check --root-user-action=ignore -e '.[dev]' >"$log" 2>&1; then
 	cat "$log" >&2
 	exit 1
 fi

@@ -1,0 +1,116 @@
+"""Builds the C parts with gcc's sanitizers below build/, and runs the tests that use them there.
+
+    sanitize.py [PART...]      all parts unless named; the exit status is 1 when a test fails or a sanitizer reports
+
+    address   the extension with address and undefined
+    thread    the extension with thread: the tests that use threads
+    helper    the executables in libexec with address and undefined
+    quick     a short piece of address and helper, for the test suite
+
+The normal build stays untouched: each workspace has the package as symbolic links beside binaries of its own. Python
+itself is built without sanitizers, so their library is loaded first, and leaks (CPython's own) are not looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+LINKED = ("layerfs_native", "tests", "tools", "docs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+
+
+@dataclass(frozen=True)
+class Part:
+    workspace: str
+    sanitizers: str
+    library: str  # preloaded into the tests' Python; none where only executables are sanitized
+    tests: tuple[str, ...]
+
+
+ADDRESS, THREAD = "address,undefined", "thread"
+PARTS = {
+    "address": (Part("address", ADDRESS, "libasan.so", ("tests/native", "tests/unit/layer", "tests/property")),),
+    "thread": (
+        Part(
+            "thread",
+            THREAD,
+            "libtsan.so",
+            (
+                "tests/native/test_layer_reader.py",
+                "tests/native/test_hashes.py",
+                "tests/native/test_threads.py",
+                "tests/unit/layer/test_read.py",
+                "tests/unit/image/test_load.py",
+            ),
+        ),
+    ),
+    "helper": (Part("address", ADDRESS, "", ("tests/runtime",)),),
+    "quick": (
+        Part("address", ADDRESS, "libasan.so", ("tests/native/test_layer_reader.py", "tests/native/test_threads.py")),
+        Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),
+    ),
+}
+ALL = ("address", "thread", "helper")
+
+
+def build(part: Part) -> Path:
+    """The part's workspace with fresh links and binaries; object files are kept."""
+    place = PROJECT / "build" / part.workspace
+    package = place / "layerfs"
+    shutil.rmtree(package, ignore_errors=True)
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "libexec")
+    shutil.copytree(PROJECT / "layerfs", package, ignore=ignored, copy_function=os.symlink)
+    for name in LINKED:
+        if not (place / name).exists():
+            (place / name).symlink_to(PROJECT / name)
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    subprocess.run(command, cwd=place, env={**os.environ, "LAYERFS_SANITIZE": part.sanitizers}, check=True)
+    return place
+
+
+def environment(part: Part, place: Path) -> dict[str, str]:
+    reports = f"log_path={place}/reports/report"
+    variables = {
+        "ASAN_OPTIONS": f"{reports}:detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": f"{reports}:print_stacktrace=1",
+        "TSAN_OPTIONS": f"{reports}:ignore_noninstrumented_modules=1:second_deadlock_stack=1",
+        "PYTHONMALLOC": "malloc",
+        "LAYERFS_SANITIZED": part.sanitizers,
+        "LAYERFS_TEST_HELPER": str(place / "layerfs/libexec/layerfs-run"),
+    }
+    if part.library:
+        found = subprocess.run(["gcc", f"-print-file-name={part.library}"], capture_output=True, text=True, check=True)
+        variables["LD_PRELOAD"] = found.stdout.strip()
+    return os.environ | variables
+
+
+def check(part: Part) -> bool:
+    """Builds and tests a part; whether all was well."""
+    place = build(part)
+    reports = place / "reports"
+    shutil.rmtree(reports, ignore_errors=True)
+    reports.mkdir()
+    command = ["setarch", "-R", sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark"]  # tsan: no wide randomization
+    tests = [name for name in part.tests if (PROJECT / name).exists()]
+    done = subprocess.run([*command, *tests], cwd=place, env=environment(part, place), stdin=subprocess.DEVNULL)
+    found = sorted(reports.iterdir())
+    for report in found:
+        print(f"== {report.relative_to(PROJECT)}\n{report.read_text(errors='replace')}", file=sys.stderr)
+    return done.returncode == 0 and not found
+
+
+def main() -> int:
+    parts = [part for name in sys.argv[1:] or ALL for part in PARTS[name]]
+    failed = [part for part in parts if not check(part)]
+    for part in failed:
+        print(f"sanitizers: {part.sanitizers} over {' '.join(part.tests)} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
