@@ -164,8 +164,10 @@ class Container:
 
     def diff(self) -> list[Change]:
         """What it changed, in docker's order and words; also while it is mounted or runs."""
+        from layerfs.engine.running import release
         from layerfs.layer.changes import changes
 
+        release(self)
         return [Change(c.kind, os.fsdecode(c.path)) for c in changes(self.upper, self.tree(), index=self._index)]
 
     @property
@@ -206,12 +208,14 @@ class Container:
             InvalidInput: a bad tag or change, or a name that no layer can hold. InUse: it changed while it was read.
         """
         from layerfs.engine.image import Image
+        from layerfs.engine.running import release
         from layerfs.image.commit import commit_image
         from layerfs.image.images import Images
         from layerfs.layer import commit_layer
         from layerfs.reference import Reference
 
         references = [Reference.parse(tag).tagged()] if tag else []
+        release(self)
         root = self.store.root
         parent = self.store.image_of(self.record)
         config = self.settings.config(Images(root).config(parent).config)

@@ -106,11 +106,7 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
             },
         },
         "Mounts": [_mount(v) for v in settings.volumes],
-        "Config": {
-            "Hostname": settings.hostname or record.id[:12],
-            **config.document(),
-            "Image": record.config.get("image_name") or f"sha256:{record.image}",
-        },
+        "Config": {"Hostname": settings.hostname or record.id[:12], **config.document(), "Image": called},
         "NetworkSettings": {"Networks": {settings.network: {}}},
     }
     if size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,17 +46,23 @@ def image_of(store: Store, record: ContainerRecord) -> ImageRecord:
 
 
 def users_of_images(store: Store) -> Callable[[Digest], Sequence[ImageUse]]:
-    """The containers that stand on an image, and what has it mounted."""
+    """The containers that stand on an image, and what has it mounted: looked up when first asked, so that within an
+    update nothing can come between.
+    """
     from layerfs.image.removal import ImageUse
     from layerfs.snapshot import MountTable
 
-    found: dict[str, list[ImageUse]] = {}
-    for record in store.container_table.list():
-        found.setdefault(record.image, []).append(ImageUse(record.id, State.of(record.state).running))
-    for mounted in MountTable(store.root).live():
-        if mounted.image and not mounted.container:
-            found.setdefault(mounted.image, []).append(ImageUse(mounted.id, True))
-    return lambda image: found.get(image.hex, [])
+    @functools.cache
+    def uses() -> dict[str, list[ImageUse]]:
+        found: dict[str, list[ImageUse]] = {}
+        for record in store.container_table.list():
+            found.setdefault(record.image, []).append(ImageUse(record.id, State.of(record.state).running))
+        for mounted in MountTable(store.root).live():
+            if mounted.image and not mounted.container:
+                found.setdefault(mounted.image, []).append(ImageUse(mounted.id, True))
+        return found
+
+    return lambda image: uses().get(image.hex, [])
 
 
 def stack_of(store: Store, what: str | Image) -> tuple[DiffID, ...]:

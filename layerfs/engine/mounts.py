@@ -51,14 +51,21 @@ def mount_image(
     store: Store, record: ImageRecord, target: Path | None, engine: str | None, options: Collection[str] = ()
 ) -> MountHandle:
     """Read-only, at `target` or at a new place in the store."""
+    from layerfs.image.images import Images
     from layerfs.layer import merged_tree
     from layerfs.snapshot import mount_tree
 
     tree, place = merged_tree(store.root, record.diff_ids), target or store.mount_point()
-    return _by_engine(
+    handle = _by_engine(
         engine,
         lambda chosen: mount_tree(store.root, tree, engine=chosen, target=place, image=record.id.hex, options=options),
     )
+    try:
+        Images(store.root).get(record.id)  # from its row on the mount keeps rmi away; somebody may have been faster
+    except NotFound:
+        handle.unmount(lazy=True)
+        raise
+    return handle
 
 
 def mount_container(

@@ -2,8 +2,8 @@
 last one unmounts it. A mount that a user made is used as it is, and stays.
 
 `containers/<id>/run/lock` is held shared by every run; who has it exclusively is alone. `run/mount` says that the mount
-is the runs' own. `run/<token>/` has the files of one run. All of it may be deleted when nobody holds the lock, so a
-killed run leaves nothing that the next one, or `rm`, does not clear away.
+is the runs' own, `run/points` what they made in it, `run/<token>/` has the files of one run. All of it may go when
+nobody holds the lock: a killed run leaves nothing that the next one, or `diff`, `commit` or `rm`, does not clear away.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfs.engine.mounts import mount_container, mounted_at, unmount_all, writable_mounts
+from layerfs.engine.points import clear_points, make_points
 from layerfs.engine.state import KILLED, State
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
 
@@ -58,6 +59,8 @@ def place_of(box: Container, engine: str | None) -> Iterator[Place]:
         files = home / secrets.token_hex(8)
         files.mkdir(0o700)
         try:
+            if made := make_points(box.tree(), root):
+                (home / "points").write_bytes(b"\n".join(made))
             yield Place(root, files)
         finally:
             shutil.rmtree(files, ignore_errors=True)
@@ -66,9 +69,9 @@ def place_of(box: Container, engine: str | None) -> Iterator[Place]:
 
 
 def release(box: Container) -> None:
-    """Unmount what killed runs left mounted; nothing happens while one goes on."""
+    """Take away what killed runs left behind; nothing happens while one goes on."""
     home = _home(box)
-    if not (home / "mount").exists():
+    if not (home / "mount").exists() and not (home / "points").exists():
         return
     with contextlib.suppress(FileNotFoundError), _lock(home) as lock:
         if _alone(lock):
@@ -136,6 +139,14 @@ def _mount(box: Container, home: Path, engine: str | None) -> Path | None:
 
 def _leave(box: Container, home: Path) -> None:
     """By the last one."""
+    points = home / "points"
+    if points.exists():
+        root = mounted_at(box.store, box.id)
+        if root is None:  # somebody unmounted it, or the machine was started anew
+            root = _mount(box, home, None)
+        if root is not None:
+            clear_points(root, points.read_bytes().split(b"\n"))
+        points.unlink()
     if (home / "mount").exists():
         try:
             unmount_all(box.store, writable_mounts(box.store, box.id), lazy=False)

@@ -14,7 +14,7 @@ from layerfs.engine.image import Image
 from layerfs.engine.lookup import container_or_image, image_of, inspect, stack_of, tree_lines, users_of_images
 from layerfs.engine.mounts import check_engine, find_mount, mount_image, unmount_all
 from layerfs.engine.records import Change, LoadedImage
-from layerfs.errors import ContainerNotFound, InvalidInput
+from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput
 from layerfs.image.images import Images
 from layerfs.reference import Reference
 from layerfs.store.root import StoreRoot
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from layerfs.snapshot import ContainerRecord, Containers, MountRecord
     from layerfs.store.fsck import Problem
     from layerfs.store.gc import GcResult
+    from layerfs.store.index import Txn
 
 Source = str | os.PathLike[str] | BinaryIO
 
@@ -220,7 +221,13 @@ class Store:
         found = self.image(image) if isinstance(image, str) else image
         called = image if isinstance(image, str) else next(iter(found.tags), found.id)
         row = wanted.row() | {"layers": [diff_id.hex for diff_id in found.record.diff_ids], "image_name": called}
-        return Container(self, self.container_table.create(found.record.id.hex, name, row, engine=engine or ""))
+
+        def still_there(txn: Txn) -> None:
+            if txn.get("images", found.record.id.raw) is None:
+                raise ImageNotFound(f"No such image: {called}")
+
+        record = self.container_table.create(found.record.id.hex, name, row, engine=engine or "", check=still_there)
+        return Container(self, record)
 
     def container(self, name: str) -> Container:
         """By name, ID or a unique start of one. Raises ContainerNotFound, Ambiguous."""
