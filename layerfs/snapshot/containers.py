@@ -69,9 +69,17 @@ class Containers:
         self._root = root
 
     def create(
-        self, image: str, name: str | None = None, config: dict[str, Any] | None = None, *, engine: str = ""
+        self,
+        image: str,
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+        *,
+        engine: str = "",
+        check: Callable[[Txn], object] = lambda txn: None,
     ) -> ContainerRecord:
         """A new container: first its directories, then the rows that make it visible.
+
+        `check` is called in the transaction of those rows, and may raise.
 
         Raises:
             AlreadyExists: the name is taken (docker's words). InvalidInput: not a name. NoSpace, StoreReadOnly.
@@ -85,6 +93,7 @@ class Containers:
                     directory.mkdir(0o755 if directory.name == "upper" else 0o700)
                 self._root.durable([path])
             with self._root.index.update() as txn:
+                check(txn)
                 chosen = wanted or generate_name(lambda each: txn.get(_NAMES, each.encode()) is not None)
                 record = ContainerRecord(id, chosen, image, time.time_ns(), engine, dict(config or {}))
                 self._take_name(txn, chosen, id)
