@@ -72,14 +72,23 @@ class Union:
     # reading
 
     def lookup(self, path: bytes) -> Node:
-        """Raises FileNotFoundError, or OSError(ENAMETOOLONG)."""
+        """Raises FileNotFoundError, NotADirectoryError, or OSError(ENAMETOOLONG)."""
         name = split(path)[1]
         if len(name) > _NAME_MAX:
             raise _error(errno.ENAMETOOLONG, path)
         node = find(self._view, path)
         if node is None:
-            raise _error(errno.ENOENT, path)
+            raise _error(self._why_missing(path), path)
         return node
+
+    def _why_missing(self, path: bytes) -> int:
+        """ENOTDIR when something on the way is no directory."""
+        while path:
+            path = split(path)[0]
+            above = find(self._view, path)
+            if above is not None:
+                return errno.ENOENT if above.is_dir else errno.ENOTDIR
+        return errno.ENOENT
 
     def getattr(self, path: bytes) -> Attributes:
         return self._view.attributes(self.lookup(path))
