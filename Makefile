@@ -39,7 +39,7 @@ sanitize: venv ## the C parts under address, undefined and thread sanitizers
 
 fuzz: venv ## fuzz the readers of tars and trees, FUZZ_SECONDS each
 	@sh tools/system.sh clang
-	@sh tools/fuzz.sh $(FUZZ_SECONDS)
+	@$(BIN)/python tools/fuzz.py $(FUZZ_SECONDS)
 
 clean: ## remove what was built
 	@rm -rf build dist *.egg-info layerfs/*.so layerfs/libexec $(VENV)/.stamp
