@@ -20,7 +20,6 @@ from layerfs.cli.options import (
 from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.rows import history_rows, image_rows
 from layerfs.cli.table import render, unescape
-from layerfs.cli.template import Template, to_json
 from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidInput, NotFound
 
@@ -73,6 +72,8 @@ def history_command(
 
 def _inspect(session: Session, names: tuple[str, ...], format_: str | None, kind: str | None, size: bool) -> int:
     """docker's: one JSON array of what was found, or a line for each name by the template."""
+    from layerfs.cli.template import Template, to_json
+
     template = Template(unescape(format_)) if format_ and format_ != "json" else None
     found: list[Any] = []
     code = 0

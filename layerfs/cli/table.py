@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from layerfs.cli.output import out
-from layerfs.cli.template import Template, to_json
 
 Row = Mapping[str, Any]
 
@@ -22,6 +21,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _template_rows(text: str, headings: Mapping[str, str], rows: Iterable[Row]) -> list[str]:
     """`table {{.A}}\\t{{.B}}`: the heading is the template on the headings' names."""
+    from layerfs.cli.template import Template
+
     template = Template(text)
     lines = [template(dict(headings)).split("\t"), *(template(r).split("\t") for r in rows)]
     count = max(len(line) for line in lines)
@@ -49,11 +50,14 @@ def render(
             out(str(row[quiet]))
         return
     text = unescape(format or "table").strip()
+    if text == "table":
+        out(table(list(columns), [[str(row[key]) for key in columns.values()] for row in rows]))
+        return
+    from layerfs.cli.template import Template, to_json  # not needed by the plain tables
+
     if text == "json":
         for row in rows:
             out(to_json(dict(sorted(row.items()))))
-    elif text == "table":
-        out(table(list(columns), [[str(row[key]) for key in columns.values()] for row in rows]))
     elif text.startswith("table "):
         rows = list(rows)
         headings = {key: _heading(key) for row in rows for key in row} | {key: h for h, key in columns.items()}

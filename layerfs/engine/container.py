@@ -10,12 +10,12 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from layerfs.engine.mounts import mount_container, mounted_at
 from layerfs.engine.records import Change
-from layerfs.engine.settings import Settings
-from layerfs.engine.state import State
 from layerfs.errors import InUse, LayerfsError
 
 if TYPE_CHECKING:
     from layerfs.engine.image import Image
+    from layerfs.engine.settings import Settings
+    from layerfs.engine.state import State
     from layerfs.engine.store import Store
     from layerfs.engine.upkeep import Sizes
     from layerfs.layer.progress import Report
@@ -85,11 +85,15 @@ class Container:
     @property
     def settings(self) -> Settings:
         """What its creator asked for."""
+        from layerfs.engine.settings import Settings
+
         return Settings.of(self.record.config)
 
     @property
     def state(self) -> State:
         """What it does now, from the processes that there are: `.status` created, running or exited, `.code`."""
+        from layerfs.engine.state import State
+
         return State.of(self.record.state)
 
     @property
@@ -292,6 +296,8 @@ class Container:
 
     def change_state(self, change: Callable[[State], State]) -> None:
         """Replace the state by what `change` makes of it, in one transaction. Raises ContainerNotFound."""
+        from layerfs.engine.state import State
+
         self.store.container_table.update(
             self._id, lambda record: replace(record, state=change(State.of(record.state)).row())
         )

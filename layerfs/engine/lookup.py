@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from layerfs.digest import DiffID, Digest
 from layerfs.engine.container import Container
 from layerfs.engine.image import Image
-from layerfs.engine.state import State
 from layerfs.errors import Ambiguous, ContainerNotFound, ImageNotFound, InvalidInput, NotFound
 from layerfs.image.images import Images
 
