@@ -95,7 +95,16 @@ def check(part: Part) -> bool:
     reports = place / "reports"
     shutil.rmtree(reports, ignore_errors=True)
     reports.mkdir()
-    command = ["setarch", "-R", sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark"]  # tsan: no wide randomization
+    command = [
+        "setarch",
+        "-R",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:benchmark",
+    ]
     tests = [name for name in part.tests if (PROJECT / name).exists()]
     done = subprocess.run([*command, *tests], cwd=place, env=environment(part, place), stdin=subprocess.DEVNULL)
     found = sorted(reports.iterdir())
