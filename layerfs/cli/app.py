@@ -135,14 +135,7 @@ def _noun(name: str) -> click.Group:
 @click.pass_context
 def _help_command(ctx: click.Context, words: tuple[str, ...]) -> int:
     """Show the help of a command."""
-    top = ctx.find_root()
-    return run_in(top, [*words, "--help"])
-
-
-def run_in(top: click.Context, arguments: list[str]) -> int:
-    """One more command line below the same program."""
-    result: Any = top.command.main(args=arguments, prog_name=top.info_name, standalone_mode=False)
-    return result if isinstance(result, int) else 0
+    return _invoke([*words, "--help"])
 
 
 class Session:
@@ -193,13 +186,28 @@ def _orderly_end() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def _invoke(arguments: Sequence[str]) -> int:
+    with cli.make_context("layerfs", list(arguments)) as ctx:
+        result: Any = cli.invoke(ctx)
+    return result if isinstance(result, int) else 0
+
+
+def _complete(instruction: str) -> int:
+    """What a shell's completion script asks for."""
+    from click.shell_completion import shell_complete
+
+    return shell_complete(cli, {}, "layerfs", "_LAYERFS_COMPLETE", instruction)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code. Errors are one line on stderr."""
     try:
         with _orderly_end():
-            result: Any = cli.main(args=list(arguments), prog_name="layerfs", standalone_mode=False)
+            if instruction := os.environ.get("_LAYERFS_COMPLETE"):
+                return _complete(instruction)
+            code = _invoke(arguments)
             sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+            return code
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:

@@ -91,9 +91,11 @@ def _with_ours(pairs: Iterable[str]) -> list[str]:
 
 
 def _volume(text: str) -> str:
-    """`./here:/there` is relative to where we are, as with docker."""
+    """`./here:/there` is relative to where we are, as with docker. Raises InvalidInput for docker's named volumes."""
     source, colon, rest = text.partition(":")
-    return f"{os.path.abspath(source)}{colon}{rest}" if source.startswith(".") and colon else text  # noqa: PTH100
+    if not colon or (source and "/" not in source and not source.startswith(".")):
+        raise InvalidInput(f"named and anonymous volumes are not supported yet: '{text}'")
+    return f"{os.path.abspath(source)}:{rest}" if source.startswith(".") else text  # noqa: PTH100
 
 
 def _no_new_privileges(values: Iterable[str]) -> bool:

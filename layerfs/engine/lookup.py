@@ -48,6 +48,7 @@ def users_of_images(store: Store) -> Callable[[Digest], Sequence[ImageUse]]:
     """The containers that stand on an image, and what has it mounted: looked up when first asked, so that within an
     update nothing can come between.
     """
+    from layerfs.engine.state import State
     from layerfs.image.removal import ImageUse
     from layerfs.snapshot import MountTable
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from layerfs.errors import ImageNotFound, InvalidInput
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
+    from layerfs.engine.image import Image
     from layerfs.engine.store import Store
 
 _STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
@@ -29,30 +30,51 @@ def select_containers(
 
 
 def _test(store: Store, name: str, values: Sequence[str]) -> Callable[[Container], bool]:
-    if name == "id":
-        return lambda box: any(box.id.startswith(v) for v in values)
-    if name == "name":
-        patterns = [re.compile(v) for v in values]
+    if name in ("id", "name"):
+        patterns = [_pattern(name, value) for value in values]
+        if name == "id":
+            return lambda box: any(p.match(box.id) for p in patterns)
         return lambda box: any(p.search(text) for p in patterns for text in (box.name, f"/{box.name}"))
     if name == "status":
-        for value in values:
-            if value not in _STATUSES:
-                raise InvalidInput(f"invalid filter 'status={value}'")
+        if unknown := [value for value in values if value not in _STATUSES]:
+            raise InvalidInput(f"invalid filter 'status={unknown[0]}'")
         return lambda box: box.state.status in values
     if name == "exited":
         codes = [_number(v) for v in values]
         return lambda box: box.state.status == "exited" and box.state.code in codes
     if name == "label":
         return lambda box: all(_labelled(dict(box.config().labels), v) for v in values)
+    if name == "network":
+        return lambda box: box.settings.network in values
+    if name == "volume":
+        return lambda box: any(v in volume.split(":")[:2] for volume in box.settings.volumes for v in values)
     if name == "ancestor":
         images = {_image(store, v) for v in values}
-        return lambda box: f"sha256:{box.record.image}" in images
+        return lambda box: any(image in images for image in _ancestors(box))
     if name in ("before", "since"):
         moment = store.container(values[0]).record.created_ns
         if name == "before":
             return lambda box: box.record.created_ns < moment
         return lambda box: box.record.created_ns > moment
     raise InvalidInput(f"invalid filter '{name}'")
+
+
+def _pattern(name: str, value: str) -> re.Pattern[str]:
+    try:
+        return re.compile(value)
+    except re.error:
+        raise InvalidInput(f"invalid filter '{name}={value}'") from None
+
+
+def _ancestors(box: Container) -> Iterator[str]:
+    """The IDs of a container's image and of the local images that one was made on."""
+    image: Image | None = box.image
+    while image is not None:
+        yield image.id
+        try:
+            image = image.parent
+        except ImageNotFound:
+            return
 
 
 def _number(text: str) -> int:
