@@ -18,11 +18,12 @@ PROJECT = Path(__file__).resolve().parents[1]
 NATIVE = PROJECT / "layerfs_native"
 PLACE = PROJECT / "build" / "fuzz"
 TARGETS = {  # name -> longest input
-    "fuzz_tar": 1 << 16,  # layers into the tar reader
+    "fuzz_tar": 200_000,  # layers into the tar reader
     "fuzz_layers": 4096,  # any layers written, verified, remapped and merged
     "fuzz_image": 4096,  # damaged trees into all that reads trees
 }
-COMPILE = ["clang", "-std=gnu11", "-g", "-O1", "-pthread", f"-I{NATIVE / 'include'}"]
+SMALL = ["-DLFS_BATCH_BYTES=16384u", "-DLFS_MEDIUM_MAX=163840u"]
+COMPILE = ["clang", *SMALL, "-std=gnu11", "-g", "-O1", "-pthread", f"-I{NATIVE / 'include'}"]
 SANITIZE = "address,undefined"
 
 

@@ -11,9 +11,11 @@
 #include "worker.h"
 
 #define LFS_NO_CONTENT UINT32_MAX
+#ifndef LFS_BATCH_BYTES /* fuzzers make these small: more happens in less memory */
 #define LFS_BATCH_BYTES (4u << 20)
-#define LFS_BATCH_ITEMS 1024u
 #define LFS_MEDIUM_MAX (16u << 20) /* contents up to this size are looked up before anything is written */
+#endif
+#define LFS_BATCH_ITEMS 1024u
 
 enum lfs_item_form {
 	LFS_ITEM_SMALL,	 /* content for the pack, if unknown */
