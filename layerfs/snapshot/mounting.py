@@ -26,7 +26,7 @@ __all__ = ["ENGINES", "MountHandle", "Writable", "mount_tree", "unmount"]
 
 ENGINES = ("kernel", "python")
 _OPTIONS = {"nosuid", "nodev", "noexec", "volatile"}
-_END_SECONDS = 10
+_END_SECONDS, _PATIENCE = 10, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,19 +170,28 @@ def _container_lock(root: StoreRoot, writable: Writable) -> Iterator[int]:
     fd = os.open(writable.upper.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _take(fd, writable.container)
-        table = MountTable(root)
-        table.clean_dead()
-        for record in table.of_container(writable.container):
-            if not record.read_only:
-                raise InUse(f"container {writable.container[:12]} is mounted already", path=record.target)
+        _check_rows(MountTable(root), writable.container)
         yield fd
     finally:
         os.close(fd)
 
 
+def _check_rows(table: MountTable, container: str) -> None:
+    """Raises InUse when a row says that the container is mounted. A server whose lock we could take is just dying."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        table.clean_dead()
+        mounted = [record for record in table.of_container(container) if not record.read_only]
+        if not mounted:
+            return
+        if mounted[0].engine not in SERVED or time.monotonic() > deadline:
+            raise InUse(f"container {container[:12]} is mounted already", path=mounted[0].target)
+        time.sleep(0.02)
+
+
 def _take(fd: int, container: str) -> None:
     """A mount in progress is over soon; a server's lock stays."""
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + _PATIENCE
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,362 @@
+"""Mounting and unmounting by both engines: locks, dead mounts, crashes, several mounts at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from layerfs import mount
+from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupported
+from layerfs.layer.tree import Tree
+from layerfs.snapshot import Containers, MountTable, Writable, mount_tree, unmount
+from layerfs.snapshot import kernel as kernel_module
+from layerfs.snapshot import mounting as mounting_module
+from layerfs.store.leases import process_start
+from layerfs.store.root import StoreRoot
+
+pytestmark = pytest.mark.root
+engines = pytest.mark.parametrize("engine", ["kernel", "python"])
+
+
+@pytest.fixture
+def box(store: StoreRoot) -> Writable:
+    containers = Containers(store)
+    record = containers.create("ab" * 32, "box")
+    return Writable(record.id, containers.upper(record.id), containers.work(record.id))
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def server_of(store: StoreRoot) -> int:
+    (record,) = [each for each in MountTable(store).records() if each.engine == "python"]
+    return record.pid
+
+
+@engines
+def test_an_image_mount_is_read_only_and_makes_and_removes_its_directory(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str
+) -> None:
+    target = tmp_path / "made"
+    with mount_tree(store, tree, engine=engine, target=target) as root:
+        assert (root / "d/f").read_bytes() == b"f"
+        assert (root / "big").read_bytes() == b"B" * 200_000
+        with pytest.raises(OSError) as caught:
+            (root / "new").write_bytes(b"x")
+        assert caught.value.errno == errno.EROFS
+    assert not target.exists()
+    assert MountTable(store).records() == []
+
+
+@engines
+def test_an_existing_directory_stays(store: StoreRoot, tree: Tree, tmp_path: Path, engine: str) -> None:
+    target = tmp_path / "mine"
+    target.mkdir()
+    with mount_tree(store, tree, engine=engine, target=target):
+        pass
+    assert target.is_dir()
+
+
+@engines
+def test_several_mounts_at_once(store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable) -> None:
+    handles = [mount_tree(store, tree, engine=engine, target=tmp_path / f"m{n}") for n in range(3)]
+    handles.append(mount_tree(store, tree, engine=engine, target=tmp_path / "rw", writable=box))
+    (tmp_path / "rw/d/f").write_bytes(b"mine")
+    assert [(handle.path / "d/f").read_bytes() for handle in handles] == [b"f", b"f", b"f", b"mine"]
+    assert len(MountTable(store).live()) == 4
+    for handle in handles:
+        handle.unmount()
+        handle.unmount()
+
+
+@engines
+def test_a_container_has_one_writable_mount(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
+) -> None:
+    with mount_tree(store, tree, engine=engine, target=tmp_path / "one", writable=box):
+        for other in ("kernel", "python"):
+            with pytest.raises(InUse, match="is mounted already"):
+                mount_tree(store, tree, engine=other, target=tmp_path / "two", writable=box)
+        assert not (tmp_path / "two").exists()
+    with mount_tree(store, tree, engine=engine, target=tmp_path / "two", writable=box):
+        pass
+
+
+def test_of_many_at_once_one_gets_the_container(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
+    got: list[str] = []
+
+    def attempt(number: int) -> None:
+        try:
+            mount_tree(store, tree, engine="kernel", target=tmp_path / f"m{number}", writable=box)
+            got.append("mounted")
+        except InUse:
+            got.append("in use")
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == ["in use"] * 5 + ["mounted"]
+
+
+@engines
+def test_changes_are_shown_read_only(store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable) -> None:
+    with mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box) as root:
+        (root / "new").write_bytes(b"x")
+        (root / "a").unlink()
+    with mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box, read_only=True) as root:
+        assert sorted(os.listdir(root)) == ["b", "big", "d", "new"]
+        with pytest.raises(OSError):
+            (root / "new").unlink()
+
+
+@engines
+def test_a_busy_mount_says_by_whom_and_goes_lazily(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
+) -> None:
+    handle = mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box)
+    with (handle.path / "d/f").open("rb") as stream:
+        with pytest.raises(InUse, match=rf"python\S* \({os.getpid()}\)"):
+            handle.unmount()
+        assert len(MountTable(store).live()) == 1
+        handle.unmount(lazy=True)
+        assert mount.entry_of(tmp_path / "m") is None
+        assert stream.read() == b"f"
+
+
+@engines
+def test_targets_that_will_not_do(store: StoreRoot, tree: Tree, tmp_path: Path, engine: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
+    for target in ("full", "full/x", "absent/below"):
+        with pytest.raises(InvalidInput):
+            mount_tree(store, tree, engine=engine, target=tmp_path / target)
+    with (
+        mount_tree(store, tree, engine=engine, target=tmp_path / "m"),
+        pytest.raises(InUse, match="mounted there already"),
+    ):
+        mount_tree(store, tree, engine=engine, target=tmp_path / "m")
+    assert MountTable(store).records() == []
+
+
+def test_unknown_engines_and_options(store: StoreRoot, tree: Tree, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="unknown engine"):
+        mount_tree(store, tree, engine="magic", target=tmp_path / "m")
+    with pytest.raises(InvalidInput, match="unknown mount option"):
+        mount_tree(store, tree, engine="kernel", target=tmp_path / "m", options=["exec"])
+
+
+@engines
+def test_options_reach_the_mount(store: StoreRoot, tree: Tree, tmp_path: Path, engine: str) -> None:
+    with mount_tree(store, tree, engine=engine, target=tmp_path / "m", options=["nosuid", "nodev", "noexec"]):
+        entry = mount.entry_of(tmp_path / "m")
+        assert entry is not None and {"ro", "nosuid", "nodev", "noexec"} <= set(entry.options.split(","))
+    with mount_tree(store, tree, engine=engine, target=tmp_path / "m"):
+        entry = mount.entry_of(tmp_path / "m")
+        assert entry is not None and not {"nosuid", "nodev"} & set(entry.options.split(","))
+
+
+def test_no_mount_but_the_overlay_is_seen(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
+    before = {entry.id for entry in mount.mount_table()}
+    with mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box):
+        new = [entry for entry in mount.mount_table() if entry.id not in before and b"layerfs:" in entry.source]
+        assert [entry.type for entry in new] == ["overlay"]
+        descriptors = {
+            os.readlink(f"/proc/self/fd/{fd}")
+            for fd in os.listdir("/proc/self/fd")
+            if os.path.lexists(f"/proc/self/fd/{fd}")
+        }
+        assert not any(str(box.upper) in name for name in descriptors)
+
+
+@pytest.mark.parametrize("step", ["overlay", "detached"])
+def test_a_failure_in_the_middle_leaves_nothing(
+    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    def fail(*arguments: object, **keywords: object) -> None:
+        raise MountError("planned")
+
+    monkeypatch.setattr(kernel_module.mount, step, fail)
+    with pytest.raises(MountError, match="planned"):
+        mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box)
+    monkeypatch.undo()
+    assert not (tmp_path / "m").exists()
+    assert MountTable(store).records() == []
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert not any(str(tmp_path).encode() in entry.target for entry in mount.mount_table())
+    with mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box):
+        pass
+
+
+# --- the server of engine python ---------------------------------------------------------------------------------
+
+
+def test_the_server_ends_with_its_mount(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
+    handle = mount_tree(store, tree, engine="python", target=tmp_path / "m", writable=box)
+    server = server_of(store)
+    assert process_start(server) is not None
+    handle.unmount()
+    assert process_start(server) is None
+
+
+def test_umount_by_hand_ends_the_server_too(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
+    mount_tree(store, tree, engine="python", target=tmp_path / "m", writable=box)
+    server = server_of(store)
+    mount.detach(tmp_path / "m")
+    eventually(lambda: process_start(server) is None)
+    assert MountTable(store).live() == []
+    with mount_tree(store, tree, engine="python", target=tmp_path / "m", writable=box):
+        pass
+
+
+def test_sigterm_unmounts(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
+    mount_tree(store, tree, engine="python", target=tmp_path / "m", writable=box)
+    server = server_of(store)
+    os.kill(server, signal.SIGTERM)
+    eventually(lambda: mount.entry_of(tmp_path / "m") is None)
+
+
+def test_report_15_a_killed_server_hangs_nobody_and_a_new_mount_recovers(
+    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable
+) -> None:
+    """nydus#1788, fuse-overlayfs#169."""
+    target = tmp_path / "m"
+    mount_tree(store, tree, engine="python", target=target, writable=box)
+    (target / "kept").write_bytes(b"kept")
+    reader = os.open(target / "d/f", os.O_RDONLY)
+    os.kill(server_of(store), signal.SIGKILL)
+    start = time.monotonic()
+    with pytest.raises(OSError) as caught:
+        os.listdir(target)
+    assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED) and time.monotonic() - start < 2
+    with pytest.raises(OSError):
+        os.read(reader, 10)
+    os.close(reader)
+    eventually(lambda: MountTable(store).live() == [])
+    assert [record.container for record in MountTable(store).clean_dead()] == [box.container]
+    assert mount.entry_of(target) is None
+    with mount_tree(store, tree, engine="python", target=target, writable=box) as root:
+        assert (root / "kept").read_bytes() == b"kept"
+        assert sorted(os.listdir(root)) == ["a", "b", "big", "d", "kept"]
+
+
+def test_a_new_mount_clears_the_dead_one_by_itself(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
+    target = tmp_path / "m"
+    target.mkdir()
+    mount_tree(store, tree, engine="python", target=target, writable=box)
+    os.kill(server_of(store), signal.SIGKILL)
+    with mount_tree(store, tree, engine="kernel", target=target, writable=box):
+        assert len(MountTable(store).records()) == 1
+
+
+def test_an_error_in_the_server_reaches_the_caller(store: StoreRoot, tree: Tree, tmp_path: Path) -> None:
+    for pack in (store.path / "packs").iterdir():
+        pack.unlink()
+    with pytest.raises(LayerfsError, match="contents are missing"):
+        mount_tree(store, tree, engine="python", target=tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    assert MountTable(store).records() == []
+
+
+def test_without_a_fuse_library_the_engine_is_unsupported(
+    store: StoreRoot, tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSE_LIBRARY_PATH", "/nonexistent/libfuse.so")
+    with pytest.raises((Unsupported, MountError), match="nonexistent"):
+        mount_tree(store, tree, engine="python", target=tmp_path / "m")
+
+
+def test_the_caller_may_die_the_mount_stays(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from layerfs.store.root import StoreRoot; from layerfs.layer.tree import Tree\n"
+        "from layerfs.snapshot import Writable, mount_tree\n"
+        "store, tree, target, container, upper, work = sys.argv[1:]\n"
+        "root = StoreRoot.open(Path(store))\n"
+        "box = Writable(container, Path(upper), Path(work))\n"
+        "mount_tree(root, Tree.open(tree), engine='python', target=Path(target), writable=box)\n"
+    )
+    arguments = [store.path, tree.path, tmp_path / "m", box.container, box.upper, box.work]
+    subprocess.run([sys.executable, "-c", script, *map(str, arguments)], check=True)
+    (tmp_path / "m/new").write_bytes(b"x")
+    (record,) = MountTable(store).live()
+    with pytest.raises(InUse):
+        mount_tree(store, tree, engine="kernel", target=tmp_path / "other", writable=box)
+    unmount(store, record.id)
+    assert (box.upper / "new").read_bytes() == b"x"
+
+
+def test_a_mount_in_another_namespace_keeps_the_container(
+    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable
+) -> None:
+    handle = mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box)
+    with subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "60"]) as other:
+        try:
+            deadline = time.monotonic() + 5
+            while os.readlink(f"/proc/{other.pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt"):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            time.sleep(0.05)
+            mount.detach(handle.path)
+            assert [record.id for record in MountTable(store).live()] == [handle.id]
+            with pytest.raises(InUse):
+                mount_tree(store, tree, engine="python", target=tmp_path / "n", writable=box)
+        finally:
+            other.kill()
+    eventually(lambda: MountTable(store).live() == [])
+
+
+# --- what a kernel mount leaves ----------------------------------------------------------------------------------
+
+
+def test_an_upper_with_volatile_leftovers_opens_again(
+    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable
+) -> None:
+    with mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box, options=["volatile"]) as root:
+        (root / "a").write_bytes(b"written")
+    (box.work / "work/incompat/volatile").mkdir(parents=True, exist_ok=True)
+    for engine in ("kernel", "python", "kernel"):
+        with mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box) as root:
+            assert (root / "b").read_bytes() == b"written"
+
+
+def test_an_index_of_the_kernels_is_settled_for_other_engines(
+    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable
+) -> None:
+    with mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box) as root:
+        (root / "a").write_bytes(b"through a")
+        ino = (root / "a").stat().st_ino
+    assert not (box.upper / "b").exists() and list((box.work / "index").iterdir())
+    with mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box) as root:
+        assert (root / "b").stat().st_ino == ino
+    with mount_tree(store, tree, engine="python", target=tmp_path / "m", writable=box) as root:
+        assert (root / "b").read_bytes() == b"through a"
+        assert {(root / name).stat().st_ino for name in "ab"} == {ino}
+        assert (root / "a").stat().st_nlink == 2
+        (root / "b").write_bytes(b"through b")
+    assert not (box.work / "index").exists()
+    with mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box) as root:
+        assert (root / "a").read_bytes() == b"through b"
+        assert (root / "a").stat().st_nlink == 2
+
+
+def test_the_engines_that_exist_say_so() -> None:
+    assert mounting_module.supported("kernel") and mounting_module.supported("python")
+    with pytest.raises(Unsupported):
+        mounting_module.supported("magic")
