@@ -43,17 +43,13 @@ PARTS = {
             (
                 "tests/native/test_layer_reader.py",
                 "tests/native/test_hashes.py",
-                "tests/native/test_threads.py",
                 "tests/unit/layer/test_read.py",
                 "tests/unit/image/test_load.py",
             ),
         ),
     ),
     "helper": (Part("address", ADDRESS, "", ("tests/runtime",)),),
-    "quick": (
-        Part("address", ADDRESS, "libasan.so", ("tests/native/test_layer_reader.py", "tests/native/test_threads.py")),
-        Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),
-    ),
+    "quick": (Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),),
 }
 ALL = ("address", "thread", "helper")
 
