@@ -32,7 +32,8 @@ lint: venv ## linters and types
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/mypy
 
 bench: build ## the benchmarks, as ratios against peers on this machine
-	@$(BIN)/python -m pytest benchmarks -o testpaths=benchmarks $(PYTEST)
+	@LAYERFS_BENCH_OUT=build/bench.json $(BIN)/python -m pytest benchmarks -o testpaths=benchmarks $(PYTEST)
+	@$(BIN)/python benchmarks/report.py build/bench.json
 
 sanitize: venv ## the C parts under address, undefined and thread sanitizers
 	@$(BIN)/python tools/sanitize.py

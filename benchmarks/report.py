@@ -14,8 +14,9 @@ from typing import Any
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = """# Performance
 
-Written by `make bench` on {day}: {machine}. Every row was measured in one run, ours and the peer in turns; times are medians of {rounds} rounds. A ratio
-below 1 means that layerfs is faster. *bar* is what the project promises. Machines are noisy: trust the ratios, and repeat them on yours.
+Written by `make bench` on {day}: {machine}. Every row was measured in one run, ours and the peer in turns;
+times are medians of {rounds} rounds. A ratio below 1 means that layerfs is faster. *bar* is what the project promises.
+Machines are noisy: trust the ratios, and repeat them on yours.
 
 | what | ours | peer | ratio | bar | |
 |---|---|---|---|---|---|
@@ -23,9 +24,11 @@ below 1 means that layerfs is faster. *bar* is what the project promises. Machin
 
 
 def _machine() -> str:
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").open() if "model name" in line), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
     done = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", "."], capture_output=True, text=True, check=False)
-    return f"{os.cpu_count()} × {model}, Linux {platform.release()}, {done.stdout.strip()}, Python {platform.python_version()}"
+    system = f"Linux {platform.release()}, {done.stdout.strip()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} × {model}, {system}"
 
 
 def _met(row: dict[str, Any]) -> str:
