@@ -49,7 +49,10 @@ PARTS = {
         ),
     ),
     "helper": (Part("address", ADDRESS, "", ("tests/runtime",)),),
-    "quick": (Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),),
+    "quick": (
+        Part("address", ADDRESS, "libasan.so", ("tests/native/test_layer_reader.py",)),
+        Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),
+    ),
 }
 ALL = ("address", "thread", "helper")
 
