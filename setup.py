@@ -30,8 +30,10 @@ def sources(*folders: str) -> list[str]:
     return sorted(str(path) for folder in folders for path in (NATIVE / folder).glob("*.c"))
 
 
+TREE_READER = ("error", "erofs_directory", "erofs_read", "erofs_xattr")  # what the FUSE server needs of core
 EXECUTABLES = {  # each becomes layerfs/libexec/NAME, package data of the wheel
     "layerfs-run": sources("runtime"),
+    "layerfs-fuse": [*sources("fuse"), *(f"{NATIVE}/core/{name}.c" for name in TREE_READER)],
 }
 EXTENSION = Extension(
     "layerfs._native",

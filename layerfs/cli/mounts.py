@@ -11,7 +11,7 @@ from layerfs.cli.rows import mount_rows
 from layerfs.cli.table import render
 from layerfs.cli.verbs import verb
 
-ENGINES = ["kernel", "python"]
+ENGINES = ["native", "kernel", "python"]
 engine_option = click.option("--engine", type=click.Choice(ENGINES), help="Mount engine; default: the best one here.")
 
 

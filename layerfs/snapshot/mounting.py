@@ -16,6 +16,7 @@ from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupp
 from layerfs.layer.tree import Tree
 from layerfs.snapshot.kernel import mount_kernel
 from layerfs.snapshot.pending import await_mounted, pending
+from layerfs.snapshot.native import SERVER, start_native
 from layerfs.snapshot.python import start_server
 from layerfs.snapshot.settle import settle
 from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
@@ -24,7 +25,7 @@ from layerfs.store.root import StoreRoot
 
 __all__ = ["ENGINES", "MountHandle", "Writable", "mount_tree", "unmount"]
 
-ENGINES = ("kernel", "python")
+ENGINES = ("kernel", "native", "python")
 _OPTIONS = {"nosuid", "nodev", "noexec", "volatile"}
 _END_SECONDS, _PATIENCE = 10, 2.0
 
@@ -142,6 +143,8 @@ def _mount(
         if writable is not None:
             orders |= {"upper": str(writable.upper), "work": str(writable.work)}
         return start_server(orders, lock_fd=lock_fd)
+    if record.engine == "native":
+        return _mount_native(root, tree, record, writable, options, lock_fd)
     attributes = 0
     for option in set(options) - {"volatile"} | ({"ro"} if record.read_only else set()):
         attributes |= mount.ATTRIBUTES[option]
@@ -159,6 +162,29 @@ def _mount(
         volatile="volatile" in options,
     )
     return None
+
+
+def _mount_native(
+    root: StoreRoot,
+    tree: Tree,
+    record: MountRecord,
+    writable: Writable | None,
+    options: Collection[str],
+    lock_fd: int | None,
+) -> int:
+    if writable is not None and writable.frozen:
+        raise Unsupported("the engine native does not mount snapshots yet: use another engine")
+    orders = {
+        "tree": str(tree.path),
+        "packs": str(root.path / "packs"),
+        "objects": str(root.path / "objects"),
+        "target": record.target,
+        "name": source_of(record.id),
+    }
+    if writable is not None:
+        orders |= {"upper": str(writable.upper), "work": str(writable.work)}
+    flags = [*sorted(options), *(["read_only"] if record.read_only else [])]
+    return start_native(orders, flags, lock_fd=lock_fd)
 
 
 @contextlib.contextmanager
@@ -278,6 +304,8 @@ def supported(engine: str) -> bool:
     """Whether an engine could work here, without mounting anything."""
     if engine == "kernel":
         return os.geteuid() == 0 and "erofs" in _file_systems() and "overlay" in _file_systems()
+    if engine == "native":
+        return SERVER.exists() and os.geteuid() == 0 and os.access("/dev/fuse", os.R_OK | os.W_OK)
     if engine == "python":
         return os.access("/dev/fuse", os.R_OK | os.W_OK)
     raise Unsupported(f"no engine {engine!r}")

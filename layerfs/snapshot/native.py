@@ -1,0 +1,133 @@
+"""Engine `native`: starts the C server (`libexec/layerfs-fuse`) as a process of its own, which ends with its mount."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from layerfs import mount
+from layerfs.errors import LayerfsError, MountError, Unsupported
+
+__all__ = ["SERVER", "SWITCHES", "encode_orders", "start_native"]
+
+SERVER = Path(__file__).resolve().parents[1] / "libexec" / "layerfs-fuse"
+SWITCHES = (
+    "no_passthrough",
+    "no_readdirplus",
+    "no_acl",
+    "no_uring",
+    "no_killpriv",
+    "no_opendir_enosys",
+    "no_cache",
+    "strict",
+)
+_START_SECONDS = 30
+
+
+def encode_orders(orders: Mapping[str, str | bytes], flags: Iterable[str] = ()) -> bytes:
+    """Records of u16 key size, u32 value size (little-endian), key, value; see layerfs_native/fuse/options.c."""
+    records = []
+    for key, value in [*orders.items(), *((flag, b"") for flag in flags)]:
+        data = os.fsencode(value)
+        records.append(struct.pack("<HI", len(key), len(data)) + key.encode() + data)
+    return b"".join(records)
+
+
+def start_native(
+    orders: Mapping[str, str],
+    flags: Iterable[str] = (),
+    *,
+    lock_fd: int | None = None,
+    server: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> int:
+    """Returns the server's pid when the mount answers. `lock_fd` is held by the server as long as it lives.
+
+    `orders`: `tree`, `packs`, `objects` (paths), `target`, `name` (shown as the mount's source), and optionally `upper`
+    and `work`. `flags`: read_only, volatile, nosuid, nodev, noexec, noatime, and SWITCHES, each of which turns a
+    feature off. `server`: another build of the program.
+
+    Raises:
+        Unsupported: no FUSE device, or the program is missing. MountError: what the server says went wrong.
+    """
+    program = server or SERVER
+    read_end, write_end = os.pipe()
+    errors = os.memfd_create("layerfs-native", os.MFD_CLOEXEC)
+    try:
+        passed = [write_end, *([lock_fd] if lock_fd is not None else [])]
+        data = encode_orders({**orders, "report": str(write_end)}, flags)
+        process = _spawn(program, data, passed, errors, environment)
+        os.close(write_end)
+        write_end = -1
+        return _await(process, read_end, errors, Path(orders["target"]))
+    finally:
+        os.close(read_end)
+        os.close(errors)
+        if write_end >= 0:
+            os.close(write_end)
+
+
+def _spawn(
+    program: Path, orders: bytes, passed: list[int], errors: int, environment: Mapping[str, str] | None
+) -> subprocess.Popen[bytes]:
+    """The orders go through a memory file: no pipe can fill up or break."""
+    with open(os.memfd_create("layerfs-orders", os.MFD_CLOEXEC), "w+b") as file:
+        file.write(orders)
+        file.seek(0)
+        try:
+            return subprocess.Popen(
+                [program],
+                stdin=file,
+                stdout=errors,
+                stderr=errors,
+                pass_fds=passed,
+                cwd="/",
+                env=dict(environment or {}),
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise Unsupported("the engine native is not built here (libexec/layerfs-fuse is missing)") from error
+
+
+def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: Path) -> int:
+    """The server's one line, or its end, or too long a silence."""
+    import select
+
+    ready, _, _ = select.select([report], [], [], _START_SECONDS)
+    line = os.read(report, 4096).decode("utf-8", "replace").strip() if ready else ""
+    if line == "ready":
+        _reap_later(process)
+        return process.pid
+    if not ready:
+        process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    with contextlib.suppress(LayerfsError):
+        mount.detach(target, lazy=True)
+    raise _failure(line or os.pread(errors, 4096, 0).decode("utf-8", "replace").strip())
+
+
+def _reap_later(process: subprocess.Popen[bytes]) -> None:
+    """The server outlives this object; a daemon thread reaps it, so that no zombie looks alive."""
+    import threading
+
+    threading.Thread(target=process.wait, name="layerfs-reaper", daemon=True).start()
+
+
+def _failure(line: str) -> LayerfsError:
+    number, _, text = line.partition(" ")
+    code = int(number) if number.isdigit() else errno.EIO
+    said = text if number.isdigit() else line or "the FUSE server ended before the mount answered"
+    if code == errno.ENOTSUP:
+        return Unsupported(said)
+    failure = MountError(said)
+    failure.errno = code
+    return failure

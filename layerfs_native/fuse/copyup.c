@@ -1,0 +1,449 @@
+/* Copy-up: a lower inode gets its twin in the upper directory before its first change. The twin is made in scratch, with everything, and
+ * renamed into place as the last act. Large contents are copied without the server's lock. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+#include "server.h"
+
+#define UNLOCKED_SIZE (256u << 10) /* contents over this are copied without the lock */
+#define CHUNK (1u << 20)
+
+/* --- bytes --- */
+
+static int copy_range(int source, int target, off_t from, off_t end)
+{
+	while (from < end) {
+		off_t in = from, out = from;
+		ssize_t done = copy_file_range(source, &in, target, &out, (size_t)(end - from), 0);
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0 && (errno == EXDEV || errno == EINVAL || errno == EOPNOTSUPP || errno == ENOSYS))
+			break;
+		if (done <= 0)
+			return done ? -errno : -EIO; /* the source became shorter */
+		from += done;
+	}
+	char *buffer = from < end ? malloc(CHUNK) : NULL;
+	int rc = from < end && !buffer ? -ENOMEM : 0;
+	while (!rc && from < end) {
+		ssize_t got = pread(source, buffer, (size_t)(end - from < (off_t)CHUNK ? end - from : (off_t)CHUNK), from);
+		if (got <= 0)
+			rc = got ? -errno : -EIO;
+		for (ssize_t put = 0; !rc && put < got;) {
+			ssize_t done = pwrite(target, buffer + put, (size_t)(got - put), from + put);
+			if (done < 0)
+				rc = -errno;
+			else
+				put += done;
+		}
+		from += got > 0 ? got : 0;
+	}
+	free(buffer);
+	return rc;
+}
+
+int lfs_copy_extents(int source, int target, uint64_t size)
+{
+	if (ioctl(target, FICLONE, source) == 0)
+		return 0;
+	if (ftruncate(target, (off_t)size) < 0)
+		return -errno;
+	for (off_t at = 0, end = (off_t)size; at < end;) {
+		off_t start = lseek(source, at, SEEK_DATA);
+		if (start < 0 && errno == ENXIO)
+			return 0;
+		if (start < 0)
+			start = at; /* a file system without holes */
+		off_t stop = lseek(source, start, SEEK_HOLE);
+		if (stop < 0 || stop > end)
+			stop = end;
+		if (start >= end)
+			return 0;
+		int rc = copy_range(source, target, start, stop);
+		if (rc < 0)
+			return rc;
+		at = stop;
+	}
+	return 0;
+}
+
+static int copy_packed(struct lfs_server *server, const struct lfs_content *content, int target)
+{
+	uint8_t *buffer = malloc(content->size);
+	if (!buffer)
+		return -ENOMEM;
+	int got = lfs_low_read(server, content, buffer, content->size, 0);
+	int rc = got < 0 ? got : (uint64_t)got < content->size ? -EIO : 0;
+	for (size_t put = 0; !rc && put < content->size;) {
+		ssize_t done = pwrite(target, buffer + put, content->size - put, (off_t)put);
+		if (done < 0)
+			rc = -errno;
+		else
+			put += (size_t)done;
+	}
+	free(buffer);
+	return rc;
+}
+
+/* May let the lock go; LFS_COPYING is set then, which keeps others from copying the same. */
+static int fill(struct lfs_server *server, struct lfs_node *node, int target)
+{
+	struct lfs_inode inode;
+	struct lfs_content content;
+	int rc = lfs_low_inode(server, node->low, &inode);
+	if (rc >= 0)
+		rc = lfs_image_content(&server->lower.image, &inode, &content);
+	if (rc < 0)
+		return rc == -ENOENT ? -EIO : rc;
+	bool unlocked = content.size > UNLOCKED_SIZE;
+	if (unlocked) {
+		node->flags |= LFS_COPYING;
+		lfs_node_get(node);
+		lfs_unlock(server);
+	}
+	if (content.kind == LFS_KIND_PACK) {
+		rc = copy_packed(server, &content, target);
+	} else if (content.kind == LFS_KIND_OBJECT) {
+		LFS_AUTO_FD source = lfs_low_open(server, &content);
+		rc = source < 0 ? source : lfs_copy_extents(source, target, content.size);
+	}
+	if (rc >= 0 && content.size && !server->options.volatile_ && fsync(target) < 0)
+		rc = -errno;
+	if (unlocked) {
+		lfs_lock(server);
+		node->flags &= (uint16_t)~LFS_COPYING;
+		pthread_cond_broadcast(&server->copied);
+		lfs_node_put(server, node);
+	}
+	atomic_fetch_add_explicit(&server->stats.copied_bytes, content.size, memory_order_relaxed);
+	return rc;
+}
+
+/* --- attributes --- */
+
+static void origin_mark(const struct lfs_server *server, uint64_t nid, uint8_t mark[33])
+{
+	static const uint8_t front[5] = {0, 0xFB, 33, 0, 0x81};
+	uint32_t words[3] = {(uint32_t)(nid >> 32), (uint32_t)nid, 0};
+	memcpy(mark, front, sizeof front);
+	memcpy(mark + 5, server->lower.image.subject, 16);
+	memcpy(mark + 21, words, sizeof words);
+}
+
+/* Owner, xattrs, origin, mode and times of a lower inode go to its twin; times last. fd may be O_PATH. */
+static int dress(struct lfs_server *server, uint64_t low, const struct lfs_inode *inode, int fd)
+{
+	char path[300];
+	uint8_t mark[33];
+	struct timespec times[2] = {{inode->mtime, inode->mtime_nsec}, {inode->mtime, inode->mtime_nsec}};
+	lfs_fd_path(fd, NULL, path);
+	if (fchownat(fd, "", inode->uid, inode->gid, AT_EMPTY_PATH) < 0)
+		return -errno;
+	int rc = lfs_xattr_copy(server, low, fd);
+	if (rc < 0)
+		return rc;
+	origin_mark(server, low, mark);
+	rc = lfs_mark_set(server, fd, NULL, "origin", mark, sizeof mark);
+	if (rc < 0 && rc != -ENOTSUP && rc != -EPERM)
+		return rc;
+	if (!S_ISLNK(inode->mode) && fchmodat(server->upper.links, path, inode->mode & 07777, 0) < 0)
+		return -errno;
+	return utimensat(server->upper.links, path, times, 0) < 0 ? -errno : 0;
+}
+
+/* --- publishing --- */
+
+struct times { /* a copy-up is no change of the directory that it happens in */
+	int fd;
+	struct timespec times[2];
+};
+
+static int keep_times(struct lfs_server *server, struct lfs_node *dir, struct times *kept)
+{
+	struct stat status;
+	kept->fd = lfs_dir_fd(server, dir);
+	if (kept->fd < 0 || fstat(kept->fd, &status) < 0)
+		return kept->fd < 0 ? kept->fd : -errno;
+	kept->times[0] = status.st_atim;
+	kept->times[1] = status.st_mtim;
+	int rc = lfs_impure(server, dir);
+	return rc < 0 ? rc : kept->fd;
+}
+
+static void restore_times(const struct times *kept)
+{
+	futimens(kept->fd, kept->times);
+}
+
+static int publish(struct lfs_server *server, const char *temp, struct lfs_node *dir, const char *name, uint32_t mode)
+{
+	struct times kept;
+	int rc = keep_times(server, dir, &kept);
+	if (rc < 0)
+		return rc;
+	rc = lfs_rename_at(server->upper.scratch, temp, kept.fd, name, RENAME_NOREPLACE);
+	restore_times(&kept);
+	if (rc >= 0)
+		lfs_listing_add(server, dir, name, mode);
+	return rc;
+}
+
+/* A hard-linked copy waits in scratch under a name that tells which inode it is; a crash then leaves what settle() completes. */
+static int publish_links(struct lfs_server *server, const char *temp, const struct lfs_spots *spots, uint64_t ino, uint32_t mode)
+{
+	char complete[LFS_TEMP_SIZE];
+	struct times kept;
+	int scratch = server->upper.scratch;
+	snprintf(complete, sizeof complete, "links-%llx", (unsigned long long)ino);
+	int rc = lfs_rename_at(scratch, temp, scratch, complete, 0);
+	for (size_t i = 0; rc >= 0 && i < spots->count; i++) {
+		if ((rc = keep_times(server, spots->items[i].dir, &kept)) < 0)
+			break;
+		if (linkat(scratch, complete, kept.fd, spots->items[i].name, 0) < 0 && errno != EEXIST)
+			rc = -errno;
+		restore_times(&kept);
+		if (rc >= 0)
+			lfs_listing_add(server, spots->items[i].dir, spots->items[i].name, mode);
+	}
+	unlinkat(scratch, complete, 0);
+	return rc;
+}
+
+/* --- directories --- */
+
+static int copy_directory(struct lfs_server *server, struct lfs_node *dir)
+{
+	char temp[LFS_TEMP_SIZE];
+	struct lfs_inode inode;
+	int rc = lfs_low_inode(server, dir->low, &inode);
+	if (rc < 0)
+		return rc;
+	lfs_temp_name(server, temp);
+	lfs_identity(0, 0, 0);
+	if (mkdirat(server->upper.scratch, temp, 0700) < 0)
+		return -errno;
+	LFS_AUTO_FD fd = openat(server->upper.scratch, temp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	rc = fd < 0 ? -errno : dress(server, dir->low, &inode, fd);
+	if (rc >= 0)
+		rc = publish(server, temp, dir->names->dir, dir->names->text, S_IFDIR);
+	if (rc < 0)
+		lfs_scratch_remove(server, temp);
+	else
+		dir->flags |= LFS_HERE;
+	return rc;
+}
+
+int lfs_dir_here(struct lfs_server *server, struct lfs_node *dir)
+{
+	while (!(dir->flags & LFS_HERE)) {
+		struct lfs_node *top = dir; /* the topmost one that is missing */
+		if (!server->writable)
+			return -EROFS;
+		for (;;) {
+			if (top->flags & LFS_UNLINKED || !top->names)
+				return -ENOENT;
+			if (top->names->dir->flags & LFS_HERE)
+				break;
+			top = top->names->dir;
+		}
+		int rc = copy_directory(server, top);
+		if (rc < 0)
+			return rc;
+	}
+	return dir->flags & LFS_UNLINKED ? -ENOENT : 0;
+}
+
+/* --- files and the like --- */
+
+static int make_twin(struct lfs_server *server, const struct lfs_node *node, const struct lfs_inode *inode, const char *temp)
+{
+	char target[LFS_BLOCK];
+	int scratch = server->upper.scratch, fd;
+	struct lfs_bytes link;
+	lfs_identity(0, 0, 0);
+	if (S_ISREG(inode->mode)) {
+		fd = openat(scratch, temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+		return fd < 0 ? -errno : fd;
+	}
+	if (S_ISLNK(inode->mode)) {
+		int rc = lfs_image_readlink(&server->lower.image, inode, &link);
+		if (rc < 0)
+			return rc;
+		memcpy(target, link.data, link.size); /* under a block: checked when the inode was read */
+		target[link.size] = 0;
+		if (symlinkat(target, scratch, temp) < 0)
+			return -errno;
+	} else if (mknodat(scratch, temp, (inode->mode & S_IFMT) | 0600, makedev(inode->major, inode->minor)) < 0) {
+		return -errno;
+	}
+	fd = openat(scratch, temp, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/* A finished twin's descriptor in scratch under `temp`. */
+static int prepare(struct lfs_server *server, struct lfs_node *node, enum lfs_data data, const char *temp)
+{
+	struct lfs_inode inode;
+	uint64_t low = node->low;
+	int rc = lfs_low_inode(server, low, &inode);
+	if (rc < 0)
+		return rc;
+	LFS_AUTO_FD fd = make_twin(server, node, &inode, temp);
+	if (fd < 0)
+		return fd;
+	if (S_ISREG(inode.mode) && inode.size && data == LFS_DATA_ALL)
+		rc = fill(server, node, fd);
+	else if (S_ISREG(inode.mode) && inode.size && data == LFS_DATA_NONE && ftruncate(fd, (off_t)inode.size) < 0)
+		rc = -errno;
+	if (rc >= 0)
+		rc = dress(server, low, &inode, fd);
+	if (rc >= 0 && S_ISREG(inode.mode) && inode.size && data == LFS_DATA_NONE)
+		rc = lfs_mark_set(server, fd, NULL, "metacopy", "", 0);
+	return rc < 0 ? rc : lfs_steal_fd(&fd);
+}
+
+static int spots_here(struct lfs_server *server, const struct lfs_spots *spots)
+{
+	int rc = 0;
+	for (size_t i = 0; rc >= 0 && i < spots->count; i++)
+		rc = lfs_dir_here(server, spots->items[i].dir);
+	return rc;
+}
+
+static int find_spots(struct lfs_server *server, const struct lfs_node *node, struct lfs_spots *spots)
+{
+	struct lfs_inode inode;
+	int rc = lfs_low_inode(server, node->low, &inode);
+	if (rc >= 0 && inode.nlink > 1)
+		rc = lfs_visible_links(server, node->low, spots);
+	return rc;
+}
+
+/* A lower file that has no name any more gets an upper one without a name, so that it can change. */
+static int materialise(struct lfs_server *server, struct lfs_node *node, const char *temp, int *fd)
+{
+	if (unlinkat(server->upper.scratch, temp, 0) < 0)
+		return -errno;
+	if (node->flags & LFS_SHARED)
+		lfs_same_set(server, node, 0);
+	return lfs_pin(server, node, lfs_steal_fd(fd));
+}
+
+static int publish_one(struct lfs_server *server, struct lfs_node *node, const char *temp, const struct lfs_spots *spots)
+{
+	struct lfs_node *dir = spots->count ? spots->items[0].dir : node->names->dir;
+	int rc = lfs_dir_here(server, dir);
+	if (rc < 0)
+		return rc;
+	return publish(server, temp, dir, spots->count ? spots->items[0].name : node->names->text, (uint32_t)node->type << 12);
+}
+
+static int publish_all(struct lfs_server *server, struct lfs_node *node, const char *temp, const struct lfs_spots *spots, int fd)
+{
+	struct stat status;
+	int rc = spots_here(server, spots);
+	if (rc >= 0)
+		rc = publish_links(server, temp, spots, LFS_TREE_INO | node->low, (uint32_t)node->type << 12);
+	if (rc >= 0 && fstatat(fd, "", &status, AT_EMPTY_PATH) < 0)
+		rc = -errno;
+	return rc < 0 ? rc : lfs_same_set(server, node, status.st_ino);
+}
+
+static int place_twin(struct lfs_server *server, struct lfs_node *node, const char *temp, int *fd)
+{
+	struct lfs_spots spots = {0};
+	int rc = node->flags & LFS_UNLINKED ? 0 : find_spots(server, node, &spots);
+	if (rc >= 0 && (node->flags & LFS_UNLINKED || (!node->names && !spots.count)))
+		rc = materialise(server, node, temp, fd);
+	else if (rc >= 0 && spots.count > 1)
+		rc = publish_all(server, node, temp, &spots, *fd);
+	else if (rc >= 0) {
+		rc = publish_one(server, node, temp, &spots);
+		if (rc >= 0 && node->flags & LFS_SHARED)
+			lfs_same_set(server, node, 0);
+	}
+	lfs_spots_free(server, &spots);
+	return rc;
+}
+
+static int copy_entry(struct lfs_server *server, struct lfs_node *node, enum lfs_data data)
+{
+	char temp[LFS_TEMP_SIZE];
+	lfs_temp_name(server, temp);
+	LFS_AUTO_FD fd = prepare(server, node, data, temp);
+	int rc = fd < 0 ? fd : 0;
+	struct lfs_inode inode;
+	if (rc >= 0)
+		rc = lfs_low_inode(server, node->low, &inode);
+	if (rc >= 0 && node->flags & LFS_HERE)
+		rc = -EAGAIN; /* somebody else copied its attributes up while the lock was free */
+	else if (rc >= 0)
+		rc = place_twin(server, node, temp, &fd);
+	if (rc < 0) {
+		lfs_scratch_remove(server, temp);
+		return rc;
+	}
+	node->flags |= LFS_HERE;
+	if (lfs_node_is_file(node) && inode.size && data == LFS_DATA_NONE)
+		node->flags |= LFS_METACOPY;
+	else
+		node->flags |= node->file && node->file->handles && data == LFS_DATA_EMPTY ? LFS_STALE_PAGES : 0;
+	atomic_fetch_add_explicit(&server->stats.copied_up, 1, memory_order_relaxed);
+	return 0;
+}
+
+/* A metacopy gets its bytes in place: while its mark is there they are the lower file's, so a crash changes nothing. */
+static int complete(struct lfs_server *server, struct lfs_node *node, enum lfs_data data)
+{
+	struct stat before;
+	LFS_AUTO_FD fd = lfs_entry_open(server, node, O_RDWR);
+	if (fd < 0)
+		return fd;
+	int rc = fstat(fd, &before) < 0 ? -errno : 0;
+	if (rc >= 0 && data == LFS_DATA_ALL) {
+		rc = fill(server, node, fd);
+		if (rc >= 0 && !(node->flags & LFS_METACOPY))
+			return 0;
+		struct timespec times[2] = {before.st_atim, before.st_mtim};
+		futimens(fd, times);
+	} else if (rc >= 0 && ftruncate(fd, 0) < 0) {
+		rc = -errno;
+	}
+	if (rc >= 0)
+		rc = lfs_mark_drop(server, fd, NULL, "metacopy");
+	if (rc >= 0)
+		rc = lfs_mark_drop(server, fd, NULL, "redirect");
+	if (rc >= 0)
+		node->flags &= (uint16_t)~LFS_METACOPY;
+	return rc;
+}
+
+int lfs_copy_up(struct lfs_server *server, struct lfs_node *node, enum lfs_data data)
+{
+	int rc;
+	if (!server->writable)
+		return -EROFS;
+	if (lfs_node_is_dir(node))
+		return lfs_dir_here(server, node);
+	if (node->flags & LFS_SPLIT)
+		return node->file && node->file->successor ? lfs_copy_up(server, node->file->successor, data) : -ESTALE;
+	do {
+		while (node->flags & LFS_COPYING)
+			pthread_cond_wait(&server->copied, &server->lock);
+		if (node->flags & LFS_SPLIT)
+			return -ESTALE;
+		if (!(node->flags & LFS_HERE))
+			rc = copy_entry(server, node, data);
+		else if (node->flags & LFS_METACOPY && data != LFS_DATA_NONE)
+			rc = complete(server, node, data);
+		else
+			rc = 0;
+	} while (rc == -EAGAIN);
+	return rc;
+}

@@ -1,0 +1,151 @@
+/* From a request to its operation. Nothing in a request is used before its size was checked here. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "server.h"
+
+struct entry {
+	lfs_operation *run;
+	uint16_t least; /* bytes of arguments */
+	bool free;	/* runs without the lock, and finds its node itself */
+};
+
+#define UNDER_LOCK(name, size) {lfs_op_##name, size, false}
+#define FREE(name, size) {lfs_op_##name, size, true}
+
+static const struct entry operations[FUSE_OP_LIMIT] = {
+	[FUSE_LOOKUP] = UNDER_LOCK(lookup, 1),
+	[FUSE_FORGET] = FREE(forget, sizeof(struct fuse_forget_in)),
+	[FUSE_BATCH_FORGET] = FREE(batch_forget, sizeof(struct fuse_batch_forget_in)),
+	[FUSE_GETATTR] = UNDER_LOCK(getattr, sizeof(struct fuse_getattr_in)),
+	[FUSE_SETATTR] = UNDER_LOCK(setattr, sizeof(struct fuse_setattr_in)),
+	[FUSE_READLINK] = UNDER_LOCK(readlink, 0),
+	[FUSE_SYMLINK] = UNDER_LOCK(symlink, 2),
+	[FUSE_MKNOD] = UNDER_LOCK(mknod, sizeof(struct fuse_mknod_in) + 1),
+	[FUSE_MKDIR] = UNDER_LOCK(mkdir, sizeof(struct fuse_mkdir_in) + 1),
+	[FUSE_UNLINK] = UNDER_LOCK(unlink, 1),
+	[FUSE_RMDIR] = UNDER_LOCK(rmdir, 1),
+	[FUSE_RENAME] = UNDER_LOCK(rename, sizeof(struct fuse_rename_in) + 2),
+	[FUSE_RENAME2] = UNDER_LOCK(rename2, sizeof(struct fuse_rename2_in) + 2),
+	[FUSE_LINK] = UNDER_LOCK(link, sizeof(struct fuse_link_in) + 1),
+	[FUSE_OPEN] = UNDER_LOCK(open, sizeof(struct fuse_open_in)),
+	[FUSE_READ] = FREE(read, sizeof(struct fuse_read_in)),
+	[FUSE_WRITE] = FREE(write, sizeof(struct fuse_write_in)),
+	[FUSE_STATFS] = FREE(statfs, 0),
+	[FUSE_RELEASE] = UNDER_LOCK(release, sizeof(struct fuse_release_in)),
+	[FUSE_FSYNC] = FREE(fsync, sizeof(struct fuse_fsync_in)),
+	[FUSE_SETXATTR] = UNDER_LOCK(setxattr, sizeof(struct fuse_setxattr_in) + 1),
+	[FUSE_GETXATTR] = UNDER_LOCK(getxattr, sizeof(struct fuse_getxattr_in) + 1),
+	[FUSE_LISTXATTR] = UNDER_LOCK(listxattr, sizeof(struct fuse_getxattr_in)),
+	[FUSE_REMOVEXATTR] = UNDER_LOCK(removexattr, 1),
+	[FUSE_INIT] = FREE(init, 16),
+	[FUSE_OPENDIR] = UNDER_LOCK(opendir, sizeof(struct fuse_open_in)),
+	[FUSE_RELEASEDIR] = FREE(releasedir, 0),
+	[FUSE_READDIR] = UNDER_LOCK(readdir, sizeof(struct fuse_read_in)),
+	[FUSE_READDIRPLUS] = UNDER_LOCK(readdirplus, sizeof(struct fuse_read_in)),
+	[FUSE_FSYNCDIR] = FREE(fsyncdir, sizeof(struct fuse_fsync_in)),
+	[FUSE_CREATE] = UNDER_LOCK(create, sizeof(struct fuse_create_in) + 1),
+	[FUSE_TMPFILE] = UNDER_LOCK(tmpfile, sizeof(struct fuse_create_in)),
+	[FUSE_IOCTL] = UNDER_LOCK(ioctl, sizeof(struct fuse_ioctl_in)),
+	[FUSE_FALLOCATE] = FREE(fallocate, sizeof(struct fuse_fallocate_in)),
+	[FUSE_LSEEK] = FREE(lseek, sizeof(struct fuse_lseek_in)),
+	[FUSE_COPY_FILE_RANGE] = FREE(copy_file_range, sizeof(struct fuse_copy_file_range_in)),
+	[FUSE_COPY_FILE_RANGE_64] = FREE(copy_file_range_64, sizeof(struct fuse_copy_file_range_in)),
+	[FUSE_SYNCFS] = FREE(syncfs, 0),
+	[FUSE_DESTROY] = FREE(destroy, 0),
+};
+/* FLUSH, ACCESS, STATX, INTERRUPT and all others: ENOSYS, after which the kernel does without them. */
+
+static int run(struct lfs_request *request, const struct entry *entry)
+{
+	struct lfs_server *server = request->server;
+	if (entry->free)
+		return entry->run(request);
+	lfs_lock(server);
+	request->node = lfs_node_find(server, request->header.nodeid);
+	int rc = -ESTALE;
+	if (request->node) {
+		lfs_node_get(request->node); /* the lock may be let go in between */
+		rc = entry->run(request);
+		lfs_node_put(server, request->node);
+	}
+	lfs_unlock(server);
+	return rc;
+}
+
+static uint64_t now(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+int lfs_dispatch(struct lfs_request *request)
+{
+	struct lfs_stats *stats = &request->server->stats;
+	uint32_t opcode = request->header.opcode;
+	request->silent = opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET;
+	if (opcode >= FUSE_OP_LIMIT || !operations[opcode].run)
+		return -ENOSYS;
+	const struct entry *entry = &operations[opcode];
+	size_t extensions = (size_t)request->header.total_extlen * 8;
+	if (extensions > request->args_size)
+		return -EINVAL;
+	request->args_size -= extensions;
+	if (request->args_size < entry->least)
+		return -EINVAL;
+	uint64_t start = now();
+	int rc = run(request, entry);
+	atomic_fetch_add_explicit(&stats->requests[opcode], 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&stats->nanoseconds[opcode], now() - start, memory_order_relaxed);
+	return rc;
+}
+
+/* The kernel did not take the reply: what it was given is taken back. */
+void lfs_undelivered(struct lfs_request *request)
+{
+	struct lfs_server *server = request->server;
+	if (!request->undo)
+		return;
+	lfs_lock(server);
+	if (request->undo_open)
+		lfs_release(server, request->undo, request->undo_handle);
+	if (request->header.opcode != FUSE_OPEN)
+		lfs_node_forget(server, request->undo, 1);
+	lfs_unlock(server);
+}
+
+int lfs_name_argument(const struct lfs_request *request, size_t *at, struct lfs_bytes *name)
+{
+	const uint8_t *start = request->args + *at, *end;
+	if (*at >= request->args_size || !(end = memchr(start, 0, request->args_size - *at)))
+		return -EINVAL;
+	*name = (struct lfs_bytes){start, (size_t)(end - start)};
+	*at += name->size + 1;
+	if (!name->size || memchr(name->data, '/', name->size) || (name->size <= 2 && !memcmp(name->data, "..", name->size)))
+		return -EINVAL;
+	return name->size > LFS_NAME_MAX ? -ENAMETOOLONG : 0;
+}
+
+void lfs_fill_entry(struct lfs_node *node, const struct fuse_attr *attr, struct fuse_entry_out *out)
+{
+	*out = (struct fuse_entry_out){
+		.nodeid = lfs_node_id(node),
+		.generation = node->generation,
+		.entry_valid = LFS_FOREVER,
+		.attr_valid = lfs_node_is_file(node) && node->file && node->file->writers && node->file->backing ? 0 : LFS_FOREVER,
+		.attr = *attr,
+	};
+	lfs_node_look(node);
+}
+
+int lfs_reply_entry(struct lfs_request *request, struct lfs_node *node, const struct fuse_attr *attr)
+{
+	lfs_fill_entry(node, attr, (struct fuse_entry_out *)request->out);
+	request->out_size = sizeof(struct fuse_entry_out);
+	request->undo = node;
+	lfs_node_put(request->server, node);
+	return 0;
+}

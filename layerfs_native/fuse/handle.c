@@ -1,0 +1,368 @@
+/* Open files. All descriptors of an inode share one state, so that they see the same bytes: a file is either served by this process
+ * through the kernel's page cache (cached), or by the kernel from a backing file (passthrough on a lower object or on the upper file), and
+ * stays so while it is open. A passthrough lower file that somebody is about to change is split: its name goes to a new node. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "server.h"
+
+#define KEPT_FILES 512u
+
+/* --- the state of an open inode --- */
+
+struct lfs_file *lfs_file_get(struct lfs_node *node)
+{
+	if (node->file)
+		return node->file;
+	struct lfs_file *file = calloc(1, sizeof *file);
+	if (!file)
+		return NULL;
+	file->node = node;
+	file->fd = file->old_fd = file->pinned = LFS_NO_FD;
+	return node->file = file;
+}
+
+static void fd_unlist(struct lfs_files *files, struct lfs_file *file)
+{
+	*(file->older ? &file->older->newer : &files->oldest) = file->newer;
+	*(file->newer ? &file->newer->older : &files->newest) = file->older;
+	file->older = file->newer = NULL;
+	files->open--;
+}
+
+static void fd_list(struct lfs_files *files, struct lfs_file *file)
+{
+	file->newer = NULL;
+	file->older = files->newest;
+	*(files->newest ? &files->newest->newer : &files->oldest) = file;
+	files->newest = file;
+	files->open++;
+}
+
+static void close_data(struct lfs_server *server, struct lfs_file *file)
+{
+	if (file->fd < 0)
+		return;
+	fd_unlist(&server->files, file);
+	if (file->busy)
+		file->old_fd = lfs_steal_fd(&file->fd); /* a read of the lower bytes is under way */
+	else
+		close(lfs_steal_fd(&file->fd));
+}
+
+static void trim(struct lfs_server *server)
+{
+	struct lfs_file *file = server->files.oldest, *next;
+	for (; file && server->files.open > KEPT_FILES; file = next) {
+		next = file->newer;
+		if (!file->busy)
+			close_data(server, file);
+	}
+}
+
+void lfs_file_free(struct lfs_server *server, struct lfs_node *node)
+{
+	struct lfs_file *file = node->file;
+	node->file = NULL;
+	close_data(server, file);
+	lfs_close_fd(&file->old_fd);
+	if (file->pinned >= 0) {
+		server->files.pinned--;
+		close(file->pinned);
+	}
+	if (file->successor)
+		lfs_node_put(server, file->successor);
+	free(file);
+}
+
+static bool in_use(const struct lfs_file *file)
+{
+	return file->handles || file->busy;
+}
+
+/* After handles or busy went down: what is not in use holds no reference; a nameless entry keeps its pin. */
+static void rest(struct lfs_server *server, struct lfs_node *node)
+{
+	struct lfs_file *file = node->file;
+	if (in_use(file))
+		return;
+	close_data(server, file);
+	if (file->pinned < 0)
+		lfs_file_free(server, node);
+	lfs_node_put(server, node);
+}
+
+int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd)
+{
+	struct lfs_file *file = lfs_file_get(node);
+	if (!file || file->pinned >= 0) {
+		close(fd);
+		return file ? 0 : -ENOMEM;
+	}
+	file->pinned = fd;
+	server->files.pinned++;
+	return 0;
+}
+
+/* --- the bytes --- */
+
+static bool bytes_are_upper(const struct lfs_node *node)
+{
+	return (node->flags & (LFS_HERE | LFS_METACOPY)) == LFS_HERE;
+}
+
+static int open_data(struct lfs_server *server, struct lfs_node *node, bool write, struct lfs_content *content)
+{
+	struct lfs_inode inode;
+	struct lfs_file *file = node->file;
+	int fd;
+	if (bytes_are_upper(node)) {
+		fd = server->writable ? lfs_entry_open(server, node, O_RDWR | O_NOATIME) : -EACCES;
+		file->fd_writable = fd >= 0;
+		if (fd == -EPERM || fd == -EACCES || fd == -ETXTBSY)
+			fd = write ? fd : lfs_entry_open(server, node, O_RDONLY);
+	} else {
+		if (write)
+			return -EBADF;
+		int rc = lfs_low_inode(server, node->low, &inode);
+		if (rc == -ENOENT)
+			rc = -EIO; /* the bytes of a metadata-only copy are gone */
+		if (rc >= 0)
+			rc = lfs_image_content(&server->lower.image, &inode, content);
+		if (rc < 0)
+			return rc;
+		if (content->kind != LFS_KIND_OBJECT)
+			return 0;
+		file->fd_writable = false;
+		fd = lfs_low_open(server, content);
+	}
+	if (fd < 0)
+		return fd;
+	file->fd = fd;
+	file->fd_lower = !bytes_are_upper(node);
+	fd_list(&server->files, file);
+	trim(server);
+	return 0;
+}
+
+int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, struct lfs_content *content)
+{
+	struct lfs_file *file = lfs_file_get(node);
+	int rc = 0;
+	*content = (struct lfs_content){0};
+	if (!file)
+		return -ENOMEM;
+	if (!in_use(file))
+		lfs_node_get(node);
+	if (file->fd >= 0 && (file->fd_lower == bytes_are_upper(node) || (write && !file->fd_writable)))
+		close_data(server, file);
+	file->busy++;
+	if (file->fd >= 0) {
+		fd_unlist(&server->files, file);
+		fd_list(&server->files, file);
+	} else {
+		rc = open_data(server, node, write, content);
+	}
+	if (rc < 0)
+		lfs_file_done(server, node);
+	return rc;
+}
+
+void lfs_file_done(struct lfs_server *server, struct lfs_node *node)
+{
+	struct lfs_file *file = node->file;
+	if (!--file->busy)
+		lfs_close_fd(&file->old_fd);
+	rest(server, node);
+}
+
+/* --- passthrough --- */
+
+int lfs_backing_open(struct lfs_server *server, int fd)
+{
+	struct fuse_backing_map map = {.fd = fd};
+	if (!server->passthrough)
+		return -EOPNOTSUPP;
+	int id = ioctl(server->device, FUSE_IOC_BACKING_OPEN, &map);
+	if (id >= 0)
+		return id;
+	int rc = -errno;
+	if (rc == -EPERM || rc == -ENOTTY || rc == -EOPNOTSUPP || rc == -ELOOP)
+		server->passthrough = false; /* not here: nothing will change that */
+	return rc;
+}
+
+void lfs_backing_close(struct lfs_server *server, int32_t id)
+{
+	uint32_t number = (uint32_t)id;
+	ioctl(server->device, FUSE_IOC_BACKING_CLOSE, &number);
+}
+
+/* Whether a lower file may be passed through: a whole object with one name (names that were not used to open it would go on with the old
+ * node after a split), and the mount does not insist on coherence. */
+static bool may_pass_lower(struct lfs_server *server, const struct lfs_node *node)
+{
+	struct lfs_inode inode;
+	struct lfs_content content;
+	return !server->options.strict && !(node->flags & (LFS_SHARED | LFS_UNLINKED)) && lfs_low_inode(server, node->low, &inode) == 0 &&
+	       inode.nlink == 1 && lfs_image_content(&server->lower.image, &inode, &content) == 0 && content.kind == LFS_KIND_OBJECT;
+}
+
+static uint8_t choose_mode(struct lfs_server *server, const struct lfs_node *node, bool write)
+{
+	if (!server->passthrough)
+		return LFS_MODE_CACHED;
+	if (bytes_are_upper(node))
+		return LFS_MODE_PASS_UPPER;
+	return !write && may_pass_lower(server, node) ? LFS_MODE_PASS_LOWER : LFS_MODE_CACHED;
+}
+
+/* Opens the backing file; without one the file is cached. `given` is borrowed. */
+static int start_mode(struct lfs_server *server, struct lfs_node *node, bool write, int given)
+{
+	struct lfs_file *file = node->file;
+	struct lfs_content content;
+	file->mode = choose_mode(server, node, write);
+	if (file->mode == LFS_MODE_CACHED)
+		return 0;
+	if (given >= 0) {
+		file->backing = lfs_backing_open(server, given);
+	} else {
+		int rc = lfs_file_use(server, node, false, &content);
+		if (rc < 0)
+			return rc;
+		file->backing = lfs_backing_open(server, file->fd);
+		if (file->backing > 0)
+			close_data(server, file), lfs_close_fd(&file->old_fd);
+		lfs_file_done(server, node);
+	}
+	if (file->backing <= 0) {
+		file->backing = 0;
+		file->mode = LFS_MODE_CACHED;
+	} else {
+		atomic_fetch_add_explicit(&server->stats.passthrough_opens, 1, memory_order_relaxed);
+	}
+	return 0;
+}
+
+/* --- opening --- */
+
+/* The names go to a new node; this one goes on with the lower bytes for those who have it open. */
+static int split(struct lfs_server *server, struct lfs_node *node)
+{
+	struct lfs_node *new;
+	int rc = lfs_node_new(server, S_IFREG, &new);
+	if (rc < 0)
+		return rc;
+	new->flags = (node->flags & LFS_HERE) | LFS_STALE_PAGES;
+	new->ino = node->ino;
+	while (node->names) {
+		struct lfs_name *name = node->names;
+		node->names = name->sibling;
+		name->sibling = new->names;
+		name->node = new;
+		new->names = name;
+	}
+	if (node->flags & LFS_SHARED) {
+		uint64_t key = node->key;
+		lfs_same_set(server, node, 0);
+		lfs_same_set(server, new, key);
+	}
+	node->flags = (uint16_t)((node->flags & ~(LFS_HERE | LFS_METACOPY)) | LFS_SPLIT | LFS_UNLINKED);
+	node->file->successor = new; /* has the new node's first reference */
+	atomic_fetch_add_explicit(&server->stats.splits, 1, memory_order_relaxed);
+	return -ESTALE;
+}
+
+int lfs_settle_data(struct lfs_server *server, struct lfs_node *node)
+{
+	if (node->flags & LFS_SPLIT)
+		return -ESTALE;
+	if (!node->file || !node->file->handles || node->file->mode != LFS_MODE_PASS_LOWER || !bytes_are_upper(node))
+		return 0;
+	return split(server, node);
+}
+
+static int truncate_open(struct lfs_server *server, struct lfs_node *node, bool kill)
+{
+	struct lfs_content content;
+	struct stat status;
+	int rc = lfs_file_use(server, node, true, &content);
+	if (rc < 0)
+		return rc;
+	int fd = node->file->fd;
+	if (fstat(fd, &status) < 0 || (status.st_size && ftruncate(fd, 0) < 0))
+		rc = -errno;
+	else if (kill && status.st_mode & (S_ISUID | S_ISGID))
+		fchmod(fd, status.st_mode & (status.st_mode & S_IXGRP ? 01777u : 03777u));
+	lfs_file_done(server, node);
+	return rc;
+}
+
+static int prepare_write(struct lfs_server *server, struct lfs_node *node, uint32_t flags, bool kill)
+{
+	if (!server->writable)
+		return -EROFS;
+	int rc = lfs_copy_up(server, node, flags & O_TRUNC ? LFS_DATA_EMPTY : LFS_DATA_ALL);
+	if (rc >= 0)
+		rc = lfs_settle_data(server, node);
+	if (rc >= 0 && flags & O_TRUNC)
+		rc = truncate_open(server, node, kill);
+	return rc;
+}
+
+int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, bool kill, int fd, struct fuse_open_out *out)
+{
+	bool write = (flags & O_ACCMODE) != O_RDONLY;
+	if (!lfs_node_is_file(node))
+		return lfs_node_is_dir(node) ? -EISDIR : -ENXIO;
+	if (node->flags & LFS_SPLIT)
+		return -ESTALE;
+	int rc = write || flags & O_TRUNC ? (fd >= 0 ? 0 : prepare_write(server, node, flags, kill)) : 0;
+	if (rc < 0)
+		return rc;
+	struct lfs_file *file = lfs_file_get(node);
+	if (!file)
+		return -ENOMEM;
+	if (!in_use(file))
+		lfs_node_get(node);
+	if (!file->handles++)
+		rc = start_mode(server, node, write, fd);
+	if (rc < 0) {
+		file->handles--;
+		rest(server, node);
+		return rc;
+	}
+	file->writers += write;
+	out->fh = write ? 2 : 1;
+	if (file->backing) {
+		out->open_flags = FOPEN_PASSTHROUGH;
+		out->backing_id = file->backing;
+		if (write)
+			node->flags |= LFS_STALE_PAGES;
+	} else {
+		out->open_flags = node->flags & LFS_STALE_PAGES || server->options.no_cache ? 0 : FOPEN_KEEP_CACHE;
+		node->flags &= (uint16_t)~LFS_STALE_PAGES;
+	}
+	return 0;
+}
+
+void lfs_release(struct lfs_server *server, struct lfs_node *node, uint64_t fh)
+{
+	struct lfs_file *file = lfs_node_is_file(node) ? node->file : NULL;
+	if (!file || !file->handles)
+		return;
+	file->handles--;
+	if (fh == 2 && file->writers)
+		file->writers--;
+	if (!file->handles) {
+		if (file->backing)
+			lfs_backing_close(server, file->backing);
+		file->backing = 0;
+		file->mode = LFS_MODE_NONE;
+	}
+	rest(server, node);
+}

@@ -1,0 +1,127 @@
+/* layerfs-fuse: serves one mount, until it is unmounted. The library starts it with its orders on descriptor 0 (see options.c); it says
+ * "ready" on the descriptor `report` when the mount answers, or "ERRNO TEXT". */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <linux/securebits.h>
+
+#include "server.h"
+
+static void say(struct lfs_server *server, const char *text)
+{
+	if (server->options.report < 0)
+		return;
+	(void)!write(server->options.report, text, strlen(text));
+	close(server->options.report);
+	server->options.report = LFS_NO_FD;
+}
+
+static int fail(struct lfs_server *server, int rc, const struct lfs_error *error)
+{
+	char line[600];
+	snprintf(line, sizeof line, "%d %s\n", -rc, error->text);
+	fputs(line, stderr);
+	say(server, line);
+	return 1;
+}
+
+static void raise_limit(struct lfs_server *server)
+{
+	struct rlimit limit;
+	server->files.limit = 256;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
+		server->files.limit = (uint32_t)(limit.rlim_cur > 1u << 20 ? 1u << 19 : limit.rlim_cur / 2);
+}
+
+/* Files are created as the caller of each request, by the file system user id; this keeps the capabilities while it changes. */
+static void keep_capabilities(void)
+{
+	prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP);
+	umask(0);
+}
+
+static void *await_signal(void *context)
+{
+	struct lfs_server *server = context;
+	sigset_t set;
+	int signal;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigwait(&set, &signal);
+	lfs_unmount(server, true);
+	sigwait(&set, &signal); /* asked again while somebody still uses it: end now */
+	_exit(0);
+}
+
+static void block_signals(void)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
+}
+
+static int start(struct lfs_server *server, struct lfs_error *error)
+{
+	int rc = lfs_options_read(0, &server->options, error);
+	if (rc < 0)
+		return rc;
+	server->writable = server->options.upper && !server->options.read_only;
+	if ((rc = lfs_nodes_init(server)) < 0)
+		return lfs_fail(error, rc, "out of memory");
+	if ((rc = lfs_lower_open(server, error)) < 0 || (rc = lfs_upper_open(server, error)) < 0)
+		return rc;
+	if ((rc = lfs_mount(server, error)) < 0)
+		return rc;
+	lfs_clone_devices(server);
+	if ((rc = lfs_serve_init(server)) < 0)
+		return lfs_fail(error, rc, "the kernel and this server do not agree on the FUSE protocol");
+	return 0;
+}
+
+static void finish(struct lfs_server *server)
+{
+	lfs_moves_forget(server);
+	lfs_nodes_free(server);
+	lfs_upper_close(server);
+	lfs_lower_close(server);
+	lfs_options_free(&server->options);
+}
+
+int main(void)
+{
+	static struct lfs_server server = {.lock = PTHREAD_MUTEX_INITIALIZER, .copied = PTHREAD_COND_INITIALIZER, .device = -1, .proc = -1};
+	struct lfs_error error = {""};
+	pthread_t signals;
+	server.options.report = LFS_NO_FD;
+	server.options.threads = 2;
+	server.max_write = LFS_MAX_WRITE;
+	server.root_user = geteuid() == 0;
+	server.upper.root = server.upper.scratch = server.upper.links = LFS_NO_FD;
+	block_signals();
+	raise_limit(&server);
+	keep_capabilities();
+	int rc = start(&server, &error);
+	if (rc < 0)
+		return fail(&server, rc, &error);
+	lfs_leave_namespace(&server);
+	pthread_create(&signals, NULL, await_signal, &server);
+	say(&server, "ready\n");
+	lfs_serve_device(&server);
+	finish(&server);
+	return 0;
+}

@@ -1,0 +1,89 @@
+/* Making the mount, unmounting it on SIGTERM, and stepping out of the caller's mount namespace: a server that stayed in it would keep it,
+ * and with it its own mount, alive for ever. What the server needs of the file system it has open by then. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "server.h"
+
+int lfs_mount(struct lfs_server *server, struct lfs_error *error)
+{
+	const struct lfs_options *options = &server->options;
+	char data[160];
+	server->device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (server->device < 0)
+		return lfs_fail(error, errno == EACCES || errno == ENOENT || errno == ENODEV ? -ENOTSUP : -errno, "/dev/fuse: %s", strerror(errno));
+	snprintf(data, sizeof data, "fd=%d,rootmode=40000,user_id=%u,group_id=%u,allow_other,default_permissions,max_read=%u", server->device,
+		 geteuid(), getegid(), server->max_write);
+	if (mount(options->name, options->target, "fuse.layerfs", options->mount_flags, data) < 0)
+		return lfs_fail(error, errno == ENODEV || errno == EPERM ? -ENOTSUP : -errno, "mounting at %s: %s", options->target, strerror(errno));
+	return 0;
+}
+
+/* --- leaving the namespace --- */
+
+static uint64_t namespace_of(int process)
+{
+	char text[64] = {0};
+	if (readlinkat(process, "ns/mnt", text, sizeof text - 1) < 0)
+		return 0;
+	const char *number = strchr(text, '['); /* mnt:[4026531840] */
+	return number ? strtoull(number + 1, NULL, 10) : 0;
+}
+
+/* Everything of the new namespace but an empty root is detached: it must not keep other people's mounts alive. */
+static int empty_root(void)
+{
+	if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("layerfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, "size=4k") < 0)
+		return -errno;
+	if (chdir("/proc") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0)
+		return -errno;
+	return 0;
+}
+
+void lfs_leave_namespace(struct lfs_server *server)
+{
+	server->proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	LFS_AUTO_FD self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	server->namespace_id = self < 0 ? 0 : namespace_of(self);
+	if (server->namespace_id && unshare(CLONE_NEWNS) == 0)
+		empty_root();
+	(void)!fchdir(server->upper.links);
+}
+
+/* --- back into it, to unmount --- */
+
+static int open_namespace(const struct lfs_server *server)
+{
+	int copy = openat(server->proc, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), found = -ESRCH;
+	DIR *stream = copy < 0 ? NULL : fdopendir(copy);
+	if (!stream) {
+		lfs_close_fd(&copy);
+		return -errno;
+	}
+	for (struct dirent *entry; found < 0 && (entry = readdir(stream));) {
+		if (entry->d_name[0] < '1' || entry->d_name[0] > '9')
+			continue;
+		LFS_AUTO_FD process = openat(server->proc, entry->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (process >= 0 && namespace_of(process) == server->namespace_id)
+			found = openat(process, "ns/mnt", O_RDONLY | O_CLOEXEC);
+	}
+	closedir(stream);
+	return found;
+}
+
+void lfs_unmount(struct lfs_server *server, bool lazy)
+{
+	LFS_AUTO_FD namespace = open_namespace(server);
+	if (namespace < 0 || unshare(CLONE_FS) < 0 || setns(namespace, CLONE_NEWNS) < 0)
+		return;
+	umount2(server->options.target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0));
+}

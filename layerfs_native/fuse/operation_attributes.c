@@ -1,0 +1,313 @@
+/* Operations on attributes: stat, chmod and the like, xattrs, flags. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "server.h"
+
+static int reply_attr(struct lfs_request *request, struct lfs_node *node)
+{
+	struct fuse_attr_out *out = (struct fuse_attr_out *)request->out;
+	*out = (struct fuse_attr_out){0};
+	int rc = lfs_attr(request->server, node, &out->attr);
+	bool passing = lfs_node_is_file(node) && node->file && node->file->writers && node->file->backing;
+	out->attr_valid = passing ? 0 : LFS_FOREVER; /* a mapping may change its times without a word */
+	request->out_size = sizeof *out;
+	return rc;
+}
+
+int lfs_op_getattr(struct lfs_request *request)
+{
+	return reply_attr(request, request->node);
+}
+
+int lfs_op_readlink(struct lfs_request *request)
+{
+	struct lfs_server *server = request->server;
+	struct lfs_node *node = request->node;
+	struct lfs_inode inode;
+	struct lfs_bytes target;
+	const char *name;
+	if (node->type != S_IFLNK >> 12)
+		return -EINVAL;
+	if (!(node->flags & LFS_HERE)) {
+		int rc = lfs_low_inode(server, node->low, &inode);
+		if (rc >= 0)
+			rc = lfs_image_readlink(&server->lower.image, &inode, &target);
+		if (rc < 0)
+			return rc;
+		memcpy(request->out, target.data, target.size);
+		request->out_size = target.size;
+		return 0;
+	}
+	bool pinned = node->file && node->file->pinned >= 0;
+	int fd = pinned ? node->file->pinned : lfs_place(server, node, &name);
+	if (fd < 0)
+		return fd;
+	ssize_t size = readlinkat(fd, pinned ? "" : name, (char *)request->out, LFS_BLOCK);
+	if (size < 0)
+		return -errno;
+	request->out_size = (size_t)size;
+	return 0;
+}
+
+/* --- changing --- */
+
+static int set_size(struct lfs_server *server, struct lfs_node *node, const struct fuse_setattr_in *in)
+{
+	struct lfs_content content;
+	struct stat status;
+	if (!lfs_node_is_file(node))
+		return lfs_node_is_dir(node) ? -EISDIR : -EINVAL;
+	if (in->size > INT64_MAX)
+		return -EINVAL;
+	int rc = lfs_copy_up(server, node, in->size ? LFS_DATA_ALL : LFS_DATA_EMPTY);
+	if (rc >= 0)
+		rc = lfs_settle_data(server, node);
+	if (rc >= 0)
+		rc = lfs_file_use(server, node, true, &content);
+	if (rc < 0)
+		return rc;
+	if (ftruncate(node->file->fd, (off_t)in->size) < 0)
+		rc = -errno;
+	else if (in->valid & FATTR_KILL_SUIDGID && fstat(node->file->fd, &status) == 0 && status.st_mode & (S_ISUID | S_ISGID))
+		fchmod(node->file->fd, status.st_mode & (status.st_mode & S_IXGRP ? 01777u : 03777u));
+	lfs_file_done(server, node);
+	return rc;
+}
+
+static struct timespec one_time(const struct fuse_setattr_in *in, uint32_t set, uint32_t now, uint64_t seconds, uint32_t nanoseconds)
+{
+	if (!(in->valid & set))
+		return (struct timespec){0, UTIME_OMIT};
+	if (in->valid & now)
+		return (struct timespec){0, UTIME_NOW};
+	return (struct timespec){(time_t)seconds, nanoseconds > 999999999 ? 0 : nanoseconds};
+}
+
+/* On an entry that is in the upper: by its name, or by the descriptor of one that has none. */
+static int apply(struct lfs_server *server, struct lfs_node *node, const struct fuse_setattr_in *in)
+{
+	char path[300];
+	const char *name;
+	int fd = LFS_NO_FD, flags = AT_SYMLINK_NOFOLLOW;
+	if ((!lfs_node_is_dir(node) || node->flags & LFS_UNLINKED) && node->file && node->file->pinned >= 0) {
+		lfs_fd_path(node->file->pinned, NULL, path);
+		fd = server->upper.links, name = path, flags = 0;
+	} else {
+		fd = lfs_place(server, node, &name);
+	}
+	if (fd < 0)
+		return fd;
+	if (in->valid & (FATTR_UID | FATTR_GID) &&
+	    fchownat(fd, name, in->valid & FATTR_UID ? in->uid : (uid_t)-1, in->valid & FATTR_GID ? in->gid : (gid_t)-1, flags) < 0)
+		return -errno;
+	if (in->valid & FATTR_MODE) {
+		if (node->type == S_IFLNK >> 12)
+			return -EOPNOTSUPP;
+		if (fchmodat(fd, name, in->mode & 07777, 0) < 0)
+			return -errno;
+	}
+	if (in->valid & (FATTR_ATIME | FATTR_MTIME)) {
+		struct timespec times[2] = {one_time(in, FATTR_ATIME, FATTR_ATIME_NOW, in->atime, in->atimensec),
+					    one_time(in, FATTR_MTIME, FATTR_MTIME_NOW, in->mtime, in->mtimensec)};
+		if (utimensat(fd, name, times, flags) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+int lfs_op_setattr(struct lfs_request *request)
+{
+	struct lfs_server *server = request->server;
+	struct lfs_node *node = request->node, *real = node;
+	struct fuse_setattr_in in;
+	memcpy(&in, request->args, sizeof in);
+	int rc = server->writable ? 0 : -EROFS;
+	if (rc >= 0 && in.valid & FATTR_SIZE)
+		rc = set_size(server, node, &in);
+	if (rc >= 0 && in.valid & (FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_ATIME | FATTR_MTIME)) {
+		rc = lfs_copy_up(server, node, LFS_DATA_NONE);
+		if (node->flags & LFS_SPLIT && node->file && node->file->successor)
+			real = node->file->successor;
+		if (rc >= 0)
+			rc = apply(server, real, &in);
+	}
+	return rc < 0 ? rc : reply_attr(request, node);
+}
+
+/* --- xattrs --- */
+
+static int xattr_name(struct lfs_request *request, size_t at, struct lfs_bytes *name)
+{
+	const uint8_t *start = request->args + at, *end = memchr(start, 0, request->args_size - at);
+	if (!end || end == start)
+		return -EINVAL;
+	*name = (struct lfs_bytes){start, (size_t)(end - start)};
+	return 0;
+}
+
+static int reply_sized(struct lfs_request *request, int rc, uint32_t wanted)
+{
+	if (rc < 0)
+		return rc;
+	if (!wanted) {
+		*(struct fuse_getxattr_out *)request->out = (struct fuse_getxattr_out){.size = (uint32_t)rc};
+		request->out_size = sizeof(struct fuse_getxattr_out);
+		return 0;
+	}
+	if ((uint32_t)rc > wanted)
+		return -ERANGE;
+	request->out_size = (size_t)rc;
+	return 0;
+}
+
+int lfs_op_getxattr(struct lfs_request *request)
+{
+	struct fuse_getxattr_in in;
+	struct lfs_bytes name;
+	memcpy(&in, request->args, sizeof in);
+	int rc = xattr_name(request, sizeof in, &name);
+	if (rc < 0)
+		return rc;
+	size_t room = in.size < request->out_room ? in.size : request->out_room;
+	return reply_sized(request, lfs_xattr_get(request->server, request->node, name, request->out, room), in.size);
+}
+
+/* Names below trusted. are for the superuser's eyes; the kernel does not see to that here. */
+static int drop_trusted(char *list, int size)
+{
+	int used = 0;
+	for (int at = 0; at < size;) {
+		int length = (int)strlen(list + at) + 1;
+		if (strncmp(list + at, "trusted.", 8)) {
+			memmove(list + used, list + at, (size_t)length);
+			used += length;
+		}
+		at += length;
+	}
+	return used;
+}
+
+int lfs_op_listxattr(struct lfs_request *request)
+{
+	struct fuse_getxattr_in in;
+	memcpy(&in, request->args, sizeof in);
+	int rc = lfs_xattr_list(request->server, request->node, (char *)request->out, request->out_room < 65536 ? request->out_room : 65536);
+	if (rc > 0 && request->header.uid != 0)
+		rc = drop_trusted((char *)request->out, rc);
+	return reply_sized(request, rc, in.size);
+}
+
+static void kill_sgid(struct lfs_server *server, struct lfs_node *node)
+{
+	struct stat status;
+	struct fuse_setattr_in in = {.valid = FATTR_MODE};
+	if (lfs_entry_stat(server, node, &status) < 0 || !(status.st_mode & S_ISGID))
+		return;
+	in.mode = status.st_mode & 05777;
+	apply(server, node, &in);
+}
+
+int lfs_op_setxattr(struct lfs_request *request)
+{
+	struct lfs_server *server = request->server;
+	struct fuse_setxattr_ext_in in = {0};
+	struct lfs_bytes name;
+	size_t front = server->setxattr_ext ? sizeof in : sizeof(struct fuse_setxattr_in);
+	if (request->args_size <= front)
+		return -EINVAL;
+	memcpy(&in, request->args, front);
+	int rc = xattr_name(request, front, &name);
+	size_t at = front + name.size + 1;
+	if (rc >= 0 && (at > request->args_size || in.size > request->args_size - at))
+		rc = -EINVAL;
+	if (rc >= 0)
+		rc = lfs_xattr_set(server, request->node, name, (struct lfs_bytes){request->args + at, in.size}, (int)in.flags);
+	if (rc >= 0 && in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID)
+		kill_sgid(server, request->node);
+	return rc;
+}
+
+int lfs_op_removexattr(struct lfs_request *request)
+{
+	struct lfs_bytes name;
+	int rc = xattr_name(request, 0, &name);
+	return rc < 0 ? rc : lfs_xattr_remove(request->server, request->node, name);
+}
+
+/* --- FS_IOC_GETFLAGS and its like --- */
+
+static int pass_ioctl(struct lfs_request *request, const struct fuse_ioctl_in *in, bool set)
+{
+	struct lfs_server *server = request->server;
+	struct fuse_ioctl_out *out = (struct fuse_ioctl_out *)request->out;
+	uint8_t data[64] = {0};
+	size_t size = set ? in->in_size : in->out_size;
+	if (size > sizeof data || (set && size > request->args_size - sizeof *in))
+		return -EINVAL;
+	if (set) {
+		memcpy(data, request->args + sizeof *in, size);
+		int rc = lfs_copy_up(server, request->node, LFS_DATA_NONE);
+		if (rc < 0)
+			return rc;
+	}
+	if (request->node->flags & LFS_HERE) {
+		LFS_AUTO_FD fd = lfs_entry_open(server, request->node, O_RDONLY | O_NONBLOCK);
+		if (fd < 0)
+			return fd;
+		if (ioctl(fd, in->cmd, data) < 0)
+			return -errno;
+	}
+	*out = (struct fuse_ioctl_out){0};
+	request->out_size = sizeof *out;
+	if (!set) {
+		memcpy(request->out + sizeof *out, data, size);
+		request->out_size += size;
+	}
+	return 0;
+}
+
+int lfs_op_ioctl(struct lfs_request *request)
+{
+	struct fuse_ioctl_in in;
+	uint32_t flags = 0;
+	memcpy(&in, request->args, sizeof in);
+	if (!lfs_node_is_file(request->node) && !lfs_node_is_dir(request->node))
+		return -ENOTTY;
+	switch (in.cmd) {
+	case FS_IOC_GETFLAGS:
+	case FS_IOC_FSGETXATTR:
+		return pass_ioctl(request, &in, false);
+	case FS_IOC_SETFLAGS: /* an immutable upper file could not be removed by this server either */
+		memcpy(&flags, request->args + sizeof in, request->args_size - sizeof in < 4 ? request->args_size - sizeof in : 4);
+		return flags & (FS_IMMUTABLE_FL | FS_APPEND_FL) ? -EOPNOTSUPP : pass_ioctl(request, &in, true);
+	case FS_IOC_FSSETXATTR:
+		memcpy(&flags, request->args + sizeof in, request->args_size - sizeof in < 4 ? request->args_size - sizeof in : 4);
+		return flags & (FS_XFLAG_IMMUTABLE | FS_XFLAG_APPEND) ? -EOPNOTSUPP : pass_ioctl(request, &in, true);
+	default:
+		return -ENOTTY;
+	}
+}
+
+/* --- the file system --- */
+
+int lfs_op_statfs(struct lfs_request *request)
+{
+	struct lfs_server *server = request->server;
+	struct fuse_kstatfs *out = (struct fuse_kstatfs *)request->out;
+	struct statvfs host;
+	*out = (struct fuse_kstatfs){.bsize = LFS_BLOCK, .frsize = LFS_BLOCK, .namelen = LFS_NAME_MAX};
+	request->out_size = sizeof *out;
+	if (!server->upper.present)
+		return 0;
+	if (fstatvfs(server->upper.root, &host) < 0)
+		return -errno;
+	out->blocks = host.f_blocks, out->bfree = host.f_bfree, out->bavail = host.f_bavail;
+	out->files = host.f_files, out->ffree = host.f_ffree;
+	out->bsize = (uint32_t)host.f_bsize, out->frsize = (uint32_t)host.f_frsize;
+	return 0;
+}

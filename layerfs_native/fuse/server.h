@@ -1,0 +1,409 @@
+/* The native engine: one process, one mount. What its files share.
+ *
+ * transport_*.c  requests from the kernel, replies to it          dispatch.c  request -> operation; bounds of every request
+ * node.c         what the kernel knows: nodes and their names     operation_*.c  FUSE operations in terms of the union
+ * union.c        lookup: which layer answers for a name           listing.c   merged directories with stable offsets
+ * lower.c        the mapped tree, packs, objects                  upper.c     the writable directory: descriptors, marks
+ * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
+ *
+ * Functions return 0 or -errno. Everything that takes a struct lfs_server is called with its lock held unless it says otherwise.
+ */
+#ifndef LFS_FUSE_SERVER_H
+#define LFS_FUSE_SERVER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+
+#include "layerfs.h"
+#include "protocol.h"
+
+#define LFS_TREE_INO (1ull << 63) /* st_ino of a tree's inode: this | nid; no host number */
+#define LFS_MAX_WRITE (1u << 20)
+#define LFS_NO_FD (-1)
+#define LFS_THREADS_MAX 16u
+
+struct lfs_server;
+
+/* --- options.c: what the library asks for --- */
+struct lfs_options {
+	char *tree, *packs, *objects, *target, *name, *upper, *work;
+	int report; /* descriptor that hears "ready" or the error; -1: none */
+	unsigned long mount_flags;
+	bool read_only, volatile_, strict, foreground;
+	bool no_passthrough, no_readdirplus, no_acl, no_uring, no_killpriv, no_opendir_enosys, no_cache; /* switches for tests */
+	unsigned threads;
+	uint64_t size_limit, inode_limit; /* quota; 0: none */
+	char *control;
+};
+int lfs_options_read(int fd, struct lfs_options *options, struct lfs_error *error);
+void lfs_options_free(struct lfs_options *options);
+
+/* --- node.c --- */
+enum lfs_node_flag {
+	LFS_HERE = 1,	       /* the upper directory has it */
+	LFS_ALTERNATE = 2,     /* directory: whiteouts may have their xattr form */
+	LFS_IMPURE = 4,	       /* directory: entries may have marks */
+	LFS_METACOPY = 8,      /* regular file: attributes in the upper, bytes below */
+	LFS_COPYING = 16,      /* its bytes are on their way up, without the lock */
+	LFS_SPLIT = 32,	       /* replaced by another node (file->successor) while open in passthrough */
+	LFS_STALE_PAGES = 64,  /* the kernel's pages may be older than the file: the next cached open drops them */
+	LFS_SHARED = 128,      /* has more than one name: in the identity table */
+	LFS_UNLINKED = 256,    /* lost its last name */
+};
+
+struct lfs_name {
+	struct lfs_name *chain;	  /* hash */
+	struct lfs_name *sibling; /* next name of the same node */
+	struct lfs_node *dir, *node;
+	uint32_t hash;
+	uint8_t size;
+	char text[]; /* with a NUL */
+};
+
+struct lfs_node {
+	struct lfs_name *names;
+	union {
+		struct lfs_file *file;	     /* regular files and nameless entries; NULL: not open */
+		struct lfs_listing *listing; /* directories */
+	};
+	uint64_t low;	  /* nid below: a directory's other half, a lower file, a metacopy's bytes; 0: none */
+	uint64_t ino;	  /* st_ino */
+	uint64_t key;	  /* LFS_SHARED: host inode number, or LFS_TREE_INO | nid */
+	uint64_t lookups; /* the kernel's references */
+	struct lfs_node *same; /* chain of the identity table */
+	uint32_t refs;	       /* lookups > 0, children's names, open state, operations under way */
+	uint32_t slot, generation;
+	uint16_t flags;
+	uint8_t type;	/* mode >> 12 */
+	uint8_t kept;	/* directory: its descriptor's slot + 1; 0: none */
+};
+
+struct lfs_nodes {
+	struct lfs_node **slots; /* node id - 1; free ones hold a tagged next index */
+	uint32_t slot_count, slot_capacity, slot_free;
+	struct lfs_name **hash;
+	uint32_t hash_bits;
+	uint64_t name_count, node_count;
+	struct lfs_node **same;
+	uint32_t same_bits, same_count;
+	uint32_t generation;
+	uint64_t seed[2];
+	struct lfs_node *root;
+};
+int lfs_nodes_init(struct lfs_server *server);
+void lfs_nodes_free(struct lfs_server *server);
+struct lfs_node *lfs_node_find(struct lfs_server *server, uint64_t id); /* NULL for a bad id */
+int lfs_node_new(struct lfs_server *server, uint32_t mode, struct lfs_node **out); /* with one reference */
+void lfs_node_get(struct lfs_node *node);
+void lfs_node_put(struct lfs_server *server, struct lfs_node *node);
+void lfs_node_forget(struct lfs_server *server, struct lfs_node *node, uint64_t count);
+void lfs_node_look(struct lfs_node *node); /* the kernel is given one more reference */
+static inline uint64_t lfs_node_id(const struct lfs_node *node)
+{
+	return (uint64_t)node->slot + 1;
+}
+static inline bool lfs_node_is_dir(const struct lfs_node *node)
+{
+	return node->type == S_IFDIR >> 12;
+}
+static inline bool lfs_node_is_file(const struct lfs_node *node)
+{
+	return node->type == S_IFREG >> 12;
+}
+uint64_t lfs_hash(const struct lfs_server *server, const void *data, size_t size, uint64_t salt);
+struct lfs_name *lfs_name_find(struct lfs_server *server, const struct lfs_node *dir, struct lfs_bytes name);
+int lfs_name_add(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, struct lfs_node *node);
+void lfs_name_drop(struct lfs_server *server, struct lfs_name *name);
+struct lfs_node *lfs_same_find(struct lfs_server *server, uint64_t key);
+int lfs_same_set(struct lfs_server *server, struct lfs_node *node, uint64_t key); /* also moves to another key */
+
+/* --- lower.c: a nid of the tree is all that others know of a lower inode; 0 means none --- */
+struct lfs_pack {
+	uint64_t id;
+	int fd;
+};
+struct lfs_link { /* one name of a hard-linked lower inode, or a directory's place */
+	uint64_t nid, dir;
+	struct lfs_bytes name;
+};
+struct lfs_lower {
+	struct lfs_image image;
+	int objects;
+	struct lfs_pack *packs;
+	size_t pack_count;
+	struct lfs_link *links, *dirs; /* by nid; made when first needed */
+	size_t link_count, dir_count;
+	bool indexed;
+};
+int lfs_lower_open(struct lfs_server *server, struct lfs_error *error);
+void lfs_lower_close(struct lfs_server *server);
+int lfs_low_child(const struct lfs_server *server, uint64_t dir, struct lfs_bytes name, uint64_t *low); /* -ENOENT */
+int lfs_low_inode(const struct lfs_server *server, uint64_t low, struct lfs_inode *inode);
+int lfs_low_resolve(const struct lfs_server *server, struct lfs_bytes path, uint64_t *low); /* from the root, no symlinks followed */
+int lfs_low_attr(const struct lfs_server *server, uint64_t low, struct fuse_attr *attr);
+int lfs_low_read(const struct lfs_server *server, const struct lfs_content *content, uint8_t *out, size_t size, uint64_t offset);
+int lfs_low_open(const struct lfs_server *server, const struct lfs_content *content); /* objects: an owned fd */
+int lfs_low_links(struct lfs_server *server, uint64_t nid, const struct lfs_link **links, size_t *count);
+int lfs_low_dir_place(struct lfs_server *server, uint64_t nid, struct lfs_link *place); /* of a directory; -ENOENT for the root */
+int lfs_low_path(struct lfs_server *server, uint64_t dir, struct lfs_bytes name, char *out, size_t size); /* "/a/b"; length */
+
+/* --- upper.c --- */
+#define LFS_KEPT_DIRS 128
+struct lfs_kept { /* one kept directory descriptor */
+	struct lfs_node *node;
+	int fd;
+	uint8_t older, newer;
+};
+struct lfs_upper {
+	bool present;
+	int root, scratch, links; /* links: /proc/self/fd, the working directory of every thread */
+	dev_t device;
+	uint64_t next_name;
+	bool alternate; /* mknod is not allowed: whiteouts in their xattr form */
+	struct lfs_kept kept[LFS_KEPT_DIRS + 1]; /* 0: the list's head */
+	const char *marks; /* "trusted.overlay." or "user.overlay." */
+	size_t marks_size;
+};
+#define LFS_TEMP_SIZE 64
+struct lfs_marks { /* overlayfs's marks of an entry */
+	bool opaque, alternate, impure, metacopy, whiteout, has_redirect;
+	char *redirect; /* owned */
+	size_t redirect_size;
+	uint64_t ino; /* kept number; 0: none */
+};
+int lfs_upper_open(struct lfs_server *server, struct lfs_error *error);
+void lfs_upper_close(struct lfs_server *server);
+int lfs_dir_fd(struct lfs_server *server, struct lfs_node *dir); /* borrowed until the next hundred calls */
+int lfs_dir_reopen(struct lfs_server *server, struct lfs_node *dir); /* owned, with a position of its own */
+void lfs_dir_forget(struct lfs_server *server, struct lfs_node *dir);
+int lfs_place(struct lfs_server *server, struct lfs_node *node, const char **name); /* dir fd and name in it; the root: "." */
+int lfs_entry_open(struct lfs_server *server, struct lfs_node *node, int flags); /* owned */
+int lfs_fd_reopen(struct lfs_server *server, int fd, int flags);		  /* owned; of an O_PATH or other descriptor */
+void lfs_fd_path(int fd, const char *name, char out[300]);	  /* for path calls, relative to the working directory */
+int lfs_entry_stat(struct lfs_server *server, struct lfs_node *node, struct stat *status);
+bool lfs_is_whiteout(const struct stat *status);
+int lfs_marks_read(struct lfs_server *server, int dir_fd, const char *name, struct lfs_marks *marks);
+void lfs_marks_free(struct lfs_marks *marks);
+int lfs_mark_get(struct lfs_server *server, int dir_fd, const char *name, const char *mark, void *value, size_t size);
+int lfs_mark_set(struct lfs_server *server, int dir_fd, const char *name, const char *mark, const void *value, size_t size);
+int lfs_mark_drop(struct lfs_server *server, int dir_fd, const char *name, const char *mark);
+int lfs_impure(struct lfs_server *server, struct lfs_node *dir);
+void lfs_temp_name(struct lfs_server *server, char out[LFS_TEMP_SIZE]);
+void lfs_scratch_remove(struct lfs_server *server, const char *name); /* entry or directory tree */
+int lfs_remove_tree(int dir_fd, const char *name);
+int lfs_rename_at(int old_dir, const char *old_name, int new_dir, const char *new_name, unsigned flags);
+int lfs_whiteout_make(struct lfs_server *server, char name[LFS_TEMP_SIZE]); /* in scratch */
+int lfs_whiteout_put(struct lfs_server *server, struct lfs_node *dir, const char *name); /* on a free name or a non-directory */
+int lfs_allow_alternate(struct lfs_server *server, struct lfs_node *dir);
+void lfs_attr_from_stat(const struct stat *status, struct fuse_attr *attr);
+
+/* --- union.c --- */
+int lfs_look(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, struct lfs_node **out,
+	     struct fuse_attr *attr); /* a referenced node; attr may be NULL */
+int lfs_look_low(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, uint64_t low, struct lfs_node **out,
+		 struct fuse_attr *attr); /* the same for a name that only the tree has */
+int lfs_attr(struct lfs_server *server, struct lfs_node *node, struct fuse_attr *attr);
+void lfs_attr_finish(struct lfs_server *server, struct lfs_node *node, struct fuse_attr *attr);
+bool lfs_low_shows(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name); /* below would show if the upper had nothing */
+int lfs_upper_entry(struct lfs_server *server, struct lfs_node *dir, const char *name, struct stat *status); /* -ENOENT */
+
+/* --- links.c: hard links of lower inodes --- */
+struct lfs_spot { /* a visible name */
+	struct lfs_node *dir; /* referenced */
+	char *name;	      /* owned */
+};
+struct lfs_spots {
+	struct lfs_spot *items;
+	size_t count, capacity;
+};
+struct lfs_moved { /* a directory that stands on another place below */
+	struct lfs_node *node; /* referenced */
+};
+struct lfs_moves {
+	struct lfs_moved *items;
+	size_t count, capacity;
+	bool known;
+};
+int lfs_visible_links(struct lfs_server *server, uint64_t low, struct lfs_spots *spots);
+void lfs_spots_free(struct lfs_server *server, struct lfs_spots *spots);
+void lfs_moves_forget(struct lfs_server *server);
+
+/* --- listing.c --- */
+struct lfs_listed {
+	uint64_t hash; /* at least 2; unique in the directory */
+	uint32_t name;
+	uint8_t size, type; /* type: DT_*; 0: gone; LFS_DT_WHITEOUT */
+};
+struct lfs_listing {
+	struct lfs_listed *items;
+	uint32_t count, capacity, sorted, names_size, names_capacity;
+	char *names;
+	struct lfs_node *dir;
+	struct lfs_listing *older, *newer;
+};
+struct lfs_listings {
+	struct lfs_listing *oldest, *newest;
+	uint64_t bytes;
+};
+struct lfs_seen {
+	struct lfs_bytes name;
+	uint64_t next; /* the offset to go on from */
+	uint8_t type;  /* DT_* */
+	uint64_t low;  /* when the tree's entry is what shows */
+	bool dots;
+};
+typedef int lfs_see(void *context, const struct lfs_seen *seen); /* 0 to go on, 1 to stop */
+int lfs_list(struct lfs_server *server, struct lfs_node *dir, uint64_t offset, lfs_see *see, void *context);
+int lfs_dir_empty(struct lfs_server *server, struct lfs_node *dir); /* 0, -ENOTEMPTY, -errno */
+int lfs_dir_litter(struct lfs_server *server, struct lfs_node *dir); /* 1 when the upper directory holds anything */
+void lfs_listing_add(struct lfs_server *server, struct lfs_node *dir, const char *name, uint32_t mode);
+void lfs_listing_gone(struct lfs_server *server, struct lfs_node *dir, const char *name);
+void lfs_listing_whiteout(struct lfs_server *server, struct lfs_node *dir, const char *name);
+void lfs_listing_drop(struct lfs_server *server, struct lfs_node *dir);
+
+/* --- copyup.c --- */
+enum lfs_data { LFS_DATA_NONE, LFS_DATA_EMPTY, LFS_DATA_ALL };
+int lfs_copy_up(struct lfs_server *server, struct lfs_node *node, enum lfs_data data); /* may let the lock go for LFS_DATA_ALL */
+int lfs_dir_here(struct lfs_server *server, struct lfs_node *dir);
+int lfs_copy_extents(int source, int target, uint64_t size); /* without the lock */
+
+/* --- create.c, remove.c, rename.c --- */
+struct lfs_new { /* what to create */
+	uint32_t mode, umask, rdev, uid, gid;
+	const char *target; /* symlinks */
+	int *fd;	    /* regular files: an owned descriptor, when wanted */
+};
+int lfs_create(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, const struct lfs_new *what, struct lfs_node **out,
+	       struct fuse_attr *attr);
+int lfs_tmpfile(struct lfs_server *server, struct lfs_node *dir, const struct lfs_new *what, struct lfs_node **out);
+int lfs_link(struct lfs_server *server, struct lfs_node *node, struct lfs_node *dir, struct lfs_bytes name);
+int lfs_unlink(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, bool directory);
+int lfs_rename(struct lfs_server *server, struct lfs_node *old_dir, struct lfs_bytes old_name, struct lfs_node *new_dir,
+	       struct lfs_bytes new_name, unsigned flags);
+void lfs_name_lost(struct lfs_server *server, struct lfs_name *name, bool last, int fd); /* fd: owned descriptor of the entry, or -1 */
+void lfs_identity(uint32_t uid, uint32_t gid, uint32_t umask); /* of the calling thread, for what it creates */
+
+/* --- handle.c: open files --- */
+enum lfs_mode { LFS_MODE_NONE, LFS_MODE_CACHED, LFS_MODE_PASS_LOWER, LFS_MODE_PASS_UPPER };
+struct lfs_file {
+	struct lfs_node *node;
+	struct lfs_node *successor;	 /* LFS_SPLIT: the node that has the name now; referenced */
+	struct lfs_file *older, *newer;	 /* list of those with a descriptor that may be closed */
+	int fd;				 /* of the bytes; opened when needed */
+	int old_fd;			 /* of the lower bytes, after a copy-up while in use */
+	int pinned;			 /* O_PATH or better, of an entry without a name */
+	uint32_t handles, writers, busy; /* busy: fd is in use without the lock */
+	int32_t backing;		 /* 0: none */
+	uint8_t mode;
+	bool fd_writable, fd_lower;
+};
+struct lfs_files {
+	struct lfs_file *oldest, *newest;
+	uint32_t open, limit, pinned;
+};
+int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, bool kill, int fd, struct fuse_open_out *out);
+	/* fd: owned descriptor of the upper file, or -1. May let the lock go. */
+void lfs_release(struct lfs_server *server, struct lfs_node *node, uint64_t fh);
+struct lfs_file *lfs_file_get(struct lfs_node *node); /* makes it; NULL: no memory */
+void lfs_file_free(struct lfs_server *server, struct lfs_node *node);
+int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, struct lfs_content *content);
+	/* The bytes' descriptor, kept open until lfs_file_done; LFS_NO_FD and content->kind PACK: read it from there. */
+void lfs_file_done(struct lfs_server *server, struct lfs_node *node);
+int lfs_settle_data(struct lfs_server *server, struct lfs_node *node); /* after a copy-up of bytes: -ESTALE when another node has the names now */
+int lfs_backing_open(struct lfs_server *server, int fd);	 /* an id, or -errno */
+void lfs_backing_close(struct lfs_server *server, int32_t id);
+int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd); /* fd: owned; the entry is about to lose its last name */
+
+/* --- xattr.c --- */
+int lfs_xattr_get(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, void *out, size_t size);
+int lfs_xattr_list(struct lfs_server *server, struct lfs_node *node, char *out, size_t size);
+int lfs_xattr_set(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, struct lfs_bytes value, int flags);
+int lfs_xattr_remove(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name);
+int lfs_xattr_copy(struct lfs_server *server, uint64_t low, int fd); /* a lower inode's to an entry in scratch */
+
+/* --- requests --- */
+struct lfs_request {
+	struct lfs_server *server;
+	struct fuse_in_header header;
+	struct lfs_node *node; /* of header.nodeid, in operations that run under the lock */
+	const uint8_t *args; /* NUL bytes are not guaranteed behind it */
+	size_t args_size;
+	uint8_t *out; /* room for the reply's payload */
+	size_t out_room, out_size;
+	bool silent;	       /* no reply */
+	struct lfs_node *undo; /* the reply gives the kernel a reference to this node: taken back when it is not delivered */
+	uint64_t undo_handle;  /* the same for an opened handle */
+	bool undo_open;
+};
+int lfs_dispatch(struct lfs_request *request); /* without the lock; the reply's error */
+void lfs_undelivered(struct lfs_request *request);
+
+typedef int lfs_operation(struct lfs_request *request);
+#define LFS_OPERATIONS(X) \
+	X(lookup) X(forget) X(batch_forget) X(getattr) X(setattr) X(readlink) X(symlink) X(mknod) X(mkdir) X(unlink) X(rmdir) X(rename) \
+	X(rename2) X(link) X(open) X(read) X(write) X(statfs) X(release) X(fsync) X(setxattr) X(getxattr) X(listxattr) X(removexattr) \
+	X(init) X(opendir) X(releasedir) X(readdir) X(readdirplus) X(fsyncdir) X(create) X(tmpfile) X(ioctl) X(fallocate) X(lseek) X(copy_file_range) \
+	X(copy_file_range_64) X(syncfs) X(destroy)
+#define LFS_DECLARE(name) lfs_operation lfs_op_##name;
+LFS_OPERATIONS(LFS_DECLARE)
+#undef LFS_DECLARE
+
+#define LFS_FOREVER (1u << 30) /* seconds: nothing changes behind the kernel's back */
+void lfs_fill_entry(struct lfs_node *node, const struct fuse_attr *attr, struct fuse_entry_out *out); /* gives the kernel one reference */
+int lfs_reply_entry(struct lfs_request *request, struct lfs_node *node, const struct fuse_attr *attr); /* takes the caller's reference over */
+int lfs_name_argument(const struct lfs_request *request, size_t *at, struct lfs_bytes *name); /* a NUL-ended name at args + *at */
+
+/* --- transport_device.c, transport_uring.c --- */
+void lfs_clone_devices(struct lfs_server *server); /* while /dev can still be seen */
+int lfs_serve_init(struct lfs_server *server);
+int lfs_serve_device(struct lfs_server *server); /* returns when the mount is gone */
+int lfs_serve_uring(struct lfs_server *server);	 /* started after INIT */
+int lfs_notify_attr(struct lfs_server *server, const struct lfs_node *node); /* drops the kernel's cached attributes */
+void lfs_thread_start(struct lfs_server *server);  /* a thread's own working directory, umask and identity */
+
+/* --- mounting.c --- */
+int lfs_mount(struct lfs_server *server, struct lfs_error *error);
+void lfs_unmount(struct lfs_server *server, bool lazy);
+void lfs_leave_namespace(struct lfs_server *server);
+
+/* --- stats.c, control.c --- */
+struct lfs_stats {
+	atomic_ullong requests[FUSE_OP_LIMIT], nanoseconds[FUSE_OP_LIMIT];
+	atomic_ullong copied_up, copied_bytes, passthrough_opens, splits;
+};
+size_t lfs_stats_text(struct lfs_server *server, char *out, size_t size);
+int lfs_control_start(struct lfs_server *server);
+
+struct lfs_server {
+	struct lfs_options options;
+	pthread_mutex_t lock;
+	pthread_cond_t copied; /* an LFS_COPYING flag was cleared */
+	int device;	       /* /dev/fuse */
+	int clones[LFS_THREADS_MAX - 1];
+	bool writable, root_user, passthrough, acl, killpriv, setxattr_ext, uring, no_opendir, ready;
+	atomic_bool ending;
+	uint32_t max_write;
+	uint32_t minor;
+	struct lfs_nodes nodes;
+	struct lfs_lower lower;
+	struct lfs_upper upper;
+	struct lfs_moves moves;
+	struct lfs_listings listings;
+	struct lfs_files files;
+	struct lfs_stats stats;
+	int proc;		/* /proc, to find the mount's namespace again; -1: not left */
+	uint64_t namespace_id;
+	int control; /* listening socket, or -1 */
+};
+
+static inline void lfs_lock(struct lfs_server *server)
+{
+	pthread_mutex_lock(&server->lock);
+}
+static inline void lfs_unlock(struct lfs_server *server)
+{
+	pthread_mutex_unlock(&server->lock);
+}
+
+#endif

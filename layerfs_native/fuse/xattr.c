@@ -1,0 +1,214 @@
+/* Extended attributes. Users' own names that look like overlayfs's marks are stored one level deeper (`trusted.overlay.overlay.x`), and the
+ * marks themselves are never shown. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/xattr.h>
+
+#include "server.h"
+
+#define INNER "overlay."
+#define NAME_ROOM 300
+
+static bool has_prefix(struct lfs_bytes name, const char *prefix, size_t size)
+{
+	return name.size >= size && !memcmp(name.data, prefix, size);
+}
+
+static int escape(const struct lfs_server *server, struct lfs_bytes name, char out[NAME_ROOM])
+{
+	size_t prefix = server->upper.marks_size;
+	if (name.size > LFS_NAME_MAX)
+		return -ERANGE;
+	if (has_prefix(name, server->upper.marks, prefix))
+		snprintf(out, NAME_ROOM, "%s" INNER "%.*s", server->upper.marks, (int)(name.size - prefix), (const char *)name.data + prefix);
+	else
+		snprintf(out, NAME_ROOM, "%.*s", (int)name.size, (const char *)name.data);
+	return 0;
+}
+
+/* What the user sees of a stored name, in place; false for overlayfs's own. */
+static bool unescape(const struct lfs_server *server, char *name)
+{
+	size_t prefix = server->upper.marks_size;
+	if (strncmp(name, server->upper.marks, prefix))
+		return true;
+	if (strncmp(name + prefix, INNER, strlen(INNER)))
+		return false;
+	memmove(name + prefix, name + prefix + strlen(INNER), strlen(name + prefix + strlen(INNER)) + 1);
+	return true;
+}
+
+/* A path, from the working directory, that means the entry itself for the l*xattr calls. */
+static int entry_path(struct lfs_server *server, struct lfs_node *node, char path[300], bool *follow)
+{
+	const char *name;
+	*follow = true;
+	if (lfs_node_is_dir(node)) {
+		int fd = lfs_dir_fd(server, node);
+		if (fd < 0)
+			return fd;
+		lfs_fd_path(fd, NULL, path);
+		return 0;
+	}
+	if (node->file && node->file->pinned >= 0) {
+		lfs_fd_path(node->file->pinned, NULL, path);
+		return 0;
+	}
+	int fd = lfs_place(server, node, &name);
+	if (fd < 0)
+		return fd;
+	lfs_fd_path(fd, name, path);
+	*follow = false;
+	return 0;
+}
+
+static struct lfs_node *real_node(struct lfs_node *node)
+{
+	return node->flags & LFS_SPLIT && node->file && node->file->successor ? node->file->successor : node;
+}
+
+/* --- the tree's --- */
+
+static bool is_tree_mark(const char *name)
+{
+	return !strncmp(name, "trusted.overlay.", 16);
+}
+
+static int low_get(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, void *out, size_t size)
+{
+	struct lfs_inode inode;
+	struct lfs_bytes value;
+	char found[LFS_NAME_MAX + 32];
+	int rc = lfs_low_inode(server, node->low, &inode);
+	for (size_t i = 0; rc >= 0; i++) {
+		rc = lfs_image_xattr(&server->lower.image, &inode, i, found, &value);
+		if (rc < 0 || is_tree_mark(found) || strlen(found) != name.size || memcmp(found, name.data, name.size))
+			continue;
+		if (size && value.size > size)
+			return -ERANGE;
+		if (size)
+			memcpy(out, value.data, value.size);
+		return (int)value.size;
+	}
+	return rc;
+}
+
+static int low_list(struct lfs_server *server, struct lfs_node *node, char *out, size_t size)
+{
+	struct lfs_inode inode;
+	struct lfs_bytes value;
+	char found[LFS_NAME_MAX + 32];
+	size_t used = 0;
+	int rc = lfs_low_inode(server, node->low, &inode);
+	for (size_t i = 0; rc >= 0; i++) {
+		rc = lfs_image_xattr(&server->lower.image, &inode, i, found, &value);
+		if (rc < 0 || is_tree_mark(found))
+			continue;
+		size_t length = strlen(found) + 1;
+		if (used + length > size)
+			return -E2BIG;
+		memcpy(out + used, found, length);
+		used += length;
+	}
+	return rc == -ENODATA ? (int)used : rc;
+}
+
+int lfs_xattr_copy(struct lfs_server *server, uint64_t low, int fd)
+{
+	struct lfs_inode inode;
+	struct lfs_bytes value;
+	char found[LFS_NAME_MAX + 32], stored[NAME_ROOM], path[300];
+	lfs_fd_path(fd, NULL, path);
+	int rc = lfs_low_inode(server, low, &inode);
+	for (size_t i = 0; rc >= 0; i++) {
+		rc = lfs_image_xattr(&server->lower.image, &inode, i, found, &value);
+		if (rc < 0 || is_tree_mark(found))
+			continue;
+		if (escape(server, (struct lfs_bytes){found, strlen(found)}, stored) < 0)
+			continue;
+		if (setxattr(path, stored, value.data, value.size, 0) < 0 && errno != ENOTSUP && errno != EPERM)
+			return -errno; /* what this host or user cannot hold is left out, as overlayfs does it */
+	}
+	return rc == -ENODATA ? 0 : rc;
+}
+
+/* --- both --- */
+
+int lfs_xattr_get(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, void *out, size_t size)
+{
+	char path[300], stored[NAME_ROOM];
+	bool follow;
+	node = real_node(node);
+	if (!(node->flags & LFS_HERE))
+		return low_get(server, node, name, out, size);
+	int rc = escape(server, name, stored);
+	if (rc >= 0)
+		rc = entry_path(server, node, path, &follow);
+	if (rc < 0)
+		return rc;
+	ssize_t got = follow ? getxattr(path, stored, out, size) : lgetxattr(path, stored, out, size);
+	return got < 0 ? -errno : (int)got;
+}
+
+int lfs_xattr_list(struct lfs_server *server, struct lfs_node *node, char *out, size_t size)
+{
+	char path[300];
+	bool follow;
+	size_t used = 0;
+	node = real_node(node);
+	if (!(node->flags & LFS_HERE))
+		return low_list(server, node, out, size);
+	int rc = entry_path(server, node, path, &follow);
+	if (rc < 0)
+		return rc;
+	ssize_t got = follow ? listxattr(path, out, size) : llistxattr(path, out, size);
+	if (got < 0)
+		return errno == ENOTSUP ? 0 : -errno;
+	for (ssize_t at = 0; at < got;) {
+		size_t length = strlen(out + at) + 1;
+		char *name = out + at;
+		at += (ssize_t)length;
+		if (!unescape(server, name))
+			continue;
+		length = strlen(name) + 1;
+		memmove(out + used, name, length);
+		used += length;
+	}
+	return (int)used;
+}
+
+int lfs_xattr_set(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, struct lfs_bytes value, int flags)
+{
+	char path[300], stored[NAME_ROOM];
+	bool follow;
+	int rc = escape(server, name, stored);
+	if (rc >= 0)
+		rc = lfs_copy_up(server, node, LFS_DATA_NONE);
+	if (rc >= 0)
+		rc = entry_path(server, real_node(node), path, &follow);
+	if (rc < 0)
+		return rc;
+	rc = follow ? setxattr(path, stored, value.data, value.size, flags) : lsetxattr(path, stored, value.data, value.size, flags);
+	return rc < 0 ? -errno : 0;
+}
+
+int lfs_xattr_remove(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name)
+{
+	char path[300], stored[NAME_ROOM];
+	bool follow;
+	if (!server->writable)
+		return -EROFS;
+	int rc = lfs_xattr_get(server, node, name, NULL, 0); /* an absent name copies nothing up */
+	if (rc >= 0)
+		rc = escape(server, name, stored);
+	if (rc >= 0)
+		rc = lfs_copy_up(server, node, LFS_DATA_NONE);
+	if (rc >= 0)
+		rc = entry_path(server, real_node(node), path, &follow);
+	if (rc < 0)
+		return rc;
+	return (follow ? removexattr(path, stored) : lremovexattr(path, stored)) < 0 ? -errno : 0;
+}
