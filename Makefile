@@ -35,7 +35,7 @@ bench: build ## the benchmarks, as ratios against peers on this machine
 	@LAYERFS_BENCH_OUT=build/bench.json $(BIN)/python -m pytest benchmarks -o testpaths=benchmarks $(PYTEST)
 	@$(BIN)/python benchmarks/report.py build/bench.json
 
-sanitize: venv ## the C parts under address, undefined and thread sanitizers
+sanitize: build ## the C parts under address, undefined and thread sanitizers
 	@$(BIN)/python tools/sanitize.py
 
 fuzz: venv ## fuzz the readers of tars and trees, FUZZ_SECONDS each
