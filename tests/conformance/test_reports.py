@@ -184,13 +184,14 @@ def test_report_21_500_layers_mount_list_and_read(shelf: Shelf, tmp_path: Path) 
     from worlds import KernelWorld, PythonWorld
 
     name = "a-rather-long-name-so-that-paths-add-up-" * 5
-    layers = tuple([directory(name), file(f"{name}/{number:03}", b"%d" % number)] for number in range(500))
+    layers = tuple([directory(name), file(f"{name}/{number:03}", b"layer %d" % number)] for number in range(500))
     for kind in (KernelWorld, PythonWorld):
         world = kind(tmp_path / kind.name, layers)
         try:
             world.mount()
+            assert len(world.tree.packs) == 500
             assert len(names(world.root / name)) == 500
-            assert (world.root / name / "007").read_bytes() == b"7"
+            assert (world.root / name / "007").read_bytes() == b"layer 7"
             (world.root / name / "499").write_bytes(b"changed")
             world.remount()
             assert (world.root / name / "499").read_bytes() == b"changed"

@@ -117,6 +117,10 @@ class KernelWorld(EngineWorld):
     name = engine = "kernel"
 
 
+class NativeWorld(EngineWorld):
+    name = engine = "native"
+
+
 class OverlayWorld(World):
     name = "overlayfs"
     reference = True
@@ -185,7 +189,7 @@ def make(root: Path, path: Path, entry: Entry) -> None:
         path.chmod(entry.mode)
 
 
-WORLDS: dict[str, type[World]] = {world.name: world for world in (PythonWorld, KernelWorld, OverlayWorld)}
+WORLDS: dict[str, type[World]] = {world.name: world for world in (PythonWorld, KernelWorld, NativeWorld, OverlayWorld)}
 
 
 # --- comparing trees ---------------------------------------------------------------------------------------------

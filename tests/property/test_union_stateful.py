@@ -1,4 +1,4 @@
-"""Random operations: the union in Python, its FUSE mount, the kernel engine and overlayfs against a dict and each other.
+"""Random operations: the union in Python, its FUSE mount, the kernel engine and overlayfs against a dict.
 
 LAYERFS_DEEP=1 runs many more and longer examples.
 """
