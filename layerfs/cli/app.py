@@ -160,7 +160,7 @@ class Session:
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110})
 @click.option("--store", "store", metavar="DIR", envvar="LAYERFS_STORE", help="The store (default: $LAYERFS_STORE).")
-@click.version_option(__version__, "-v", "--version", prog_name="layerfs")
+@click.version_option(__version__, "-v", "--version", message="layerfs version %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, store: str | None) -> None:
     """Container images and layered file systems in one directory, without a daemon."""

@@ -79,15 +79,14 @@ def _inspect(session: Session, names: tuple[str, ...], format_: str | None, kind
     code = 0
     for name in names:
         try:
-            value = session.store.inspect(name, kind=kind, size=size)
-            if template is None:
-                found.append(value)
-            else:
-                out(template(value))
+            found.append(session.store.inspect(name, kind=kind, size=size))
         except (NotFound, InvalidInput) as error:
             if template is not None:
                 out("")
             code = fail(str(error))
+        else:
+            if template is not None:
+                out(template(found[-1]))
     if template is None:
         out(to_json(found) if format_ else json.dumps(found, indent=4, ensure_ascii=False))
     return code

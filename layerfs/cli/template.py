@@ -92,7 +92,8 @@ def _or(*values: Any) -> Any:
 
 def _printf(pattern: str, *values: Any) -> str:
     converted = re.sub(r"%([-+ 0#]*\d*(?:\.\d+)?)[vq]", lambda m: f"%{m[1]}s", pattern)
-    return converted % tuple(v if isinstance(v, (int, float)) else show(v) for v in values)
+    numbers = (v if isinstance(v, int | float) and not isinstance(v, bool) else show(v) for v in values)
+    return converted % tuple(numbers)
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from layerfs.cli.output import fail
+from layerfs.cli.output import fail, out
 
 _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
 _LATER = {  # docker's, not here yet: what to say instead of a bare "unknown flag"
@@ -123,6 +123,9 @@ def usage_error(error: click.UsageError) -> int:
             message = f"flag needs an argument: {flag if flag.startswith('--') else f'{flag[1:]!r} in {flag}'}"
         return fail(f"{message} {hint}", 125)
     command = error.ctx.command if error.ctx else None
+    if error.ctx and isinstance(command, Group) and error.message.startswith("Missing command"):
+        out(error.ctx.get_help())
+        return 0
     if isinstance(error, click.MissingParameter) or (command and error.message.startswith("Got unexpected extra")):
         return fail(f"'{path}' {_arity(command)} {hint}" if command else error.format_message())
     if isinstance(error, click.BadParameter):

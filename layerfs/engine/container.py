@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from layerfs.engine.mounts import mount_container, mounted_at
 from layerfs.engine.records import Change
-from layerfs.errors import InUse, LayerfsError
+from layerfs.errors import InUse, InvalidInput, LayerfsError
 
 if TYPE_CHECKING:
     from layerfs.engine.image import Image
@@ -107,6 +107,8 @@ class Container:
 
     def rename(self, name: str) -> None:
         """Raises AlreadyExists, InvalidInput, in docker's words."""
+        if name.removeprefix("/") == self.name:
+            raise InvalidInput("Renaming a container with the same name as its current name")
         self._name = self.store.container_table.rename(self._id, name).name
 
     def remove(self, *, force: bool = False) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from layerfs.cli.table import table, unescape
 from layerfs.cli.template import Template
@@ -57,3 +62,39 @@ def test_tables_are_padded_as_docker_pads_them() -> None:
 
 def test_tabs_may_be_typed() -> None:
     assert unescape(r"table {{.A}}\t{{.B}}") == "table {{.A}}\t{{.B}}"
+
+
+TEXT = st.text(st.characters(blacklist_characters="{}", blacklist_categories=["Cs"]))
+
+
+@given(TEXT)
+def test_text_without_actions_is_itself(text: str) -> None:
+    assert Template(text)({}) == text
+
+
+@given(st.dictionaries(st.from_regex(r"[A-Z][a-z]{0,5}", fullmatch=True), TEXT, min_size=1))
+def test_fields_render_as_their_values(value: dict[str, str]) -> None:
+    template = Template("".join(f"<{{{{.{key}}}}}>" for key in value))
+    assert template(value) == "".join(f"<{text}>" for text in value.values())
+
+
+@given(st.text(alphabet='{}.$|()"`\\-: aeifrngwth=,1'))
+def test_any_text_is_a_template_or_a_clear_error(text: str) -> None:
+    with contextlib.suppress(InvalidInput):
+        Template(text)(VALUE)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | TEXT, lambda v: st.lists(v) | st.dictionaries(TEXT, v)))
+def test_json_is_json_in_one_line(value: object) -> None:
+    text = Template("{{json .}}")(value)
+    assert json.loads(text) == value
+    assert "\n" not in text
+
+
+@given(st.lists(st.lists(st.text(st.characters(categories=["L", "N"])), min_size=3, max_size=3), max_size=5))
+def test_columns_of_a_table_begin_at_the_same_place(rows: list[list[str]]) -> None:
+    lines = table(["ONE", "TWO", "THREE"], rows).split("\n")
+    second = lines[0].index("TWO")
+    third = lines[0].index("THREE")
+    assert [line[second:third].rstrip() for line in lines[1:]] == [row[1].rstrip() for row in rows]
+    assert [line[third:].rstrip() for line in lines[1:]] == [row[2].rstrip() for row in rows]
