@@ -13,6 +13,7 @@ itself is built without sanitizers, so their library is loaded first, and leaks 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -57,9 +58,8 @@ PARTS = {
 ALL = ("address", "thread", "helper")
 
 
-def build(part: Part) -> Path:
-    """The part's workspace with fresh links and binaries; object files are kept."""
-    place = PROJECT / "build" / part.workspace
+def build(part: Part, place: Path) -> None:
+    """Fresh links and binaries in the part's workspace; object files are kept."""
     package = place / "layerfs"
     shutil.rmtree(package, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "*.so", "libexec")
@@ -69,7 +69,6 @@ def build(part: Part) -> Path:
             (place / name).symlink_to(PROJECT / name)
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     subprocess.run(command, cwd=place, env={**os.environ, "LAYERFS_SANITIZE": part.sanitizers}, check=True)
-    return place
 
 
 def environment(part: Part, place: Path) -> dict[str, str]:
@@ -89,24 +88,24 @@ def environment(part: Part, place: Path) -> dict[str, str]:
 
 
 def check(part: Part) -> bool:
-    """Builds and tests a part; whether all was well."""
-    place = build(part)
+    """Builds and tests a part, alone in its workspace; whether all was well."""
+    place = PROJECT / "build" / part.workspace
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        build(part, place)
+        return run_tests(part, place)
+
+
+def run_tests(part: Part, place: Path) -> bool:
     reports = place / "reports"
     shutil.rmtree(reports, ignore_errors=True)
     reports.mkdir()
-    command = [
-        "setarch",
-        "-R",
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:benchmark",
-    ]
+    pytest = ["pytest", "-q", "-p", "no:benchmark"]
     tests = [name for name in part.tests if (PROJECT / name).exists()]
+    command = ["setarch", "-R", sys.executable, "-m", *pytest, *tests]
     where = place if part.library else PROJECT  # a sanitized extension needs the library
-    done = subprocess.run([*command, *tests], cwd=where, env=environment(part, place), stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=where, env=environment(part, place), stdin=subprocess.DEVNULL)
     found = sorted(reports.iterdir())
     for report in found:
         print(f"== {report.relative_to(PROJECT)}\n{report.read_text(errors='replace')}", file=sys.stderr)
