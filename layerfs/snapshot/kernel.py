@@ -17,8 +17,6 @@ from layerfs.errors import MountError, Unsupported
 
 __all__ = ["erofs", "mount_kernel"]
 
-_NO_FILES = {errno.ENOTBLK, errno.EINVAL}  # what a kernel without file-backed EROFS answers
-
 
 @contextlib.contextmanager
 def erofs(tree: Path, packs: Sequence[Path]) -> Iterator[int]:
@@ -30,27 +28,25 @@ def erofs(tree: Path, packs: Sequence[Path]) -> Iterator[int]:
     """
     with contextlib.ExitStack() as stack:
         options: list[mount.Option] = [("source", stack.enter_context(mount.short_path(tree)))]
-        folders: dict[Path, str] = {}
-        for pack in packs:
-            if pack.parent not in folders:
-                folders[pack.parent] = _folder(stack, pack)
-            options.append(("device", f"{folders[pack.parent]}/{pack.name}"))
+        folders: dict[str, str] = {}
+        for pack in packs:  # as text: there may be hundreds, and paths as objects take most of the time
+            folder, _, name = os.fspath(pack).rpartition("/")
+            if folder not in folders:
+                folders[folder] = _folder(stack, folder)
+            options.append(("device", f"{folders[folder]}/{name}"))
         try:
             fd = mount.detached("erofs", options, attributes=mount.READ_ONLY)
         except MountError as error:
-            if error.errno in _NO_FILES and tree.is_file() and "source" not in error.message:
-                raise _explain(error) from error
-            raise
+            raise _explain(error) from error
         stack.callback(os.close, fd)
         yield fd
 
 
-def _folder(stack: contextlib.ExitStack, pack: Path) -> str:
+def _folder(stack: contextlib.ExitStack, folder: str) -> str:
     """The packs' directory, named so that `folder/pack` fits into an fsconfig string whatever the store's path is."""
-    text = os.fspath(pack.parent)
-    if len(os.fsencode(text)) <= 200:
-        return text
-    fd = os.open(pack.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if len(os.fsencode(folder)) <= 200:
+        return folder
+    fd = os.open(folder or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
     return f"/proc/self/fd/{fd}"
 

@@ -35,8 +35,7 @@ def settle(tree: Tree, upper: Path, work: Path, frozen: Sequence[Path] = (), *, 
     if _has_entries(work / SCRATCH):
         with contextlib.closing(open_upper(tree, None, upper, work, frozen)):
             pass  # opening finishes what it finds there
-    if (work / "work").exists():
-        shutil.rmtree(work / "work", ignore_errors=True)
+    shutil.rmtree(work / "work" / "incompat", ignore_errors=True)
 
 
 def _adopt(index: Path, scratch: Path, uuid: bytes) -> None:
