@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfs.snapshot import native
 from tests import workplace
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -17,6 +18,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell in the background; children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if server := os.environ.get("LAYERFS_TEST_SERVER"):  # a sanitizer build
+        native.SERVER = Path(server)
     if not config.option.basetemp and not hasattr(config, "workerinput"):
         place = workplace.fresh()
         config.option.basetemp = str(workplace.use(place))

@@ -4,7 +4,8 @@
 
     address   the extension with address and undefined
     thread    the extension with thread: the tests that use threads
-    helper    the executables in libexec with address and undefined
+    helper    layerfs-run with address and undefined
+    server    layerfs-fuse with address and undefined
     quick     a short piece of address and helper, for the test suite
 
 The normal build stays untouched: each workspace has the package as symbolic links beside binaries of its own. Python
@@ -50,12 +51,13 @@ PARTS = {
         ),
     ),
     "helper": (Part("address", ADDRESS, "", ("tests/runtime",)),),
+    "server": (Part("address", ADDRESS, "", ("tests/conformance", "-k", "native")),),
     "quick": (
         Part("address", ADDRESS, "libasan.so", ("tests/native/test_layer_reader.py",)),
         Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),
     ),
 }
-ALL = ("address", "thread", "helper")
+ALL = ("address", "thread", "helper", "server")
 
 
 def build(part: Part, place: Path) -> None:
@@ -80,6 +82,7 @@ def environment(part: Part, place: Path) -> dict[str, str]:
         "PYTHONMALLOC": "malloc",
         "LAYERFS_SANITIZED": part.sanitizers,
         "LAYERFS_TEST_HELPER": str(place / "layerfs/libexec/layerfs-run"),
+        "LAYERFS_TEST_SERVER": str(place / "layerfs/libexec/layerfs-fuse"),
     }
     if part.library:
         found = subprocess.run(["gcc", f"-print-file-name={part.library}"], capture_output=True, text=True, check=True)
@@ -102,8 +105,7 @@ def run_tests(part: Part, place: Path) -> bool:
     shutil.rmtree(reports, ignore_errors=True)
     reports.mkdir()
     pytest = ["pytest", "-q", "-p", "no:benchmark"]
-    tests = [name for name in part.tests if (PROJECT / name).exists()]
-    command = ["setarch", "-R", sys.executable, "-m", *pytest, *tests]
+    command = ["setarch", "-R", sys.executable, "-m", *pytest, *part.tests]
     where = place if part.library else PROJECT  # a sanitized extension needs the library
     done = subprocess.run(command, cwd=where, env=environment(part, place), stdin=subprocess.DEVNULL)
     found = sorted(reports.iterdir())
