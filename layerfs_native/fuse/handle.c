@@ -25,6 +25,12 @@ struct lfs_file *lfs_file_get(struct lfs_node *node)
 	return node->file = file;
 }
 
+static void drop_fd(int *fd)
+{
+	lfs_close_fd(fd);
+	*fd = LFS_NO_FD;
+}
+
 static void fd_unlist(struct lfs_files *files, struct lfs_file *file)
 {
 	*(file->older ? &file->older->newer : &files->oldest) = file->newer;
@@ -68,7 +74,7 @@ void lfs_file_free(struct lfs_server *server, struct lfs_node *node)
 	struct lfs_file *file = node->file;
 	node->file = NULL;
 	close_data(server, file);
-	lfs_close_fd(&file->old_fd);
+	drop_fd(&file->old_fd);
 	if (file->pinned >= 0) {
 		server->files.pinned--;
 		close(file->pinned);
@@ -175,7 +181,7 @@ void lfs_file_done(struct lfs_server *server, struct lfs_node *node)
 {
 	struct lfs_file *file = node->file;
 	if (!--file->busy)
-		lfs_close_fd(&file->old_fd);
+		drop_fd(&file->old_fd);
 	rest(server, node);
 }
 
@@ -208,7 +214,7 @@ static bool may_pass_lower(struct lfs_server *server, const struct lfs_node *nod
 	struct lfs_inode inode;
 	struct lfs_content content;
 	return !server->options.strict && !(node->flags & (LFS_SHARED | LFS_UNLINKED)) && lfs_low_inode(server, node->low, &inode) == 0 &&
-	       inode.nlink == 1 && lfs_image_content(&server->lower.image, &inode, &content) == 0 && content.kind == LFS_KIND_OBJECT;
+	       inode.nlink == 1 && inode.size >= server->options.pass_lower_size && lfs_image_content(&server->lower.image, &inode, &content) == 0 && content.kind == LFS_KIND_OBJECT;
 }
 
 static uint8_t choose_mode(struct lfs_server *server, const struct lfs_node *node, bool write)
@@ -236,7 +242,7 @@ static int start_mode(struct lfs_server *server, struct lfs_node *node, bool wri
 			return rc;
 		file->backing = lfs_backing_open(server, file->fd);
 		if (file->backing > 0)
-			close_data(server, file), lfs_close_fd(&file->old_fd);
+			close_data(server, file), drop_fd(&file->old_fd);
 		lfs_file_done(server, node);
 	}
 	if (file->backing <= 0) {

@@ -109,6 +109,7 @@ int main(void)
 	pthread_t signals;
 	server.options.report = LFS_NO_FD;
 	server.options.threads = 2;
+	server.options.pass_lower_size = LFS_PASS_LOWER_SIZE;
 	server.max_write = LFS_MAX_WRITE;
 	server.root_user = geteuid() == 0;
 	server.upper.root = server.upper.scratch = server.upper.links = LFS_NO_FD;

@@ -53,9 +53,10 @@ void lfs_leave_namespace(struct lfs_server *server)
 {
 	server->proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	LFS_AUTO_FD self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	LFS_AUTO_FD back = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
 	server->namespace_id = self < 0 ? 0 : namespace_of(self);
-	if (server->namespace_id && unshare(CLONE_NEWNS) == 0)
-		empty_root();
+	if (server->namespace_id && back >= 0 && unshare(CLONE_NEWNS) == 0 && empty_root() < 0)
+		setns(back, CLONE_NEWNS); /* a root that cannot be left (an initramfs): better in the caller's than in a copy of all its mounts */
 	(void)!fchdir(server->upper.links);
 }
 

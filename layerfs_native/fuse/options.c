@@ -73,6 +73,8 @@ static int set_option(struct lfs_options *options, const char *key, const char *
 		return lfs_fail(error, -EINVAL, "unknown order %s", key);
 	if (!strcmp(key, "report"))
 		options->report = (int)number;
+	else if (!strcmp(key, "pass_lower_size"))
+		options->pass_lower_size = number;
 	else if (!strcmp(key, "threads") && number >= 1 && number <= LFS_THREADS_MAX)
 		options->threads = (unsigned)number;
 	else

@@ -119,7 +119,8 @@ int lfs_unlink(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 		int fd = last_name(server, node, &last);
 		rc = remove_entry(server, dir, node, known->text, lower);
 		if (rc < 0) {
-			lfs_close_fd(&fd);
+			if (fd >= 0)
+				close(fd);
 		} else {
 			if (lower || !(node->flags & LFS_HERE))
 				lfs_listing_whiteout(server, dir, known->text);

@@ -20,6 +20,7 @@
 
 #define LFS_TREE_INO (1ull << 63) /* st_ino of a tree's inode: this | nid; no host number */
 #define LFS_MAX_WRITE (1u << 20)
+#define LFS_PASS_LOWER_SIZE (1u << 20)
 #define LFS_NO_FD (-1)
 #define LFS_THREADS_MAX 16u
 
@@ -34,6 +35,7 @@ struct lfs_options {
 	bool no_passthrough, no_readdirplus, no_acl, no_uring, no_killpriv, no_opendir_enosys, no_cache; /* switches for tests */
 	unsigned threads;
 	uint64_t size_limit, inode_limit; /* quota; 0: none */
+	uint64_t pass_lower_size;	  /* smaller lower files are cached: then old descriptors see what is written later */
 	char *control;
 };
 int lfs_options_read(int fd, struct lfs_options *options, struct lfs_error *error);
