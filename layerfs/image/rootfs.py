@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import io
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from layerfs.digest import DiffID, Digest
-from layerfs.errors import InvalidInput
+from layerfs.errors import InvalidArchive, InvalidInput
 from layerfs.image.archive import DirectoryArchive, TarArchive
 from layerfs.image.changes import apply_changes
 from layerfs.image.images import Images
@@ -51,6 +53,8 @@ def import_rootfs(
     config = apply_changes(ContainerConfig(), changes)
     with root.leases.acquire("import") as lease:
         layer = _read_source(root, source, lease, progress)
+        if not layer.tar_size:
+            raise InvalidArchive("the archive is empty")
         merged_tree(root, [layer.diff_id])
         now = time.time_ns() if created_ns is None else created_ns
         image = build_config(
@@ -91,34 +95,49 @@ def import_any(
         created_ns=created_ns,
         progress=progress,
     )
-    source, may_be_archive = _look(source)
-    if not may_be_archive:
-        return as_rootfs(source)
-    with root.leases.acquire("import") as lease, open_archive(source, lease) as archive:
-        if kind_of(archive) == "rootfs" and isinstance(archive, TarArchive):  # it only looked like one
-            return as_rootfs(archive.stream())
-        if message or changes:
-            raise InvalidInput("a message and changes are for root file systems; this is an image with its own config")
-        loaded = load_opened(
-            root, archive, lease, platform=platform, select=select, name=reference, single=True, progress=progress
-        )
-        return next(iter(loaded)).image
+    with _looked_at(source) as (source, may_be_archive):
+        if not may_be_archive:
+            return as_rootfs(source)
+        with root.leases.acquire("import") as lease, open_archive(source, lease) as archive:
+            if kind_of(archive) == "rootfs" and isinstance(archive, TarArchive):  # it only looked like one
+                return as_rootfs(source if isinstance(source, str | os.PathLike) else archive.stream())
+            if message or changes:
+                raise InvalidInput(
+                    "a message and changes are for root file systems; this is an image with its own config"
+                )
+            loaded = load_opened(
+                root, archive, lease, platform=platform, select=select, name=reference, single=True, progress=progress
+            )
+            return next(iter(loaded)).image
 
 
-def _look(source: str | os.PathLike[str] | BinaryIO) -> tuple[str | os.PathLike[str] | BinaryIO, bool]:
-    """The source, still at its start, and whether it may be an image archive."""
+@contextlib.contextmanager
+def _looked_at(
+    source: str | os.PathLike[str] | BinaryIO,
+) -> Iterator[tuple[str | os.PathLike[str] | BinaryIO, bool]]:
+    """The source, still at its start, and whether it may be an image archive. A pipe's path is opened once."""
     if not isinstance(source, str | os.PathLike):
-        if source.seekable():
-            head = source.read(PEEK)
-            source.seek(-len(head), os.SEEK_CUR)
-            return source, looks_like_archive(head)
-        stream = Peekable(source)
-        return cast(BinaryIO, stream), looks_like_archive(stream.peek(PEEK))
-    if Path(source).is_dir():
+        yield _look_at_stream(source)
+    elif Path(source).is_dir():
         with DirectoryArchive(Path(source)) as directory:
-            return source, kind_of(directory) != "rootfs"
-    with open_file(Path(source)) as file:
-        return source, looks_like_archive(file.read(PEEK))
+            is_archive = kind_of(directory) != "rootfs"
+        yield source, is_archive
+    else:
+        with open_file(Path(source)) as file:
+            yield (source, looks_like_archive(file.read(PEEK))) if Path(source).is_file() else _look_at_stream(file)
+
+
+def _look_at_stream(source: BinaryIO) -> tuple[BinaryIO, bool]:
+    """Anything with a `read` that gives bytes will do; what cannot be sought is read ahead."""
+    if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
+        raise TypeError(f"a source is a path or a binary stream, not {type(source).__name__}")
+    if hasattr(source, "seekable") and source.seekable():
+        start = source.tell()
+        head = source.read(PEEK)
+        source.seek(start)
+        return source, looks_like_archive(head)
+    stream = Peekable(source)
+    return cast(BinaryIO, stream), looks_like_archive(stream.peek(PEEK))
 
 
 def _read_source(

@@ -27,17 +27,24 @@ DOCKER_LEGACY = "repositories"
 PEEK = 1 << 16
 _ARCHIVE_NAME = re.compile(
     r"(blobs(/.*)?|oci-layout|index\.json|manifest\.json|repositories|sha256:[0-9a-f]{64}"
-    r"|[0-9a-f]{64}(/.*|\.json|\.tar(\.gz)?)?)\Z"
+    r"|[0-9a-f]{64}(/.*)?|.*\.json|.*\.tar(\.gz|\.zst)?|[^/]*/VERSION)\Z"
 )
 
 
 def kind_of(archive: Archive) -> Kind:
     """What an archive or directory is by its members. docker's newer form is also an OCI layout: docker's names win."""
-    if archive.has(DOCKER_MANIFEST):
+    if archive.has(DOCKER_MANIFEST) and not _is_object(archive, DOCKER_MANIFEST):
         return "docker"
     if archive.has(layout.HEADER) and archive.has(layout.INDEX):
         return "oci"
     return "rootfs"
+
+
+def _is_object(archive: Archive, name: str) -> bool:
+    """Whether a member is a JSON object, as a web application's manifest.json is; docker's is a list."""
+    with contextlib.suppress(InvalidArchive), archive.open(name) as file:
+        return file.read(PEEK).lstrip().startswith(b"{")
+    return False
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import os
 from pathlib import Path
 
@@ -136,14 +137,52 @@ def test_what_is_not_there_or_no_tar_is_refused(root, tmp_path: Path) -> None:
         ("blobs/sha256/", True),
         ("a" * 64 + ".json", True),
         ("a" * 64 + "/layer.tar", True),
+        ("config.json", True),
+        ("layers/0.tar.gz", True),
+        ("0/VERSION", True),
         ("bin/", False),
-        ("etc/manifest.json", False),
         ("a" * 63, False),
     ],
 )
 def test_the_first_name_tells(first: str, archive: bool) -> None:
     data = tar({"./": None, first: None})
     assert looks_like_archive(data) is looks_like_archive(gzip.compress(data)[:-8]) is archive
+
+
+def test_an_archive_with_members_of_any_name_is_found(root) -> None:
+    layer = tar({"bin/": None, "bin/sh": b"#!"})
+    listed = json.dumps([{"Config": "config.json", "RepoTags": ["a:1"], "Layers": ["layer.tar"]}]).encode()
+    for name in ("layer.tar", "config.json"):  # whichever comes first
+        members = {name: b"", "layer.tar": layer, "config.json": config([layer]), "manifest.json": listed}
+        image = import_any(root, io.BytesIO(tar(members)))
+        assert str(image.id) == digest(config([layer]))
+
+
+def test_a_root_file_system_may_begin_with_any_file(root) -> None:
+    image = import_any(root, io.BytesIO(gzip.compress(tar({"package.json": b"{}", "src/": None}))))
+    assert paths(root, image) == [b"package.json", b"src"]
+
+
+def test_a_manifest_that_is_no_list_is_a_file_like_any_other(root, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "a web application"}')
+    assert paths(root, import_any(root, tmp_path)) == [b"manifest.json"]
+
+
+def test_anything_that_can_be_read_is_a_stream(root) -> None:
+    class Reader:
+        read = io.BytesIO(ROOTFS).read
+
+    assert import_any(root, Reader()).diff_ids[0] == Digest.parse(digest(ROOTFS))
+    for bad in (None, 5, io.StringIO("text")):
+        with pytest.raises(TypeError, match="a path or a binary stream"):
+            import_any(root, bad)
+
+
+def test_an_empty_file_is_no_root_file_system(root, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for source in (tmp_path / "empty", io.BytesIO(), io.BytesIO(gzip.compress(b""))):
+        with pytest.raises(InvalidArchive, match="empty"):
+            import_any(root, source)
 
 
 @pytest.mark.parametrize("head", [b"", b"x", b"\x1f\x8b", b"\x1f\x8b\x08\0" + bytes(20), bytes(1024)])
