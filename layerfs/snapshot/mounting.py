@@ -15,8 +15,8 @@ from layerfs import mount
 from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupported
 from layerfs.layer.tree import Tree
 from layerfs.snapshot.kernel import mount_kernel
-from layerfs.snapshot.pending import await_mounted, pending
 from layerfs.snapshot.native import SERVER, start_native
+from layerfs.snapshot.pending import await_mounted, pending
 from layerfs.snapshot.python import start_server
 from layerfs.snapshot.settle import settle
 from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of

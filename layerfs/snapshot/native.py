@@ -76,7 +76,7 @@ def _spawn(
     program: Path, orders: bytes, passed: list[int], errors: int, environment: Mapping[str, str] | None
 ) -> subprocess.Popen[bytes]:
     """The orders go through a memory file: no pipe can fill up or break."""
-    with open(os.memfd_create("layerfs-orders", os.MFD_CLOEXEC), "w+b") as file:
+    with os.fdopen(os.memfd_create("layerfs-orders", os.MFD_CLOEXEC), "w+b") as file:
         file.write(orders)
         file.seek(0)
         try:
