@@ -19,9 +19,17 @@ _HEX = re.compile(r"[0-9a-f]{64}\Z")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
-    """A sha256 digest. `str()` gives `sha256:<64 hex>`; `.raw` the 32 bytes used as index keys."""
+    """A sha256 digest. `str()` gives `sha256:<64 hex>`, which it also equals; `.raw` the 32 bytes used as index keys."""
 
     hex: str
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return str(self) == other
+        return self.hex == other.hex if isinstance(other, Digest) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(str(self))
 
     def __str__(self) -> str:
         return "sha256:" + self.hex

@@ -50,3 +50,8 @@ def test_verifying_reader_refuses_the_rest(data: bytes, digest: bytes, size: int
     with pytest.raises(Corrupt):
         while reader.read():
             pass
+
+
+def test_a_digest_equals_its_text() -> None:
+    digest = Digest.of(b"x")
+    assert digest == str(digest) and str(digest) in {digest} and digest != digest.hex and digest != 5
