@@ -5,6 +5,7 @@ LAYERFS_SANITIZE=address,undefined (or thread) builds with sanitizers; `make san
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -59,6 +60,12 @@ class BuildNative(build_ext):
         super().finalize_options()
         if self.editable_mode:  # it would compile all into a temporary directory each time
             self.build_temp = str(Path("build", f"temp.{self.plat_name}-{sys.implementation.cache_tag}"))
+
+    def run(self) -> None:
+        Path("build").mkdir(exist_ok=True)
+        with Path("build", "lock").open("w") as lock:  # two builds at once would write the same files
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            super().run()
 
     def build_extensions(self) -> None:
         self.compiler.compile = self.stale_at_once(self.compiler.compile)

@@ -12,6 +12,7 @@ from tests.conftest import PROJECT
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # it compiles everything, the first time
 @pytest.mark.root
 @pytest.mark.skipif("LAYERFS_SANITIZED" in os.environ, reason="this is a sanitizer run")
 def test_readers_and_helper_are_clean() -> None:
