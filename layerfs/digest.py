@@ -19,7 +19,7 @@ _HEX = re.compile(r"[0-9a-f]{64}\Z")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
-    """A sha256 digest. `str()` gives `sha256:<64 hex>`, which it also equals; `.raw` the 32 bytes used as index keys."""
+    """A sha256 digest. `str()` gives `sha256:<64 hex>`, which it also equals; `.raw` the 32 bytes used as keys."""
 
     hex: str
 
