@@ -24,6 +24,7 @@ CFLAGS += ["-Werror=implicit-function-declaration", "-Werror=incompatible-pointe
 LDFLAGS = ["-pthread"]
 if SANITIZE := os.environ.get("LAYERFS_SANITIZE"):
     CFLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1", "-Werror"]
+    CFLAGS += ["-fno-wrapv"]  # Python's own flags say -fwrapv, which hides overflows
     LDFLAGS += [f"-fsanitize={SANITIZE}"]
 
 

@@ -104,7 +104,8 @@ def run_tests(part: Part, place: Path) -> bool:
     reports = place / "reports"
     shutil.rmtree(reports, ignore_errors=True)
     reports.mkdir()
-    pytest = ["pytest", "-q", "-p", "no:benchmark"]
+    # the undefined sanitizer writes to the error stream whatever log_path says, and ends the process: not captured
+    pytest = ["pytest", "-q", "-p", "no:benchmark", "--capture=sys"]
     command = ["setarch", "-R", sys.executable, "-m", *pytest, *part.tests]
     where = place if part.library else PROJECT  # a sanitized extension needs the library
     done = subprocess.run(command, cwd=where, env=environment(part, place), stdin=subprocess.DEVNULL)
