@@ -1,0 +1,45 @@
+"""What a container does is told by processes, not by what was written last."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from layerfs.engine.state import State
+
+
+def test_a_container_that_never_ran_is_created():
+    assert (State().status, State().code, State().pid) == ("created", 0, 0)
+
+
+def test_a_living_process_makes_it_running():
+    state = State().started(os.getpid(), 5)
+    assert (state.status, state.pid, state.code) == ("running", os.getpid(), 0)
+    assert State.of(state.row()) == state
+
+
+def test_a_pid_that_is_another_process_now_does_not_count():
+    (pid, start), *_ = State().started(os.getpid(), 5).processes
+    assert State.of(State().started(pid, 5).row() | {"processes": [[pid, start + 1]]}).status == "exited"
+
+
+def test_another_boot_ended_everything():
+    state = State.of(State().started(os.getpid(), 5).row() | {"boot": "another"})
+    assert (state.status, state.code) == ("exited", 137)
+
+
+def test_it_runs_until_the_last_of_its_runs_has_ended():
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        state = State().started(os.getpid(), 1).started(other.pid, 2)
+        assert state.ended(os.getpid(), 3, 4).pid == other.pid
+        assert state.ended(os.getpid(), 3, 4).ended(other.pid, 5, 6).code == 5
+        state.ended(os.getpid(), 0, 4).kill()
+    finally:
+        other.kill()
+        assert other.wait() == -9
+
+
+def test_a_failed_start_leaves_it_created():
+    state = State().failed(127, "not found")
+    assert (state.status, state.code, state.error) == ("created", 127, "not found")
