@@ -1,4 +1,4 @@
-"""Flattened file systems as tars, like `docker export`: sorted, without a leading `./`, no whiteouts."""
+"""Flattened file systems as tars, like `docker export`: depth first, without a leading `./`, no whiteouts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PLAIN_ROOT = (stat.S_IFDIR | 0o755, 0, 0)
 
 
 def tree_entries(root: StoreRoot, tree: Tree) -> Iterator[Entry]:
-    """The entries of a merged tree in byte order of their paths; a hard link follows its inode's first name.
+    """The entries of a merged tree, depth first, names in byte order; a hard link follows its inode's first name.
 
     The root comes only when its mode, owner or xattrs are not the usual ones: docker leaves it out.
     """
     first: dict[int, Entry] = {}
-    for path, inode in tree.walk():
+    for path, inode in _depth_first(tree):
         if inode.nlink > 1 and inode.nid in first and not stat.S_ISDIR(inode.mode):
             yield first[inode.nid].linked(path, first[inode.nid].path)
             continue
@@ -34,6 +34,28 @@ def tree_entries(root: StoreRoot, tree: Tree) -> Iterator[Entry]:
             first[inode.nid] = entry
         if not stat.S_ISSOCK(inode.mode):
             yield entry
+
+
+def _depth_first(tree: Tree) -> Iterator[tuple[bytes, Inode]]:
+    """Not in byte order of whole paths, as `Tree.walk` has it: GNU tar gives a directory its time as soon as a name
+    comes that is not below it, and `a.b` sorts before `a/b`.
+    """
+    yield b"", tree.root
+    stack = [(b"", iter(tree.listdir(tree.root)))]
+    seen = 0
+    while stack:
+        prefix, entries = stack[-1]
+        entry = next(entries, None)
+        if entry is None:
+            stack.pop()
+            continue
+        seen += 1
+        if seen > tree.entries:
+            raise tree.corrupt("has a loop")
+        path, inode = prefix + entry.name, tree.inode(entry.nid)
+        yield path, inode
+        if stat.S_ISDIR(inode.mode):
+            stack.append((path + b"/", iter(tree.listdir(inode))))
 
 
 def _entry(root: StoreRoot, tree: Tree, path: bytes, inode: Inode) -> Entry:
