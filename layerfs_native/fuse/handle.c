@@ -226,7 +226,17 @@ static uint8_t choose_mode(struct lfs_server *server, const struct lfs_node *nod
 	return !write && may_pass_lower(server, node) ? LFS_MODE_PASS_LOWER : LFS_MODE_CACHED;
 }
 
-/* Opens the backing file; without one the file is cached. `given` is borrowed. */
+/* Registers the backing file. A set-id file is cached instead: the kernel would not strip its bits from passthrough writes. */
+static int32_t register_backing(struct lfs_server *server, int fd)
+{
+	struct stat status;
+	if (fstat(fd, &status) < 0 || status.st_mode & (S_ISUID | S_ISGID))
+		return 0;
+	int id = lfs_backing_open(server, fd);
+	return id > 0 ? id : 0;
+}
+
+/* Without a backing file a file is cached. `given` is borrowed. */
 static int start_mode(struct lfs_server *server, struct lfs_node *node, bool write, int given)
 {
 	struct lfs_file *file = node->file;
@@ -235,22 +245,22 @@ static int start_mode(struct lfs_server *server, struct lfs_node *node, bool wri
 	if (file->mode == LFS_MODE_CACHED)
 		return 0;
 	if (given >= 0) {
-		file->backing = lfs_backing_open(server, given);
+		file->backing = register_backing(server, given);
 	} else {
 		int rc = lfs_file_use(server, node, false, &content);
 		if (rc < 0)
 			return rc;
-		file->backing = lfs_backing_open(server, file->fd);
-		if (file->backing > 0)
-			close_data(server, file), drop_fd(&file->old_fd);
+		file->backing = register_backing(server, file->fd);
+		if (file->backing) { /* the kernel holds the file now */
+			close_data(server, file);
+			drop_fd(&file->old_fd);
+		}
 		lfs_file_done(server, node);
 	}
-	if (file->backing <= 0) {
-		file->backing = 0;
+	if (!file->backing)
 		file->mode = LFS_MODE_CACHED;
-	} else {
+	else
 		atomic_fetch_add_explicit(&server->stats.passthrough_opens, 1, memory_order_relaxed);
-	}
 	return 0;
 }
 

@@ -104,7 +104,8 @@ static int apply(struct lfs_server *server, struct lfs_node *node, const struct 
 	}
 	if (fd < 0)
 		return fd;
-	if (in->valid & (FATTR_UID | FATTR_GID) &&
+	bool nothing = !(in->valid & (FATTR_SIZE | FATTR_MODE | FATTR_ATIME | FATTR_MTIME)); /* chown(-1, -1) also strips set-id bits */
+	if ((nothing || in->valid & (FATTR_UID | FATTR_GID)) &&
 	    fchownat(fd, name, in->valid & FATTR_UID ? in->uid : (uid_t)-1, in->valid & FATTR_GID ? in->gid : (gid_t)-1, flags) < 0)
 		return -errno;
 	if (in->valid & FATTR_MODE) {
@@ -131,7 +132,8 @@ int lfs_op_setattr(struct lfs_request *request)
 	int rc = server->writable ? 0 : -EROFS;
 	if (rc >= 0 && in.valid & FATTR_SIZE)
 		rc = set_size(server, node, &in);
-	if (rc >= 0 && in.valid & (FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_ATIME | FATTR_MTIME)) {
+	const uint32_t others = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_ATIME | FATTR_MTIME;
+	if (rc >= 0 && (in.valid & others || !(in.valid & FATTR_SIZE))) {
 		rc = lfs_copy_up(server, node, LFS_DATA_NONE);
 		if (node->flags & LFS_SPLIT && node->file && node->file->successor)
 			real = node->file->successor;
