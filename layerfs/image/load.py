@@ -27,7 +27,7 @@ from layerfs.image.plans import ImagePlan, LayerPlan, docker_plans, oci_plans
 from layerfs.image.record import ImageRecord, read_image
 from layerfs.image.source import kind_of, open_archive
 from layerfs.layer.codec import Decompressed, detect
-from layerfs.layer.layers import Layer, Source, has_layer
+from layerfs.layer.layers import Layer, Source, has_layer, note_source
 from layerfs.layer.merged import merged_tree
 from layerfs.layer.progress import Progress, Report
 from layerfs.layer.read import read_layer
@@ -165,20 +165,17 @@ class _Loader:
         try:
             if layer is None:
                 self._read(plan)
-            elif plan.descriptor is None:
+                return
+            if plan.descriptor is None:
                 self._verify(plan)
             elif not self._is_vouched(plan, plan.descriptor, layer, vouched):
                 self._keep(plan, plan.descriptor, layer)
+            if source := self._source(plan):
+                note_source(self._root, plan.diff_id, source)
         except (Corrupt, InvalidArchive) as error:
             raise type(error)(f"layer {plan.member}: {error.message}", path=self._archive.where) from error
 
     def _read(self, plan: LayerPlan) -> None:
-        kind = "layout" if plan.descriptor else "archive"
-        place = self._archive.where
-        source = None
-        if place != "-":
-            digest = str(plan.descriptor.digest) if plan.descriptor else ""
-            source = Source(kind, str(Path(place).absolute()), digest, plan.member)
         with self._archive.open(plan.member) as file:
             read_layer(
                 self._root,
@@ -187,9 +184,17 @@ class _Loader:
                 expected=plan.diff_id,
                 descriptor=plan.descriptor,
                 keep_blob=plan.descriptor is not None,
-                source=source,
+                source=self._source(plan),
                 progress=self._progress,
             )
+
+    def _source(self, plan: LayerPlan) -> Source | None:
+        """Where the layer can be had again; None from a stream."""
+        place = self._archive.where
+        if place == "-":
+            return None
+        digest = str(plan.descriptor.digest) if plan.descriptor else ""
+        return Source("layout" if plan.descriptor else "archive", str(Path(place).absolute()), digest, plan.member)
 
     def _is_vouched(self, plan: LayerPlan, descriptor: Descriptor, layer: Layer, vouched: dict[Digest, DiffID]) -> bool:
         if descriptor.digest == plan.diff_id and descriptor.size == layer.tar_size:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, NotFound
+from layerfs.native import verify_tree
 
 if TYPE_CHECKING:
     from layerfs.oci.descriptor import Descriptor
@@ -85,10 +86,15 @@ def _blob(row: Any) -> Descriptor | None:
 
 
 def has_layer(root: StoreRoot, diff_id: DiffID) -> Layer | None:
-    """The layer, when row and files are there; None otherwise: then `read_layer` brings or mends it."""
+    """The layer, when row and files are there, its tree whole; None otherwise: `read_layer` brings or mends it."""
     with root.index.view() as txn:
         row = txn.get_json("layers", diff_id.raw)
-    if row is None or not (root.tree_path("layer", diff_id.hex).exists() and root.split_path(diff_id.hex).exists()):
+    if row is None or not root.split_path(diff_id.hex).exists():
+        return None
+    try:
+        if not verify_tree(str(root.tree_path("layer", diff_id.hex))):
+            return None
+    except (OSError, Corrupt):
         return None
     return Layer.from_row(diff_id, row)
 
@@ -106,6 +112,14 @@ def get_sources(root: StoreRoot, diff_id: DiffID) -> list[Source]:
     """Where the layer came from, oldest first."""
     with root.index.view() as txn:
         return [Source.from_row(row) for row in txn.get_json("sources", diff_id.raw) or ()]
+
+
+def note_source(root: StoreRoot, diff_id: DiffID, source: Source) -> None:
+    """Notes where a known layer can be had as well; writes only what is new."""
+    if source in get_sources(root, diff_id):
+        return
+    with root.index.update() as txn:
+        add_source(txn, diff_id, source)
 
 
 def put_layer(txn: Txn, layer: Layer) -> None:

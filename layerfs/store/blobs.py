@@ -96,7 +96,7 @@ class Blobs:
         """
         digest = Digest.of(data)
         _expect(digest, len(data), expected, None)
-        if self._refresh(digest, len(data)):
+        if self._refresh(digest, data):
             return digest
         with writing("a blob"), self._scratch() as (path, fd):
             write_all(fd, data)
@@ -113,12 +113,12 @@ class Blobs:
         self.place(path, digest)
         self.publish(digest, size, media_type, txn=txn)
 
-    def _refresh(self, digest: Digest, size: int) -> bool:
-        """Whether the blob is there in full; its time becomes now, so that `gc` takes it for new."""
+    def _refresh(self, digest: Digest, data: bytes) -> bool:
+        """Whether the blob is there and undamaged; its time becomes now, so that `gc` takes it for new."""
         path = self.blob_path(digest)
         with self._gc_lock():
             try:
-                if path.stat().st_size != size:
+                if path.stat().st_size != len(data) or path.read_bytes() != data:
                     return False
                 with self.index.view() as txn:
                     if txn.get("blobs", digest.raw) is None:

@@ -69,6 +69,7 @@ class Environment:
                 raise StoreError("not enough address space to map the index (ulimit -v?)", path=str(data))
             if not self.read_only:
                 env.reader_check()
+                _fill_up(env, data)
         return env
 
     @property
@@ -170,6 +171,21 @@ def _reserve_lock_file(path: Path) -> None:
     try:
         if os.fstat(fd).st_size < LOCK_FILE_SIZE:
             os.posix_fallocate(fd, 0, LOCK_FILE_SIZE)
+    finally:
+        os.close(fd)
+
+
+def _fill_up(env: lmdb.Environment, data: Path) -> None:
+    """Reading a map beyond its file's end is a SIGBUS. A file that was cut gets zeros there, which LMDB refuses.
+
+    A whole file may be shorter as well, by free pages that were never written; then nobody reads those.
+    """
+    wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if data.stat().st_size >= wanted:
+        return
+    fd = os.open(data, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.posix_fallocate(fd, wanted - 1, 1)  # never makes it shorter, whatever another process does meanwhile
     finally:
         os.close(fd)
 

@@ -36,7 +36,10 @@ class Txn:
         self._txn, self._path = txn, path
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        value = self._txn.get(_PREFIX[table] + key)
+        try:
+            value = self._txn.get(_PREFIX[table] + key)
+        except Exception as error:
+            raise translate(error, self._path) from error
         return None if value is None else bytes(value)
 
     def put(self, table: str, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
@@ -62,7 +65,7 @@ class Txn:
     def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Rows whose key starts with `prefix`, in byte order. Make a list of it before changing the table."""
         start = _PREFIX[table] + prefix
-        with self._txn.cursor() as cursor:
+        with translated(self._path), self._txn.cursor() as cursor:
             if not cursor.set_range(start):
                 return
             for found, value in cursor:

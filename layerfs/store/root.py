@@ -49,6 +49,7 @@ class StoreRoot:
             if read_format(path) is None:
                 _create(path, create)
             read_only = _is_read_only(path)
+            _check_index(path)
             if not read_only:
                 _make_directories(path)
             root = cls(path, read_only=read_only)
@@ -124,6 +125,29 @@ def _create(path: Path, create: bool) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         make_durable([path / "format"], path)
+
+
+def _check_index(path: Path) -> None:
+    """Refuses a store that lost its index: an empty one in its place would make garbage of everything else."""
+    data = path / "index" / "data.mdb"
+
+    def lost() -> bool:
+        try:
+            return data.stat().st_size == 0
+        except FileNotFoundError:
+            return True
+
+    if lost() and _holds_anything(path) and lost():  # again: another process may have just made the store
+        reason = "the store's index is missing, but it has contents: restore index/data.mdb, or begin a new store"
+        raise StoreError(reason, path=str(data))
+
+
+def _holds_anything(path: Path) -> bool:
+    for name in ("objects", "packs", "blobs", "trees", "containers"):
+        with contextlib.suppress(FileNotFoundError):
+            if any((path / name).iterdir()):
+                return True
+    return False
 
 
 def _make_directories(path: Path) -> None:

@@ -21,6 +21,7 @@ from layerfs.image.images import Images
 from layerfs.image.load import iterate_archive, load_archive
 from layerfs.layer.layers import get_layer, get_sources
 from layerfs.layer.merged import merged_tree
+from layerfs.native import verify_tree
 from layerfs.oci import Platform
 from layerfs.reference import Reference
 from layerfs.store import StoreRoot
@@ -90,6 +91,19 @@ def test_where_a_layer_came_from_is_noted(root, layout, tmp_path: Path) -> None:
     load_archive(root, layout.add(layout.manifest([A])).path)
     (source,) = get_sources(root, DiffID(Digest.parse(digest(A))))
     assert (source.kind, source.place) == ("layout", str(layout.path))
+
+
+def test_a_known_layer_is_mended_and_its_new_source_noted(root, layout, tmp_path: Path) -> None:
+    load_archive(root, io.BytesIO(docker_archive([([A], ["x"])])))  # a stream cannot be read again
+    diff_id = DiffID(Digest.parse(digest(A)))
+    assert get_sources(root, diff_id) == []
+    root.tree_path("layer", diff_id.hex).chmod(0o600)
+    root.tree_path("layer", diff_id.hex).write_bytes(bytes(8192))
+    load_archive(root, layout.add(layout.manifest([A])).path)
+    assert verify_tree(str(root.tree_path("layer", diff_id.hex)))
+    (tmp_path / "x.tar").write_bytes(docker_archive([([A], ["x"])]))
+    load_archive(root, tmp_path / "x.tar")
+    assert [source.kind for source in get_sources(root, diff_id)] == ["layout", "archive"]
 
 
 def test_a_known_docker_archive_is_hashed_and_not_parsed(root, tmp_path: Path, reads) -> None:

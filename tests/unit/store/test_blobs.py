@@ -35,10 +35,15 @@ def test_put_in_a_transaction_is_seen_with_it(root: StoreRoot) -> None:
     assert root.blobs.read(digest) == b"{}"
 
 
-def test_a_damaged_blob_is_mended_by_putting_it_again(root: StoreRoot) -> None:
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(Path.unlink, "missing"), (lambda path: [path.unlink(), path.write_bytes(b"[]")], "damaged")],
+    ids=["lost", "changed"],
+)
+def test_a_damaged_blob_is_mended_by_putting_it_again(root: StoreRoot, damage, words: str) -> None:
     digest = root.blobs.put(b"{}", media_type=TYPE)
-    root.blobs.blob_path(digest).unlink()
-    with pytest.raises(Corrupt, match="missing"):
+    damage(root.blobs.blob_path(digest))
+    with pytest.raises(Corrupt, match=words):
         root.blobs.read(digest)
     root.blobs.put(b"{}", media_type=TYPE)
     assert root.blobs.read(digest) == b"{}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -108,3 +109,24 @@ def test_place_makes_the_directory_and_durable_takes_few_and_many(root: StoreRoo
 def test_importing_the_store_loads_no_lmdb() -> None:
     script = "import sys, layerfs.store; sys.exit('lmdb' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda data: os.truncate(data, 0)], ids=["deleted", "emptied"])
+def test_a_store_that_lost_its_index_is_refused_and_keeps_its_contents(tmp_path: Path, lose) -> None:
+    with StoreRoot.open(tmp_path / "store") as root:
+        blob = root.blobs.blob_path(root.blobs.put(b"precious", media_type="text/plain"))
+    lose(tmp_path / "store/index/data.mdb")
+    with pytest.raises(StoreError, match="index is missing"):
+        StoreRoot.open(tmp_path / "store")
+    assert blob.exists()
+
+
+def test_an_index_that_was_cut_short_is_an_error_not_a_signal(tmp_path: Path) -> None:
+    with StoreRoot.open(tmp_path / "store") as root, root.index.update() as txn:
+        for number in range(500):
+            txn.put("meta", b"%d" % number, bytes(100))
+    os.truncate(tmp_path / "store/index/data.mdb", 8192)
+    code = "import sys; from pathlib import Path; from layerfs.store import StoreRoot\n"
+    code += "with StoreRoot.open(Path(sys.argv[1])) as root, root.index.view() as txn: txn.count('meta')"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "store"], capture_output=True, text=True)
+    assert done.returncode == 1 and "Corrupt: the index is damaged" in done.stderr
