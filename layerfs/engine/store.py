@@ -53,6 +53,8 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, create: bool = True) -> None:
+        if path is not None and not os.fspath(path):
+            raise InvalidInput("an empty path is no place for a store")
         self.root = StoreRoot.open(Path(path) if path is not None else default_path(), create=create)
 
     def __enter__(self) -> Store:

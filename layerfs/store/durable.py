@@ -42,11 +42,12 @@ def make_durable(paths: Sequence[Path], top: Path) -> None:
             directories.add(parent)
             parent = parent.parent
     for directory in sorted(directories, key=lambda d: -len(d.parts)):
-        _fsync(directory)
+        _fsync(directory, follow=directory == top)
 
 
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _fsync(path: Path, *, follow: bool = False) -> None:
+    """follow: the store's own path may be a symbolic link; below it there are none."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     try:
         os.fsync(fd)
     finally:

@@ -176,7 +176,7 @@ struct lfs_new_content { /* 64 bytes, as handed to Python */
 	uint8_t kind, flags, zero[6];
 };
 struct lfs_ingest_config {
-	int pack_fd, objects_fd; /* borrowed */
+	int pack_fd, objects_fd; /* duplicated: a thread may write between calls; finish, an error and free wait for it */
 	uint64_t pack_id;
 	uint64_t max_entries, max_file_size;
 	int (*lookup)(void *context, const uint8_t *identities, size_t count, uint8_t *values); /* 32-byte index values */

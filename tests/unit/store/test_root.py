@@ -57,6 +57,15 @@ def test_an_interrupted_creation_is_finished(tmp_path: Path) -> None:
     assert (tmp_path / "packs").is_dir()
 
 
+def test_a_store_may_be_behind_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with StoreRoot.open(tmp_path / "link") as root:
+        digest = root.blobs.put(b"x", media_type="text/plain")
+    with StoreRoot.open(tmp_path / "real") as root:
+        assert root.blobs.read(digest) == b"x"
+
+
 def test_a_fresh_file_system_is_a_place_for_a_store(tmp_path: Path) -> None:
     (tmp_path / "lost+found").mkdir()
     StoreRoot.open(tmp_path).close()

@@ -1,0 +1,79 @@
+"""The `layerfs` command as a process of its own, on a store that has one image that programs can run in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import layerfs
+
+BUSYBOX = Path("/bin/busybox")
+LAYERFS = [sys.executable, "-c", "import sys; from layerfs.cli import main; sys.exit(main())"]
+PROGRAMS = (
+    "sh",
+    "cat",
+    "echo",
+    "sleep",
+    "ls",
+    "rm",
+    "env",
+    "kill",
+    "id",
+    "pwd",
+    "hostname",
+    "touch",
+    "readlink",
+    "trap",
+)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not BUSYBOX.exists():
+        pytest.skip("needs busybox-static")
+    place = tmp_path_factory.mktemp("template")
+    (place / "root/bin").mkdir(parents=True)
+    (place / "root/etc").mkdir()
+    (place / "root/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\n")
+    shutil.copy(BUSYBOX, place / "root/bin")
+    for name in PROGRAMS:
+        (place / "root/bin" / name).symlink_to("busybox")
+    with layerfs.Store(place / "store") as store:
+        store.import_archive(place / "root", tag="box:1", changes=['CMD ["echo", "the default"]'])
+    return place / "store"
+
+
+@pytest.fixture
+def store(tmp_path: Path, template: Path) -> Path:
+    shutil.copytree(template, tmp_path / "store")
+    return tmp_path / "store"
+
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def layerfs_command(store: Path) -> Run:
+    """layerfs_command("run", "box:1"): the finished process; stderr never has a traceback."""
+
+    def run(*arguments: str | bytes, env: dict[str, str] | None = None, **how: object) -> object:
+        how = {"stdin": subprocess.DEVNULL, "capture_output": True} | how if "stdout" not in how else how
+        if "input" in how:
+            how.pop("stdin", None)
+        done = subprocess.run(
+            [*LAYERFS, *arguments],
+            env={**os.environ, "LAYERFS_STORE": str(store)} | (env or {}),
+            timeout=60,
+            check=False,
+            **how,
+        )
+        assert b"Traceback" not in (done.stderr or b"")
+        return done
+
+    return run

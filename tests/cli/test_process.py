@@ -1,0 +1,140 @@
+"""The command as a process: closed streams, full disks, odd stores, odd locales, start-up, completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.cli.conftest import LAYERFS
+
+
+def _bash(script: str, store: object, **env: str) -> subprocess.CompletedProcess[str]:
+    command = " ".join([sys.executable, "-c", "'import sys; from layerfs.cli import main; sys.exit(main())'"])
+    text = f'layerfs() {{ {command} "$@"; }}\n{script}'
+    given = {**os.environ, "LAYERFS_STORE": str(store), **env}
+    done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, env=given, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "err"),
+    [
+        ("layerfs images >/dev/full", 1, "layerfs: no space left on device\n"),
+        ("layerfs save box:1 >/dev/full", 1, "layerfs: no space left on device\n"),
+        ("layerfs --version >/dev/full", 1, ""),
+        ("layerfs images >&-", 0, ""),
+        ("layerfs images <&- >&- 2>&-", 0, ""),
+        ("layerfs history nosuch 2>/dev/full", 1, ""),
+        ("layerfs history nosuch 2>&-", 1, ""),
+        ("layerfs debug tree box:1 | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("layerfs export box:1 | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("layerfs load </dev/null", 1, None),
+        ("layerfs load <&-", 1, None),
+    ],
+)
+def test_streams_that_do_not_work(store, script, code, err):
+    done = _bash(script, store)
+    assert done.returncode == code, done.stderr
+    if err is None:
+        assert len(done.stderr.splitlines()) == 1
+    else:
+        assert done.stderr == err
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "latin1"}],
+)
+def test_no_locale_is_needed(store, env):
+    done = _bash("layerfs history box:1; layerfs rm $'\\xff\\xe2\\x80\\xa6'", store, **env)
+    assert "box" not in done.stderr
+    assert done.stderr == "layerfs: No such container: \\xff…\n"
+
+
+def _store_of(kind: str, tmp_path) -> str:
+    place = tmp_path / kind
+    place.mkdir()
+    if kind == "newer":
+        (place / "format").write_text("layerfs store 99\n")
+    elif kind == "full":
+        (place / "other").touch()
+    return {"file": __file__, "nowhere": "/proc/none"}.get(kind, str(place))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("newer", "has format version 99, newer than the 1 that this layerfs knows"),
+        ("full", "not empty and no layerfs store"),
+        ("file", "not a directory"),
+        ("nowhere", "no such file or directory"),
+    ],
+)
+def test_what_is_no_store_is_told(tmp_path, kind, message):
+    done = _bash("layerfs images", _store_of(kind, tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr.lower()
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.root
+def test_a_store_of_somebody_else_is_told(store):
+    done = subprocess.run(
+        [*LAYERFS, "--store", str(store), "images"], capture_output=True, user=65534, extra_groups=[], check=False
+    )
+    assert (done.returncode, b"permission" in done.stderr.lower()) == (1, True)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_completion_in_bash(store):
+    script = """
+    eval "$(layerfs completion bash)"
+    complete() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _layerfs_completion layerfs; echo "${COMPREPLY[@]}"; }
+    complete layerfs hi
+    complete layerfs images --no
+    complete layerfs history b
+    complete layerfs image ta
+    complete layerfs create --network ""
+    """
+    done = _bash(script, store)
+    assert done.stdout.splitlines() == ["history", "--no-trunc", "box:1", "tag", "none host"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_for_other_shells(store, shell):
+    assert "_LAYERFS_COMPLETE" in _bash(f"layerfs completion {shell}", store).stdout
+
+
+LAZY = """
+import sys
+{code}
+heavy = {{"rich", "concurrent.futures", "logging", "zstandard", "isal", "fuse", "layerfs._pure.ingest", "layerfs.union",
+         "layerfs.layer.changes", "layerfs.snapshot.mounting", "layerfs.runtime", "layerfs.image.load", "layerfs.store.gc"}}
+print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("line", [["images"], ["history", "box:1"], ["tag", "box:1", "x"]])
+def test_short_commands_load_little(store, line):
+    code = LAZY.format(code=f"from layerfs.cli.app import run; run({['--store', str(store), *line]!r})")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "\n"
+
+
+def test_importing_the_package_loads_next_to_nothing():
+    code = "import sys; import layerfs; print(sorted(m for m in sys.modules if m.startswith('layerfs')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [name for name in eval(done.stdout) if name not in ("layerfs", "layerfs._lazy", "layerfs._version")] == []
+
+
+def test_the_version_is_there_at_once():
+    began = time.perf_counter()
+    done = subprocess.run([*LAYERFS, "--version"], capture_output=True, check=True)
+    assert done.stdout.startswith(b"layerfs version ")
+    assert time.perf_counter() - began < 2  # a guard against loading everything; benchmarks/ measure

@@ -1,0 +1,128 @@
+"""`layerfs run`: docker's exit codes, streams, options and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.cli.conftest import LAYERFS
+
+pytestmark = pytest.mark.root
+
+
+def test_everything_behind_the_image_is_the_programs(layerfs_command):
+    done = layerfs_command("run", "--rm", "box:1", "echo", "--rm", "-x", "--", "a b")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"--rm -x -- a b\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["sh", "-c", "exit 7"], 7, b""),
+        (["sh", "-c", "kill -9 $$ & wait; sleep 1"], 0, b""),
+        (["nosuch"], 127, b'exec: "nosuch": executable file not found in $PATH'),
+        (["/etc/passwd"], 126, b"permission denied"),
+        (["/nosuch"], 127, b"no such file or directory"),
+    ],
+)
+def test_exit_codes(layerfs_command, arguments, code, message):
+    done = layerfs_command("run", "--rm", "box:1", *arguments)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == (1 if message else 0)
+    assert layerfs_command("ps", "-aq").stdout == b""
+
+
+def test_wrong_options_of_the_run_are_125(layerfs_command):
+    done = layerfs_command("run", "--rm", "-u", "nobodyx", "box:1", "id")
+    assert (done.returncode, b"unable to find user nobodyx" in done.stderr) == (125, True)
+    assert layerfs_command("ps", "-aq").stdout == b""
+
+
+def test_the_images_command_and_its_replacement(layerfs_command):
+    assert layerfs_command("run", "--rm", "box:1").stdout == b"the default\n"
+    done = layerfs_command("run", "--rm", "--entrypoint", "", "box:1")
+    assert (done.returncode, done.stderr) == (125, b"layerfs: no command specified\n")
+    assert layerfs_command("run", "--rm", "--entrypoint", "/bin/echo", "box:1", "x").stdout == b"x\n"
+
+
+def test_options_reach_the_program(layerfs_command, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").write_text("host\n")
+    script = 'id -u; pwd; hostname; echo $A; cat /t/file; touch /t/x || echo "read-only"; touch /y || echo "read-only"'
+    done = layerfs_command(
+        *("run", "--rm", "-u", "bob", "-w", "/work", "-h", "name", "-e", "A=1"),
+        *("-v", f"{tmp_path}/there:/t:ro", "--tmpfs", "/tmp", "--read-only", "box:1", "sh", "-c", script),
+    )
+    assert done.stdout.decode().split("\n")[:7] == ["1000", "/work", "name", "1", "host", "read-only", "read-only"]
+
+
+def test_stdin_is_empty_unless_asked_for(layerfs_command):
+    assert layerfs_command("run", "--rm", "box:1", "cat", input=b"fed").stdout == b""
+    assert layerfs_command("run", "--rm", "-i", "box:1", "cat", input=b"\xff\0fed").stdout == b"\xff\0fed"
+
+
+def test_arguments_and_output_are_bytes(layerfs_command):
+    done = layerfs_command("run", "--rm", "-e", b"X=\xff", "box:1", "sh", "-c", b"echo \xfe$X", env={"LC_ALL": "C"})
+    assert done.stdout == b"\xfe\xff\n"
+
+
+def _started(store, *arguments: str) -> subprocess.Popen[bytes]:
+    """`layerfs run` whose program has said that it is ready."""
+    process = subprocess.Popen(
+        [*LAYERFS, "--store", str(store), "run", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM"), (signal.SIGUSR1, "USR1")]
+)
+def test_signals_go_to_the_program(store, number, name):
+    script = f"trap 'exit 42' {name}; echo ready; while :; do sleep 0.05; done"
+    with _started(store, "--rm", "box:1", "sh", "-c", script) as process:
+        process.send_signal(number)
+        assert process.wait(20) == 42
+
+
+def test_the_third_interrupt_ends_what_does_not_listen(store, layerfs_command):
+    with _started(
+        store, "--rm", "box:1", "sh", "-c", "trap '' INT; echo ready; while :; do sleep 0.05; done"
+    ) as process:
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        assert process.wait(20) == 130
+    assert layerfs_command("ps", "-aq").stdout == b""
+
+
+def test_what_a_killed_command_leaves_is_told_and_removed(store, layerfs_command):
+    with _started(store, "--name", "left", "box:1", "sh", "-c", "echo ready; sleep 60") as process:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 10
+    while layerfs_command("ps", "-q").stdout and time.monotonic() < deadline:
+        pass
+    assert layerfs_command("ps", "-a", "--format", "{{.Status}}").stdout.startswith(b"Exited (137)")
+    assert layerfs_command("rm", "left").stdout == b"left\n"
+    assert layerfs_command("mount", "-q").stdout == b""
+
+
+def test_mount_change_umount_diff_commit(store, layerfs_command):
+    layerfs_command("create", "--name", "one", "box:1")
+    place = os.fsdecode(layerfs_command("mount", "one").stdout.strip())
+    with open(f"{place}/new-\udcff", "w") as file:
+        file.write("x")
+    assert layerfs_command("mount", "-q").stdout.decode().strip() == place
+    busy = layerfs_command("rm", "one")
+    assert (busy.returncode, b"is mounted" in busy.stderr) == (1, True)
+    assert layerfs_command("umount", "one").stdout == b""
+    assert layerfs_command("diff", "one").stdout == b"A /new-\\xff\n"
+    made = layerfs_command("commit", "one", "box:2").stdout.decode().strip()
+    assert layerfs_command("run", "--rm", made, "ls", "/").stdout.startswith(b"bin\n")
