@@ -95,7 +95,10 @@ def test_a_store_of_somebody_else_is_told(store):
 def test_completion_in_bash(store):
     script = """
     eval "$(layerfs completion bash)"
-    complete() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _layerfs_completion layerfs; echo "${COMPREPLY[@]}"; }
+    complete() {
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+        _layerfs_completion layerfs; echo "${COMPREPLY[@]}"
+    }
     complete layerfs hi
     complete layerfs images --no
     complete layerfs history b
@@ -115,7 +118,8 @@ LAZY = """
 import sys
 {code}
 heavy = {{"rich", "concurrent.futures", "logging", "zstandard", "isal", "fuse", "layerfs._pure.ingest", "layerfs.union",
-         "layerfs.layer.changes", "layerfs.snapshot.mounting", "layerfs.runtime", "layerfs.image.load", "layerfs.store.gc"}}
+         "layerfs.layer.changes", "layerfs.snapshot.mounting", "layerfs.runtime", "layerfs.image.load",
+         "layerfs.store.gc"}}
 print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
 

@@ -1,6 +1,7 @@
 """`layerfs run`: docker's exit codes, streams, options and signals."""
 
-from __future__ import annotations
+from __future__ from pathlib import Path
+import annotations
 
 import os
 import signal
@@ -117,7 +118,7 @@ def test_what_a_killed_command_leaves_is_told_and_removed(store, layerfs_command
 def test_mount_change_umount_diff_commit(store, layerfs_command):
     layerfs_command("create", "--name", "one", "box:1")
     place = os.fsdecode(layerfs_command("mount", "one").stdout.strip())
-    with open(f"{place}/new-\udcff", "w") as file:
+    with Path(f"{place}/new-\udcff").open("w") as file:
         file.write("x")
     assert layerfs_command("mount", "-q").stdout.decode().strip() == place
     busy = layerfs_command("rm", "one")
