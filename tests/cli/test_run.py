@@ -1,12 +1,12 @@
 """`layerfs run`: docker's exit codes, streams, options and signals."""
 
-from __future__ from pathlib import Path
-import annotations
+from __future__ import annotations
 
 import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
