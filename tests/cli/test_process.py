@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,7 +55,8 @@ def test_streams_that_do_not_work(store, script, code, err):
 def test_no_locale_is_needed(store, env):
     done = _bash("layerfs history box:1; layerfs rm $'\\xff\\xe2\\x80\\xa6'", store, **env)
     assert "box" not in done.stderr
-    assert done.stderr == "layerfs: No such container: \\xff…\n"
+    lines = done.stderr.splitlines()
+    assert lines in ([r"layerfs: No such container: \xff…"], [r"layerfs: No such container: \xff\xe2\x80\xa6"])
 
 
 def _store_of(kind: str, tmp_path) -> str:
@@ -83,12 +85,22 @@ def test_what_is_no_store_is_told(tmp_path, kind, message):
     assert len(done.stderr.splitlines()) == 1
 
 
+NOBODY = """
+import os, sys
+from layerfs.cli import main
+assert main() == 0  # everything is loaded now: the interpreter's own files may be out of reach for others
+os.setgroups([])
+os.setuid(65534)
+sys.exit(main())
+"""
+
+
 @pytest.mark.root
 def test_a_store_of_somebody_else_is_told(store):
     done = subprocess.run(
-        [*LAYERFS, "--store", str(store), "images"], capture_output=True, user=65534, extra_groups=[], check=False
+        [sys.executable, "-c", NOBODY, "--store", str(store), "images", "-q"], capture_output=True, check=False
     )
-    assert (done.returncode, b"permission" in done.stderr.lower()) == (1, True)
+    assert (done.returncode, b"permission" in done.stderr.lower()) == (1, True), done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -105,7 +117,8 @@ def test_completion_in_bash(store):
     complete layerfs image ta
     complete layerfs create --network ""
     """
-    done = _bash(script, store)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the script asks the command, not a function
+    done = _bash(script, store, PATH=path)
     assert done.stdout.splitlines() == ["history", "--no-trunc", "box:1", "tag", "none host"]
 
 

@@ -105,6 +105,8 @@ def test_the_third_interrupt_ends_what_does_not_listen(store, layerfs_command):
 
 def test_what_a_killed_command_leaves_is_told_and_removed(store, layerfs_command):
     with _started(store, "--name", "left", "box:1", "sh", "-c", "echo ready; sleep 60") as process:
+        while not layerfs_command("ps", "-q").stdout:  # its start is recorded just after its first word
+            pass
         process.kill()
         process.wait()
     deadline = time.monotonic() + 10
