@@ -25,7 +25,7 @@ from layerfs.store.leases import process_start
 from layerfs.store.root import StoreRoot
 
 pytestmark = pytest.mark.root
-engines = pytest.mark.parametrize("engine", ["kernel", "python"])
+engines = pytest.mark.parametrize("engine", ["kernel", "native", "python"])
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "con
 from calls import renameat2
 from filemodel import EXCHANGE, NOREPLACE, Inode, Model, Refused
 from trees import Shelf, directory, file, hardlink, symlink
-from worlds import EngineWorld, KernelWorld, OverlayWorld, PythonWorld
+from worlds import EngineWorld, KernelWorld, NativeWorld, OverlayWorld, PythonWorld
 
 from layerfs import mount
 from layerfs.store.root import StoreRoot
@@ -409,16 +409,23 @@ class FuseMachine(Machine):
     drivers = ("python",)
 
 
+class NativeMachine(Machine):
+    drivers = ("native",)
+
+
 MAKERS: dict[str, Callable[[Path], Any]] = {
     "union": lambda home: InProcess(PythonWorld(home, LAYERS)),
     "python": lambda home: Mounted(PythonWorld(home, LAYERS)),
     "kernel": lambda home: Mounted(KernelWorld(home, LAYERS)),
+    "native": lambda home: Mounted(NativeWorld(home, LAYERS)),
     "overlay": lambda home: Mounted(FullOverlay(home, LAYERS)),
 }
 SCRATCH: list[Path] = []
 
 
-@pytest.mark.parametrize(("machine", "examples"), [(Machine, 30), (FuseMachine, 8)], ids=["direct", "mounted"])
+@pytest.mark.parametrize(
+    ("machine", "examples"), [(Machine, 30), (FuseMachine, 8), (NativeMachine, 30)], ids=["direct", "mounted", "native"]
+)
 @pytest.mark.timeout(7200 if DEEP else 300)
 def test_random_operations(machine: type[Machine], examples: int, tmp_path: Path) -> None:
     with StoreRoot.open(tmp_path / "store") as store:
