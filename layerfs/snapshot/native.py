@@ -24,6 +24,8 @@ SWITCHES = (
     "no_killpriv",
     "no_opendir_enosys",
     "no_cache",
+    "no_follow",
+    "no_zero_open",
     "strict",
 )
 _START_SECONDS = 30

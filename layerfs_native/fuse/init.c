@@ -34,6 +34,7 @@ static uint64_t wanted(const struct lfs_server *server)
 	flags |= options->no_opendir_enosys ? 0 : FUSE_NO_OPENDIR_SUPPORT;
 	flags |= options->no_passthrough || !server->root_user ? 0 : FUSE_PASSTHROUGH;
 	flags |= server->root_user ? FUSE_ALLOW_IDMAP : 0;
+	flags |= !options->no_zero_open && !server->upper.present ? FUSE_NO_OPEN_SUPPORT : 0;
 	return flags;
 }
 
@@ -59,6 +60,7 @@ int lfs_op_init(struct lfs_request *request)
 	server->killpriv = flags & FUSE_HANDLE_KILLPRIV_V2;
 	server->setxattr_ext = flags & FUSE_SETXATTR_EXT;
 	server->no_opendir = flags & FUSE_NO_OPENDIR_SUPPORT;
+	server->no_open = flags & FUSE_NO_OPEN_SUPPORT;
 	out->max_readahead = in.max_readahead;
 	out->flags = (uint32_t)flags;
 	out->flags2 = (uint32_t)(flags >> 32);

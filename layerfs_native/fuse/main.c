@@ -121,6 +121,7 @@ int main(void)
 	server.max_write = LFS_MAX_WRITE;
 	server.root_user = geteuid() == 0;
 	server.upper.root = server.upper.scratch = server.upper.links = LFS_NO_FD;
+	sched_getaffinity(0, sizeof server.processors, &server.processors);
 	block_signals();
 	raise_limit(&server);
 	keep_capabilities();

@@ -34,6 +34,8 @@ int lfs_op_open(struct lfs_request *request)
 	struct fuse_open_in in;
 	struct fuse_open_out out = {0};
 	memcpy(&in, request->args, sizeof in);
+	if (request->server->no_open)
+		return -ENOSYS; /* never asked again: reads come without an open, and the page cache stays */
 	int rc = lfs_open(request->server, request->node, in.flags, in.open_flags & FUSE_OPEN_KILL_SUIDGID, LFS_NO_FD, &out);
 	if (rc < 0)
 		return rc;

@@ -41,7 +41,7 @@ static const struct flag_key flags[] = {
 	{"read_only", AT(read_only)},	      {"volatile", AT(volatile_)},		  {"strict", AT(strict)},
 	{"no_passthrough", AT(no_passthrough)}, {"no_readdirplus", AT(no_readdirplus)}, {"no_acl", AT(no_acl)},
 	{"no_uring", AT(no_uring)},	      {"no_killpriv", AT(no_killpriv)},	  {"no_opendir_enosys", AT(no_opendir_enosys)},
-	{"no_cache", AT(no_cache)},
+	{"no_cache", AT(no_cache)},	      {"no_follow", AT(no_follow)},		  {"no_zero_open", AT(no_zero_open)},
 };
 static const struct {
 	const char *key;

@@ -12,6 +12,7 @@
 #define LFS_FUSE_SERVER_H
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
 
@@ -32,7 +33,7 @@ struct lfs_options {
 	int report; /* descriptor that hears "ready" or the error; -1: none */
 	unsigned long mount_flags;
 	bool read_only, volatile_, strict, foreground;
-	bool no_passthrough, no_readdirplus, no_acl, no_uring, no_killpriv, no_opendir_enosys, no_cache; /* switches for tests */
+	bool no_passthrough, no_readdirplus, no_acl, no_uring, no_killpriv, no_opendir_enosys, no_cache, no_follow, no_zero_open; /* switches for tests */
 	unsigned threads;
 	uint64_t size_limit, inode_limit; /* quota; 0: none */
 	uint64_t pass_lower_size;	  /* smaller lower files are cached: then old descriptors see what is written later */
@@ -383,7 +384,7 @@ struct lfs_server {
 	pthread_cond_t copied; /* an LFS_COPYING flag was cleared */
 	int device;	       /* /dev/fuse */
 	int clones[LFS_THREADS_MAX - 1];
-	bool writable, root_user, passthrough, acl, killpriv, setxattr_ext, uring, no_opendir, ready;
+	bool writable, root_user, passthrough, acl, killpriv, setxattr_ext, uring, no_opendir, no_open, ready;
 	atomic_bool ending;
 	uint32_t max_write;
 	uint32_t minor;
@@ -396,6 +397,7 @@ struct lfs_server {
 	struct lfs_stats stats;
 	int proc;		/* /proc, to find the mount's namespace again; -1: not left */
 	uint64_t namespace_id;
+	cpu_set_t processors;	/* we may run on */
 	int control; /* listening socket, or -1 */
 };
 

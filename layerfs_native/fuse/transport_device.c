@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,9 +14,13 @@
 
 #define FRONT 4096u /* room for header and arguments before a write's data, and behind a reply */
 
+#define FOLLOW_EVERY 32u
+
 struct worker {
 	struct lfs_server *server;
 	pthread_t thread;
+	uint32_t caller, streak; /* the thread that the last requests came from, and how many they were */
+	int processor;		 /* this thread is bound to; -1: none */
 	int device;
 	uint8_t *in, *out;
 	size_t size;
@@ -36,6 +41,51 @@ static int map_buffers(struct worker *worker)
 		return worker->in = NULL, -ENOMEM;
 	worker->out = worker->in + worker->size;
 	return 0;
+}
+
+/* --- following the caller: a wake-up on the caller's processor takes a tenth of one on another that has gone to sleep --- */
+
+static int processor_of(const struct lfs_server *server, uint32_t thread)
+{
+	char path[48], text[1024];
+	snprintf(path, sizeof path, "%u/task/%u/stat", thread, thread);
+	LFS_AUTO_FD fd = openat(server->proc, path, O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	if (size <= 0)
+		return -1;
+	text[size] = 0;
+	const char *at = strrchr(text, ')'); /* the name may hold anything; `processor` is field 39, this is the end of field 2 */
+	for (unsigned field = 2; at && field < 39; field++)
+		at = strchr(at + 1, ' ');
+	return at ? atoi(at) : -1;
+}
+
+static void bind_to(struct worker *worker, int processor)
+{
+	cpu_set_t set;
+	CPU_ZERO(&set);
+	if (processor >= 0 && processor < CPU_SETSIZE)
+		CPU_SET((unsigned)processor, &set);
+	else
+		set = worker->server->processors;
+	if (sched_setaffinity(0, sizeof set, &set) == 0)
+		worker->processor = processor;
+}
+
+static void follow(struct worker *worker, uint32_t caller)
+{
+	if (worker->server->options.no_follow || !caller)
+		return;
+	if (caller != worker->caller) { /* several callers: let the scheduler spread us */
+		worker->caller = caller;
+		worker->streak = 0;
+		if (worker->processor >= 0)
+			bind_to(worker, -1);
+	} else if (++worker->streak % FOLLOW_EVERY == 0) {
+		int processor = processor_of(worker->server, caller);
+		if (processor >= 0 && processor != worker->processor)
+			bind_to(worker, processor);
+	}
 }
 
 static int reply(struct worker *worker, struct lfs_request *request, int error)
@@ -59,6 +109,7 @@ static int serve_one(struct worker *worker)
 	memcpy(&request.header, worker->in, sizeof request.header);
 	if (request.header.len != (size_t)size)
 		return 0;
+	follow(worker, request.header.pid);
 	request.args = worker->in + sizeof request.header;
 	request.args_size = (size_t)size - sizeof request.header;
 	int error = lfs_dispatch(&request);
@@ -74,6 +125,7 @@ static void *work(void *context)
 {
 	struct worker *worker = context;
 	lfs_thread_start(worker->server);
+	worker->processor = -1;
 	while (!atomic_load(&worker->server->ending) && !serve_one(worker))
 		;
 	return NULL;
