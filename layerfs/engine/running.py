@@ -60,7 +60,8 @@ def place_of(box: Container, engine: str | None) -> Iterator[Place]:
         files.mkdir(0o700)
         try:
             if made := make_points(box.tree(), root):
-                (home / "points").write_bytes(b"\n".join(made))
+                with (home / "points").open("ab") as points:  # several runs at once may each have made some
+                    points.write(b"".join(path + b"\n" for path in made))
             yield Place(root, files)
         finally:
             shutil.rmtree(files, ignore_errors=True)
@@ -145,7 +146,7 @@ def _leave(box: Container, home: Path) -> None:
         if root is None:  # somebody unmounted it, or the machine was started anew
             root = _mount(box, home, None)
         if root is not None:
-            clear_points(root, points.read_bytes().split(b"\n"))
+            clear_points(root, points.read_bytes().splitlines())
         points.unlink()
     if (home / "mount").exists():
         try:

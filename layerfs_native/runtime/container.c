@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "run.h"
@@ -17,12 +18,19 @@ static int follow_supervisor(int report)
 	return poll(&gone, 1, 0) > 0 && gone.revents & POLLERR ? -EPIPE : 0;
 }
 
-/* The program starts with default signals: a caller that ignores some (nohup) does not hand that on. */
+/* The program starts with default signals: a caller that ignores some (nohup) does not hand that on.
+ * By the raw call, since libc keeps signals 32 and 33 to itself. */
 static void reset_signals(void)
 {
+	static const struct {
+		void *handler;
+		unsigned long flags;
+		void *restorer;
+		uint64_t mask;
+	} normal; /* the kernel's struct sigaction: all zero is SIG_DFL */
 	sigset_t none;
 	for (int number = 1; number < NSIG; number++)
-		signal(number, SIG_DFL);
+		syscall(SYS_rt_sigaction, number, &normal, NULL, sizeof(normal.mask));
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
