@@ -16,6 +16,12 @@ __all__ = ["Server", "context"]
 _NS = 1_000_000_000
 
 
+class Entry(ctypes.Structure):
+    """fusepy's c_stat lacks the reserved end of struct stat, which libfuse copies all the same."""
+
+    _fields_ = (("stat", fuse.c_stat), ("reserved", ctypes.c_byte * 64))
+
+
 def context() -> tuple[int, int, int]:
     """(uid, gid, pid) of the caller of the running operation."""
     uid, gid, pid = fuse.fuse_get_context()
@@ -59,7 +65,7 @@ class Server(fuse.FUSE):  # type: ignore[misc]
         return self.operations("utimens", path.decode("latin-1"), times)
 
     def readdir(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any) -> int:
-        entry = fuse.c_stat()
+        entry = Entry().stat
         pointer = ctypes.pointer(entry)
         text = path.decode("latin-1") if path is not None else None  # None: the directory was removed
         listing = self.operations("readdir", text, info.contents.fh)
