@@ -70,18 +70,24 @@ DiffID = NewType("DiffID", Digest)
 ChainID = NewType("ChainID", Digest)
 
 
+def chain_ids(diff_ids: Iterable[DiffID]) -> list[ChainID]:
+    """The chain ID of every prefix of a stack, base first (image-spec, config.md, "Layer ChainID")."""
+    chains: list[ChainID] = []
+    for diff_id in diff_ids:
+        chains.append(ChainID(Digest.of(f"{chains[-1]} {diff_id}".encode()) if chains else diff_id))
+    return chains
+
+
 def chain_id(diff_ids: Iterable[DiffID]) -> ChainID:
-    """The chain ID of a stack, base first (image-spec, config.md, "Layer ChainID").
+    """The chain ID of a whole stack, base first.
 
     Raises:
         InvalidInput: for an empty stack, which has no chain ID.
     """
-    chain: Digest | None = None
-    for diff_id in diff_ids:
-        chain = diff_id if chain is None else Digest.of(f"{chain} {diff_id}".encode())
-    if chain is None:
+    chains = chain_ids(diff_ids)
+    if not chains:
         raise InvalidInput("an empty stack of layers has no chain ID")
-    return ChainID(chain)
+    return chains[-1]
 
 
 class VerifyingReader:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from layerfs.digest import ChainID, DiffID, Digest, chain_id
+from layerfs.digest import ChainID, DiffID, Digest, chain_ids
 from layerfs.engine.mounts import mount_image
 from layerfs.image.images import Images
 
@@ -82,9 +82,8 @@ class Image:
         from layerfs.layer import get_layer
 
         found = []
-        for count, diff_id in enumerate(self.record.diff_ids, 1):
+        for diff_id, chain in zip(self.record.diff_ids, chain_ids(self.record.diff_ids), strict=True):
             layer = get_layer(self.store.root, diff_id)
-            chain = chain_id(self.record.diff_ids[:count])
             found.append(Layer(diff_id, chain, layer.size, layer.tar_size, layer.blob))
         return tuple(found)
 

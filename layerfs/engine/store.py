@@ -158,7 +158,7 @@ class Store:
         if isinstance(what, Container):
             what.export(target)
             return
-        with self.root.leases.acquire("export"):
+        with self.root.leases.reading("export"):
             export(tree_entries(self.root, what.tree()), target)
 
     def image(self, name: str) -> Image:
@@ -228,7 +228,9 @@ class Store:
             if txn.get("images", found.record.id.raw) is None:
                 raise ImageNotFound(f"No such image: {called}")
 
-        record = self.container_table.create(found.record.id.hex, name, row, engine=engine or "", check=still_there)
+        record = self.container_table.create(
+            found.record.id.hex, name, row, engine=engine or "", tree=found.tree(), check=still_there
+        )
         return Container(self, record)
 
     def container(self, name: str) -> Container:

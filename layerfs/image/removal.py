@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from layerfs.digest import DiffID, Digest, chain_id
+from layerfs.digest import DiffID, Digest, chain_ids
 from layerfs.errors import InUse
 from layerfs.image.record import ImageRecord, Tag
 from layerfs.reference import Reference
@@ -146,9 +146,8 @@ class Remover:
 
     def _freed_chains(self, diff_ids: tuple[DiffID, ...]) -> list[Digest]:
         """Chain IDs that no other image has, top first."""
-        kept = {other.diff_ids[:depth] for other in self.images.values() for depth in range(1, len(other.diff_ids) + 1)}
-        stacks = (diff_ids[:depth] for depth in range(len(diff_ids), 0, -1))
-        return [chain_id(stack) for stack in stacks if stack not in kept]
+        kept = {chain for other in self.images.values() for chain in chain_ids(other.diff_ids)}
+        return [chain for chain in reversed(chain_ids(diff_ids)) if chain not in kept]
 
 
 def is_single(names: Sequence[Reference]) -> bool:

@@ -93,7 +93,7 @@ def save(
         ImageNotFound, InvalidInput, AlreadyExists, NoSpace; Corrupt: a layer's bytes are damaged.
     """
     compression = compression or ("none" if format == "docker" else "original")
-    with root.leases.acquire("save") as lease:
+    with root.leases.reading("save") as lease:
         chosen = choose(root, names)
         members = _Members(root, lease, compression, progress)
         parts = [members.image(each) for each in chosen]

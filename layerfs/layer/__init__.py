@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from layerfs.layer.directory import directory_entries
     from layerfs.layer.entry import BytesContent, Content, Entry, FileContent, whiteout
     from layerfs.layer.layers import Layer, Source, get_layer, get_sources, has_layer
-    from layerfs.layer.merged import chain_ids, layer_tree, merged_tree
+    from layerfs.layer.merged import layer_tree, merged_tree
     from layerfs.layer.progress import Progress, Report
     from layerfs.layer.read import read_layer
     from layerfs.layer.split import open_layer, write_layer
@@ -39,7 +39,6 @@ _HOMES = {
     "StoredContent": "commit",
     "TarWriter": "write",
     "Tree": "tree",
-    "chain_ids": "merged",
     "commit_layer": "commit",
     "compressor": "codec",
     "detect": "codec",
@@ -81,7 +80,6 @@ __all__ = [
     "StoredContent",
     "TarWriter",
     "Tree",
-    "chain_ids",
     "commit_layer",
     "compressor",
     "detect",

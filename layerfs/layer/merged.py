@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerfs.digest import ChainID, DiffID, Digest, chain_id
+from layerfs.digest import ChainID, DiffID, Digest, chain_id, chain_ids
 from layerfs.errors import NotFound
 from layerfs.layer.tree import Tree
 from layerfs.native import merge_trees
@@ -73,14 +73,6 @@ def _inputs(root: StoreRoot, diff_ids: tuple[DiffID, ...]) -> list[Path]:
         if _known(root, chain) is not None:
             return [root.tree_path("merged", chain.hex), *_layers(root, diff_ids[count:])]
     return _layers(root, diff_ids)
-
-
-def chain_ids(diff_ids: Sequence[DiffID]) -> list[ChainID]:
-    """The chain ID of every prefix of a stack, the shortest first."""
-    chains: list[ChainID] = []
-    for diff_id in diff_ids:
-        chains.append(chain_id([DiffID(chains[-1]), diff_id] if chains else [diff_id]))
-    return chains
 
 
 def _layers(root: StoreRoot, diff_ids: tuple[DiffID, ...]) -> list[Path]:

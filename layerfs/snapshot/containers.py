@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from layerfs.errors import AlreadyExists, Ambiguous, ContainerNotFound, InUse, StoreError
+from layerfs.layer.tree import Tree
 from layerfs.snapshot.names import check_name, generate_name
 from layerfs.snapshot.table import MountTable
 from layerfs.store.durable import writing
@@ -75,11 +77,13 @@ class Containers:
         config: dict[str, Any] | None = None,
         *,
         engine: str = "",
+        tree: Tree | None = None,
         check: Callable[[Txn], object] = lambda txn: None,
     ) -> ContainerRecord:
         """A new container: first its directories, then the rows that make it visible.
 
-        `check` is called in the transaction of those rows, and may raise.
+        `tree`: what it stands on; a mount shows the root with the attributes that its writable layer has, so that one
+        begins with those of the tree. `check` is called in the transaction of the rows, and may raise.
 
         Raises:
             AlreadyExists: the name is taken (docker's words). InvalidInput: not a name. NoSpace, StoreReadOnly.
@@ -90,7 +94,8 @@ class Containers:
         try:
             with writing("a container"):
                 for directory in (path, path / "upper", path / "work", path / "merged"):
-                    directory.mkdir(0o755 if directory.name == "upper" else 0o700)
+                    directory.mkdir(0o700)
+                _dress(path / "upper", tree)
                 self._root.durable([path])
             with self._root.index.update() as txn:
                 check(txn)
@@ -226,6 +231,21 @@ class Containers:
 
     def merged(self, id: str) -> Path:
         return self.path(id) / "merged"
+
+
+def _dress(upper: Path, tree: Tree | None) -> None:
+    """Owner, mode, xattrs and time of the tree's root, as far as this process may; never what the umask would say."""
+    if tree is None:
+        upper.chmod(0o755)
+        return
+    root = tree.root
+    with contextlib.suppress(PermissionError):
+        os.chown(upper, root.uid, root.gid)
+    upper.chmod(stat.S_IMODE(root.mode))
+    for name, value in tree.xattrs(root).items():
+        with contextlib.suppress(OSError):
+            os.setxattr(upper, name, value)
+    os.utime(upper, ns=(root.mtime_ns, root.mtime_ns))
 
 
 def _age(path: Path) -> float:

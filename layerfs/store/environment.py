@@ -55,7 +55,7 @@ class Environment:
             for size in MAP_SIZES:
                 with contextlib.suppress(lmdb.MemoryError):
                     env = lmdb.open(
-                        str(self.path),
+                        os.fsencode(self.path),
                         map_size=size,
                         max_readers=MAX_READERS,
                         readonly=self.read_only,

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from layerfs.errors import StoreError
+from layerfs.errors import StoreError, StoreReadOnly
 from layerfs.store.durable import write_all, writing
 from layerfs.store.format import ID_SIZE
 from layerfs.store.index import decode_json, encode_json
@@ -123,6 +123,22 @@ class Lease:
             self._fd = -1
 
 
+class _NoLease(Lease):
+    """On a store that nobody can write to nothing is ever collected, so that nothing needs to be kept."""
+
+    def __init__(self, record: LeaseRecord, tmp: Path) -> None:
+        self.id, self.tmp, self.record = record.id, tmp, record
+
+    def pin(self, keys: bytes) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+    def _forget(self) -> None:
+        pass
+
+
 class Leases:
     """Acquires leases and tells the living from the dead."""
 
@@ -147,6 +163,14 @@ class Leases:
                 remove_tree(newborn)
                 raise
         return Lease(record, tmp, fd, self)
+
+    def reading(self, purpose: str) -> Lease:
+        """A lease for who only reads: on a read-only file system one that is none, whose `tmp` cannot be written to."""
+        try:
+            return self.acquire(purpose)
+        except StoreReadOnly:
+            record = LeaseRecord.of_this_process(purpose)
+            return _NoLease(record, self.path / record.id)
 
     def records(self) -> list[LeaseRecord]:
         """Of every lease, living or dead."""
