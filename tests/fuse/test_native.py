@@ -1,0 +1,501 @@
+"""Engine `native`: what it does beyond the shared conformance suite, with each negotiated feature on and off."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
+
+from calls import acl, punch_hole, renameat2
+from trees import Shelf, directory, file, hardlink
+
+from layerfs import mount
+from layerfs.errors import MountError, Unsupported
+from layerfs.layer.tree import Tree
+from layerfs.snapshot.native import SERVER, SWITCHES, encode_orders, start_native
+
+pytestmark = pytest.mark.root
+
+BIG = bytes(range(256)) * 8192  # 2 MiB: passed through
+MIDDLE = b"m" * 300_000  # an object, but cached
+MODES = {
+    "default": (),
+    "strict": ("strict",),
+    "server": ("no_passthrough",),
+    "plain": tuple(switch for switch in SWITCHES if switch not in ("strict", "no_uring")),
+}
+
+
+class Box:
+    """One mount of the engine, without the store's records."""
+
+    def __init__(self, shelf: Shelf, tree: Tree, home: Path, flags: tuple[str, ...]) -> None:
+        self.shelf, self.tree, self.flags = shelf, tree, flags
+        self.upper, self.work, self.root = home / "upper", home / "work", home / "m"
+        for folder in (self.upper, self.work, self.root):
+            folder.mkdir(parents=True)
+        self.pid = 0
+
+    def mount(self, *flags: str, writable: bool = True) -> Path:
+        orders = {
+            "tree": str(self.tree.path),
+            "packs": str(self.shelf.packs),
+            "objects": str(self.shelf.objects),
+            "target": str(self.root),
+            "name": f"layerfs:{self.root.parent.name}",
+        }
+        if writable:
+            orders |= {"upper": str(self.upper), "work": str(self.work)}
+        self.pid = start_native(orders, (*self.flags, *flags))
+        return self.root
+
+    def unmount(self) -> None:
+        if mount.entry_of(self.root) is not None:
+            mount.detach(self.root)
+        self.await_end()
+
+    def await_end(self) -> None:
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{self.pid}/exe").exists():
+            assert time.monotonic() < deadline, "the server outlives its mount"
+            time.sleep(0.005)
+
+    def remount(self, *flags: str) -> Path:
+        self.unmount()
+        return self.mount(*flags)
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def resident(self) -> int:
+        """Bytes that belong to the process alone."""
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{self.pid}/status").read_text().splitlines())
+        return int(fields["RssAnon"].split()[0]) * 1024
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return Shelf(tmp_path_factory.mktemp("native"))
+
+
+@pytest.fixture(scope="module")
+def tree(shelf: Shelf) -> Tree:
+    return shelf.tree(
+        [
+            file("small", b"small"),
+            file("packed", bytes(range(256)) * 300),
+            file("middle", MIDDLE),
+            file("big", BIG),
+            file("empty"),
+            file("l1", b"l" * 9000),
+            hardlink("l2", "l1"),
+            file("b1", BIG[::-1]),
+            hardlink("b2", "b1"),
+            directory("d"),
+            *[file(f"d/{number:04}", b"%d" % number) for number in range(3000)],
+        ]
+    )
+
+
+@pytest.fixture(params=MODES, ids=list(MODES))
+def flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return MODES[request.param]
+
+
+@pytest.fixture
+def make(shelf: Shelf, tree: Tree, tmp_path: Path) -> Iterator[Callable[..., Box]]:
+    made: list[Box] = []
+
+    def new(*flags: str) -> Box:
+        made.append(Box(shelf, tree, tmp_path / f"box{len(made)}", flags))
+        return made[-1]
+
+    yield new
+    for box in made:
+        box.unmount()
+
+
+@pytest.fixture
+def box(make: Callable[..., Box], flags: tuple[str, ...]) -> Box:
+    made = make(*flags)
+    made.mount()
+    return made
+
+
+# --- bytes ---------------------------------------------------------------------------------------------------------
+
+
+class Exerciser:
+    """Random reads and writes of one file by several descriptors and a mapping, against a bytearray (after fsx)."""
+
+    LIMIT = 3 << 20
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path, self.chance = path, random.Random(seed)
+        self.model = bytearray(path.read_bytes())
+        self.fds = [os.open(path, os.O_RDWR) for _ in range(2)]
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+
+    def step(self) -> None:
+        self.chance.choice(
+            [self.read, self.read, self.write, self.write, self.truncate, self.punch, self.map, self.turn]
+        )()
+
+    def _at(self) -> int:
+        size = len(self.model)
+        return max(0, min(self.LIMIT, self.chance.choice([self.chance.randrange(size + 5000), size, 4096, 65536])))
+
+    def read(self) -> None:
+        at, count = self._at(), self.chance.randrange(1, 200_000)
+        assert os.pread(self.chance.choice(self.fds), count, at) == bytes(self.model[at : at + count])
+
+    def write(self) -> None:
+        at, data = self._at(), self.chance.randbytes(self.chance.choice([1, 100, 4096, 70_000]))
+        assert os.pwrite(self.chance.choice(self.fds), data, at) == len(data)
+        self._grow(at + len(data))
+        self.model[at : at + len(data)] = data
+
+    def _grow(self, size: int) -> None:
+        if size > len(self.model):
+            self.model.extend(bytes(size - len(self.model)))
+
+    def truncate(self) -> None:
+        size = self._at()
+        os.ftruncate(self.fds[0], size) if self.chance.random() < 0.5 else os.truncate(self.path, size)
+        self._grow(size)
+        del self.model[size:]
+
+    def punch(self) -> None:
+        at, count = self._at(), self.chance.randrange(1, 100_000)
+        punch_hole(self.fds[0], at, count)
+        end = min(at + count, len(self.model))
+        if at < end:
+            self.model[at:end] = bytes(end - at)
+
+    def map(self) -> None:
+        if not self.model:
+            return
+        with mmap.mmap(self.fds[0], 0) as mapping:
+            at = self.chance.randrange(len(self.model))
+            data = self.chance.randbytes(min(5000, len(self.model) - at))
+            mapping[at : at + len(data)] = data
+            self.model[at : at + len(data)] = data
+            assert mapping[:] == self.model
+
+    def turn(self) -> None:
+        """One descriptor is opened again, and the size is right."""
+        os.close(self.fds.pop(0))
+        self.fds.append(os.open(self.path, os.O_RDWR))
+        assert os.stat(self.path).st_size == len(self.model)
+
+
+@pytest.mark.parametrize("name", ["small", "packed", "middle", "big", "empty", "l1"])
+def test_random_reads_and_writes(box: Box, name: str) -> None:
+    exerciser = Exerciser(box.root / name, seed=len(name) + len(box.flags))
+    try:
+        for _ in range(int(os.environ.get("LAYERFS_STEPS", "150"))):
+            exerciser.step()
+    finally:
+        exerciser.close()
+    box.remount()
+    assert (box.root / name).read_bytes() == bytes(exerciser.model)
+
+
+def test_an_old_descriptor_of_a_big_lower_file_keeps_its_bytes_and_strict_does_not(box: Box) -> None:
+    """docs/limits.md: the one exception to coherence; `strict` has none."""
+    passed_through = not {"strict", "no_passthrough"} & set(box.flags)
+    with (box.root / "big").open("rb", buffering=0) as reader:
+        number = os.fstat(reader.fileno()).st_ino
+        with (box.root / "big").open("r+b", buffering=0) as writer:
+            writer.write(b"NEW")
+            assert os.fstat(writer.fileno()).st_ino == number
+        assert reader.read(3) == (BIG[:3] if passed_through else b"NEW")
+        assert os.fstat(reader.fileno()).st_ino == number
+        assert (box.root / "big").read_bytes()[:3] == b"NEW"
+
+
+def test_metadata_changes_reach_old_descriptors_of_a_replaced_big_file(box: Box) -> None:
+    with (box.root / "big").open("rb") as reader:
+        (box.root / "big").open("r+b").close()
+        os.fchmod(reader.fileno(), 0o600)
+        assert (box.root / "big").stat().st_mode & 0o777 == 0o600
+        assert os.fstat(reader.fileno()).st_mode & 0o777 == 0o600
+
+
+def test_hard_linked_big_files_stay_coherent(box: Box) -> None:
+    with (box.root / "b1").open("rb", buffering=0) as reader, (box.root / "b2").open("r+b", buffering=0) as writer:
+        writer.write(b"NEW")
+        assert reader.read(3) == b"NEW"
+
+
+def test_a_mapped_write_changes_the_time(box: Box) -> None:
+    path = box.root / "new"
+    path.write_bytes(b"x" * 8192)
+    os.utime(path, (1, 1))
+    assert path.stat().st_mtime == 1
+    with path.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as mapping:
+        mapping[0:1] = b"y"
+        mapping.flush()
+        os.fsync(stream.fileno())
+    assert path.stat().st_mtime > 1
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6755])
+def test_writing_by_others_strips_set_id_bits(box: Box, mode: int) -> None:
+    box.root.chmod(0o755)
+    path = box.root / "program"
+    path.write_bytes(b"x")
+    path.chmod(mode | 0o002)
+    command = ["setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", "echo y >> program"]
+    subprocess.run(command, cwd=box.root, check=True)
+    assert path.stat().st_mode & 0o7777 == 0o757
+
+
+def test_lower_files_have_holes_where_the_object_has(box: Box) -> None:
+    fd = os.open(box.root / "packed", os.O_RDONLY)
+    try:
+        assert os.lseek(fd, 5, os.SEEK_DATA) == 5
+        assert os.lseek(fd, 5, os.SEEK_HOLE) == 76800
+        with pytest.raises(OSError) as caught:
+            os.lseek(fd, 76800, os.SEEK_DATA)
+        assert caught.value.errno == errno.ENXIO
+    finally:
+        os.close(fd)
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def test_reading_a_directory_while_removing_misses_nothing(box: Box) -> None:
+    """The directory is copied up while it is being read; its offsets stay good."""
+    removed = 0
+    with os.scandir(box.root / "d") as entries:
+        for entry in entries:
+            os.unlink(entry.path)
+            removed += 1
+    assert removed == 3000
+    os.rmdir(box.root / "d")
+
+
+def test_names_made_while_reading_appear_at_most_once(box: Box) -> None:
+    seen = []
+    with os.scandir(box.root / "d") as entries:
+        for number, entry in enumerate(entries):
+            seen.append(entry.name)
+            if number < 500:
+                (box.root / "d" / f"new{number}").touch()
+    assert len(seen) == len(set(seen))
+    assert {f"{number:04}" for number in range(3000)} <= set(seen)
+
+
+def test_a_path_as_long_as_the_system_allows(box: Box) -> None:
+    here = os.open(box.root, os.O_RDONLY)
+    try:
+        for _ in range(40):
+            os.mkdir("n" * 250, dir_fd=here)
+            below = os.open("n" * 250, os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        assert os.listdir(here) == ["file"]
+    finally:
+        os.close(here)
+
+
+def test_names_of_any_bytes_and_none_over_255(box: Box) -> None:
+    root = os.fsencode(box.root)
+    for name in (b"\xff\xfe", b"new\nline", b".wh.x", b"n" * 255):
+        os.close(os.open(root + b"/" + name, os.O_CREAT))
+        assert name in os.listdir(root)
+    with pytest.raises(OSError) as caught:
+        os.stat(root + b"/" + b"n" * 256)
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
+def test_renaming_twice_and_into_another_directory_keeps_the_lower_half(box: Box) -> None:
+    (box.root / "other").mkdir()
+    (box.root / "d").rename(box.root / "other/d")
+    (box.root / "other/d").rename(box.root / "other/e")
+    box.remount()
+    assert (box.root / "other/e/0007").read_bytes() == b"7"
+    assert not (box.root / "d").exists()
+    (box.root / "other/e").rename(box.root / "d")
+    assert len(os.listdir(box.root / "d")) == 3000
+
+
+def test_exchanging_a_lower_directory_and_a_file(box: Box) -> None:
+    renameat2(box.root / "d", box.root / "small", 2)
+    box.remount()
+    assert (box.root / "d").read_bytes() == b"small"
+    assert (box.root / "small/0001").read_bytes() == b"1"
+
+
+def test_default_acls_are_inherited_also_over_a_whiteout(box: Box) -> None:
+    nobody = 2**32 - 1
+    entries = [(1, 7, nobody), (2, 5, 1234), (4, 5, nobody), (16, 7, nobody), (32, 0, nobody)]
+    default = acl(*entries)
+    if "no_acl" in box.flags:
+        return
+    os.setxattr(box.root / "d", "system.posix_acl_default", default)
+    (box.root / "d/0001").unlink()
+    for name in ("0001", "fresh"):
+        fd = os.open(box.root / "d" / name, os.O_CREAT | os.O_WRONLY, 0o666)
+        os.close(fd)
+        assert "system.posix_acl_access" in os.listxattr(box.root / "d" / name)
+        assert (box.root / "d" / name).stat().st_mode & 0o777 == 0o660
+
+
+# --- the server ----------------------------------------------------------------------------------------------------
+
+
+def test_thousands_of_open_files_take_few_descriptors(box: Box) -> None:
+    before = box.descriptors()
+    fds = [os.open(box.root / "d" / f"{number:04}", os.O_RDONLY) for number in range(3000)]
+    fds += [os.open(box.root / f"new{number}", os.O_CREAT | os.O_RDWR) for number in range(1500)]
+    try:
+        for fd in fds[3000:]:
+            os.write(fd, b"x")
+        for fd in fds:
+            os.pread(fd, 1, 0)
+        assert box.descriptors() < before + 900
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def test_memory_and_descriptors_follow_forget(make: Callable[..., Box]) -> None:
+    """fuse-overlayfs#210."""
+    box = make()
+    box.mount()
+    (box.root / "start").mkdir()
+    before, descriptors = box.resident(), box.descriptors()
+    for _ in range(3):
+        for number in range(1500):
+            path = box.root / f"f{number}"
+            path.write_bytes(b"x")
+            path.unlink()
+            (box.root / f"d{number}").mkdir()
+            (box.root / f"d{number}").rmdir()
+        for name in os.listdir(box.root / "d"):
+            os.stat(box.root / "d" / name)
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    time.sleep(0.3)
+    assert box.descriptors() <= descriptors + 8
+    assert box.resident() < before + (2 << 20)
+
+
+def test_a_removed_working_directory_and_o_path_descriptors_go_on(box: Box) -> None:
+    (box.root / "gone").mkdir()
+    (box.root / "file").write_bytes(b"x")
+    folder, name = os.open(box.root / "gone", os.O_RDONLY), os.open(box.root / "file", os.O_PATH)
+    try:
+        (box.root / "gone").rmdir()
+        (box.root / "file").unlink()
+        assert os.listdir(folder) == []
+        assert os.fstat(name).st_nlink == 0
+        with pytest.raises(FileNotFoundError):
+            os.mkdir("below", dir_fd=folder)
+    finally:
+        os.close(folder)
+        os.close(name)
+
+
+def test_sigterm_unmounts(make: Callable[..., Box]) -> None:
+    box = make()
+    box.mount()
+    os.kill(box.pid, signal.SIGTERM)
+    box.await_end()
+    assert mount.entry_of(box.root) is None
+
+
+def test_a_mount_in_a_private_namespace_ends_with_it(make: Callable[..., Box]) -> None:
+    """test-suites.md 5.9: a server must not keep the namespace, and so its mount, alive."""
+    box = make()
+    code = (
+        "import sys; from layerfs.snapshot.native import start_native\n"
+        f"print(start_native({{'tree': {str(box.tree.path)!r}, 'packs': {str(box.shelf.packs)!r}, "
+        f"'objects': {str(box.shelf.objects)!r}, 'target': {str(box.root)!r}, 'name': 'layerfs:private'}}))"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    box.pid = int(done.stdout)
+    box.await_end()
+
+
+def test_a_read_only_image_mount_asks_nothing_to_read_again(make: Callable[..., Box]) -> None:
+    box = make()
+    root = box.mount(writable=False)
+    assert (root / "middle").read_bytes() == MIDDLE
+    assert (root / "big").read_bytes() == BIG
+    with pytest.raises(OSError) as caught:
+        (root / "new").touch()
+    assert caught.value.errno == errno.EROFS
+
+
+def test_orders_that_make_no_sense_are_refused() -> None:
+    for data in (b"\x05", struct.pack("<HI", 4, 1 << 31) + b"tree", encode_orders({"colour": "red"}), b""):
+        done = subprocess.run([SERVER], input=data, capture_output=True, timeout=10, check=False)
+        assert done.returncode == 1
+        assert done.stderr
+
+
+def test_a_damaged_tree_is_a_clear_error(make: Callable[..., Box], tmp_path: Path) -> None:
+    box = make()
+    orders = {
+        "packs": str(box.shelf.packs),
+        "objects": str(box.shelf.objects),
+        "target": str(box.root),
+        "name": "layerfs:x",
+    }
+    (tmp_path / "bad").write_bytes(bytes(8192))
+    with pytest.raises(MountError, match="not a tree file"):
+        start_native({**orders, "tree": str(tmp_path / "bad")})
+    with pytest.raises(Unsupported, match="missing"):
+        start_native({**orders, "tree": "x"}, server=tmp_path / "none")
+
+
+def test_a_lost_object_is_an_input_output_error(shelf: Shelf, tmp_path: Path) -> None:
+    tree = shelf.tree([file("lost", os.urandom(200_000))])
+    box = Box(shelf, tree, tmp_path / "lost", ())
+    identity = tree.content(tree.lookup(tree.root, b"lost"))
+    assert identity
+    name = identity.hex()
+    (shelf.objects / name[:2] / name[2:]).unlink()
+    try:
+        with pytest.raises(OSError) as caught:
+            (box.mount() / "lost").read_bytes()
+        assert caught.value.errno == errno.EIO
+    finally:
+        box.unmount()
+
+
+def test_the_file_system_tells_the_truth_about_itself(box: Box) -> None:
+    host, here = os.statvfs(box.upper), os.statvfs(box.root)
+    assert here.f_namemax == 255
+    assert here.f_blocks == host.f_blocks
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(box.root, os.O_RDONLY)
+    try:
+        assert libc.syncfs(fd) == 0
+    finally:
+        os.close(fd)
