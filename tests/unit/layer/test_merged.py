@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from layerfs.digest import Digest, chain_id
+from layerfs.digest import Digest, chain_id, chain_ids
 from layerfs.errors import InvalidArchive, NotFound
-from layerfs.layer import BytesContent, Entry, chain_ids, merged_tree, read_layer, whiteout
+from layerfs.layer import BytesContent, Entry, merged_tree, read_layer, whiteout
 from layerfs.layer import merged as module
 from tests.oracle.applier import apply, listing
 
