@@ -21,16 +21,24 @@ def out(text: str) -> None:
 def fail(message: str, code: int = 1) -> int:
     """Print one line on stderr, whatever the message holds; returns the code."""
     sys.stdout.flush()
-    line = " ".join(message.split())
+    line = " ".join(_decoded(message).split())
     with contextlib.suppress(OSError):  # nobody reads it; the exit code still says it
         sys.stderr.write(f"layerfs: {''.join(c if c.isprintable() else _escaped(c) for c in line)}\n")
         sys.stderr.flush()
     return code
 
 
+def _decoded(text: str) -> str:
+    """Bytes that came as surrogates because of the locale, as the UTF-8 that they are."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte, out of somebody's JSON
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _escaped(char: str) -> str:
     """Control characters, and the surrogates that stand for bytes that are no UTF-8."""
-    return os.fsencode(char).decode("ascii", "backslashreplace") if ord(char) > 127 else f"\\x{ord(char):02x}"
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
 def reason(error: OSError) -> str:

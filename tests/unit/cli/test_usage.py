@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from layerfs.cli.app import _NOUNS, _VERBS, load_verb
+from layerfs.cli.output import fail
 
 WRONG = [  # command line, exit code, part of the message
     ("ps --bad", 125, "unknown flag: --bad"),
@@ -111,3 +112,17 @@ def test_rm_by_force_forgives_unknown_names(shell):
 
 def test_control_characters_stay_out_of_messages(shell):
     assert shell("rm", "a\x1b[31m\udcff").err == "layerfs: No such container: a\\x1b[31m\\xff\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("a\nb\tc", "a b c"),
+        ("\x07\u200bx", "\\x07\\xe2\\x80\\x8bx"),
+        ("\udce2\udc80\udca6 \udcff", "… \\xff"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_a_message_is_one_printable_line(capsys, message, line):
+    assert fail(message, 3) == 3
+    assert capsys.readouterr().err == f"layerfs: {line}\n"
