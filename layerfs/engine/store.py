@@ -151,6 +151,7 @@ class Store:
 
     def export(self, what: str | Image | Container, target: str | os.PathLike[str] | BinaryIO) -> None:
         """Write the whole file system of a container or an image as one tar."""
+        from layerfs.digest import chain_id
         from layerfs.image.export import export, tree_entries
 
         if isinstance(what, str):
@@ -158,7 +159,9 @@ class Store:
         if isinstance(what, Container):
             what.export(target)
             return
-        with self.root.leases.reading("export"):
+        stack = what.record.diff_ids
+        with self.root.leases.reading("export") as lease:
+            lease.pin(b"".join(key.raw for key in (*stack, *([chain_id(stack)] if stack else []))))
             export(tree_entries(self.root, what.tree()), target)
 
     def image(self, name: str) -> Image:

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -323,3 +324,29 @@ def test_a_container_made_while_its_image_goes_is_whole_or_not_made(top: Path) -
     children = [start(maker, 0), start(maker, 1), start(remover, 0)]
     assert [finish(*each) for each in children] == [0] * 3
     settle(top)
+
+
+@pytest.mark.parametrize("verb", ["export", "save"])
+def test_an_image_removed_while_it_is_written_out_is_written_whole(top: Path, verb: str) -> None:
+    class Slow(io.BytesIO):
+        """Removes the image, and collects, after the first bytes."""
+
+        def write(self, data: Any) -> int:
+            if not self.tell():
+                with layerfs.Store(top / "store") as other:
+                    other.remove_image("a0:2", force=True)
+                    other.remove_image("a0:1", force=True)
+                    other.remove_image("base:1", force=True)
+                    other.gc()
+            return super().write(data)
+
+    out = Slow()
+    with layerfs.Store(top / "store") as store:
+        store.load(top / "archive0.tar")
+        image = store.image("a0:2")
+        store.export(image, out) if verb == "export" else store.save([image], out)
+        layers = [out.getvalue()] if verb == "export" else layer_tars(out.getvalue())
+        compare(listing_of(layers), listing_of([base_tar(), own_tar(0), own_tar(1)]))
+        store.gc()
+        assert store.images(all=True) == []
+    assert {name.split("/")[0] for name in disk_files(top / "store")} == {"format"}
