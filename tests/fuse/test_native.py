@@ -361,6 +361,46 @@ def test_default_acls_are_inherited_also_over_a_whiteout(box: Box) -> None:
         assert (box.root / "d" / name).stat().st_mode & 0o777 == 0o660
 
 
+def worker(root: str, seed: int, rounds: int) -> None:
+    """One of several clients: its own files, shared directories, and everybody's copy-ups."""
+    chance, mine = random.Random(seed), {}
+    for turn in range(rounds):
+        name = f"{root}/d/w{seed}-{turn % 40}"
+        kind = chance.randrange(7)
+        if kind == 0 or name not in mine:
+            mine[name] = chance.randbytes(chance.choice([1, 5000, 70_000]))
+            Path(name).write_bytes(mine[name])
+        elif kind == 1:
+            os.rename(name, name + "r")
+            os.rename(name + "r", name)
+        elif kind == 2:
+            os.unlink(name)
+            del mine[name]
+        elif kind == 3:
+            with open(f"{root}/{chance.choice(['big', 'middle', 'b1', 'l1'])}", "r+b", buffering=0) as stream:
+                stream.read(100)
+        elif kind == 4:
+            os.listdir(f"{root}/d")
+        elif kind == 5:
+            os.chmod(f"{root}/d/{chance.randrange(3000):04}", 0o600 + seed)
+        else:
+            assert Path(name).read_bytes() == mine[name]
+    for name, data in mine.items():
+        assert Path(name).read_bytes() == data
+
+
+def test_several_clients_at_once(box: Box) -> None:
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_native import worker; worker(*eval(sys.argv[1]))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    rounds = int(os.environ.get("LAYERFS_STEPS", "300"))
+    clients = [
+        subprocess.Popen([sys.executable, "-c", code, repr((str(box.root), seed, rounds))], env=environment)
+        for seed in range(4)
+    ]
+    assert [client.wait() for client in clients] == [0] * 4
+    assert (box.root / "big").read_bytes() == BIG
+
+
 # --- the server ----------------------------------------------------------------------------------------------------
 
 
