@@ -310,7 +310,7 @@ static int truncate_open(struct lfs_server *server, struct lfs_node *node, bool 
 	if (rc < 0)
 		return rc;
 	int fd = node->file->fd;
-	if (fstat(fd, &status) < 0 || (status.st_size && ftruncate(fd, 0) < 0))
+	if (fstat(fd, &status) < 0 || ftruncate(fd, 0) < 0) /* also of an empty one: its times change */
 		rc = -errno;
 	else if (kill && status.st_mode & (S_ISUID | S_ISGID))
 		fchmod(fd, status.st_mode & (status.st_mode & S_IXGRP ? 01777u : 03777u));

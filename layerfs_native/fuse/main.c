@@ -20,13 +20,14 @@ const char *__asan_default_options(void)
 }
 #endif
 
-static void say(struct lfs_server *server, const char *text)
+static bool say(struct lfs_server *server, const char *text) /* false: nobody listens any more */
 {
 	if (server->options.report < 0)
-		return;
-	(void)!write(server->options.report, text, strlen(text));
+		return true;
+	bool heard = write(server->options.report, text, strlen(text)) > 0;
 	close(server->options.report);
 	server->options.report = LFS_NO_FD;
+	return heard;
 }
 
 static int fail(struct lfs_server *server, int rc, const struct lfs_error *error)
@@ -112,7 +113,7 @@ static void finish(struct lfs_server *server)
 
 int main(void)
 {
-	static struct lfs_server server = {.lock = PTHREAD_MUTEX_INITIALIZER, .copied = PTHREAD_COND_INITIALIZER, .device = -1, .proc = -1};
+	static struct lfs_server server = {.lock = PTHREAD_MUTEX_INITIALIZER, .copied = PTHREAD_COND_INITIALIZER, .device = -1, .proc = -1, .own_namespace = -1};
 	struct lfs_error error = {""};
 	pthread_t signals;
 	server.options.report = LFS_NO_FD;
@@ -130,7 +131,8 @@ int main(void)
 		return fail(&server, rc, &error);
 	lfs_leave_namespace(&server);
 	pthread_create(&signals, NULL, await_signal, &server);
-	say(&server, "ready\n");
+	if (!say(&server, "ready\n"))
+		lfs_unmount(&server, true); /* who started us was killed: a mount that no one knows of */
 	lfs_serve_device(&server);
 	finish(&server);
 	return 0;

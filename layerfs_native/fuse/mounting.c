@@ -55,8 +55,14 @@ void lfs_leave_namespace(struct lfs_server *server)
 	LFS_AUTO_FD self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	LFS_AUTO_FD back = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
 	server->namespace_id = self < 0 ? 0 : namespace_of(self);
-	if (server->namespace_id && back >= 0 && unshare(CLONE_NEWNS) == 0 && empty_root() < 0)
-		setns(back, CLONE_NEWNS); /* a root that cannot be left (an initramfs): better in the caller's than in a copy of all its mounts */
+	if (!server->namespace_id || back < 0 || unshare(CLONE_NEWNS) < 0)
+		return;
+	server->own_namespace = openat(self, "ns/mnt", O_RDONLY | O_CLOEXEC);
+	if (empty_root() < 0) { /* a root that cannot be left (an initramfs): better in the caller's than in a copy of all its mounts */
+		setns(back, CLONE_NEWNS);
+		lfs_close_fd(&server->own_namespace);
+		server->own_namespace = LFS_NO_FD;
+	}
 	(void)!fchdir(server->upper.links);
 }
 
@@ -87,4 +93,7 @@ void lfs_unmount(struct lfs_server *server, bool lazy)
 	if (namespace < 0 || unshare(CLONE_FS) < 0 || setns(namespace, CLONE_NEWNS) < 0)
 		return;
 	umount2(server->options.target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0));
+	if (server->own_namespace >= 0) /* a thread that stayed would keep the caller's alive */
+		setns(server->own_namespace, CLONE_NEWNS);
+	(void)!fchdir(server->upper.links);
 }

@@ -396,7 +396,8 @@ struct lfs_server {
 	struct lfs_files files;
 	struct lfs_stats stats;
 	int proc;		/* /proc, to find the mount's namespace again; -1: not left */
-	uint64_t namespace_id;
+	uint64_t namespace_id;	/* of the mount namespace we were started in */
+	int own_namespace;	/* the empty one */
 	cpu_set_t processors;	/* we may run on */
 	int control; /* listening socket, or -1 */
 };

@@ -25,7 +25,8 @@ from trees import Shelf, directory, file, hardlink
 from layerfs import mount
 from layerfs.errors import MountError, Unsupported
 from layerfs.layer.tree import Tree
-from layerfs.snapshot.native import SERVER, SWITCHES, encode_orders, start_native
+from layerfs.snapshot import native
+from layerfs.snapshot.native import SWITCHES, encode_orders, start_native
 
 pytestmark = pytest.mark.root
 
@@ -267,6 +268,13 @@ def test_writing_by_others_strips_set_id_bits(box: Box, mode: int) -> None:
     assert path.stat().st_mode & 0o7777 == 0o757
 
 
+@pytest.mark.parametrize("name", ["empty", "small"])
+def test_opening_with_o_trunc_changes_the_time_also_of_an_empty_file(box: Box, name: str) -> None:
+    """dpkg opens its lock like this."""
+    os.close(os.open(box.root / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC))
+    assert (box.root / name).stat().st_mtime > 1_600_000_000
+
+
 def test_lower_files_have_holes_where_the_object_has(box: Box) -> None:
     fd = os.open(box.root / "packed", os.O_RDONLY)
     try:
@@ -465,6 +473,24 @@ def test_sigterm_unmounts(make: Callable[..., Box]) -> None:
     assert mount.entry_of(box.root) is None
 
 
+def test_a_server_whose_starter_is_gone_unmounts(make: Callable[..., Box]) -> None:
+    box = make()
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    orders = {
+        "tree": str(box.tree.path),
+        "packs": str(box.shelf.packs),
+        "objects": str(box.shelf.objects),
+        "target": str(box.root),
+        "name": "layerfs:orphan",
+        "report": str(write_end),
+    }
+    with subprocess.Popen([native.SERVER], stdin=subprocess.PIPE, pass_fds=[write_end]) as process:
+        process.communicate(encode_orders(orders), timeout=10)
+    os.close(write_end)
+    assert mount.entry_of(box.root) is None
+
+
 def test_a_mount_in_a_private_namespace_ends_with_it(make: Callable[..., Box]) -> None:
     """test-suites.md 5.9: a server must not keep the namespace, and so its mount, alive."""
     box = make()
@@ -495,7 +521,7 @@ def test_a_read_only_image_mount_asks_nothing_to_read_again(make: Callable[..., 
 
 def test_orders_that_make_no_sense_are_refused() -> None:
     for data in (b"\x05", struct.pack("<HI", 4, 1 << 31) + b"tree", encode_orders({"colour": "red"}), b""):
-        done = subprocess.run([SERVER], input=data, capture_output=True, timeout=10, check=False)
+        done = subprocess.run([native.SERVER], input=data, capture_output=True, timeout=10, check=False)
         assert done.returncode == 1
         assert done.stderr
 

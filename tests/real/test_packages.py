@@ -47,7 +47,7 @@ def plain(debian: Path, packages: Path, tmp_path_factory: pytest.TempPathFactory
     return before, after
 
 
-@pytest.mark.parametrize("engine", ["kernel", "python"])
+@pytest.mark.parametrize("engine", ["kernel", "native", "python"])
 def test_apt_in_a_mount(
     engine: str, plain: tuple[Any, Any], debian: Path, packages: Path, store: layerfs.Store
 ) -> None:
