@@ -65,7 +65,10 @@ static int make_next(int root, char *path, bool directory, bool strict, int *lin
 			int rc = make_entry(parent, path, name_at, name_end, directory || path[next]);
 			if (rc != -EEXIST)
 				return rc;
-			return strict || ++*links > LINKS_MAX ? -ELOOP : splice_link(parent, path, name_at, name_end);
+			if (++*links > LINKS_MAX)
+				return -ELOOP;
+			rc = strict ? 0 : splice_link(parent, path, name_at, name_end);
+			return rc == -EINVAL ? 0 : rc; /* no link: another run in the same root made it meanwhile */
 		}
 		if (there < 0)
 			return there;

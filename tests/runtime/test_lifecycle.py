@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,14 @@ def test_runs_in_threads_do_not_mix(box):
     with ThreadPoolExecutor(8) as pool:
         for number, result in enumerate(pool.map(one, range(40))):
             assert (result.returncode, result.stdout) == (number % 50, f"{number}\n{number}".encode())
+
+
+def test_runs_that_make_the_same_mount_points_at_once(box, root):
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            for name in ("proc", "sys", "dev"):
+                shutil.rmtree(root / name, ignore_errors=True)
+            assert {result.returncode for result in pool.map(lambda _: box("exit 3"), range(8))} == {3}
 
 
 def test_a_container_started_in_a_thread_outlives_that_thread(sleeper):
