@@ -65,8 +65,9 @@ def place_of(box: Container, engine: str | None) -> Iterator[Place]:
             yield Place(root, files)
         finally:
             shutil.rmtree(files, ignore_errors=True)
-            if _alone(lock):
-                _leave(box, home)
+            with contextlib.suppress(FileNotFoundError):  # removed by force meanwhile, with all that it had
+                if _alone(lock):
+                    _leave(box, home)
 
 
 def release(box: Container) -> None:
