@@ -41,7 +41,7 @@ READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 0x1, 0x2, 0x4, 0x8  # MOUNT_ATTR_*
 ATTRIBUTES = {"ro": READ_ONLY, "nosuid": NO_SUID, "nodev": NO_DEV, "noexec": NO_EXEC}
 _LAZY, _NO_FOLLOW = 2, 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 _STRING_MAX = 255  # fsconfig(2) takes strings of 256 bytes with their end
-_PATIENCE = 2.0  # seconds
+_PATIENCE = 10.0  # seconds
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 Option = tuple[str, str | int | None]  # name and text, descriptor, or None for a flag
