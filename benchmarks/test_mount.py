@@ -14,18 +14,21 @@ import pytest
 
 import layerfs
 
+FILES = 500
+
 
 def _deep_image(store: layerfs.Store, depth: int, tmp_path: Path) -> layerfs.Image:
-    """An image of `depth` layers with one file each, in a directory that all share."""
+    """An image of the same files whatever its depth, spread over `depth` layers that share one directory."""
     from tools.real_input import docker_archive  # type: ignore[import-not-found]
 
     layers = []
     for number in range(depth):
         path = tmp_path / f"layer{number}.tar"
         with tarfile.open(path, "w") as archive:
-            info = tarfile.TarInfo(f"directory/with/a/long/path/file{number}")
-            info.size = 4
-            archive.addfile(info, io.BytesIO(b"text"))
+            for file in range(number, FILES, depth):
+                info = tarfile.TarInfo(f"directory/with/a/long/path/file{file}")
+                info.size = 4
+                archive.addfile(info, io.BytesIO(b"text"))
         layers.append(path)
     name = f"deep-{depth}-{os.getpid()}"
     archive_path = docker_archive(name, f"deep:{depth}", layers)
