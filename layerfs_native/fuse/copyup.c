@@ -121,7 +121,7 @@ static int fill(struct lfs_server *server, struct lfs_node *node, int target)
 		pthread_cond_broadcast(&server->copied);
 		lfs_node_put(server, node);
 	}
-	atomic_fetch_add_explicit(&server->stats.copied_bytes, content.size, memory_order_relaxed);
+	lfs_count(LFS_COUNT_copied_bytes, content.size);
 	return rc;
 }
 
@@ -394,7 +394,7 @@ static int copy_entry(struct lfs_server *server, struct lfs_node *node, enum lfs
 		node->flags |= LFS_METACOPY;
 	else
 		node->flags |= node->file && node->file->handles && data == LFS_DATA_EMPTY ? LFS_STALE_PAGES : 0;
-	atomic_fetch_add_explicit(&server->stats.copied_up, 1, memory_order_relaxed);
+	lfs_count(LFS_COUNT_copied_up, 1);
 	return 0;
 }
 

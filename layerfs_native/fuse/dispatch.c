@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "server.h"
 
@@ -75,16 +74,8 @@ static int run(struct lfs_request *request, const struct entry *entry)
 	return rc;
 }
 
-static uint64_t now(void)
-{
-	struct timespec time;
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
-
 int lfs_dispatch(struct lfs_request *request)
 {
-	struct lfs_stats *stats = &request->server->stats;
 	uint32_t opcode = request->header.opcode;
 	request->silent = opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET;
 	if (opcode >= FUSE_OP_LIMIT || !operations[opcode].run)
@@ -96,10 +87,9 @@ int lfs_dispatch(struct lfs_request *request)
 	request->args_size -= extensions;
 	if (request->args_size < entry->least)
 		return -EINVAL;
-	uint64_t start = now();
+	uint64_t start = lfs_now();
 	int rc = run(request, entry);
-	atomic_fetch_add_explicit(&stats->requests[opcode], 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&stats->nanoseconds[opcode], now() - start, memory_order_relaxed);
+	lfs_count_request(opcode, rc, lfs_now() - start);
 	return rc;
 }
 
@@ -107,6 +97,7 @@ int lfs_dispatch(struct lfs_request *request)
 void lfs_undelivered(struct lfs_request *request)
 {
 	struct lfs_server *server = request->server;
+	lfs_count(LFS_COUNT_undelivered, 1);
 	if (!request->undo)
 		return;
 	lfs_lock(server);

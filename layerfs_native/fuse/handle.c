@@ -259,8 +259,6 @@ static int start_mode(struct lfs_server *server, struct lfs_node *node, bool wri
 	}
 	if (!file->backing)
 		file->mode = LFS_MODE_CACHED;
-	else
-		atomic_fetch_add_explicit(&server->stats.passthrough_opens, 1, memory_order_relaxed);
 	return 0;
 }
 
@@ -289,7 +287,7 @@ static int split(struct lfs_server *server, struct lfs_node *node)
 	}
 	node->flags = (uint16_t)((node->flags & ~(LFS_HERE | LFS_METACOPY)) | LFS_SPLIT | LFS_UNLINKED);
 	node->file->successor = new; /* has the new node's first reference */
-	atomic_fetch_add_explicit(&server->stats.splits, 1, memory_order_relaxed);
+	lfs_count(LFS_COUNT_splits, 1);
 	return -ESTALE;
 }
 
@@ -353,6 +351,8 @@ int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, b
 		return rc;
 	}
 	file->writers += write;
+	server->files.handles++;
+	lfs_count(file->backing ? LFS_COUNT_opens_passthrough : LFS_COUNT_opens_cached, 1);
 	out->fh = write ? 2 : 1;
 	if (file->backing) {
 		out->open_flags = FOPEN_PASSTHROUGH;
@@ -372,6 +372,7 @@ void lfs_release(struct lfs_server *server, struct lfs_node *node, uint64_t fh)
 	if (!file || !file->handles)
 		return;
 	file->handles--;
+	server->files.handles--;
 	if (fh == 2 && file->writers)
 		file->writers--;
 	if (!file->handles) {

@@ -170,12 +170,14 @@ static int get_listing(struct lfs_server *server, struct lfs_node *dir, struct l
 	struct lfs_listing *listing = dir->listing;
 	int rc = 0;
 	if (listing) {
+		lfs_count(LFS_COUNT_listings_cached, 1);
 		list_unlink(&server->listings, listing);
 		rc = sort_items(listing);
 	} else {
 		listing = calloc(1, sizeof *listing);
 		if (!listing)
 			return -ENOMEM;
+		lfs_count(LFS_COUNT_listings_read, 1);
 		listing->dir = dir;
 		rc = read_upper(server, dir, listing);
 		if (rc >= 0)

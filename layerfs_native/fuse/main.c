@@ -104,6 +104,7 @@ static int start(struct lfs_server *server, struct lfs_error *error)
 
 static void finish(struct lfs_server *server)
 {
+	lfs_stats_free(server);
 	lfs_moves_forget(server);
 	lfs_nodes_free(server);
 	lfs_upper_close(server);
@@ -119,6 +120,7 @@ int main(void)
 	server.options.report = LFS_NO_FD;
 	server.options.threads = 2;
 	server.options.pass_lower_size = LFS_PASS_LOWER_SIZE;
+	server.stats.started = lfs_now();
 	server.max_write = LFS_MAX_WRITE;
 	server.root_user = geteuid() == 0;
 	server.upper.root = server.upper.scratch = server.upper.links = LFS_NO_FD;

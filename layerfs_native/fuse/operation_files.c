@@ -81,6 +81,7 @@ int lfs_op_read(struct lfs_request *request)
 		request->out_size = done;
 	}
 	end(request, node);
+	lfs_count(LFS_COUNT_bytes_read, request->out_size);
 	return rc < 0 ? rc : 0;
 }
 
@@ -115,6 +116,7 @@ int lfs_op_write(struct lfs_request *request)
 		done += (size_t)put;
 	}
 	end(request, node);
+	lfs_count(LFS_COUNT_bytes_written, done);
 	if (rc < 0 && !done)
 		return rc;
 	*(struct fuse_write_out *)request->out = (struct fuse_write_out){.size = (uint32_t)done};

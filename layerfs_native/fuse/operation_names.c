@@ -20,6 +20,7 @@ int lfs_op_lookup(struct lfs_request *request)
 		return lfs_reply_entry(request, node, &attr);
 	if (rc != -ENOENT || request->node->flags & LFS_UNLINKED)
 		return rc;
+	lfs_count(LFS_COUNT_lookups_absent, 1);
 	*(struct fuse_entry_out *)request->out = (struct fuse_entry_out){.entry_valid = LFS_FOREVER}; /* the kernel remembers the absence */
 	request->out_size = sizeof(struct fuse_entry_out);
 	return 0;

@@ -5,6 +5,7 @@
  * union.c        lookup: which layer answers for a name           listing.c   merged directories with stable offsets
  * lower.c        the mapped tree, packs, objects                  upper.c     the writable directory: descriptors, marks
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
+ * stats.c        what is counted
  *
  * Functions return 0 or -errno. Everything that takes a struct lfs_server is called with its lock held unless it says otherwise.
  */
@@ -304,6 +305,7 @@ struct lfs_file {
 struct lfs_files {
 	struct lfs_file *oldest, *newest;
 	uint32_t open, limit, pinned;
+	uint64_t handles; /* the kernel's */
 };
 int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, bool kill, int fd, struct fuse_open_out *out);
 	/* fd: owned descriptor of the upper file, or -1. May let the lock go. */
@@ -371,11 +373,41 @@ void lfs_unmount(struct lfs_server *server, bool lazy);
 void lfs_leave_namespace(struct lfs_server *server);
 
 /* --- stats.c, control.c --- */
-struct lfs_stats {
-	atomic_ullong requests[FUSE_OP_LIMIT], nanoseconds[FUSE_OP_LIMIT];
-	atomic_ullong copied_up, copied_bytes, passthrough_opens, splits;
+#define LFS_BUCKETS 24u	    /* of latencies: below 1 us, 2 us, 4 us ...; the last one takes the rest */
+#define LFS_BUCKET_SHIFT 10u
+#define LFS_COUNTERS(X) \
+	X(lookups_known) X(lookups_absent) X(opens_passthrough) X(opens_cached) X(listings_cached) X(listings_read) X(copied_up) X(copied_bytes) \
+	X(splits) X(stale) X(bytes_read) X(bytes_written) X(undelivered)
+#define LFS_COUNT_ENUM(name) LFS_COUNT_##name,
+enum lfs_counter { LFS_COUNTERS(LFS_COUNT_ENUM) LFS_COUNTS };
+#undef LFS_COUNT_ENUM
+struct lfs_operation_stats {
+	atomic_ullong count, errors, nanoseconds, buckets[LFS_BUCKETS];
 };
-size_t lfs_stats_text(struct lfs_server *server, char *out, size_t size);
+struct lfs_meter { /* of one thread, the only one that writes to it */
+	struct lfs_meter *next;
+	atomic_ullong counts[LFS_COUNTS];
+	struct lfs_operation_stats operations[FUSE_OP_LIMIT];
+};
+struct lfs_stats {
+	_Atomic(struct lfs_meter *) meters;
+	uint64_t started;
+};
+extern _Thread_local struct lfs_meter *lfs_meter; /* NULL: this thread does not count */
+static inline void lfs_bump(atomic_ullong *place, uint64_t amount)
+{
+	atomic_store_explicit(place, atomic_load_explicit(place, memory_order_relaxed) + amount, memory_order_relaxed);
+}
+static inline void lfs_count(enum lfs_counter counter, uint64_t amount)
+{
+	if (lfs_meter)
+		lfs_bump(&lfs_meter->counts[counter], amount);
+}
+uint64_t lfs_now(void); /* nanoseconds */
+void lfs_meter_start(struct lfs_server *server); /* the calling thread counts from now on */
+void lfs_count_request(uint32_t opcode, int error, uint64_t nanoseconds);
+int lfs_stats_json(struct lfs_server *server, char **out, size_t *size); /* owned text; takes the lock */
+void lfs_stats_free(struct lfs_server *server);
 int lfs_control_start(struct lfs_server *server);
 
 struct lfs_server {

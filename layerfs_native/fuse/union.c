@@ -146,6 +146,7 @@ int lfs_look(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes n
 		return -ENOENT;
 	struct lfs_name *known = lfs_name_find(server, dir, name);
 	if (known) {
+		lfs_count(LFS_COUNT_lookups_known, 1);
 		*out = known->node;
 		lfs_node_get(*out);
 		int rc = attr ? lfs_attr(server, *out, attr) : 0;
