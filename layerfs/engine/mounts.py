@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from layerfs.image.record import ImageRecord
     from layerfs.snapshot import ContainerRecord, MountHandle, MountRecord
 
-_PREFERENCE = ("kernel", "python")
+_PREFERENCE = ("native", "kernel", "python")
 
 
 def _by_engine(engine: str | None, mount: Callable[[str], MountHandle]) -> MountHandle:

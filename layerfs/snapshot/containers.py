@@ -185,7 +185,9 @@ class Containers:
         from layerfs.snapshot.mounting import unmount
 
         record = self.get(name_or_id)
-        for mounted in MountTable(self._root).of_container(record.id):
+        table = MountTable(self._root)
+        table.clean_dead()
+        for mounted in table.of_container(record.id):
             if not force:
                 raise InUse(f"container {record.name} is mounted: unmount it first", path=mounted.target)
             unmount(self._root, mounted.id, lazy=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,7 +98,7 @@ def mount_tree(
     ).with_process(os.getpid())
     with contextlib.ExitStack() as stack:
         lock_fd = stack.enter_context(_container_lock(root, writable)) if writable else None
-        made = _prepare_target(target)
+        made = _prepare_target(root, target)
         record = replace(record, made=made)
         stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it
         stack.enter_context(pending(root, record.id))
@@ -228,8 +229,9 @@ def _take(fd: int, container: str) -> None:
             time.sleep(0.02)
 
 
-def _prepare_target(target: Path) -> bool:
-    """Checks that the target is an empty directory that nothing is mounted on; True when it had to be made."""
+def _prepare_target(root: StoreRoot, target: Path) -> bool:
+    """Checks that the target is an empty directory that nothing is mounted on; True when it had to be made. What a dead
+    server left there goes."""
     try:
         target.mkdir()
     except FileExistsError:
@@ -238,6 +240,10 @@ def _prepare_target(target: Path) -> bool:
         raise InvalidInput(f"cannot make the mount point: {error.strerror}", path=str(target)) from error
     else:
         return True
+    if mount.entry_of(target) is not None:
+        MountTable(root).clean_dead()
+        if not target.exists():  # the dead mount had made it
+            return _prepare_target(root, target)
     if mount.entry_of(target) is not None:
         raise InUse("something is mounted there already", path=str(target))
     try:
@@ -293,11 +299,15 @@ def _detach(target: Path, lazy: bool) -> None:
 def _await_end(record: MountRecord) -> None:
     if record.pid == os.getpid():
         return
-    deadline = time.monotonic() + _END_SECONDS
-    while process_start(record.pid) == record.pid_start:
-        if time.monotonic() > deadline:
+    try:
+        server = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if process_start(record.pid) == record.pid_start and not select.select([server], [], [], _END_SECONDS)[0]:
             raise MountError(f"unmounted, but the server (pid {record.pid}) has not ended", path=record.target)
-        time.sleep(0.005)
+    finally:
+        os.close(server)
 
 
 def supported(engine: str) -> bool:

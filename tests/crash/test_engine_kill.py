@@ -42,7 +42,7 @@ class World:
         command(self.store, "load", "-q", "-i", self.base)
         command(self.store, "create", "--name", "kept", "base:1")
         with layerfs.Store(self.store) as store:
-            with store.container("kept").mount(engine="kernel") as root:
+            with store.container("kept").mount() as root:
                 (root / "mine").write_bytes(b"mine" * 1000)
                 (root / "d0/f0").unlink()
             self.changes = store.container("kept").diff()
@@ -149,7 +149,7 @@ def test_commit_killed(world: World) -> None:
     command(world.store, "create", "--name", "work", "base:1")
 
     def prepare(number: int) -> None:
-        with layerfs.Store(world.store) as store, store.container("work").mount(engine="kernel") as root:
+        with layerfs.Store(world.store) as store, store.container("work").mount() as root:
             for count in range(30):
                 (root / f"d1/new{count}").write_bytes(os.urandom(3000))
             (root / "d2").joinpath("large").write_bytes(os.urandom(250_000))
@@ -185,7 +185,7 @@ def test_create_rename_and_rm_killed(world: World) -> None:
     assert rounds(world, work, 25, prepare).killed > 5
 
 
-@pytest.mark.parametrize("engine", ["kernel", "python"])
+@pytest.mark.parametrize("engine", ["kernel", "native", "python"])
 def test_mount_and_umount_killed(world: World, engine: str) -> None:
     """A kill of the whole command; a server that it had started lives on, or is cleaned up by the next command."""
     command(world.store, "create", "--name", "work", "base:1")

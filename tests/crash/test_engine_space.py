@@ -89,7 +89,7 @@ def test_a_commit(store: Path) -> None:
         assert b"/d0/f0" not in found
 
 
-@pytest.mark.parametrize("engine", ["kernel", "python"])
+@pytest.mark.parametrize("engine", ["kernel", "native", "python"])
 def test_writing_in_a_mount(store: Path, engine: str) -> None:
     if engine == "kernel" and file_system(store) == "tmpfs":
         pytest.skip("EROFS cannot be mounted from files on tmpfs")

@@ -1,4 +1,4 @@
-"""Mounting and unmounting by both engines: locks, dead mounts, crashes, several mounts at once."""
+"""Mounting and unmounting by all engines: locks, dead mounts, crashes, several mounts at once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from layerfs.layer.tree import Tree
 from layerfs.snapshot import Containers, MountTable, Writable, mount_tree, unmount
 from layerfs.snapshot import kernel as kernel_module
 from layerfs.snapshot import mounting as mounting_module
+from layerfs.snapshot.table import SERVED
 from layerfs.store.leases import process_start
 from layerfs.store.root import StoreRoot
 
 pytestmark = pytest.mark.root
 engines = pytest.mark.parametrize("engine", ["kernel", "native", "python"])
+servers = pytest.mark.parametrize("engine", ["native", "python"])
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def eventually(check: Callable[[], bool]) -> None:
 
 
 def server_of(store: StoreRoot) -> int:
-    (record,) = [each for each in MountTable(store).records() if each.engine == "python"]
+    (record,) = [each for each in MountTable(store).records() if each.engine in SERVED]
     return record.pid
 
 
@@ -88,7 +90,7 @@ def test_a_container_has_one_writable_mount(
     store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
 ) -> None:
     with mount_tree(store, tree, engine=engine, target=tmp_path / "one", writable=box):
-        for other in ("kernel", "python"):
+        for other in mounting_module.ENGINES:
             with pytest.raises(InUse, match="is mounted already"):
                 mount_tree(store, tree, engine=other, target=tmp_path / "two", writable=box)
         assert not (tmp_path / "two").exists()
@@ -205,40 +207,48 @@ def test_a_failure_in_the_middle_leaves_nothing(
         pass
 
 
-# --- the server of engine python ---------------------------------------------------------------------------------
+# --- servers -----------------------------------------------------------------------------------------------------
 
 
-def test_the_server_ends_with_its_mount(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
-    handle = mount_tree(store, tree, engine="python", target=tmp_path / "m", writable=box)
+@servers
+def test_the_server_ends_with_its_mount(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
+) -> None:
+    handle = mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box)
     server = server_of(store)
     assert process_start(server) is not None
     handle.unmount()
     assert process_start(server) is None
 
 
-def test_umount_by_hand_ends_the_server_too(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
-    mount_tree(store, tree, engine="python", target=tmp_path / "m", writable=box)
+@servers
+def test_umount_by_hand_ends_the_server_too(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
+) -> None:
+    mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box)
     server = server_of(store)
     mount.detach(tmp_path / "m")
     eventually(lambda: process_start(server) is None)
     assert MountTable(store).live() == []
-    with mount_tree(store, tree, engine="python", target=tmp_path / "m", writable=box):
+    with mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box):
         pass
 
 
-def test_sigterm_unmounts(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
-    mount_tree(store, tree, engine="python", target=tmp_path / "m", writable=box)
+@servers
+def test_sigterm_unmounts(store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable) -> None:
+    mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box)
     server = server_of(store)
     os.kill(server, signal.SIGTERM)
     eventually(lambda: mount.entry_of(tmp_path / "m") is None)
 
 
+@servers
 def test_report_15_a_killed_server_hangs_nobody_and_a_new_mount_recovers(
-    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
 ) -> None:
     """nydus#1788, fuse-overlayfs#169."""
     target = tmp_path / "m"
-    mount_tree(store, tree, engine="python", target=target, writable=box)
+    mount_tree(store, tree, engine=engine, target=target, writable=box)
     (target / "kept").write_bytes(b"kept")
     reader = os.open(target / "d/f", os.O_RDONLY)
     os.kill(server_of(store), signal.SIGKILL)
@@ -253,25 +263,29 @@ def test_report_15_a_killed_server_hangs_nobody_and_a_new_mount_recovers(
     eventually(lambda: MountTable(store).live() == [])
     assert [record.container for record in MountTable(store).clean_dead()] == [box.container]
     assert mount.entry_of(target) is None
-    with mount_tree(store, tree, engine="python", target=target, writable=box) as root:
+    with mount_tree(store, tree, engine=engine, target=target, writable=box) as root:
         assert (root / "kept").read_bytes() == b"kept"
         assert sorted(os.listdir(root)) == ["a", "b", "big", "d", "kept"]
 
 
-def test_a_new_mount_clears_the_dead_one_by_itself(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
+@servers
+def test_a_new_mount_clears_the_dead_one_by_itself(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
+) -> None:
     target = tmp_path / "m"
     target.mkdir()
-    mount_tree(store, tree, engine="python", target=target, writable=box)
+    mount_tree(store, tree, engine=engine, target=target, writable=box)
     os.kill(server_of(store), signal.SIGKILL)
     with mount_tree(store, tree, engine="kernel", target=target, writable=box):
         assert len(MountTable(store).records()) == 1
 
 
-def test_an_error_in_the_server_reaches_the_caller(store: StoreRoot, tree: Tree, tmp_path: Path) -> None:
+@servers
+def test_an_error_in_the_server_reaches_the_caller(store: StoreRoot, tree: Tree, tmp_path: Path, engine: str) -> None:
     for pack in (store.path / "packs").iterdir():
         pack.unlink()
     with pytest.raises(LayerfsError, match="contents are missing"):
-        mount_tree(store, tree, engine="python", target=tmp_path / "m")
+        mount_tree(store, tree, engine=engine, target=tmp_path / "m")
     assert not (tmp_path / "m").exists()
     assert MountTable(store).records() == []
 
@@ -284,17 +298,21 @@ def test_without_a_fuse_library_the_engine_is_unsupported(
         mount_tree(store, tree, engine="python", target=tmp_path / "m")
 
 
-def test_the_caller_may_die_the_mount_stays(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
+@servers
+def test_the_caller_may_die_the_mount_stays(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
+) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "from layerfs.store.root import StoreRoot; from layerfs.layer.tree import Tree\n"
         "from layerfs.snapshot import Writable, mount_tree\n"
+        "engine = sys.argv.pop()\n"
         "store, tree, target, container, upper, work = sys.argv[1:]\n"
         "root = StoreRoot.open(Path(store))\n"
         "box = Writable(container, Path(upper), Path(work))\n"
-        "mount_tree(root, Tree.open(tree), engine='python', target=Path(target), writable=box)\n"
+        "mount_tree(root, Tree.open(tree), engine=engine, target=Path(target), writable=box)\n"
     )
-    arguments = [store.path, tree.path, tmp_path / "m", box.container, box.upper, box.work]
+    arguments = [store.path, tree.path, tmp_path / "m", box.container, box.upper, box.work, engine]
     subprocess.run([sys.executable, "-c", script, *map(str, arguments)], check=True)
     (tmp_path / "m/new").write_bytes(b"x")
     (record,) = MountTable(store).live()
@@ -304,10 +322,11 @@ def test_the_caller_may_die_the_mount_stays(store: StoreRoot, tree: Tree, tmp_pa
     assert (box.upper / "new").read_bytes() == b"x"
 
 
+@engines
 def test_a_mount_in_another_namespace_keeps_the_container(
-    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
 ) -> None:
-    handle = mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box)
+    handle = mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box)
     with subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "60"]) as other:
         try:
             deadline = time.monotonic() + 5
@@ -333,13 +352,14 @@ def test_an_upper_with_volatile_leftovers_opens_again(
     with mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box, options=["volatile"]) as root:
         (root / "a").write_bytes(b"written")
     (box.work / "work/incompat/volatile").mkdir(parents=True, exist_ok=True)
-    for engine in ("kernel", "python", "kernel"):
+    for engine in ("kernel", "native", "kernel", "python", "kernel"):
         with mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box) as root:
             assert (root / "b").read_bytes() == b"written"
 
 
+@servers
 def test_an_index_of_the_kernels_is_settled_for_other_engines(
-    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
 ) -> None:
     with mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box) as root:
         (root / "a").write_bytes(b"through a")
@@ -347,7 +367,7 @@ def test_an_index_of_the_kernels_is_settled_for_other_engines(
     assert not (box.upper / "b").exists() and list((box.work / "index").iterdir())
     with mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box) as root:
         assert (root / "b").stat().st_ino == ino
-    with mount_tree(store, tree, engine="python", target=tmp_path / "m", writable=box) as root:
+    with mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box) as root:
         assert (root / "b").read_bytes() == b"through a"
         assert {(root / name).stat().st_ino for name in "ab"} == {ino}
         assert (root / "a").stat().st_nlink == 2
@@ -359,6 +379,6 @@ def test_an_index_of_the_kernels_is_settled_for_other_engines(
 
 
 def test_the_engines_that_exist_say_so() -> None:
-    assert mounting_module.supported("kernel") and mounting_module.supported("python")
+    assert all(mounting_module.supported(engine) for engine in mounting_module.ENGINES)
     with pytest.raises(Unsupported):
         mounting_module.supported("magic")

@@ -25,7 +25,7 @@ def test_import_mount_and_export_equal_gnu_tar(debian: Path, store: layerfs.Stor
     wanted = normal(host_listing(extract(debian, tmp_path / "plain")))
     assert len(wanted) > 5000
     image = store.import_archive(debian, tag="debian:1")
-    for engine in ("kernel", "python"):
+    for engine in ("kernel", "native", "python"):
         with image.mount(engine=engine) as root:
             compare(normal(host_listing(root)), wanted)
     exported = tmp_path / "exported.tar"

@@ -60,7 +60,7 @@ def commit(store: layerfs.Store, top: Path, chance: random.Random) -> None:
     except ImageNotFound:
         return
     data = b"%d" % chance.randrange(5) * 3000
-    with box.mount(engine=chance.choice(["kernel", "python"])) as root:
+    with box.mount(engine=chance.choice(["kernel", "native", "python"])) as root:
         (root / "new").write_bytes(data)
         (root / "d1").mkdir(exist_ok=True)
         (root / "d1/f1").write_bytes(data * 100)
@@ -68,7 +68,7 @@ def commit(store: layerfs.Store, top: Path, chance: random.Random) -> None:
     assert {(c.kind, c.path) for c in box.diff()} >= {("A", "/new"), ("D", "/big")}
     image = box.commit(f"made{chance.randrange(4)}:1" if chance.random() < 0.7 else None)
     try:
-        with image.mount(engine="kernel") as root:
+        with image.mount() as root:
             assert (root / "new").read_bytes() == data
             assert (root / "d1/f1").read_bytes() == data * 100
             assert not (root / "big").exists()
@@ -107,7 +107,7 @@ def check(store: layerfs.Store, top: Path, chance: random.Random) -> None:
 def read(store: layerfs.Store, top: Path, chance: random.Random) -> None:
     """Mounts what there is, and compares the base with what it has to be."""
     expected = {f"d{n % 8}/f{n}": None for n in range(0, 120, 7)}
-    with store.image("base:1").mount(engine=chance.choice(["kernel", "python"])) as root:
+    with store.image("base:1").mount(engine=chance.choice(["kernel", "native", "python"])) as root:
         assert all((root / name).read_bytes() for name in expected)
         assert (root / "big2").read_bytes() == b"z" * 200_000
     try:
@@ -253,7 +253,7 @@ def test_one_of_many_mounts_the_container(top: Path) -> None:
             while not (top / "go").exists():
                 time.sleep(0.001)
             try:
-                store.mount("box", top / f"place{number}", engine="python" if number % 2 else "kernel")
+                store.mount("box", top / f"place{number}", engine=["kernel", "native", "python", "native"][number])
                 (top / f"won{number}").touch()
             except InUse:
                 pass
@@ -305,7 +305,7 @@ def test_a_container_made_while_its_image_goes_is_whole_or_not_made(top: Path) -
                     box = store.create("a0:2")
                 except NotFound:
                     continue
-                with box.mount(engine="kernel") as root:
+                with box.mount() as root:
                     assert (root / "number").read_bytes() == b"1"
                     assert (root / "d1/own3").read_bytes()
                 assert box.image.config.diff_ids
