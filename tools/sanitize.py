@@ -5,8 +5,9 @@
     address   the extension with address and undefined
     thread    the extension with thread: the tests that use threads
     helper    layerfs-run with address and undefined
-    server    layerfs-fuse with address and undefined
-    quick     a short piece of address and helper, for the test suite
+    server    layerfs-fuse with address and undefined: all that tests the native engine
+    races     layerfs-fuse with thread: the same
+    quick     a short piece of address, helper, server and races, for the test suite
 
 The normal build stays untouched: each workspace has the package as symbolic links beside binaries of its own. Python
 itself is built without sanitizers, so their library is loaded first, and leaks (CPython's own) are not looked for.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -35,6 +37,8 @@ class Part:
 
 
 ADDRESS, THREAD = "address,undefined", "thread"
+ENGINE = ("tests/conformance", "tests/fuse", "tests/property/test_union_stateful.py")
+SHORT = ("tests/conformance/test_copyup.py", "tests/fuse/test_native.py")
 PARTS = {
     "address": (Part("address", ADDRESS, "libasan.so", ("tests/native", "tests/unit/layer", "tests/property")),),
     "thread": (
@@ -51,13 +55,16 @@ PARTS = {
         ),
     ),
     "helper": (Part("address", ADDRESS, "", ("tests/runtime",)),),
-    "server": (Part("address", ADDRESS, "", ("tests/conformance", "-k", "native")),),
+    "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native")),),
+    "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native")),),
     "quick": (
         Part("address", ADDRESS, "libasan.so", ("tests/native/test_layer_reader.py",)),
         Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),
+        Part("address", ADDRESS, "", (*SHORT, "-k", "native and not strict and not plain")),
+        Part("thread", THREAD, "", ("tests/fuse/test_native.py", "-k", "clients and default")),
     ),
 }
-ALL = ("address", "thread", "helper", "server")
+ALL = ("address", "thread", "helper", "server", "races")
 
 
 def build(part: Part, place: Path) -> None:
@@ -73,16 +80,32 @@ def build(part: Part, place: Path) -> None:
     subprocess.run(command, cwd=place, env={**os.environ, "LAYERFS_SANITIZE": part.sanitizers}, check=True)
 
 
+def options(target: str) -> dict[str, str]:
+    return {
+        "ASAN_OPTIONS": f"{target}detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": f"{target}print_stacktrace=1",
+        "TSAN_OPTIONS": f"{target}ignore_noninstrumented_modules=1:second_deadlock_stack=1",
+    }
+
+
+def wrap_server(place: Path) -> Path:
+    """A script that starts the server with its options. What it reports goes to descriptor 2: it leaves the file system
+    behind, and is given no environment by those who start it."""
+    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in options("").items())
+    program = shlex.quote(str(place / "layerfs/libexec/layerfs-fuse"))
+    script = place / "server"
+    script.write_text(f"#!/bin/sh\n{words} exec {program} 2>{shlex.quote(str(place))}/reports/server.$$\n")
+    script.chmod(0o755)
+    return script
+
+
 def environment(part: Part, place: Path) -> dict[str, str]:
-    reports = f"log_path={place}/reports/report"
     variables = {
-        "ASAN_OPTIONS": f"{reports}:detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1",
-        "UBSAN_OPTIONS": f"{reports}:print_stacktrace=1",
-        "TSAN_OPTIONS": f"{reports}:ignore_noninstrumented_modules=1:second_deadlock_stack=1",
+        **options(f"log_path={place}/reports/report:"),
         "PYTHONMALLOC": "malloc",
         "LAYERFS_SANITIZED": part.sanitizers,
         "LAYERFS_TEST_HELPER": str(place / "layerfs/libexec/layerfs-run"),
-        "LAYERFS_TEST_SERVER": str(place / "layerfs/libexec/layerfs-fuse"),
+        "LAYERFS_TEST_SERVER": str(wrap_server(place)),
     }
     if part.library:
         found = subprocess.run(["gcc", f"-print-file-name={part.library}"], capture_output=True, text=True, check=True)
@@ -100,6 +123,12 @@ def check(part: Part) -> bool:
         return run_tests(part, place)
 
 
+def is_report(file: Path) -> bool:
+    """The server's own last words are none."""
+    text = file.read_bytes()
+    return b"Sanitizer" in text or b"runtime error" in text
+
+
 def run_tests(part: Part, place: Path) -> bool:
     reports = place / "reports"
     shutil.rmtree(reports, ignore_errors=True)
@@ -109,7 +138,7 @@ def run_tests(part: Part, place: Path) -> bool:
     command = ["setarch", "-R", sys.executable, "-m", *pytest, *part.tests]
     where = place if part.library else PROJECT  # a sanitized extension needs the library
     done = subprocess.run(command, cwd=where, env=environment(part, place), stdin=subprocess.DEVNULL)
-    found = sorted(reports.iterdir())
+    found = [report for report in sorted(reports.iterdir()) if is_report(report)]
     for report in found:
         print(f"== {report.relative_to(PROJECT)}\n{report.read_text(errors='replace')}", file=sys.stderr)
     return done.returncode == 0 and not found

@@ -246,7 +246,9 @@ int lfs_link(struct lfs_server *server, struct lfs_node *node, struct lfs_node *
 	if (lfs_node_is_dir(node))
 		return -EPERM;
 	int rc = lfs_copy_up(server, node, LFS_DATA_NONE);
-	if (node->flags & LFS_SPLIT && node->file && node->file->successor)
+	if (rc >= 0)
+		rc = lfs_settle_names(server, node);
+	if (rc >= 0 && node->flags & LFS_SPLIT && node->file && node->file->successor)
 		node = node->file->successor;
 	if (rc >= 0)
 		rc = free_place(server, dir, name, &place);

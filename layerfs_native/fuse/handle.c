@@ -271,7 +271,8 @@ static int split(struct lfs_server *server, struct lfs_node *node)
 	int rc = lfs_node_new(server, S_IFREG, &new);
 	if (rc < 0)
 		return rc;
-	new->flags = (node->flags & LFS_HERE) | LFS_STALE_PAGES;
+	new->flags = (node->flags & (LFS_HERE | LFS_METACOPY)) | LFS_STALE_PAGES;
+	new->low = node->flags & LFS_METACOPY ? node->low : 0;
 	new->ino = node->ino;
 	while (node->names) {
 		struct lfs_name *name = node->names;
@@ -296,6 +297,13 @@ int lfs_settle_data(struct lfs_server *server, struct lfs_node *node)
 	if (node->flags & LFS_SPLIT)
 		return -ESTALE;
 	if (!node->file || !node->file->handles || node->file->mode != LFS_MODE_PASS_LOWER || !bytes_are_upper(node))
+		return 0;
+	return split(server, node);
+}
+
+int lfs_settle_names(struct lfs_server *server, struct lfs_node *node)
+{
+	if (node->flags & LFS_SPLIT || !node->file || !node->file->handles || node->file->mode != LFS_MODE_PASS_LOWER)
 		return 0;
 	return split(server, node);
 }

@@ -316,6 +316,7 @@ int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, s
 	/* The bytes' descriptor, kept open until lfs_file_done; LFS_NO_FD and content->kind PACK: read it from there. */
 void lfs_file_done(struct lfs_server *server, struct lfs_node *node);
 int lfs_settle_data(struct lfs_server *server, struct lfs_node *node); /* after a copy-up of bytes: -ESTALE when another node has the names now */
+int lfs_settle_names(struct lfs_server *server, struct lfs_node *node); /* before it gets another name: the same, as a split finds one name only */
 int lfs_backing_open(struct lfs_server *server, int fd);	 /* an id, or -errno */
 void lfs_backing_close(struct lfs_server *server, int32_t id);
 int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd); /* fd: owned; the entry is about to lose its last name */

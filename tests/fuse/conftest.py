@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "conformance")]
 
 import importlib.util
 
@@ -16,3 +16,6 @@ assert _spec and _spec.loader
 _fixtures = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_fixtures)
 store, tree = _fixtures.store, _fixtures.tree
+
+_fixtures = importlib.import_module("test_native")
+shelf, make = _fixtures.shelf, _fixtures.make
