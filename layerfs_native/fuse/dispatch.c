@@ -120,13 +120,19 @@ int lfs_name_argument(const struct lfs_request *request, size_t *at, struct lfs_
 	return name->size > LFS_NAME_MAX ? -ENAMETOOLONG : 0;
 }
 
+/* A mapping may change the times of what is passed through without a word; a replaced node shows another one's. */
+bool lfs_attr_lasts(const struct lfs_node *node)
+{
+	return !(node->flags & LFS_SPLIT) && !(lfs_node_is_file(node) && node->file && node->file->writers && node->file->backing);
+}
+
 void lfs_fill_entry(struct lfs_node *node, const struct fuse_attr *attr, struct fuse_entry_out *out)
 {
 	*out = (struct fuse_entry_out){
 		.nodeid = lfs_node_id(node),
 		.generation = node->generation,
 		.entry_valid = LFS_FOREVER,
-		.attr_valid = lfs_node_is_file(node) && node->file && node->file->writers && node->file->backing ? 0 : LFS_FOREVER,
+		.attr_valid = lfs_attr_lasts(node) ? LFS_FOREVER : 0,
 		.attr = *attr,
 	};
 	lfs_node_look(node);

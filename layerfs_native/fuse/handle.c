@@ -288,6 +288,7 @@ static int split(struct lfs_server *server, struct lfs_node *node)
 	}
 	node->flags = (uint16_t)((node->flags & ~(LFS_HERE | LFS_METACOPY)) | LFS_SPLIT | LFS_UNLINKED);
 	node->file->successor = new; /* has the new node's first reference */
+	lfs_notify_attr(server, node); /* from now on they are the new node's, and never cached for the old one */
 	lfs_count(LFS_COUNT_splits, 1);
 	return -ESTALE;
 }

@@ -15,8 +15,7 @@ static int reply_attr(struct lfs_request *request, struct lfs_node *node)
 	struct fuse_attr_out *out = (struct fuse_attr_out *)request->out;
 	*out = (struct fuse_attr_out){0};
 	int rc = lfs_attr(request->server, node, &out->attr);
-	bool passing = lfs_node_is_file(node) && node->file && node->file->writers && node->file->backing;
-	out->attr_valid = passing ? 0 : LFS_FOREVER; /* a mapping may change its times without a word */
+	out->attr_valid = lfs_attr_lasts(node) ? LFS_FOREVER : 0;
 	request->out_size = sizeof *out;
 	return rc;
 }

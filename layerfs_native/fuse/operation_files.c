@@ -179,12 +179,35 @@ int lfs_op_fallocate(struct lfs_request *request)
 	return rc;
 }
 
-/* A packed or empty file is data to its end. */
-static int64_t seek_packed(const struct lfs_content *content, uint64_t offset, uint32_t whence)
+/* A packed, empty, or unknown file is data to its end. */
+static int64_t seek_whole(const struct lfs_content *content, uint64_t offset, uint32_t whence)
 {
 	if (offset >= content->size)
 		return -ENXIO;
 	return (int64_t)(whence == SEEK_HOLE ? content->size : offset);
+}
+
+/* A mapping's pages reach this process late: until then they lie in what looks like a hole. */
+static bool may_be_dirty(struct lfs_server *server, const struct lfs_node *node)
+{
+	lfs_lock(server);
+	bool dirty = node->file->mode == LFS_MODE_CACHED && node->file->writers;
+	lfs_unlock(server);
+	return dirty;
+}
+
+static int64_t seek_bytes(struct lfs_server *server, const struct lfs_node *node, int fd, struct lfs_content *content, const struct fuse_lseek_in *in)
+{
+	struct stat status;
+	if (fd >= 0 && !may_be_dirty(server, node)) {
+		off_t found = lseek(fd, (off_t)in->offset, (int)in->whence);
+		return found < 0 ? -errno : found;
+	}
+	if (fd >= 0 && fstat(fd, &status) < 0)
+		return -errno;
+	if (fd >= 0)
+		content->size = (uint64_t)status.st_size;
+	return seek_whole(content, in->offset, in->whence);
 }
 
 int lfs_op_lseek(struct lfs_request *request)
@@ -199,13 +222,11 @@ int lfs_op_lseek(struct lfs_request *request)
 	int rc = begin(request, request->header.nodeid, false, &node, &content, &fd);
 	if (rc < 0)
 		return rc;
-	int64_t found = fd < 0 ? seek_packed(&content, in.offset, in.whence) : lseek(fd, (off_t)in.offset, (int)in.whence);
-	if (found < 0)
-		rc = fd < 0 ? (int)found : -errno;
+	int64_t found = seek_bytes(request->server, node, fd, &content, &in);
 	end(request, node);
 	*(struct fuse_lseek_out *)request->out = (struct fuse_lseek_out){(uint64_t)found};
 	request->out_size = sizeof(struct fuse_lseek_out);
-	return rc;
+	return found < 0 ? (int)found : 0;
 }
 
 static int64_t copy_range(struct lfs_request *request, uint64_t limit)

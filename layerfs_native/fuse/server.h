@@ -356,6 +356,7 @@ LFS_OPERATIONS(LFS_DECLARE)
 #undef LFS_DECLARE
 
 #define LFS_FOREVER (1u << 30) /* seconds: nothing changes behind the kernel's back */
+bool lfs_attr_lasts(const struct lfs_node *node); /* whether the kernel may keep its attributes */
 void lfs_fill_entry(struct lfs_node *node, const struct fuse_attr *attr, struct fuse_entry_out *out); /* gives the kernel one reference */
 int lfs_reply_entry(struct lfs_request *request, struct lfs_node *node, const struct fuse_attr *attr); /* takes the caller's reference over */
 int lfs_name_argument(const struct lfs_request *request, size_t *at, struct lfs_bytes *name); /* a NUL-ended name at args + *at */

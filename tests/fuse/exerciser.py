@@ -314,7 +314,8 @@ class Exerciser:
         for handle in body.opened:
             entry = os.fstat(handle.fd)
             wanted = len(self._sees(body, handle)), len(body.names)
-            assert (entry.st_size, entry.st_nlink) == wanted, (body.names, handle)
+            found = entry.st_size, entry.st_nlink
+            assert found == wanted, (body.names, handle, found, wanted)
 
     def seek(self) -> None:
         """What lies in a hole is zeros."""
