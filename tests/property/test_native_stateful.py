@@ -16,7 +16,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,7 +73,7 @@ class Node(Inode):
     mtime: int | None = None  # None: when it was changed, whenever that was
     uid: int = 0
     gid: int = 0
-    known: dict[str, bytes] = field(default_factory=dict)
+    linkable: bool = False  # made without a name, and not given one yet
 
 
 class KeptModel(Model):
@@ -149,7 +149,7 @@ class KeptModel(Model):
             raise Refused(errno.ENOENT)
         if node.kind != "dir":
             raise Refused(errno.ENOTDIR)
-        self.kept[slot] = Node("file", 0o600)
+        self.kept[slot] = Node("file", 0o600, linkable=True)
 
     def kept_read(self, slot: int) -> bytes:
         return self.kept[slot].data
@@ -183,9 +183,14 @@ class KeptModel(Model):
         return len(node.data), node.mode, node.uid, node.gid, self.names_of(node)
 
     def kept_link(self, slot: int, path: str) -> None:
-        if not self.names_of(self.kept[slot]):
+        node = self.kept[slot]
+        folder, name = self.parent(path)
+        if name in folder.children:
+            raise Refused(errno.EEXIST)
+        if not self.names_of(node) and not node.linkable:
             raise Refused(errno.ENOENT)
-        self._place(path, self.kept[slot])
+        folder.children[name] = node
+        node.linkable = False
 
     def drop(self, slot: int) -> None:
         self.kept.pop(slot)
@@ -372,27 +377,21 @@ class StoreWorld:
 
 
 class Overlay(OverlayWorld):
-    """The kernel's overlayfs with everything on; its commit freezes the upper as one more lower directory."""
+    """The kernel's overlayfs with everything on. It only goes on at a commit: an upper that became a lower directory has
+    lost its hard links to the lower ones below.
+    """
 
     def __init__(self, home: Path) -> None:
         super().__init__(home, LAYERS)
-        self.tops = 0
 
     def mount(self) -> Path:
-        mount.overlay(
-            self.root, lower=list(reversed(self.lowers)), upper=mount.Upper(self.upper, self.work), volatile=True
-        )
+        upper = mount.Upper(self.upper, self.work)
+        mount.overlay(self.root, lower=list(reversed(self.lowers)), upper=upper, volatile=True)
         self._mounted = True
         return self.root
 
     def commit(self) -> Path:
-        self.unmount()
-        self.lowers.append(self.upper)
-        self.tops += 1
-        self.upper, self.work = self.home / f"upper{self.tops}", self.home / f"work{self.tops}"
-        self.upper.mkdir()
-        self.work.mkdir()
-        return self.mount()
+        return self.remount()
 
 
 def expected(model: KeptModel) -> dict[str, tuple[Any, ...]]:
