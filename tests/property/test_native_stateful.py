@@ -377,8 +377,8 @@ class StoreWorld:
 
 
 class Overlay(OverlayWorld):
-    """The kernel's overlayfs with everything on. It only goes on at a commit: an upper that became a lower directory has
-    lost its hard links to the lower ones below.
+    """The kernel's overlayfs with everything on. A commit changes nothing for it: an upper that became a lower
+    directory has lost its hard links to the lower ones below.
     """
 
     def __init__(self, home: Path) -> None:
