@@ -33,9 +33,10 @@ test: build ## linters, types and all tests
 lint: venv ## linters and types
 	@$(LINT)
 
-bench: build ## the benchmarks, as ratios against peers on this machine
-	@LAYERFS_BENCH_OUT=build/bench.json $(BIN)/python -m pytest benchmarks -o testpaths=benchmarks $(PYTEST)
-	@$(BIN)/python benchmarks/report.py build/bench.json
+bench: build ## the benchmarks, as ratios against peers on this machine; PYTEST="--quick" or "-k name" for a part
+	@sh tools/system.sh npm
+	@rm -f build/bench.json; LAYERFS_BENCH_OUT=build/bench.json $(BIN)/python -m pytest benchmarks -q -o testpaths=benchmarks --timeout=1200 $(PYTEST); \
+	done=$$?; $(BIN)/python benchmarks/report.py build/bench.json && exit $$done
 
 sanitize: build ## the C parts under address, undefined and thread sanitizers
 	@$(BIN)/python tools/sanitize.py

@@ -1,42 +1,120 @@
-"""Ratios, measured in turns: ours, peer, ours, peer … in one run, medians; pytest-benchmark keeps and prints them.
+"""Ratios, measured in turns: ours, peer, ours, peer … in one run, medians.
 
-Each benchmark is one hot path beside a baseline. `pair` runs both sides alternately (the machine's speed drifts),
-records the medians
-and the ratio in `extra_info`, and collects a row for the table that `make bench` writes to docs/performance.md.
+Each benchmark is one hot path beside a baseline: `pair` times two actions, `versus` the same work in the mounts of
+several file systems (systems.py). Both run all sides alternately (the machine's speed drifts), and record a row for the
+tables that `make bench` writes to docs/performance.md. A benchmark that fails loses its own rows only.
+
+    pytest benchmarks --quick     a tenth of the files and bytes, one round: does everything run?
+    LAYERFS_BENCH_OUT=FILE        where the rows go, as JSON
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import systems
+from benchmarks.systems import FUSE_OVERLAY, OURS, OVERLAY, URING, Place, drop_caches
+
 PROJECT = Path(__file__).resolve().parents[1]
 LAYERFS = Path(sys.executable).parent / "layerfs"
-ROWS: list[dict[str, Any]] = []
+RESULTS: dict[str, Any] = {"complete": True, "rows": [], "failed": []}
+ROWS: list[dict[str, Any]] = RESULTS["rows"]
 
 
-def _timed(action: Callable[[], Any], prepare: Callable[[], Any] | None) -> float:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="a tenth of the work, one round")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    RESULTS["complete"] = not config.getoption("--quick")
+    config.option.benchmark_disable = True  # its own table would show what `_record` gives it; our rows are extra_info
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    RESULTS["complete"] = RESULTS["complete"] and not items
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        lines = [line for line in report.longreprtext.splitlines() if line.startswith("E ")]
+        reason = lines[0][2:].strip() if lines else report.longreprtext.splitlines()[-1]
+        RESULTS["failed"].append({"what": report.nodeid.split("::")[-1], "error": reason[:200]})
+
+
+def timed(action: Callable[[], float | None], prepare: Callable[[], Any] | None = None) -> float:
+    """Seconds of the action, or what it returns when it has its own clock."""
     if prepare is not None:
         prepare()
     began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+    own = action()
+    return time.perf_counter() - began if own is None else own
 
 
-class Pair:
-    """Runs and records one comparison."""
+class Recorder:
+    """Runs one benchmark's sides in turns and records its rows."""
 
-    def __init__(self, benchmark: Any, node: str) -> None:
-        self._benchmark, self._node = benchmark, node
+    def __init__(self, benchmark: Any, group: str, quick: bool) -> None:
+        self._benchmark, self._group, self.quick = benchmark, group, quick
+        benchmark.pedantic(lambda: None, rounds=1)  # pytest-benchmark wants to time something: the rows are ours
+
+    def _record(self, **row: Any) -> None:
+        ROWS.append({"group": self._group, **row})
+        self._benchmark.extra_info.update({row["what"]: row})
+
+    def _alternate(
+        self,
+        sides: Mapping[str, Callable[[], float | None]],
+        prepare: Mapping[str, Callable[[], Any] | None],
+        rounds: int,
+    ) -> dict[str, list[float]]:
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        names = list(sides)
+        for turn in range(1 if self.quick else rounds):
+            for name in names if turn % 2 == 0 else names[::-1]:
+                times[name].append(timed(sides[name], prepare.get(name)))
+        return times
+
+    def compare(
+        self,
+        what: str,
+        sides: Mapping[str, Callable[[], Any]],
+        bars: Sequence[tuple[str, str, float]],
+        *,
+        rounds: int = 5,
+        prepare: Mapping[str, Callable[[], Any] | None] | None = None,
+    ) -> dict[str, float]:
+        """Medians by side, in seconds. `bars`: (side, baseline, the ratio promised)."""
+        times = self._alternate(sides, prepare or {}, rounds)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        self._record(
+            what=what,
+            times_ms={name: value * 1000 for name, value in medians.items()},
+            range_ms={name: [min(values) * 1000, max(values) * 1000] for name, values in times.items()},
+            bars=[list(bar) for bar in bars if bar[0] in sides and bar[1] in sides],
+            rounds=len(next(iter(times.values()))),
+        )
+        return medians
+
+    def figure(self, what: str, value: float, unit: str, *, bar: float | None, base: str = "") -> None:
+        """Record a figure that is no comparison, such as bytes against bytes."""
+        self._record(what=what, value=value, unit=unit, bar=bar, peer=base)
+
+
+class Pair(Recorder):
+    """Ours and one peer."""
 
     def __call__(
         self,
@@ -50,44 +128,119 @@ class Pair:
         prepare: Callable[[], Any] | None = None,
         prepare_peer: Callable[[], Any] | None = None,
     ) -> float:
-        """Alternate `rounds` times; returns the ratio of the medians, ours to the peer's. `bar`: the ratio promised,
-        if one is.
-        """
-        mine, theirs = [], []
-        for turn in range(rounds):
-            order = [(mine, ours, prepare), (theirs, peer, prepare_peer)]
-            for times, action, ready in order if turn % 2 == 0 else order[::-1]:
-                times.append(_timed(action, ready))
-        ratio = statistics.median(mine) / statistics.median(theirs)
-        ROWS.append(
-            {
-                "what": what,
-                "peer": peer_name,
-                "ours_ms": statistics.median(mine) * 1000,
-                "peer_ms": statistics.median(theirs) * 1000,
-                "ours_range_ms": [min(mine) * 1000, max(mine) * 1000],
-                "peer_range_ms": [min(theirs) * 1000, max(theirs) * 1000],
-                "ratio": ratio,
-                "bar": bar,
-                "rounds": rounds,
-            }
-        )
-        self._benchmark.extra_info.update(ROWS[-1])
-        if prepare is not None:
-            prepare()
-        self._benchmark.pedantic(ours, rounds=1)
-        return ratio
+        """Alternate `rounds` times; returns the ratio of the medians, ours to the peer's."""
+        bars = [] if bar is None else [(OURS, peer_name, bar)]
+        sides = {OURS: lambda: void(ours), peer_name: lambda: void(peer)}
+        prepared = {OURS: prepare, peer_name: prepare_peer}
+        medians = self.compare(what, sides, bars, rounds=rounds, prepare=prepared)
+        return medians[OURS] / medians[peer_name]
 
-    def figure(self, what: str, value: float, unit: str, *, bar: float | None, base: str = "") -> None:
-        """Record a figure that is no time, such as bytes against bytes."""
-        ROWS.append({"what": what, "value": value, "unit": unit, "bar": bar, "peer": base})
-        self._benchmark.extra_info.update(ROWS[-1])
-        self._benchmark.pedantic(lambda: None, rounds=1)
+
+def void(action: Callable[[], Any]) -> None:
+    action()
+
+
+class Versus(Recorder):
+    """The same work in the mounts of several systems."""
+
+    def __call__(
+        self,
+        what: str,
+        work: Callable[[Place], float | None],
+        places: Mapping[str, Place],
+        *,
+        overlay: float | None = None,
+        fuse: float = 1.0,
+        uring: float | None = None,
+        bars: Sequence[tuple[str, str, float]] = (),
+        rounds: int = 5,
+        prepare: Callable[[Place], Any] | None = None,
+        warm: bool = False,
+    ) -> None:
+        """`overlay`, `fuse`, `uring`: bars against kernel overlayfs, fuse-overlayfs, and overlayfs where FUSE over
+        io_uring is on; `warm`: once without the clock before.
+        """
+        promised = [*bars, (OURS, FUSE_OVERLAY, fuse)]
+        promised += [(OURS, OVERLAY, overlay)] if overlay is not None else []
+        promised += [(URING, OVERLAY, uring)] if uring is not None else []
+        if warm:
+            for place in places.values():
+                work(place)
+        self.compare(
+            what,
+            {name: lambda place=place: work(place) for name, place in places.items()},  # type: ignore[misc]
+            promised,
+            rounds=rounds,
+            prepare={name: lambda place=place: prepare(place) for name, place in places.items()} if prepare else {},  # type: ignore[misc]
+        )
+
+
+def cold(place: Place) -> None:
+    """A fresh mount, and nothing in any cache."""
+    place.remount()
+    drop_caches()
+
+
+def _group(request: pytest.FixtureRequest) -> str:
+    return str(request.module.GROUP)
+
+
+@pytest.fixture
+def versus(benchmark: Any, request: pytest.FixtureRequest) -> Versus:
+    return Versus(benchmark, _group(request), request.config.getoption("--quick"))
+
+
+@pytest.fixture(scope="session")
+def scale(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """A number of files or bytes; a tenth of it with --quick."""
+    return lambda number: number // 10 if request.config.getoption("--quick") else number
+
+
+@pytest.fixture(scope="session")
+def workload(base: Path) -> Callable[..., float]:
+    """Runs a loop of workload.c; its own clock's seconds."""
+    program = base / "workload"
+    subprocess.run(["gcc", "-O2", "-o", program, PROJECT / "benchmarks/workload.c"], check=True)
+
+    def call(operation: str, root: Path, *arguments: object) -> float:
+        done = subprocess.run(
+            [program, operation, root, *map(str, arguments)], check=True, capture_output=True, text=True
+        )
+        return int(done.stdout) / 1e9
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def base() -> Iterator[Path]:
+    """A directory on the disk for stacks and mounts; removed at the end, with whatever is still mounted in it."""
+    path = Path(tempfile.mkdtemp(prefix="layerfs-bench-", dir="/var/tmp"))
+    yield path
+    systems.unmount_below(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stacks(base: Path) -> Iterator[Callable[..., systems.Stack]]:
+    """Stacks by name, made when first asked for: stacks(name, layers) or stacks(name, archive=…, layers=…)."""
+    import layerfs
+
+    made: dict[str, systems.Stack] = {}
+    with layerfs.Store(base / "store") as store, contextlib.ExitStack() as stack:
+
+        def get(name: str, layers: Callable[[], Sequence[Path]]) -> systems.Stack:
+            if name not in made:
+                made[name] = systems.Stack.make(base / name, store, name, layers())
+                stack.callback(shutil.rmtree, base / name, ignore_errors=True)
+            return made[name]
+
+        yield get
+        systems.unmount_below(base)
 
 
 @pytest.fixture
 def pair(benchmark: Any, request: pytest.FixtureRequest) -> Pair:
-    return Pair(benchmark, request.node.name)
+    return Pair(benchmark, _group(request), request.config.getoption("--quick"))
 
 
 @pytest.fixture(scope="session")
@@ -127,29 +280,16 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., l
         subprocess.run(command("system", "reset", "-f", root=root.name), check=False, capture_output=True)
 
 
-def drop_caches() -> None:
-    """Start cold: nothing of the page, entry and inode caches stays."""
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3")
-
-
-def _verdict(row: dict[str, Any]) -> str:
-    if row["bar"] is None:
-        return ""
-    value = row.get("ratio", row.get("value"))
-    return "met" if value <= row["bar"] else "NOT met"
-
-
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not ROWS:
+    from benchmarks.report import bars_text, times_text
+
+    if not ROWS and not RESULTS["failed"]:
         return
-    terminalreporter.section("ours against the peer, medians in turns")
+    terminalreporter.section("medians in turns")
     for row in ROWS:
-        bar = f"bar {row['bar']:g}: {_verdict(row)}" if row["bar"] is not None else ""
-        if "ratio" in row:
-            text = f"{row['ours_ms']:9.1f} ms against {row['peer_ms']:9.1f} ms ({row['peer']}) = {row['ratio']:.3f}"
-        else:
-            text = f"{row['value']:9.3f} {row['unit']} {row['peer']}"
-        terminalreporter.write_line(f"{row['what']:52} {text}   {bar}")
+        terminalreporter.write_line(f"{row['what']:58} {times_text(row)}   {bars_text(row)}")
+    for failed in RESULTS["failed"]:
+        terminalreporter.write_line(f"FAILED {failed['what']}: {failed['error']}")
     if place := os.environ.get("LAYERFS_BENCH_OUT"):
-        Path(place).write_text(json.dumps(ROWS, indent=1))
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        Path(place).write_text(json.dumps(RESULTS, indent=1))

@@ -8,6 +8,8 @@ from typing import Any
 
 import layerfs
 
+GROUP = "Commit"
+
 
 def test_commit_of_ten_files(pair: Any, real: Any, podman: Any, run: Any, tmp_path: Path) -> None:
     archive = real("image")

@@ -10,6 +10,8 @@ from typing import Any
 
 import layerfs
 
+GROUP = "Import and load"
+
 
 def _size(path: Path) -> int:
     return int(subprocess.run(["du", "-s", "-B1", path], capture_output=True, text=True, check=True).stdout.split()[0])

@@ -14,6 +14,7 @@ import pytest
 
 import layerfs
 
+GROUP = "Mounting"
 FILES = 500
 
 

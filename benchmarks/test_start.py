@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+GROUP = "Start-up"
 LAYERFS = Path(sys.executable).parent / "layerfs"
 
 
