@@ -46,6 +46,9 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--cap-drop", multiple=True, help="Drop a capability."),
     click.option("--security-opt", multiple=True, metavar="OPTION", help="no-new-privileges"),
     click.option("--stop-signal", metavar="SIGNAL", help="Signal that stops the container."),
+    click.option(
+        "--storage-opt", multiple=True, metavar="NAME=VALUE", help="A mount option of every mount; size=10G limits it."
+    ),
     click.option("--cidfile", metavar="FILE", help="Write the container's ID to a file."),
     engine_option,
 ]

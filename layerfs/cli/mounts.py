@@ -20,6 +20,14 @@ engine_option = click.option("--engine", type=click.Choice(ENGINES), help="Mount
 @click.argument("target", required=False, metavar="[DIR]")
 @engine_option
 @click.option("-r", "--read-only", "--ro", is_flag=True, help="Mount a container read-only.")
+@click.option(
+    "-o",
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME[=VALUE],...",
+    help="size, inodes, uidmap, gidmap, cache, coherence, access, noatime, volatile, nosuid, nodev, noexec.",
+)
 @quiet_option("With no name: only the mount points.")
 @format_option("With no name: json, table, or a Go template.")
 @click.pass_obj
@@ -29,12 +37,13 @@ def mount_command(
     target: str | None,
     engine: str | None,
     read_only: bool,
+    options: tuple[str, ...],
     quiet: bool,
     format_: str | None,
 ) -> None:
     """Mount an image (read-only) or a container (writable) and print where; list mounts without a name."""
     if name is not None:
-        out(str(session.store.mount(name, target, engine=engine, read_only=read_only)))
+        out(str(session.store.mount(name, target, engine=engine, read_only=read_only, options=options)))
         return
     columns = {"TARGET": "Target", "ENGINE": "Engine", "SOURCE": "Source", "MODE": "Mode"}
     render(mount_rows(session.store), columns, format=format_, quiet="Target" if quiet else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from layerfs.oci import ContainerConfig
     from layerfs.runtime import RunResult
     from layerfs.snapshot import ContainerRecord, MountHandle
+    from layerfs.snapshot.options import Options
 
 PIPE, DEVNULL = -1, -3  # subprocess's numbers
 Stream = int | IO[Any] | None
@@ -148,7 +149,7 @@ class Container:
         *,
         engine: str | None = None,
         read_only: bool = False,
-        options: Collection[str] = (),
+        options: Options = (),
     ) -> MountHandle:
         """Mount it, at `target` (an empty directory, made when missing) or at its own place in the store.
 
@@ -157,7 +158,10 @@ class Container:
 
         Args:
             engine: one of `layerfs debug mounts`' names, None for the one it was made with or the best one here.
-            options: nosuid, nodev, noexec, volatile (no syncing of copied files).
+            options: `"size=1g,noatime"`, a list of such texts, or a mapping `{"size": "1g", "noatime": True}`:
+                nosuid, nodev, noexec, noatime, volatile (nothing is synced), and for the engine native size, inodes
+                (limits of the writable layer), uidmap, gidmap (`INSIDE:OUTSIDE:COUNT,…`), cache (always, none,
+                seconds), coherence=strict, access=private (only for who mounts). docs/architecture.md says more.
 
         Raises:
             InUse: it is mounted writable already. MountError, Unsupported, InvalidInput.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from layerfs.layer.tree import Tree
     from layerfs.oci import Descriptor, ImageConfig
     from layerfs.snapshot import MountHandle
+    from layerfs.snapshot.options import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Image:
         return merged_tree(self.store.root, self.record.diff_ids)
 
     def mount(
-        self, target: str | os.PathLike[str] | None = None, *, engine: str | None = None, options: Collection[str] = ()
+        self, target: str | os.PathLike[str] | None = None, *, engine: str | None = None, options: Options = ()
     ) -> MountHandle:
         """Mount it read-only, at `target` or at a new place in the store.
 

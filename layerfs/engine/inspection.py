@@ -94,6 +94,7 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
             "CapAdd": list(settings.cap_add) or None,
             "CapDrop": list(settings.cap_drop) or None,
             "SecurityOpt": ["no-new-privileges"] if settings.no_new_privileges else None,
+            "StorageOpt": dict(t.partition("=")[::2] for t in settings.storage_opt) or None,
             "Tmpfs": dict(t.partition(":")[::2] for t in settings.tmpfs) or None,
         },
         "GraphDriver": {

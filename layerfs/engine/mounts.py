@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from layerfs.engine.store import Store
     from layerfs.image.record import ImageRecord
     from layerfs.snapshot import ContainerRecord, MountHandle, MountRecord
+    from layerfs.snapshot.options import MountOptions, Options
 
 _PREFERENCE = ("native", "kernel", "python")
 
@@ -48,7 +49,7 @@ def check_engine(engine: str) -> None:
 
 
 def mount_image(
-    store: Store, record: ImageRecord, target: Path | None, engine: str | None, options: Collection[str] = ()
+    store: Store, record: ImageRecord, target: Path | None, engine: str | None, options: Options = ()
 ) -> MountHandle:
     """Read-only, at `target` or at a new place in the store."""
     from layerfs.image.images import Images
@@ -74,13 +75,17 @@ def mount_container(
     target: Path | None,
     engine: str | None,
     read_only: bool,
-    options: Collection[str] = (),
+    options: Options = (),
 ) -> MountHandle:
-    """With its writable layer, at `target` or at the container's own place."""
+    """With its writable layer, at `target` or at the container's own place. The limits that it was made with hold at
+    every writable mount, unless `options` say others.
+    """
     from layerfs.layer import merged_tree
     from layerfs.snapshot import Writable, mount_tree
+    from layerfs.snapshot.options import MountOptions
 
     containers = store.container_table
+    wanted = MountOptions.parse(options) if read_only else storage_options(record).changed(MountOptions.parse(options))
     tree = merged_tree(store.root, store.image_of(record).diff_ids)
     return _by_engine(
         engine or record.engine,
@@ -92,9 +97,16 @@ def mount_container(
             writable=Writable(record.id, containers.upper(record.id), containers.work(record.id)),
             read_only=read_only,
             image=record.image,
-            options=options,
+            options=wanted,
         ),
     )
+
+
+def storage_options(record: ContainerRecord) -> MountOptions:
+    """What a container was made with (`--storage-opt`)."""
+    from layerfs.snapshot.options import MountOptions
+
+    return MountOptions.parse(list(map(str, record.config.get("storage_opt", ()))))
 
 
 def writable_mounts(store: Store, container_id: str) -> list[MountRecord]:

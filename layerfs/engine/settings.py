@@ -38,6 +38,7 @@ class Settings:
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     stop_signal: str | None = None
+    storage_opt: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Settings:
@@ -107,7 +108,7 @@ class Settings:
 
 _NAMES = frozenset(f.name for f in fields(Settings))
 _FLAGS = frozenset({"read_only", "privileged", "no_new_privileges"})
-_LISTS = frozenset({"command", "entrypoint", "env", "volumes", "tmpfs", "cap_add", "cap_drop"})
+_LISTS = frozenset({"command", "entrypoint", "env", "volumes", "tmpfs", "cap_add", "cap_drop", "storage_opt"})
 
 
 def _frozen(value: Any) -> Any:
@@ -132,13 +133,17 @@ def _checked(name: str, value: Any) -> Any:
         return _text(name, value)
     if name == "entrypoint" and isinstance(value, str | bytes):
         value = [value]
-    if name == "env" and isinstance(value, Mapping):
+    if name in ("env", "storage_opt") and isinstance(value, Mapping):
         value = [f"{_text(name, key)}={_text(name, text)}" for key, text in value.items()]
     if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
         raise InvalidInput(f"{name} must be a list of strings, not {value!r}")
     texts = tuple(_text(name, each) for each in value)
     if name == "env" and any(text[:1] in ("", "=") for text in texts):
         raise InvalidInput(f"invalid environment variable: {min(texts)}")
+    if name == "storage_opt":
+        from layerfs.snapshot.options import MountOptions
+
+        MountOptions.parse(texts)
     return texts
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from layerfs.image.usage import ImagesUsage
     from layerfs.layer.progress import Report
     from layerfs.snapshot import ContainerRecord, Containers, MountRecord
+    from layerfs.snapshot.options import Options
     from layerfs.store.fsck import Problem
     from layerfs.store.gc import GcResult
     from layerfs.store.index import Txn
@@ -211,8 +212,8 @@ class Store:
         Args:
             engine: what mounts it, when it is mounted; None for the best one then.
             settings: command entrypoint env user workdir hostname network labels volumes tmpfs read_only privileged
-                no_new_privileges cap_add cap_drop stop_signal, as for `docker create`. Lists of strings where docker
-                has several; `env` and `labels` may be mappings.
+                no_new_privileges cap_add cap_drop stop_signal storage_opt, as for `docker create`. Lists of strings
+                where docker has several; `env`, `labels` and `storage_opt` may be mappings.
 
         Raises:
             AlreadyExists: the name is taken. ImageNotFound, InvalidInput.
@@ -262,13 +263,16 @@ class Store:
         *,
         engine: str | None = None,
         read_only: bool = False,
+        options: Options = (),
     ) -> Path:
-        """Mount a container (writable) or an image (read-only) by name, and leave it mounted; where."""
+        """Mount a container (writable) or an image (read-only) by name, and leave it mounted; where. `options`: see
+        Container.mount.
+        """
         what = container_or_image(self, name)
         place = None if target is None else Path(target)
         if isinstance(what, Container):
-            return what.mount(place, engine=engine, read_only=read_only).path
-        return mount_image(self, what.record, place, engine).path
+            return what.mount(place, engine=engine, read_only=read_only, options=options).path
+        return mount_image(self, what.record, place, engine, options).path
 
     def umount(self, where: str, *, lazy: bool = False) -> None:
         """Unmount what is mounted at a path, or all mounts of a container. Raises NotFound, InUse."""

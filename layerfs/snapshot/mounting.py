@@ -7,7 +7,7 @@ import fcntl
 import os
 import select
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupp
 from layerfs.layer.tree import Tree
 from layerfs.snapshot.kernel import mount_kernel
 from layerfs.snapshot.native import SERVER, start_native
+from layerfs.snapshot.options import MountOptions, Options
 from layerfs.snapshot.pending import await_mounted, pending
 from layerfs.snapshot.python import start_server
 from layerfs.snapshot.settle import settle
@@ -27,7 +28,6 @@ from layerfs.store.root import StoreRoot
 __all__ = ["ENGINES", "MountHandle", "Writable", "mount_tree", "unmount"]
 
 ENGINES = ("kernel", "native", "python")
-_OPTIONS = {"nosuid", "nodev", "noexec", "volatile"}
 _END_SECONDS, _PATIENCE = 10, 2.0
 
 
@@ -72,22 +72,25 @@ def mount_tree(
     writable: Writable | None = None,
     read_only: bool = False,
     image: str = "",
-    options: Collection[str] = (),
+    options: Options = (),
 ) -> MountHandle:
     """Mount a merged tree at `target`, an empty directory (made when missing).
 
     Without `writable` the mount is read-only. With it and `read_only` the container's changes are shown but not
-    changed. `options`: nosuid, nodev, noexec, volatile (no syncing of copied files).
+    changed. `options`: see MountOptions.parse; limits (size, inodes) need a writable mount.
 
     Raises:
         InUse: the container has a writable mount already, or something is mounted at the target.
         InvalidInput: the target is no empty directory, or an unknown engine or option.
-        Unsupported: the engine does not work here. MountError: why mounting failed. Nothing stays behind.
+        Unsupported: the engine does not work here, or has not all of the options.
+        MountError: why mounting failed. Nothing stays behind.
     """
     if engine not in ENGINES:
         raise InvalidInput(f"unknown engine {engine!r} (there are {', '.join(ENGINES)})")
-    if unknown := set(options) - _OPTIONS:
-        raise InvalidInput(f"unknown mount option {min(unknown)!r}")
+    wanted = MountOptions.parse(options)
+    wanted.check_engine(engine)
+    if wanted.limited and (read_only or writable is None):
+        raise InvalidInput("the mount options size and inodes need a writable mount")
     target = Path(os.path.realpath(target))
     record = MountRecord.new(
         target=str(target),
@@ -105,9 +108,11 @@ def mount_tree(
         MountTable(root).add(record)
         try:
             if writable is not None and not read_only:
+                if engine != "native":
+                    (writable.work / "usage").unlink(missing_ok=True)  # this engine does not count (quota.c)
                 keep = engine == "kernel" and not writable.frozen
                 settle(tree, writable.upper, writable.work, writable.frozen, keep_index=keep)
-            pid = _mount(root, tree, record, writable, options, lock_fd)
+            pid = _mount(root, tree, record, writable, wanted, lock_fd)
             if pid is not None:
                 record = record.with_process(pid)
                 MountTable(root).add(record)
@@ -123,7 +128,7 @@ def _mount(
     tree: Tree,
     record: MountRecord,
     writable: Writable | None,
-    options: Collection[str],
+    options: MountOptions,
     lock_fd: int | None,
 ) -> int | None:
     """Makes the mount; the pid of its server, if it has one."""
@@ -137,8 +142,8 @@ def _mount(
             "target": record.target,
             "name": source_of(record.id),
             "frozen": [str(path) for path in frozen],
-            "options": sorted(set(options) - {"volatile"}),
-            "volatile": "volatile" in options,
+            "options": options.attributes,
+            "volatile": "volatile" in options.flags,
             "read_only": record.read_only,
         }
         if writable is not None:
@@ -147,7 +152,7 @@ def _mount(
     if record.engine == "native":
         return _mount_native(root, tree, record, writable, options, lock_fd)
     attributes = 0
-    for option in set(options) - {"volatile"} | ({"ro"} if record.read_only else set()):
+    for option in [*options.attributes, *(["ro"] if record.read_only else [])]:
         attributes |= mount.ATTRIBUTES[option]
     with Tree.open(tree.path) as current:
         packs = [root.contents.pack_path(number) for number in current.packs]
@@ -160,7 +165,7 @@ def _mount(
         upper=mount.Upper(writable.upper, writable.work) if writable and not record.read_only else None,
         source=source_of(record.id),
         attributes=attributes,
-        volatile="volatile" in options,
+        volatile="volatile" in options.flags,
     )
     return None
 
@@ -170,7 +175,7 @@ def _mount_native(
     tree: Tree,
     record: MountRecord,
     writable: Writable | None,
-    options: Collection[str],
+    options: MountOptions,
     lock_fd: int | None,
 ) -> int:
     if writable is not None and writable.frozen:
@@ -184,8 +189,8 @@ def _mount_native(
     }
     if writable is not None:
         orders |= {"upper": str(writable.upper), "work": str(writable.work)}
-    flags = [*sorted(options), *(["read_only"] if record.read_only else [])]
-    return start_native(orders, flags, lock_fd=lock_fd)
+    flags = [*options.switches(), *(["read_only"] if record.read_only else [])]
+    return start_native(orders | options.orders(), flags, lock_fd=lock_fd)
 
 
 @contextlib.contextmanager

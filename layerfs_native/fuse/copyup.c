@@ -102,6 +102,8 @@ static int fill(struct lfs_server *server, struct lfs_node *node, int target)
 	if (rc < 0)
 		return rc == -ENOENT ? -EIO : rc;
 	bool unlocked = content.size > UNLOCKED_SIZE;
+	if ((rc = lfs_quota_reserve(server, content.size)) < 0)
+		return rc;
 	if (unlocked) {
 		node->flags |= LFS_COPYING;
 		lfs_node_get(node);
@@ -121,6 +123,7 @@ static int fill(struct lfs_server *server, struct lfs_node *node, int target)
 		pthread_cond_broadcast(&server->copied);
 		lfs_node_put(server, node);
 	}
+	lfs_quota_unreserve(server, content.size);
 	lfs_count(LFS_COUNT_copied_bytes, content.size);
 	return rc;
 }
@@ -191,6 +194,7 @@ static int publish(struct lfs_server *server, const char *temp, struct lfs_node 
 	restore_times(&kept);
 	if (rc >= 0)
 		lfs_listing_add(server, dir, name, mode);
+	lfs_quota_settle_dir(server, dir);
 	return rc;
 }
 
@@ -208,11 +212,19 @@ static int publish_links(struct lfs_server *server, const char *temp, const stru
 		if (linkat(scratch, complete, kept.fd, spots->items[i].name, 0) < 0 && errno != EEXIST)
 			rc = -errno;
 		restore_times(&kept);
+		lfs_quota_settle_dir(server, spots->items[i].dir);
 		if (rc >= 0)
 			lfs_listing_add(server, spots->items[i].dir, spots->items[i].name, mode);
 	}
 	unlinkat(scratch, complete, 0);
 	return rc;
+}
+
+static void count_copy(struct lfs_server *server, int fd)
+{
+	struct stat status;
+	if (server->quota.on && fstatat(fd, "", &status, AT_EMPTY_PATH) == 0)
+		lfs_quota_add(server, 1, status.st_blocks);
 }
 
 /* --- directories --- */
@@ -224,6 +236,8 @@ static int copy_directory(struct lfs_server *server, struct lfs_node *dir)
 	int rc = lfs_low_inode(server, dir->low, &inode);
 	if (rc < 0)
 		return rc;
+	if ((rc = lfs_quota_want(server, 1, LFS_BLOCK)) < 0)
+		return rc;
 	lfs_temp_name(server, temp);
 	lfs_identity(0, 0, 0);
 	if (mkdirat(server->upper.scratch, temp, 0700) < 0)
@@ -232,11 +246,14 @@ static int copy_directory(struct lfs_server *server, struct lfs_node *dir)
 	rc = fd < 0 ? -errno : dress(server, dir->low, &inode, fd);
 	if (rc >= 0)
 		rc = publish(server, temp, dir->names->dir, dir->names->text, S_IFDIR);
-	if (rc < 0)
+	if (rc < 0) {
 		lfs_scratch_remove(server, temp);
-	else
-		dir->flags |= LFS_HERE;
-	return rc;
+		return rc;
+	}
+	dir->flags |= LFS_HERE;
+	count_copy(server, fd);
+	lfs_quota_settle_dir(server, dir->names->dir);
+	return 0;
 }
 
 int lfs_dir_here(struct lfs_server *server, struct lfs_node *dir)
@@ -358,6 +375,7 @@ static int publish_all(struct lfs_server *server, struct lfs_node *node, const c
 static int place_twin(struct lfs_server *server, struct lfs_node *node, const char *temp, int *fd)
 {
 	struct lfs_spots spots = {0};
+	LFS_AUTO_FD copy = server->quota.on ? fcntl(*fd, F_DUPFD_CLOEXEC, 0) : LFS_NO_FD;
 	int rc = node->flags & LFS_UNLINKED ? 0 : find_spots(server, node, &spots);
 	if (rc >= 0 && (node->flags & LFS_UNLINKED || (!node->names && !spots.count)))
 		rc = materialise(server, node, temp, fd);
@@ -369,12 +387,17 @@ static int place_twin(struct lfs_server *server, struct lfs_node *node, const ch
 			lfs_same_set(server, node, 0);
 	}
 	lfs_spots_free(server, &spots);
+	if (rc >= 0)
+		count_copy(server, copy);
 	return rc;
 }
 
 static int copy_entry(struct lfs_server *server, struct lfs_node *node, enum lfs_data data)
 {
 	char temp[LFS_TEMP_SIZE];
+	int wanted = lfs_quota_want(server, 1, 0);
+	if (wanted < 0)
+		return wanted;
 	lfs_temp_name(server, temp);
 	LFS_AUTO_FD fd = prepare(server, node, data, temp);
 	int rc = fd < 0 ? fd : 0;
@@ -424,6 +447,19 @@ static int complete(struct lfs_server *server, struct lfs_node *node, enum lfs_d
 	return rc;
 }
 
+static int complete_counted(struct lfs_server *server, struct lfs_node *node, enum lfs_data data)
+{
+	if (!server->quota.on)
+		return complete(server, node, data);
+	int rc = lfs_file_hold(server, node);
+	if (rc < 0)
+		return rc;
+	rc = complete(server, node, data);
+	lfs_quota_changed(server, node, 0);
+	lfs_file_done(server, node);
+	return rc;
+}
+
 int lfs_copy_up(struct lfs_server *server, struct lfs_node *node, enum lfs_data data)
 {
 	int rc;
@@ -441,7 +477,7 @@ int lfs_copy_up(struct lfs_server *server, struct lfs_node *node, enum lfs_data 
 		if (!(node->flags & LFS_HERE))
 			rc = copy_entry(server, node, data);
 		else if (node->flags & LFS_METACOPY && data != LFS_DATA_NONE)
-			rc = complete(server, node, data);
+			rc = complete_counted(server, node, data);
 		else
 			rc = 0;
 	} while (rc == -EAGAIN);

@@ -127,6 +127,8 @@ static int adopt(struct lfs_server *server, struct lfs_node *dir, const char *te
 		return rc;
 	(*out)->flags |= LFS_HERE;
 	(*out)->ino = status.st_ino;
+	lfs_quota_add(server, 1, status.st_blocks);
+	lfs_quota_settle_dir(server, dir);
 	rc = lfs_name_add(server, dir, (struct lfs_bytes){text, strlen(text)}, *out);
 	if (rc < 0) {
 		lfs_node_put(server, *out);
@@ -147,6 +149,8 @@ int lfs_create(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 	if (S_ISCHR(what->mode) && !what->rdev)
 		return -EPERM; /* it would be a whiteout */
 	int rc = free_place(server, dir, name, &place);
+	if (rc >= 0)
+		rc = lfs_quota_want(server, 1, S_ISDIR(what->mode) ? LFS_BLOCK : 0);
 	if (rc < 0)
 		return rc;
 	int fd = lfs_dir_fd(server, dir);
@@ -163,7 +167,10 @@ int lfs_create(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 int lfs_tmpfile(struct lfs_server *server, struct lfs_node *dir, const struct lfs_new *what, struct lfs_node **out)
 {
 	struct stat status;
-	int rc = lfs_dir_here(server, dir), fd = rc < 0 ? rc : lfs_dir_fd(server, dir);
+	int rc = lfs_quota_want(server, 1, 0);
+	if (rc >= 0)
+		rc = lfs_dir_here(server, dir);
+	int fd = rc < 0 ? rc : lfs_dir_fd(server, dir);
 	if (fd < 0)
 		return fd;
 	lfs_identity(what->uid, what->gid, what->umask);
@@ -174,6 +181,7 @@ int lfs_tmpfile(struct lfs_server *server, struct lfs_node *dir, const struct lf
 		return rc;
 	(*out)->flags |= LFS_HERE | LFS_UNLINKED;
 	(*out)->ino = status.st_ino;
+	lfs_quota_add(server, 1, status.st_blocks);
 	rc = lfs_pin(server, *out, lfs_steal_fd(&file));
 	if (rc < 0)
 		lfs_node_put(server, *out);
@@ -196,7 +204,12 @@ static int keep_bytes(struct lfs_server *server, struct lfs_node *node)
 		return 0;
 	const struct lfs_name *known = node->names;
 	int size = known->dir->low ? lfs_low_path(server, known->dir->low, (struct lfs_bytes){known->text, known->size}, path, sizeof path) : -EIO;
-	return size < 0 ? size : lfs_mark_set(server, fd, name, "redirect", path, (size_t)size);
+	if (size < 0)
+		return size;
+	uint64_t weight = lfs_quota_weight(server, node);
+	int rc = lfs_mark_set(server, fd, name, "redirect", path, (size_t)size);
+	lfs_quota_changed(server, node, weight);
+	return rc;
 }
 
 static int link_into(struct lfs_server *server, struct lfs_node *node, int dir_fd, const char *name)
@@ -234,6 +247,7 @@ static void named_again(struct lfs_server *server, struct lfs_node *node)
 	if (!node->file || node->file->pinned < 0)
 		return;
 	server->files.pinned--;
+	atomic_fetch_sub(&server->quota.doomed, 1);
 	close(lfs_steal_fd(&node->file->pinned));
 	if (!node->file->handles && !node->file->busy)
 		lfs_file_free(server, node);
@@ -253,6 +267,8 @@ int lfs_link(struct lfs_server *server, struct lfs_node *node, struct lfs_node *
 	if (rc >= 0)
 		rc = free_place(server, dir, name, &place);
 	if (rc >= 0)
+		rc = lfs_quota_want(server, 0, 0);
+	if (rc >= 0)
 		rc = keep_bytes(server, node);
 	if (rc >= 0)
 		rc = lfs_entry_stat(server, node, &status);
@@ -260,6 +276,7 @@ int lfs_link(struct lfs_server *server, struct lfs_node *node, struct lfs_node *
 		rc = lfs_impure(server, dir);
 	if (rc >= 0)
 		rc = link_place(server, node, dir, &place);
+	lfs_quota_settle_dir(server, dir);
 	if (rc >= 0)
 		rc = lfs_name_add(server, dir, name, node);
 	if (rc < 0)

@@ -126,21 +126,22 @@ bool lfs_attr_lasts(const struct lfs_node *node)
 	return !(node->flags & LFS_SPLIT) && !(lfs_node_is_file(node) && node->file && node->file->writers && node->file->backing);
 }
 
-void lfs_fill_entry(struct lfs_node *node, const struct fuse_attr *attr, struct fuse_entry_out *out)
+void lfs_fill_entry(struct lfs_server *server, struct lfs_node *node, const struct fuse_attr *attr, struct fuse_entry_out *out)
 {
 	*out = (struct fuse_entry_out){
 		.nodeid = lfs_node_id(node),
 		.generation = node->generation,
-		.entry_valid = LFS_FOREVER,
-		.attr_valid = lfs_attr_lasts(node) ? LFS_FOREVER : 0,
+		.entry_valid = server->options.cache_seconds,
+		.attr_valid = lfs_attr_lasts(node) ? server->options.cache_seconds : 0,
 		.attr = *attr,
 	};
+	lfs_ids_show(server, &out->attr);
 	lfs_node_look(node);
 }
 
 int lfs_reply_entry(struct lfs_request *request, struct lfs_node *node, const struct fuse_attr *attr)
 {
-	lfs_fill_entry(node, attr, (struct fuse_entry_out *)request->out);
+	lfs_fill_entry(request->server, node, attr, (struct fuse_entry_out *)request->out);
 	request->out_size = sizeof(struct fuse_entry_out);
 	request->undo = node;
 	lfs_node_put(request->server, node);

@@ -72,6 +72,7 @@ static void trim(struct lfs_server *server)
 void lfs_file_free(struct lfs_server *server, struct lfs_node *node)
 {
 	struct lfs_file *file = node->file;
+	lfs_quota_forget(server, node);
 	node->file = NULL;
 	close_data(server, file);
 	drop_fd(&file->old_fd);
@@ -96,6 +97,8 @@ static void rest(struct lfs_server *server, struct lfs_node *node)
 	if (in_use(file))
 		return;
 	close_data(server, file);
+	if (file->counted && file->pinned < 0)
+		lfs_quota_changed(server, node, 0); /* some hosts allocate more than is written, and take it back at the end */
 	if (file->pinned < 0)
 		lfs_file_free(server, node);
 	lfs_node_put(server, node);
@@ -110,6 +113,7 @@ int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd)
 	}
 	file->pinned = fd;
 	server->files.pinned++;
+	atomic_fetch_add(&server->quota.doomed, 1);
 	return 0;
 }
 
@@ -163,6 +167,8 @@ int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, s
 		return -ENOMEM;
 	if (!in_use(file))
 		lfs_node_get(node);
+	if (write)
+		lfs_quota_follow(server, node);
 	if (file->fd >= 0 && (file->fd_lower == bytes_are_upper(node) || (write && !file->fd_writable)))
 		close_data(server, file);
 	file->busy++;
@@ -175,6 +181,18 @@ int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, s
 	if (rc < 0)
 		lfs_file_done(server, node);
 	return rc;
+}
+
+int lfs_file_hold(struct lfs_server *server, struct lfs_node *node)
+{
+	struct lfs_file *file = lfs_file_get(node);
+	if (!file)
+		return -ENOMEM;
+	if (!in_use(file))
+		lfs_node_get(node);
+	file->busy++;
+	lfs_quota_follow(server, node);
+	return 0;
 }
 
 void lfs_file_done(struct lfs_server *server, struct lfs_node *node)
@@ -222,7 +240,7 @@ static uint8_t choose_mode(struct lfs_server *server, const struct lfs_node *nod
 	if (!server->passthrough)
 		return LFS_MODE_CACHED;
 	if (bytes_are_upper(node))
-		return LFS_MODE_PASS_UPPER;
+		return server->quota.on ? LFS_MODE_CACHED : LFS_MODE_PASS_UPPER; /* the limits would not hold */
 	return !write && may_pass_lower(server, node) ? LFS_MODE_PASS_LOWER : LFS_MODE_CACHED;
 }
 
@@ -321,6 +339,7 @@ static int truncate_open(struct lfs_server *server, struct lfs_node *node, bool 
 		rc = -errno;
 	else if (kill && status.st_mode & (S_ISUID | S_ISGID))
 		fchmod(fd, status.st_mode & (status.st_mode & S_IXGRP ? 01777u : 03777u));
+	lfs_quota_settle(server, node->file, fd);
 	lfs_file_done(server, node);
 	return rc;
 }

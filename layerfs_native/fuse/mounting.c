@@ -21,8 +21,8 @@ int lfs_mount(struct lfs_server *server, struct lfs_error *error)
 	server->device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (server->device < 0)
 		return lfs_fail(error, errno == EACCES || errno == ENOENT || errno == ENODEV ? -ENOTSUP : -errno, "/dev/fuse: %s", strerror(errno));
-	snprintf(data, sizeof data, "fd=%d,rootmode=40000,user_id=%u,group_id=%u,allow_other,default_permissions,max_read=%u", server->device,
-		 geteuid(), getegid(), server->max_write);
+	snprintf(data, sizeof data, "fd=%d,rootmode=40000,user_id=%u,group_id=%u,default_permissions,max_read=%u%s", server->device,
+		 geteuid(), getegid(), server->max_write, options->private_ ? "" : ",allow_other");
 	if (mount(options->name, options->target, "fuse.layerfs", options->mount_flags, data) < 0)
 		return lfs_fail(error, errno == ENODEV || errno == EPERM ? -ENOTSUP : -errno, "mounting at %s: %s", options->target, strerror(errno));
 	return 0;

@@ -49,6 +49,7 @@ void lfs_nodes_free(struct lfs_server *server)
 		if (lfs_node_is_dir(node) && !(node->flags & LFS_UNLINKED))
 			lfs_listing_drop(server, node);
 		else if (node->file) {
+			lfs_quota_forget(server, node);
 			lfs_close_fd(&node->file->fd);
 			lfs_close_fd(&node->file->pinned);
 			free(node->file);

@@ -15,7 +15,8 @@ static int reply_attr(struct lfs_request *request, struct lfs_node *node)
 	struct fuse_attr_out *out = (struct fuse_attr_out *)request->out;
 	*out = (struct fuse_attr_out){0};
 	int rc = lfs_attr(request->server, node, &out->attr);
-	out->attr_valid = lfs_attr_lasts(node) ? LFS_FOREVER : 0;
+	lfs_ids_show(request->server, &out->attr);
+	out->attr_valid = lfs_attr_lasts(node) ? request->server->options.cache_seconds : 0;
 	request->out_size = sizeof *out;
 	return rc;
 }
@@ -76,6 +77,7 @@ static int set_size(struct lfs_server *server, struct lfs_node *node, const stru
 		rc = -errno;
 	else if (in->valid & FATTR_KILL_SUIDGID && fstat(node->file->fd, &status) == 0 && status.st_mode & (S_ISUID | S_ISGID))
 		fchmod(node->file->fd, status.st_mode & (status.st_mode & S_IXGRP ? 01777u : 03777u));
+	lfs_quota_settle(server, node->file, node->file->fd);
 	lfs_file_done(server, node);
 	return rc;
 }
@@ -122,13 +124,24 @@ static int apply(struct lfs_server *server, struct lfs_node *node, const struct 
 	return 0;
 }
 
+/* Owners as they are stored; what belongs to nobody here can only be given to somebody. */
+static int stored_ids(struct lfs_server *server, struct lfs_node *node, struct fuse_setattr_in *in)
+{
+	bool user, group;
+	lfs_ids_known(server, node, &user, &group);
+	if ((!user && !(in->valid & FATTR_UID)) || (!group && !(in->valid & FATTR_GID)))
+		return -EOVERFLOW;
+	int rc = in->valid & FATTR_UID ? lfs_id_store_user(server, &in->uid) : 0;
+	return rc >= 0 && in->valid & FATTR_GID ? lfs_id_store_group(server, &in->gid) : rc;
+}
+
 int lfs_op_setattr(struct lfs_request *request)
 {
 	struct lfs_server *server = request->server;
 	struct lfs_node *node = request->node, *real = node;
 	struct fuse_setattr_in in;
 	memcpy(&in, request->args, sizeof in);
-	int rc = server->writable ? 0 : -EROFS;
+	int rc = server->writable ? stored_ids(server, node, &in) : -EROFS;
 	if (rc >= 0 && in.valid & FATTR_SIZE)
 		rc = set_size(server, node, &in);
 	const uint32_t others = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_ATIME | FATTR_MTIME;
@@ -177,7 +190,7 @@ int lfs_op_getxattr(struct lfs_request *request)
 	if (rc < 0)
 		return rc;
 	size_t room = in.size < request->out_room ? in.size : request->out_room;
-	return reply_sized(request, lfs_xattr_get(request->server, request->node, name, request->out, room), in.size);
+	return reply_sized(request, lfs_ids_show_xattr(request->server, request->node, name, request->out, room), in.size);
 }
 
 /* Names below trusted. are for those with CAP_SYS_ADMIN; the kernel does not see to that here, and tells us only the process. */
@@ -241,8 +254,11 @@ int lfs_op_setxattr(struct lfs_request *request)
 	size_t at = front + name.size + 1;
 	if (rc >= 0 && (at > request->args_size || in.size > request->args_size - at))
 		rc = -EINVAL;
+	struct lfs_bytes value = {request->args + at, in.size};
 	if (rc >= 0)
-		rc = lfs_xattr_set(server, request->node, name, (struct lfs_bytes){request->args + at, in.size}, (int)in.flags);
+		rc = lfs_ids_store_xattr(server, name, &value, request->out, request->out_room);
+	if (rc >= 0)
+		rc = lfs_xattr_set(server, request->node, name, value, (int)in.flags);
 	if (rc >= 0 && in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID)
 		kill_sgid(server, request->node);
 	return rc;
@@ -325,5 +341,6 @@ int lfs_op_statfs(struct lfs_request *request)
 	out->blocks = host.f_blocks, out->bfree = host.f_bfree, out->bavail = host.f_bavail;
 	out->files = host.f_files, out->ffree = host.f_ffree;
 	out->bsize = (uint32_t)host.f_bsize, out->frsize = (uint32_t)host.f_frsize;
+	lfs_quota_statfs(server, out);
 	return 0;
 }

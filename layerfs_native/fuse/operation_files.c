@@ -107,14 +107,18 @@ int lfs_op_write(struct lfs_request *request)
 		return rc;
 	if (in.write_flags & FUSE_WRITE_KILL_SUIDGID)
 		strip_setid(fd);
-	while (done < in.size) {
-		ssize_t put = pwrite(fd, request->args + sizeof in + done, in.size - done, (off_t)(in.offset + done));
+	uint64_t reserved;
+	int64_t allowed = lfs_quota_begin(request->server, fd, in.offset, in.size, &reserved);
+	rc = allowed < 0 ? (int)allowed : 0;
+	while (allowed > 0 && done < (uint64_t)allowed) {
+		ssize_t put = pwrite(fd, request->args + sizeof in + done, (size_t)allowed - done, (off_t)(in.offset + done));
 		if (put < 0) {
 			rc = -errno;
 			break;
 		}
 		done += (size_t)put;
 	}
+	lfs_quota_end(request->server, node->file, fd, reserved);
 	end(request, node);
 	lfs_count(LFS_COUNT_bytes_written, done);
 	if (rc < 0 && !done)
@@ -173,8 +177,14 @@ int lfs_op_fallocate(struct lfs_request *request)
 	int rc = begin(request, request->header.nodeid, true, &node, &content, &fd);
 	if (rc < 0)
 		return rc;
-	if (fallocate(fd, (int)in.mode, (off_t)in.offset, (off_t)in.length) < 0)
+	uint64_t reserved = 0;
+	bool takes = !(in.mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE));
+	int64_t allowed = takes ? lfs_quota_begin(request->server, fd, in.offset, in.length, &reserved) : 0;
+	if (takes && allowed != (int64_t)in.length)
+		rc = -ENOSPC;
+	else if (fallocate(fd, (int)in.mode, (off_t)in.offset, (off_t)in.length) < 0)
 		rc = -errno;
+	lfs_quota_end(request->server, node->file, fd, reserved);
 	end(request, node);
 	return rc;
 }
@@ -249,8 +259,11 @@ static int64_t copy_range(struct lfs_request *request, uint64_t limit)
 	int64_t done = -EOPNOTSUPP; /* a packed file: the kernel copies through its cache */
 	off_t at = (off_t)in.off_in, put = (off_t)in.off_out;
 	if (source >= 0) {
-		done = copy_file_range(source, &at, target, &put, in.len < limit ? in.len : limit, (unsigned)in.flags);
-		done = done < 0 ? -errno : done;
+		uint64_t reserved;
+		done = lfs_quota_begin(request->server, target, in.off_out, in.len < limit ? in.len : limit, &reserved);
+		if (done >= 0 && (done = copy_file_range(source, &at, target, &put, (size_t)done, (unsigned)in.flags)) < 0)
+			done = -errno;
+		lfs_quota_end(request->server, to->file, target, reserved);
 	}
 	end(request, to);
 	end(request, from);

@@ -21,7 +21,7 @@ int lfs_op_lookup(struct lfs_request *request)
 	if (rc != -ENOENT || request->node->flags & LFS_UNLINKED)
 		return rc;
 	lfs_count(LFS_COUNT_lookups_absent, 1);
-	*(struct fuse_entry_out *)request->out = (struct fuse_entry_out){.entry_valid = LFS_FOREVER}; /* the kernel remembers the absence */
+	*(struct fuse_entry_out *)request->out = (struct fuse_entry_out){.entry_valid = server->options.cache_seconds}; /* the kernel remembers the absence */
 	request->out_size = sizeof(struct fuse_entry_out);
 	return 0;
 }
@@ -65,7 +65,9 @@ static int create(struct lfs_request *request, struct lfs_bytes name, struct lfs
 	struct fuse_attr attr;
 	what->uid = request->header.uid;
 	what->gid = request->header.gid;
-	int rc = lfs_create(request->server, request->node, name, what, &node, &attr);
+	int rc = lfs_ids_store(request->server, what);
+	if (rc >= 0)
+		rc = lfs_create(request->server, request->node, name, what, &node, &attr);
 	return rc < 0 ? rc : lfs_reply_entry(request, node, &attr);
 }
 
@@ -133,7 +135,9 @@ int lfs_op_create(struct lfs_request *request)
 	if (rc < 0)
 		return rc;
 	struct lfs_new what = {S_IFREG | (in.mode & 07777), in.umask, 0, request->header.uid, request->header.gid, NULL, &fd};
-	rc = lfs_create(server, request->node, name, &what, &node, &attr);
+	rc = lfs_ids_store(server, &what);
+	if (rc >= 0)
+		rc = lfs_create(server, request->node, name, &what, &node, &attr);
 	if (rc < 0)
 		return rc;
 	rc = reply_open(request, node, in.flags, fd, sizeof(struct fuse_entry_out));
@@ -155,7 +159,9 @@ int lfs_op_tmpfile(struct lfs_request *request)
 	struct fuse_attr attr;
 	memcpy(&in, request->args, sizeof in);
 	struct lfs_new what = {S_IFREG | (in.mode & 07777), in.umask, 0, request->header.uid, request->header.gid, NULL, NULL};
-	int rc = lfs_tmpfile(server, request->node, &what, &node);
+	int rc = lfs_ids_store(server, &what);
+	if (rc >= 0)
+		rc = lfs_tmpfile(server, request->node, &what, &node);
 	if (rc < 0)
 		return rc;
 	rc = lfs_attr(server, node, &attr);
@@ -311,7 +317,7 @@ static int see_plus(struct filling *filling, const struct lfs_seen *seen)
 		int rc = find_seen(filling, seen, &node, &attr);
 		if (rc < 0)
 			return rc == -ENOENT ? 0 : rc;
-		lfs_fill_entry(node, &attr, &entry);
+		lfs_fill_entry(filling->server, node, &attr, &entry);
 		lfs_node_put(filling->server, node);
 	}
 	put_dirent(filling, at + sizeof entry, seen, entry.attr.ino);
@@ -354,7 +360,8 @@ int lfs_op_opendir(struct lfs_request *request)
 {
 	if (request->server->no_opendir)
 		return -ENOSYS; /* never asked again: every directory is cached, which is right as nothing changes behind the kernel's back */
-	*(struct fuse_open_out *)request->out = (struct fuse_open_out){.open_flags = FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR};
+	uint32_t keep = request->server->options.no_cache ? 0 : FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR;
+	*(struct fuse_open_out *)request->out = (struct fuse_open_out){.open_flags = keep};
 	request->out_size = sizeof(struct fuse_open_out);
 	return 0;
 }

@@ -42,6 +42,7 @@ static const struct flag_key flags[] = {
 	{"no_passthrough", AT(no_passthrough)}, {"no_readdirplus", AT(no_readdirplus)}, {"no_acl", AT(no_acl)},
 	{"no_uring", AT(no_uring)},	      {"no_killpriv", AT(no_killpriv)},	  {"no_opendir_enosys", AT(no_opendir_enosys)},
 	{"no_cache", AT(no_cache)},	      {"no_follow", AT(no_follow)},		  {"no_zero_open", AT(no_zero_open)},
+	{"private", AT(private_)},
 };
 static const struct {
 	const char *key;
@@ -67,12 +68,22 @@ static int set_option(struct lfs_options *options, const char *key, const char *
 			options->mount_flags |= mount_flags[i].flag;
 			return 0;
 		}
+	if (!strcmp(key, "uidmap") || !strcmp(key, "gidmap"))
+		return lfs_idmap_parse(key[0] == 'u' ? &options->users : &options->groups, value) < 0
+			       ? lfs_fail(error, -EINVAL, "the order %s is not understood", key)
+			       : 0;
 	char *end;
 	unsigned long number = strtoul(value, &end, 10);
 	if (!*value || *end)
 		return lfs_fail(error, -EINVAL, "unknown order %s", key);
 	if (!strcmp(key, "report"))
 		options->report = (int)number;
+	else if (!strcmp(key, "size"))
+		options->size_limit = number;
+	else if (!strcmp(key, "inodes"))
+		options->inode_limit = number;
+	else if (!strcmp(key, "cache"))
+		options->cache_seconds = number < LFS_FOREVER ? number : LFS_FOREVER;
 	else if (!strcmp(key, "pass_lower_size"))
 		options->pass_lower_size = number;
 	else if (!strcmp(key, "threads") && number >= 1 && number <= LFS_THREADS_MAX)
@@ -113,6 +124,8 @@ int lfs_options_read(int fd, struct lfs_options *options, struct lfs_error *erro
 		rc = lfs_fail(error, -EINVAL, "the orders lack something");
 	if (rc >= 0 && options->upper && !options->work)
 		rc = lfs_fail(error, -EINVAL, "an upper directory needs a work directory");
+	options->no_cache |= !options->cache_seconds;
+	options->no_opendir_enosys |= !options->cache_seconds;
 	if (options->read_only || !options->upper)
 		options->mount_flags |= MS_RDONLY;
 	return rc;
@@ -122,4 +135,6 @@ void lfs_options_free(struct lfs_options *options)
 {
 	for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
 		free(*(char **)((char *)options + texts[i].at));
+	free(options->users.ranges);
+	free(options->groups.ranges);
 }

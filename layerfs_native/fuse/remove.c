@@ -111,12 +111,14 @@ int lfs_unlink(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 	if (rc < 0)
 		return rc;
 	rc = check(server, node, directory);
+	lfs_quota_removing(server, true);
 	if (rc >= 0)
 		rc = lfs_dir_here(server, dir);
 	struct lfs_name *known = lfs_name_find(server, dir, name);
 	if (rc >= 0 && known) {
 		bool last, lower = lfs_low_shows(server, dir, name);
 		int fd = last_name(server, node, &last);
+		uint64_t weight = lfs_quota_weight(server, node);
 		rc = remove_entry(server, dir, node, known->text, lower);
 		if (rc < 0) {
 			if (fd >= 0)
@@ -128,9 +130,13 @@ int lfs_unlink(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 				lfs_listing_gone(server, dir, known->text);
 			if (lfs_node_is_dir(node))
 				lfs_moves_forget(server);
+			if (last && node->flags & LFS_HERE && fd < 0)
+				lfs_quota_add(server, -1, -(int64_t)weight);
 			lfs_name_lost(server, known, last, fd < 0 ? LFS_NO_FD : fd);
 		}
+		lfs_quota_settle_dir(server, dir);
 	}
+	lfs_quota_removing(server, false);
 	lfs_node_put(server, node);
 	return rc;
 }

@@ -96,7 +96,12 @@ static int redirect_file(struct lfs_server *server, const struct side *from)
 	if (!from->dir->low)
 		return -EIO;
 	int size = lfs_low_path(server, from->dir->low, from->name, path, sizeof path);
-	return size < 0 ? size : lfs_mark_set(server, fd, from->text, "redirect", path, (size_t)size);
+	if (size < 0)
+		return size;
+	uint64_t weight = lfs_quota_weight(server, from->node);
+	int rc = lfs_mark_set(server, fd, from->text, "redirect", path, (size_t)size);
+	lfs_quota_changed(server, from->node, weight);
+	return rc;
 }
 
 static int keep_identity(struct lfs_server *server, const struct side *from, const struct side *to)
@@ -233,16 +238,22 @@ static int perform(struct lfs_server *server, const struct side *old, const stru
 	int rc = keep_identity(server, old, new);
 	if (rc >= 0 && exchange)
 		rc = keep_identity(server, new, old);
+	uint64_t weight = 0;
 	if (rc >= 0 && new->node && !exchange) {
 		if (lfs_node_is_dir(new->node) && new->node->flags & LFS_HERE)
 			rc = clear(server, new->node);
 		if (rc >= 0)
 			kept = replaced(server, new->node, &last);
+		weight = lfs_quota_weight(server, new->node);
 	}
 	if (rc >= 0)
 		rc = move(server, old, new, flags);
+	lfs_quota_settle_dir(server, old->dir);
+	lfs_quota_settle_dir(server, new->dir);
 	if (rc < 0)
 		return rc;
+	if (last && new->node->flags & LFS_HERE && kept < 0)
+		lfs_quota_add(server, -1, -(int64_t)weight);
 	relist(server, old, new, flags);
 	if (lfs_node_is_dir(old->node) || (new->node && lfs_node_is_dir(new->node)))
 		lfs_moves_forget(server);

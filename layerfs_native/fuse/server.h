@@ -4,6 +4,7 @@
  * node.c         what the kernel knows: nodes and their names     operation_*.c  FUSE operations in terms of the union
  * union.c        lookup: which layer answers for a name           listing.c   merged directories with stable offsets
  * lower.c        the mapped tree, packs, objects                  upper.c     the writable directory: descriptors, marks
+ * quota.c        limits of the upper directory                    idmap.c     ids as stored and as shown
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
  * stats.c        what is counted
  *
@@ -24,19 +25,32 @@
 #define LFS_MAX_WRITE (1u << 20)
 #define LFS_PASS_LOWER_SIZE (1u << 20)
 #define LFS_NO_FD (-1)
+#define LFS_FOREVER (1u << 30) /* seconds */
 #define LFS_THREADS_MAX 16u
 
 struct lfs_server;
+
+/* --- idmap.c: ids as they are stored, and as the mount shows them --- */
+struct lfs_id_range {
+	uint32_t stored, shown, count;
+};
+struct lfs_idmap { /* no ranges: ids are shown as they are stored */
+	struct lfs_id_range *ranges;
+	size_t count;
+};
+int lfs_idmap_parse(struct lfs_idmap *map, const char *text); /* "0:100000:65536,..." */
 
 /* --- options.c: what the library asks for --- */
 struct lfs_options {
 	char *tree, *packs, *objects, *target, *name, *upper, *work;
 	int report; /* descriptor that hears "ready" or the error; -1: none */
 	unsigned long mount_flags;
-	bool read_only, volatile_, strict, foreground;
+	bool read_only, volatile_, strict, foreground, private_; /* private_: only for who mounts */
 	bool no_passthrough, no_readdirplus, no_acl, no_uring, no_killpriv, no_opendir_enosys, no_cache, no_follow, no_zero_open; /* switches for tests */
 	unsigned threads;
 	uint64_t size_limit, inode_limit; /* quota; 0: none */
+	uint64_t cache_seconds; /* how long the kernel may keep names and attributes; LFS_FOREVER: nothing changes behind its back */
+	struct lfs_idmap users, groups;
 	uint64_t pass_lower_size;	  /* smaller lower files are cached: then old descriptors see what is written later */
 	char *control;
 };
@@ -158,10 +172,11 @@ struct lfs_kept { /* one kept directory descriptor */
 	struct lfs_node *node;
 	int fd;
 	uint8_t older, newer;
+	uint64_t blocks; /* that quota.c has counted */
 };
 struct lfs_upper {
 	bool present;
-	int root, scratch, links; /* links: /proc/self/fd, the working directory of every thread */
+	int root, work, scratch, links; /* links: /proc/self/fd, the working directory of every thread */
 	dev_t device;
 	uint64_t next_name;
 	bool alternate; /* mknod is not allowed: whiteouts in their xattr form */
@@ -300,7 +315,8 @@ struct lfs_file {
 	uint32_t handles, writers, busy; /* busy: fd is in use without the lock */
 	int32_t backing;		 /* 0: none */
 	uint8_t mode;
-	bool fd_writable, fd_lower;
+	bool fd_writable, fd_lower, counted;
+	uint64_t charged; /* blocks that quota.c has counted, when `counted` */
 };
 struct lfs_files {
 	struct lfs_file *oldest, *newest;
@@ -314,12 +330,52 @@ struct lfs_file *lfs_file_get(struct lfs_node *node); /* makes it; NULL: no memo
 void lfs_file_free(struct lfs_server *server, struct lfs_node *node);
 int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, struct lfs_content *content);
 	/* The bytes' descriptor, kept open until lfs_file_done; LFS_NO_FD and content->kind PACK: read it from there. */
+int lfs_file_hold(struct lfs_server *server, struct lfs_node *node); /* keeps the open state, without a descriptor, until lfs_file_done */
 void lfs_file_done(struct lfs_server *server, struct lfs_node *node);
 int lfs_settle_data(struct lfs_server *server, struct lfs_node *node); /* after a copy-up of bytes: -ESTALE when another node has the names now */
 int lfs_settle_names(struct lfs_server *server, struct lfs_node *node); /* before it gets another name: the same, as a split finds one name only */
 int lfs_backing_open(struct lfs_server *server, int fd);	 /* an id, or -errno */
 void lfs_backing_close(struct lfs_server *server, int32_t id);
 int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd); /* fd: owned; the entry is about to lose its last name */
+
+/* --- quota.c --- */
+struct lfs_quota {
+	bool on, removing;
+	pthread_mutex_t lock; /* the innermost one */
+	int64_t used, inodes, reserved; /* bytes, entries, bytes that writes under way may allocate */
+	atomic_uint doomed;		/* entries without a name that are kept for the kernel */
+	uint64_t root_blocks;		/* counted for the root directory */
+	char signature[128];
+};
+int lfs_quota_open(struct lfs_server *server, struct lfs_error *error);
+void lfs_quota_close(struct lfs_server *server);
+int lfs_quota_want(struct lfs_server *server, uint64_t inodes, uint64_t bytes); /* -ENOSPC */
+int lfs_quota_reserve(struct lfs_server *server, uint64_t bytes);
+void lfs_quota_unreserve(struct lfs_server *server, uint64_t bytes);
+void lfs_quota_removing(struct lfs_server *server, bool removing); /* what goes on frees something: it may go a little over the limits */
+void lfs_quota_add(struct lfs_server *server, int64_t inodes, int64_t blocks);
+void lfs_quota_kept(struct lfs_server *server, struct lfs_kept *kept);	      /* a descriptor is kept from now on */
+void lfs_quota_settle_kept(struct lfs_server *server, struct lfs_kept *kept); /* and is about to go */
+void lfs_quota_settle_dir(struct lfs_server *server, struct lfs_node *dir);   /* after a change in it */
+uint64_t lfs_quota_weight(struct lfs_server *server, struct lfs_node *node);  /* before a change of an entry or its end */
+void lfs_quota_changed(struct lfs_server *server, struct lfs_node *node, uint64_t before);
+void lfs_quota_follow(struct lfs_server *server, struct lfs_node *node); /* its bytes are about to change, without the lock */
+int64_t lfs_quota_begin(struct lfs_server *server, int fd, uint64_t offset, uint64_t size, uint64_t *reserved);
+	/* Without the lock: how much of a write may be done; -ENOSPC. Then: */
+void lfs_quota_end(struct lfs_server *server, struct lfs_file *file, int fd, uint64_t reserved);
+void lfs_quota_settle(struct lfs_server *server, struct lfs_file *file, int fd);
+void lfs_quota_forget(struct lfs_server *server, struct lfs_node *node); /* its open state goes */
+void lfs_quota_statfs(struct lfs_server *server, struct fuse_kstatfs *out); /* without the lock */
+
+/* --- idmap.c --- */
+bool lfs_ids_show(const struct lfs_server *server, struct fuse_attr *attr); /* stored -> shown; false when one has no counterpart */
+int lfs_id_store_user(const struct lfs_server *server, uint32_t *id);	   /* shown -> stored; -EOVERFLOW */
+int lfs_id_store_group(const struct lfs_server *server, uint32_t *id);
+int lfs_ids_store(const struct lfs_server *server, struct lfs_new *what); /* the caller's, for what it creates */
+bool lfs_ids_known(struct lfs_server *server, struct lfs_node *node, bool *user, bool *group);
+int lfs_ids_show_xattr(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, uint8_t *out, size_t room);
+int lfs_ids_store_xattr(const struct lfs_server *server, struct lfs_bytes name, struct lfs_bytes *value, uint8_t *space, size_t room);
+	/* `value` may be moved to `space` for that. */
 
 /* --- xattr.c --- */
 int lfs_xattr_get(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, void *out, size_t size);
@@ -355,9 +411,8 @@ typedef int lfs_operation(struct lfs_request *request);
 LFS_OPERATIONS(LFS_DECLARE)
 #undef LFS_DECLARE
 
-#define LFS_FOREVER (1u << 30) /* seconds: nothing changes behind the kernel's back */
 bool lfs_attr_lasts(const struct lfs_node *node); /* whether the kernel may keep its attributes */
-void lfs_fill_entry(struct lfs_node *node, const struct fuse_attr *attr, struct fuse_entry_out *out); /* gives the kernel one reference */
+void lfs_fill_entry(struct lfs_server *server, struct lfs_node *node, const struct fuse_attr *attr, struct fuse_entry_out *out); /* gives the kernel one reference */
 int lfs_reply_entry(struct lfs_request *request, struct lfs_node *node, const struct fuse_attr *attr); /* takes the caller's reference over */
 int lfs_name_argument(const struct lfs_request *request, size_t *at, struct lfs_bytes *name); /* a NUL-ended name at args + *at */
 
@@ -428,6 +483,7 @@ struct lfs_server {
 	struct lfs_moves moves;
 	struct lfs_listings listings;
 	struct lfs_files files;
+	struct lfs_quota quota;
 	struct lfs_stats stats;
 	int proc;		/* /proc, to find the mount's namespace again; -1: not left */
 	uint64_t namespace_id;	/* of the mount namespace we were started in */

@@ -21,7 +21,7 @@
 
 static int open_scratch(struct lfs_server *server, struct lfs_error *error)
 {
-	LFS_AUTO_FD work = open(server->options.work, DIR_FLAGS);
+	int work = server->upper.work = open(server->options.work, DIR_FLAGS);
 	if (work < 0)
 		return lfs_fail(error, -errno, "%s: %s", server->options.work, strerror(errno));
 	if (mkdirat(work, "scratch", 0700) < 0 && errno != EEXIST)
@@ -54,7 +54,7 @@ static int adopt_root(struct lfs_server *server, struct lfs_error *error)
 int lfs_upper_open(struct lfs_server *server, struct lfs_error *error)
 {
 	struct lfs_upper *upper = &server->upper;
-	upper->root = upper->scratch = LFS_NO_FD;
+	upper->root = upper->work = upper->scratch = LFS_NO_FD;
 	upper->marks = server->root_user ? "trusted.overlay." : "user.overlay.";
 	upper->marks_size = strlen(upper->marks);
 	upper->links = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -79,6 +79,7 @@ void lfs_upper_close(struct lfs_server *server)
 		if (upper->kept[i].node)
 			close(upper->kept[i].fd);
 	lfs_close_fd(&upper->root);
+	lfs_close_fd(&upper->work);
 	lfs_close_fd(&upper->scratch);
 	lfs_close_fd(&upper->links);
 }
@@ -102,13 +103,15 @@ static void kept_newest(struct lfs_upper *upper, uint8_t at)
 }
 
 /* kept[0].older is the newest, kept[0].newer the oldest of the ring. */
-static uint8_t kept_slot(struct lfs_upper *upper)
+static uint8_t kept_slot(struct lfs_server *server)
 {
+	struct lfs_upper *upper = &server->upper;
 	for (unsigned i = 1; i <= LFS_KEPT_DIRS; i++)
 		if (!upper->kept[i].node)
 			return (uint8_t)i;
 	uint8_t oldest = upper->kept[0].newer;
 	kept_unlink(upper, oldest);
+	lfs_quota_settle_kept(server, &upper->kept[oldest]);
 	close(upper->kept[oldest].fd);
 	upper->kept[oldest].node->kept = 0;
 	upper->kept[oldest].node = NULL;
@@ -121,6 +124,7 @@ void lfs_dir_forget(struct lfs_server *server, struct lfs_node *dir)
 	if (!dir->kept)
 		return;
 	kept_unlink(upper, dir->kept);
+	lfs_quota_settle_kept(server, &upper->kept[dir->kept]);
 	close(upper->kept[dir->kept].fd);
 	upper->kept[dir->kept].node = NULL;
 	dir->kept = 0;
@@ -181,9 +185,10 @@ int lfs_dir_fd(struct lfs_server *server, struct lfs_node *dir)
 	fd = walk_down(server, dir);
 	if (fd < 0)
 		return fd;
-	uint8_t at = kept_slot(upper);
+	uint8_t at = kept_slot(server);
 	upper->kept[at].node = dir;
 	upper->kept[at].fd = fd;
+	lfs_quota_kept(server, &upper->kept[at]);
 	dir->kept = at;
 	kept_newest(upper, at);
 	return fd;

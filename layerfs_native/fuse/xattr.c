@@ -191,8 +191,14 @@ int lfs_xattr_set(struct lfs_server *server, struct lfs_node *node, struct lfs_b
 		rc = entry_path(server, real_node(node), path, &follow);
 	if (rc < 0)
 		return rc;
+	node = real_node(node);
+	if ((rc = lfs_quota_want(server, 0, value.size)) < 0)
+		return rc;
+	uint64_t weight = lfs_quota_weight(server, node);
 	rc = follow ? setxattr(path, stored, value.data, value.size, flags) : lsetxattr(path, stored, value.data, value.size, flags);
-	return rc < 0 ? -errno : 0;
+	rc = rc < 0 ? -errno : 0;
+	lfs_quota_changed(server, node, weight);
+	return rc;
 }
 
 int lfs_xattr_remove(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name)
@@ -210,5 +216,9 @@ int lfs_xattr_remove(struct lfs_server *server, struct lfs_node *node, struct lf
 		rc = entry_path(server, real_node(node), path, &follow);
 	if (rc < 0)
 		return rc;
-	return (follow ? removexattr(path, stored) : lremovexattr(path, stored)) < 0 ? -errno : 0;
+	node = real_node(node);
+	uint64_t weight = lfs_quota_weight(server, node);
+	rc = (follow ? removexattr(path, stored) : lremovexattr(path, stored)) < 0 ? -errno : 0;
+	lfs_quota_changed(server, node, weight);
+	return rc;
 }
