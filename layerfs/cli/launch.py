@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from layerfs.cli.app import Session
+from layerfs.cli.launch_limits import CONFINEMENT, take
 from layerfs.cli.mounts import engine_option
 from layerfs.cli.options import image_argument
 from layerfs.cli.output import fail, out, reason
@@ -50,6 +51,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         "--storage-opt", multiple=True, metavar="NAME=VALUE", help="A mount option of every mount; size=10G limits it."
     ),
     click.option("--cidfile", metavar="FILE", help="Write the container's ID to a file."),
+    *CONFINEMENT,
     engine_option,
 ]
 _ARGUMENTS = {"allow_interspersed_args": False, "help_option_names": ["--help"]}
@@ -121,12 +123,14 @@ def _settings(options: dict[str, Any], command: tuple[str, ...]) -> dict[str, An
     """What `Store.create` takes, from the command line's options."""
     env = [line for path in options.pop("env_file") for line in _pairs(path, "env")]
     labels = [line for path in options.pop("label_file") for line in _pairs(path, "label")]
+    limits = take(options, CONFINEMENT)
     return options | {
         "command": list(command) or None,
         "env": _with_ours([*env, *options.pop("env")]),
         "labels": [*labels, *options.pop("label")],
         "volumes": [_volume(text) for text in options.pop("volume")],
         "no_new_privileges": _no_new_privileges(options.pop("security_opt")),
+        **limits,
     }
 
 

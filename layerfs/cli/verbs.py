@@ -17,10 +17,6 @@ _LATER = {  # docker's, not here yet: what to say instead of a bare "unknown fla
     "--tty": "terminals are not supported yet",
     "-p": "ports are not supported yet",
     "--publish": "ports are not supported yet",
-    **dict.fromkeys(
-        ("-m", "--memory", "--memory-swap", "--cpus", "-c", "--cpu-shares", "--cpuset-cpus", "--pids-limit"),
-        "resource limits are not supported yet",
-    ),
 }
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layerfs.engine.image import Image
     from layerfs.engine.settings import Settings
     from layerfs.engine.state import State
+    from layerfs.engine.stats import Stats
     from layerfs.engine.store import Store
     from layerfs.engine.upkeep import Sizes
     from layerfs.layer.progress import Report
@@ -271,23 +272,28 @@ class Container:
             settings: those of Store.create (env, user, workdir, network, …), for this run.
 
         Returns:
-            a record with returncode (128+n for a signal n), stdout, stderr (bytes), truncated.
+            a record with returncode (128+n for a signal n), stdout, stderr (bytes), truncated, oom_killed.
 
         Raises:
             RunError, CommandNotFound, CommandNotExecutable: it could not be started (exit codes 125, 127, 126).
             RunTimeout: `.result` has what it wrote by then.
-            Unsupported: memory=, cpus=, pids=.
+            Unsupported: a limit that this machine cannot set.
         """
         from layerfs.engine.running import place_of, recorded
+        from layerfs.engine.surroundings import surrounded
         from layerfs.runtime import run
 
         wanted = self.settings.changed(settings if command is None else {**settings, "command": command})
         image = self.image.config.config
-        with place_of(self, engine) as place, recorded(self) as record:
+        with (
+            place_of(self, engine) as place,
+            recorded(self) as record,
+            surrounded(self, wanted, place.files.name) as around,
+        ):
             result = run(
                 place.root,
                 image.document(),
-                wanted.run_options(self._id),
+                around.options,
                 state=place.files,
                 stdin=DEVNULL if stdin is None else stdin,
                 stdout=stdout,
@@ -298,7 +304,35 @@ class Container:
                 on_started=record.started,
             )
             record.ended(result.returncode)
-        return result
+            return replace(result, oom_killed=around.oom_killed)
+
+    def update(self, **limits: Any) -> None:
+        """Other limits (memory, cpus, pids, cpu_shares, …), for what runs and for later runs.
+
+        Raises:
+            InvalidInput: an impossible one. Unsupported, RunError: it cannot be set; everything stays as it was.
+        """
+        from layerfs.engine.surroundings import update
+
+        update(self, limits)
+
+    def pause(self) -> None:
+        """Stop every process of it until `unpause`. Raises InUse: it does not run, or is paused."""
+        from layerfs.engine.surroundings import freeze
+
+        freeze(self, True)
+
+    def unpause(self) -> None:
+        """Raises InUse: it is not paused."""
+        from layerfs.engine.surroundings import freeze
+
+        freeze(self, False)
+
+    def stats(self) -> Stats:
+        """What it uses now; `.cpu_percent(before)` needs an earlier one."""
+        from layerfs.engine.stats import stats_of
+
+        return stats_of(self)
 
     def change_state(self, change: Callable[[State], State]) -> None:
         """Replace the state by what `change` makes of it, in one transaction. Raises ContainerNotFound."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from layerfs.engine.surroundings import oom_killed, paused
 from layerfs.oci.fields import format_time
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
     from layerfs.engine.image import Image
+    from layerfs.engine.settings import Settings
 
 _NEVER = "0001-01-01T00:00:00Z"
 
@@ -57,9 +59,9 @@ def _state(box: Container) -> dict[str, Any]:
     return {
         "Status": state.status,
         "Running": state.running,
-        "Paused": False,
+        "Paused": paused(box),
         "Restarting": False,
-        "OOMKilled": False,
+        "OOMKilled": oom_killed(box),
         "Dead": False,
         "Pid": state.pid,
         "ExitCode": state.code,
@@ -95,6 +97,7 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
             "CapDrop": list(settings.cap_drop) or None,
             "SecurityOpt": ["no-new-privileges"] if settings.no_new_privileges else None,
             "StorageOpt": dict(t.partition("=")[::2] for t in settings.storage_opt) or None,
+            **_limits(settings),
             "Tmpfs": dict(t.partition(":")[::2] for t in settings.tmpfs) or None,
         },
         "GraphDriver": {
@@ -114,6 +117,62 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         sizes = box.sizes()
         document |= {"SizeRw": sizes.writable, "SizeRootFs": sizes.writable + sizes.image}
     return document
+
+
+def _limits(settings: Settings) -> dict[str, Any]:
+    """docker's names of what limits a container."""
+    r = settings.resources
+    rates = {
+        "".join(part.title() for part in name.split("_")).replace("Iops", "IOps"): [
+            {"Path": device.path, "Weight" if "weight" in name else "Rate": device.rate} for device in getattr(r, name)
+        ]
+        for name in (
+            *("blkio_weight_device", "device_read_bps", "device_write_bps"),
+            *("device_read_iops", "device_write_iops"),
+        )
+    }
+    return {
+        "CpuShares": r.cpu_shares,
+        "Memory": r.memory,
+        "NanoCpus": r.nano_cpus,
+        "CgroupParent": settings.cgroup_parent or "",
+        "BlkioWeight": r.blkio_weight,
+        **{f"Blkio{name}" if name.startswith("Device") else name: value for name, value in rates.items()},
+        "CpuPeriod": r.cpu_period,
+        "CpuQuota": r.cpu_quota,
+        "CpusetCpus": r.cpuset_cpus,
+        "CpusetMems": r.cpuset_mems,
+        "Devices": [_device(text) for text in settings.devices],
+        "DeviceCgroupRules": [str(rule) for rule in r.device_cgroup_rules] or None,
+        "MemoryReservation": r.memory_reservation,
+        "MemorySwap": r.memory_swap or 2 * r.memory,
+        "MemorySwappiness": r.memory_swappiness,
+        "OomKillDisable": r.oom_kill_disable,
+        "OomScoreAdj": settings.oom_score_adj or 0,
+        "PidsLimit": r.pids_limit or None,
+        "Ulimits": [_ulimit(text) for text in settings.ulimits],
+        "Sysctls": dict(text.partition("=")[::2] for text in settings.sysctls) or None,
+        "GroupAdd": list(settings.group_add) or None,
+        "ExtraHosts": list(settings.extra_hosts) or None,
+        "Dns": list(settings.dns),
+        "DnsOptions": list(settings.dns_options),
+        "DnsSearch": list(settings.dns_search),
+        "ShmSize": settings.shm_size or 64 << 20,
+    }
+
+
+def _device(text: str) -> dict[str, str]:
+    from layerfs.runtime.flags import Device
+
+    device = Device.parse(text)
+    return {"PathOnHost": device.source, "PathInContainer": device.target, "CgroupPermissions": device.access}
+
+
+def _ulimit(text: str) -> dict[str, Any]:
+    from layerfs.runtime.flags import parse_ulimit
+
+    limit = parse_ulimit(text)
+    return {"Name": text.partition("=")[0], "Hard": limit.hard, "Soft": limit.soft}
 
 
 def _mount(volume: str) -> dict[str, Any]:

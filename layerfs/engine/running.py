@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from layerfs.engine.mounts import mount_container, mounted_at, unmount_all, writable_mounts
 from layerfs.engine.points import clear_points, make_points
 from layerfs.engine.state import KILLED, State
+from layerfs.engine.surroundings import cgroups, clear
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def place_of(box: Container, engine: str | None) -> Iterator[Place]:
 def release(box: Container) -> None:
     """Take away what killed runs left behind; nothing happens while one goes on."""
     home = _home(box)
-    if not (home / "mount").exists() and not (home / "points").exists():
+    if not (home / "mount").exists() and not (home / "points").exists() and not cgroups(box):
         return
     with contextlib.suppress(FileNotFoundError), _lock(home) as lock:
         if _alone(lock):
@@ -141,6 +142,7 @@ def _mount(box: Container, home: Path, engine: str | None) -> Path | None:
 
 def _leave(box: Container, home: Path) -> None:
     """By the last one."""
+    clear(box)
     points = home / "points"
     if points.exists():
         root = mounted_at(box.store, box.id)

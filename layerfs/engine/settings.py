@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from layerfs.errors import InvalidInput, Unsupported
+from layerfs.engine import confinement
+from layerfs.engine.confinement import Confinement
+from layerfs.errors import InvalidInput
+from layerfs.runtime.resources import Resources
 
 if TYPE_CHECKING:
     from layerfs.oci import ContainerConfig
     from layerfs.runtime import RunOptions
 
-_LATER = ("memory", "cpus", "pids")  # limits: they need control groups
-
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Confinement):
     """The options of `create` and `run`; every default is docker's (with `network` none: bridges come later)."""
 
     command: tuple[str, ...] | None = None
@@ -44,20 +45,23 @@ class Settings:
     def of(cls, row: Mapping[str, Any]) -> Settings:
         """From a container's row; unknown names of newer rows are passed over."""
         chosen: dict[str, Any] = {name: _frozen(row[name]) for name in _NAMES if name in row}
+        if "resources" in chosen:
+            chosen["resources"] = Resources.of(chosen["resources"])
         return cls(**chosen)
 
     def row(self) -> dict[str, Any]:
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return plain | {"resources": self.resources.row()}
 
     def changed(self, values: Mapping[str, Any]) -> Settings:
         """With a caller's values, checked.
 
         Raises:
-            InvalidInput: an unknown name, a value that cannot be. Unsupported: what this version does not do yet.
+            InvalidInput: an unknown name, a value that cannot be.
         """
-        given = {name: value for name, value in values.items() if value is not None or name not in _LATER}
-        chosen = {name: _checked(name, value) for name, value in given.items()}
-        settings = replace(self, **chosen)
+        resources, rest = confinement.with_resources(self, values)
+        chosen = {name: _checked(name, value) for name, value in rest.items()}
+        settings = replace(self, resources=resources, **chosen)
         settings.run_options("0" * 64)  # bad volumes, capabilities and the like are told now
         return settings
 
@@ -86,7 +90,7 @@ class Settings:
 
         if self.network not in ("none", "host"):
             raise InvalidInput(f"network {self.network!r} is not supported: none or host")
-        return RunOptions(
+        options = RunOptions(
             command=self.command,
             entrypoint=self.entrypoint,
             env=self.env,
@@ -104,11 +108,15 @@ class Settings:
             tmpfs=tuple(map(Tmpfs.parse, self.tmpfs)),
             stop_signal=self.stop_signal,
         )
+        return self.confined(options)
 
 
 _NAMES = frozenset(f.name for f in fields(Settings))
-_FLAGS = frozenset({"read_only", "privileged", "no_new_privileges"})
-_LISTS = frozenset({"command", "entrypoint", "env", "volumes", "tmpfs", "cap_add", "cap_drop", "storage_opt"})
+_FLAGS = frozenset({"read_only", "privileged", "no_new_privileges"}) | confinement.FLAGS
+_LISTS = (
+    frozenset({"command", "entrypoint", "env", "volumes", "tmpfs", "cap_add", "cap_drop", "storage_opt"})
+    | confinement.LISTS
+)
 
 
 def _frozen(value: Any) -> Any:
@@ -117,10 +125,10 @@ def _frozen(value: Any) -> Any:
 
 def _checked(name: str, value: Any) -> Any:
     """One value as the row has it: texts (bytes are taken as the file system does), tuples of texts, flags."""
-    if name in _LATER:
-        raise Unsupported(f"{name}= is not supported yet: this version sets no resource limits")
-    if name not in _NAMES:
+    if name not in _NAMES - {"resources"}:
         raise InvalidInput(f"unknown setting {name!r}")
+    if name in confinement.SIZES or name in confinement.NUMBERS:
+        return confinement.checked_number(name, value)
     if name in _FLAGS:
         return bool(value)
     if name == "labels":

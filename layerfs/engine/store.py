@@ -213,11 +213,13 @@ class Store:
             engine: what mounts it, when it is mounted; None for the best one then.
             settings: command entrypoint env user workdir hostname network labels volumes tmpfs read_only privileged
                 no_new_privileges cap_add cap_drop stop_signal storage_opt, as for `docker create`. Lists of strings
-                where docker has several; `env`, `labels` and `storage_opt` may be mappings.
+                where docker has several; `env`, `labels` and `storage_opt` may be mappings. Limits:
+                memory memory_swap memory_reservation cpus cpu_shares cpu_period cpu_quota cpuset_cpus cpuset_mems pids
+                blkio_weight device_read_bps … (texts or numbers); ulimits sysctls devices group_add extra_hosts dns
+                dns_search dns_options shm_size oom_score_adj cgroup_parent.
 
         Raises:
             AlreadyExists: the name is taken. ImageNotFound, InvalidInput.
-            Unsupported: memory=, cpus=, pids=.
         """
         from layerfs.engine.settings import Settings
 

@@ -51,6 +51,17 @@ def is_confined(options: RunOptions) -> bool:
 
 def device_steps(options: RunOptions) -> list[Step]:
     confined = is_confined(options)
+    given = [
+        Step(
+            StepKind.DEVICE,
+            os.fsencode(target),
+            mode=info.st_mode,
+            device=(os.major(info.st_rdev), os.minor(info.st_rdev)),
+            confined=confined,
+        )
+        for device in options.devices
+        for target, info in device.nodes()
+    ]
     steps = [
         Step(StepKind.DEVICE, b"/dev/" + name, mode=stat.S_IFCHR | 0o666, device=(major, minor), confined=confined)
         for name, major, minor in _NODES
@@ -58,6 +69,7 @@ def device_steps(options: RunOptions) -> list[Step]:
     if options.privileged:
         known = {step.target for step in steps}
         steps += [step for step in host_nodes() if step.target not in known]
+    steps = [step for step in steps if step.target not in {own.target for own in given}] + given
     links = _LINKS + (((b"core", b"/proc/kcore"),) if Path("/proc/kcore").exists() else ())
     steps += [Step(StepKind.LINK, b"/dev/" + name, text) for name, text in links]
     if confined:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from layerfs.runtime.flags import Resolver
+
 _HOSTS = (
     ("127.0.0.1", "localhost"),
     ("::1", "localhost ip6-localhost ip6-loopback"),
@@ -58,15 +60,23 @@ def resolv_conf_text(host: bytes) -> bytes:
 
 
 def write_files(
-    directory: Path, hostname: bytes, *, host_network: bool, extra_hosts: Iterable[tuple[str, str]] = ()
+    directory: Path,
+    hostname: bytes,
+    *,
+    host_network: bool,
+    extra_hosts: Iterable[tuple[str, str]] = (),
+    resolver: Resolver = Resolver(),  # noqa: B008 (frozen)
 ) -> ContainerFiles:
-    """Writes the three into `directory`, which exists. With the host's network they are the host's own texts."""
+    """Writes the three into `directory`, which exists. With the host's network they are the host's own texts, with
+    `extra_hosts` and what `resolver` says."""
     files = ContainerFiles(directory / "resolv.conf", directory / "hostname", directory / "hosts")
     resolv = _read(Path("/etc/resolv.conf"))
-    files.resolv_conf.write_bytes(resolv if host_network else resolv_conf_text(resolv))
+    files.resolv_conf.write_bytes(resolver.text(resolv if host_network else resolv_conf_text(resolv)))
     files.hostname.write_bytes(hostname + b"\n")
     hosts = _read(Path("/etc/hosts")) if host_network else b""
-    files.hosts.write_bytes(hosts or hosts_text(hostname, extra=extra_hosts))
+    extra = tuple(extra_hosts)
+    added = b"".join(f"{address}\t{name}\n".encode() for name, address in extra)
+    files.hosts.write_bytes(hosts + added if hosts else hosts_text(hostname, extra=extra))
     for path in (files.resolv_conf, files.hostname, files.hosts):
         path.chmod(0o644)
     return files

@@ -11,6 +11,7 @@ from typing import Literal
 
 from layerfs.errors import InvalidInput
 from layerfs.runtime.command import Word
+from layerfs.runtime.flags import Device, Resolver
 from layerfs.runtime.spec import Limit
 
 Network = Literal["none", "host"]
@@ -83,5 +84,9 @@ class RunOptions:
     limits: Sequence[Limit] = ()
     cgroup_procs: Sequence[Path] = ()  # cgroup.procs files of cgroups that exist; joined before the program starts
     device_cgroup: bool = False  # the joined cgroups allow docker's devices only; else the mounts see to that
+    devices: Sequence[Device] = ()
+    group_add: Sequence[str] = ()  # names or numbers of supplementary groups
+    resolver: Resolver = Resolver()  # noqa: RUF009 (frozen)
+    oom_score_adj: int = 0
     seccomp: bytes = b""  # a compiled filter
     stop_signal: str | int | None = None

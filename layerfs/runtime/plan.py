@@ -15,13 +15,13 @@ from typing import Any
 from layerfs.errors import InvalidInput
 from layerfs.runtime import capabilities, command, layout
 from layerfs.runtime.files import ContainerFiles
+from layerfs.runtime.flags import check_sysctl
 from layerfs.runtime.options import RunOptions, container_path
 from layerfs.runtime.spec import Namespace, RunSpec
-from layerfs.runtime.user import resolve_user
+from layerfs.runtime.user import add_groups, resolve_user
 
 # docker's: any port and ping without a capability, in a network namespace of one's own
 _NETWORK_SYSCTLS = (("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647"))
-_NAMESPACED = re.compile(r"(net\.|fs\.mqueue\.|kernel\.(shm|msg|sem)|kernel\.(domainname|hostname)\Z)")
 
 
 def parse_signal(value: str | int) -> int:
@@ -59,8 +59,7 @@ def _namespaces(options: RunOptions) -> Namespace:
 def _sysctls(options: RunOptions) -> tuple[tuple[str, str], ...]:
     given = tuple(options.sysctls)
     for name, _ in given:
-        if not _NAMESPACED.match(name) or (name.startswith("net.") and options.network == "host"):
-            raise InvalidInput(f"sysctl '{name}' is not allowed: it is not separate in this container's namespaces")
+        check_sysctl(name, host_network=options.network == "host")
     defaults = _NETWORK_SYSCTLS if options.network == "none" else ()
     return tuple(dict((*defaults, *given)).items())
 
@@ -76,7 +75,7 @@ def plan(
     User, StopSignal; absent or null keys are empty). RunError with docker's words where docker would not start it."""
     name = hostname if hostname is not None else default_hostname(options)
     user = options.user if options.user is not None else config.get("User") or ""
-    identity = resolve_user(rootfs, os.fsencode(user))
+    identity = add_groups(rootfs, resolve_user(rootfs, os.fsencode(user)), options.group_add)
     workdir = options.workdir if options.workdir is not None else config.get("WorkingDir") or "/"
     options = dataclasses.replace(options, sysctls=_sysctls(options))
     return RunSpec(
@@ -92,6 +91,7 @@ def plan(
         read_only=options.read_only,
         no_new_privileges=options.no_new_privileges,
         limits=tuple(options.limits),
+        oom_score_adj=options.oom_score_adj,
         cgroup_procs=tuple(os.fsencode(path) for path in options.cgroup_procs),
         seccomp=options.seccomp,
         stop_signal=parse_signal(options.stop_signal or config.get("StopSignal") or signal.SIGTERM),

@@ -102,5 +102,6 @@ class RunSpec:
     no_new_privileges: bool = False
     limits: tuple[Limit, ...] = ()
     cgroup_procs: tuple[bytes, ...] = ()  # cgroup.procs files joined before anything else; the caller makes the cgroups
+    oom_score_adj: int = 0
     seccomp: bytes = b""  # struct sock_filter array, compiled by the caller
     stop_signal: int = signal.SIGTERM

@@ -6,7 +6,8 @@ entry's group and supplementary groups; one that is not listed gets group 0; an 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,3 +99,9 @@ def resolve_user(root: Path, user: bytes = b"") -> Identity:
     elif found:
         extra = tuple(entry.gid for entry in _groups(root) if found.name in entry.members)
     return Identity(_checked(uid), _checked(gid), (gid, *map(_checked, extra)), _with_home(uid, home))
+
+
+def add_groups(root: Path, who: Identity, groups: Sequence[str]) -> Identity:
+    """With docker's `--group-add`: names of the image's group file, or numbers. Raises RunError for an unknown name."""
+    extra = tuple(_explicit_group(root, group.encode("utf-8", "surrogateescape")) for group in groups)
+    return dataclasses.replace(who, groups=tuple(dict.fromkeys((*who.groups, *extra)))) if extra else who

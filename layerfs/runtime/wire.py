@@ -16,6 +16,7 @@ SPEC_MAX: Final = 16 << 20
 
 (ROOT, NAMESPACES, OPTIONS, ARGUMENT, ENVIRONMENT, IDENTITY, WORKDIR, HOSTNAME) = range(1, 9)
 (STEP, CAPABILITIES, RLIMIT, CGROUP, SECCOMP) = range(9, 14)
+OOM_SCORE = 32
 
 STARTED, FAILED, EXITED = 1, 2, 3  # packets of the helper
 
@@ -53,6 +54,8 @@ def encode(spec: RunSpec) -> bytes:
         *(_record(RLIMIT, struct.pack("<IQQ", x.resource, x.soft % 2**64, x.hard % 2**64)) for x in spec.limits),
         *(_record(CGROUP, _string(path)) for path in spec.cgroup_procs),
     ]
+    if spec.oom_score_adj:
+        records.append(_record(OOM_SCORE, struct.pack("<i", spec.oom_score_adj)))
     if spec.seccomp:
         records.append(_record(SECCOMP, struct.pack("<I", 0) + spec.seccomp))
     encoded = MAGIC + b"".join(records)

@@ -103,6 +103,8 @@ static int set_up(const struct lfs_spec *spec, int report, struct lfs_failure *f
 	if (rc == 0)
 		rc = lfs_cgroups_join(spec, failure);
 	if (rc == 0)
+		rc = lfs_oom_score_set(spec, failure);
+	if (rc == 0)
 		rc = lfs_names_set(spec, failure);
 	if (rc == 0)
 		rc = build_root(spec, failure);

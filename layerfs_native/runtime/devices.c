@@ -58,7 +58,9 @@ static int confine(int *node)
 	LFS_AUTO_FD mount = lfs_sys_open_tree(*node, "", false);
 	if (mount < 0)
 		return mount;
-	int rc = lfs_sys_attach(mount, *node);
+	int rc = lfs_sys_clear_mount(mount, MOUNT_ATTR_NODEV); /* outside of /dev the copy is one of a nodev mount */
+	if (rc == 0)
+		rc = lfs_sys_attach(mount, *node);
 	if (rc < 0)
 		return rc;
 	close(*node);

@@ -1,14 +1,27 @@
 /* Resource limits and the user: after this the process is the container's user. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "run.h"
+
+/* While /proc is the host's. */
+int lfs_oom_score_set(const struct lfs_spec *spec, struct lfs_failure *failure)
+{
+	if (!spec->oom_score)
+		return 0;
+	LFS_AUTO_FD file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	if (file < 0 || dprintf(file, "%d", spec->oom_score) < 0)
+		return lfs_failed(failure, LFS_STAGE_IDENTITY, -errno, "setting the OOM score to %d", spec->oom_score);
+	return 0;
+}
 
 int lfs_limits_set(const struct lfs_spec *spec, struct lfs_failure *failure)
 {

@@ -46,6 +46,7 @@ enum lfs_tag {
 	LFS_TAG_RLIMIT = 11,    /* u32 resource, u64 soft, u64 hard; repeated */
 	LFS_TAG_CGROUP = 12,    /* string: a cgroup.procs file to join; repeated */
 	LFS_TAG_SECCOMP = 13,   /* u32 flags, then struct sock_filter (8 bytes each) to the end; at most one */
+	LFS_TAG_OOM_SCORE = 32, /* i32: added to its score when the kernel looks for somebody to kill */
 };
 
 enum lfs_option {
@@ -109,6 +110,7 @@ struct lfs_spec {
 	struct lfs_limit *limits;
 	const uint8_t *filter;
 	uint32_t filter_flags;
+	int32_t oom_score;
 	size_t argument_count, environment_count, cgroup_count, group_count, step_count, limit_count, filter_count;
 };
 
@@ -131,6 +133,7 @@ int lfs_sys_open_tree(int dir, const char *path, bool recursive);
 int lfs_sys_new_mount(const char *type, const char *source, const char *options, uint64_t attributes);
 int lfs_sys_attach(int mount, int target);
 int lfs_sys_set_mount(int dir, const char *path, bool recursive, uint64_t attributes, uint64_t propagation);
+int lfs_sys_clear_mount(int mount, uint64_t attributes);
 int lfs_sys_pivot_here(void);
 void lfs_sys_close_range(unsigned first, unsigned last, bool on_exec_only);
 
@@ -155,6 +158,7 @@ int lfs_cgroups_join(const struct lfs_spec *spec, struct lfs_failure *failure);
 int lfs_names_set(const struct lfs_spec *spec, struct lfs_failure *failure); /* hostname, loopback, keyring */
 
 /* identity.c, caps.c, seccomp.c */
+int lfs_oom_score_set(const struct lfs_spec *spec, struct lfs_failure *failure);
 int lfs_limits_set(const struct lfs_spec *spec, struct lfs_failure *failure);
 int lfs_identity_become(const struct lfs_spec *spec, struct lfs_failure *failure);
 int lfs_capabilities_bound(uint64_t wanted, struct lfs_failure *failure);

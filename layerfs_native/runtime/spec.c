@@ -169,6 +169,7 @@ static int add_record(unsigned tag, struct cursor *cursor, struct lfs_spec *spec
 	case LFS_TAG_RLIMIT: return add_limit(cursor, spec);
 	case LFS_TAG_CGROUP: return add_string(cursor, &spec->cgroups, &spec->cgroup_count);
 	case LFS_TAG_SECCOMP: return add_filter(cursor, spec);
+	case LFS_TAG_OOM_SCORE: spec->oom_score = (int32_t)take_u32(cursor); return 0;
 	default: return -EBADMSG;
 	}
 }

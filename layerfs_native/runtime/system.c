@@ -96,6 +96,12 @@ int lfs_sys_set_mount(int dir, const char *path, bool recursive, uint64_t attrib
 	return checked(syscall(SYS_mount_setattr, dir, path, flags, &how, sizeof how));
 }
 
+int lfs_sys_clear_mount(int mount, uint64_t attributes)
+{
+	struct mount_attr how = { .attr_clr = attributes };
+	return checked(syscall(SYS_mount_setattr, mount, "", AT_EMPTY_PATH, &how, sizeof how));
+}
+
 /* The current directory becomes the root, and the old root is let go with all that is mounted in it. */
 int lfs_sys_pivot_here(void)
 {

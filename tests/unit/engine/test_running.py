@@ -59,7 +59,7 @@ def test_settings_of_one_run_do_not_stay(store, shell_image):
     box = store.create(shell_image, env=["A=1"])
     assert b"A=2" in box.run(["env"], env={"A": "2"}).stdout.splitlines()
     assert b"A=1" in box.run(["env"]).stdout.splitlines()
-    with pytest.raises(errors.Unsupported, match="memory="):
+    with pytest.raises(errors.InvalidInput, match="Minimum memory limit"):
         box.run(["env"], memory="1m")
 
 

@@ -83,9 +83,11 @@ def test_images_of_two_stores_are_not_compared(store, image, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "kind", "message"),
     [
-        ({"memory": "64m"}, errors.Unsupported, "memory= is not supported yet"),
-        ({"cpus": 0.5}, errors.Unsupported, "cpus= is not supported yet"),
-        ({"pids": 10}, errors.Unsupported, "pids= is not supported yet"),
+        ({"memory": "64q"}, errors.InvalidInput, "invalid size: '64q'"),
+        ({"cpus": 0.001}, errors.InvalidInput, "range of CPUs is from 0.01"),
+        ({"pids": "many"}, errors.InvalidInput, "invalid value for pids: 'many'"),
+        ({"resources": {}}, errors.InvalidInput, "unknown setting 'resources'"),
+        ({"sysctls": ["kernel.panic=1"]}, errors.InvalidInput, "sysctl 'kernel.panic' is not allowed"),
         ({"nosuch": 1}, errors.InvalidInput, "unknown setting 'nosuch'"),
         ({"nosuch": None}, errors.InvalidInput, "unknown setting 'nosuch'"),
         ({"command": "echo hi"}, errors.InvalidInput, "command must be a list of strings"),

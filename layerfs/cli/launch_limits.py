@@ -1,0 +1,62 @@
+"""The options of create, run and update that limit a container."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+_NUMBER = click.INT
+
+LIMITS: list[Callable[[Any], Any]] = [  # of update, too
+    click.option("-m", "--memory", metavar="BYTES", help="Memory it may use (64m, 1.5g)."),
+    click.option("--memory-swap", metavar="BYTES", help="Memory and swap together; -1: any amount of swap."),
+    click.option("--memory-reservation", metavar="BYTES", help="What it is left when memory is short."),
+    click.option("--cpus", metavar="NUMBER", help="Processors it may use (0.5)."),
+    click.option("-c", "--cpu-shares", type=_NUMBER, metavar="N", help="Weight beside others (1024)."),
+    click.option("--cpu-period", type=_NUMBER, metavar="US", help="Length of a period of the CFS scheduler."),
+    click.option("--cpu-quota", type=_NUMBER, metavar="US", help="Time in each period."),
+    click.option("--cpuset-cpus", metavar="LIST", help="Processors it runs on (0-3, 0,1)."),
+    click.option("--cpuset-mems", metavar="LIST", help="Memory nodes it uses."),
+    click.option("--pids-limit", type=_NUMBER, metavar="N", help="Processes it may have; -1: any number."),
+    click.option("--blkio-weight", type=_NUMBER, metavar="N", help="Weight for disks, 10 to 1000."),
+]
+
+_RATES = ("device-read-bps", "device-write-bps", "device-read-iops", "device-write-iops")
+
+CONFINEMENT: list[Callable[[Any], Any]] = [
+    *LIMITS,
+    click.option("--memory-swappiness", type=_NUMBER, metavar="N", help="How readily it is swapped out, 0 to 100."),
+    click.option("--oom-kill-disable", is_flag=True, help="At its limit it waits instead of being killed."),
+    click.option("--oom-score-adj", type=_NUMBER, metavar="N", help="-1000 to 1000."),
+    click.option("--blkio-weight-device", multiple=True, metavar="DEVICE:N", help="Weight for one disk."),
+    *(click.option(f"--{name}", multiple=True, metavar="DEVICE:RATE", help="Limit for one disk.") for name in _RATES),
+    click.option("--cgroup-parent", metavar="NAME", help="Where its control groups are made (layerfs)."),
+    click.option("--device", "devices", multiple=True, metavar="HOST[:PLACE][:rwm]", help="A device of the host."),
+    click.option("--device-cgroup-rule", "device_cgroup_rules", multiple=True, metavar="RULE", help="'c 1:3 rwm'."),
+    click.option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="Set a resource limit."),
+    click.option("--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE", help="A kernel parameter of its own."),
+    click.option("--shm-size", metavar="BYTES", help="Size of /dev/shm (64m)."),
+    click.option("--group-add", multiple=True, metavar="GROUP", help="One more group of the user's."),
+    click.option("--add-host", "extra_hosts", multiple=True, metavar="NAME:IP", help="A line for /etc/hosts."),
+    click.option("--dns", multiple=True, metavar="IP", help="A name server."),
+    click.option("--dns-search", multiple=True, metavar="DOMAIN", help="Where short names are looked up."),
+    click.option("--dns-option", "--dns-opt", "dns_options", multiple=True, metavar="OPTION", help="For resolv.conf."),
+]
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Without the options that nobody gave."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items() if value}
+
+
+def take(options: dict[str, Any], ours: list[Callable[[Any], Any]]) -> dict[str, Any]:
+    """Takes the values of `ours` out of `options`; those that were given."""
+
+    @click.command()
+    def probe() -> None: ...
+
+    for option in ours:
+        probe = option(probe)
+    return given({param.name: options.pop(param.name) for param in probe.params if param.name in options})

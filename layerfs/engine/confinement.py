@@ -1,0 +1,93 @@
+"""The settings that say what a container is limited and connected by: docker's flags, kept as texts where docker has
+texts, checked when they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from layerfs.errors import InvalidInput
+from layerfs.runtime.resources import NAMES as RESOURCE_NAMES
+from layerfs.runtime.resources import Resources, parse_size
+
+if TYPE_CHECKING:
+    from layerfs.runtime import RunOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """A part of `Settings`. Texts have the form of docker's flag of that name."""
+
+    resources: Resources = field(default_factory=Resources)
+    cgroup_parent: str | None = None
+    seccomp: str | None = None  # "unconfined" or a profile (JSON); None is the default one
+    ulimits: tuple[str, ...] = ()
+    sysctls: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    group_add: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    shm_size: int | None = None
+    oom_score_adj: int | None = None
+
+    def confined(self, options: RunOptions) -> RunOptions:
+        """`options` with what these settings say. Raises InvalidInput for a value that is none."""
+        from layerfs.runtime.cgroup import parse_parent
+        from layerfs.runtime.flags import Device, Resolver, check_sysctl, parse_host, parse_sysctl, parse_ulimit
+
+        if self.cgroup_parent:
+            parse_parent(self.cgroup_parent)
+        sysctls = tuple(map(parse_sysctl, self.sysctls))
+        for name, _ in sysctls:
+            check_sysctl(name, host_network=options.network == "host")
+        return replace(
+            options,
+            limits=tuple({limit.resource: limit for limit in map(parse_ulimit, self.ulimits)}.values()),
+            sysctls=sysctls,
+            devices=tuple(map(Device.parse, self.devices)),
+            group_add=self.group_add,
+            extra_hosts=tuple(map(parse_host, self.extra_hosts)),
+            resolver=Resolver(self.dns, self.dns_search, self.dns_options),
+            shm_size=self.shm_size or options.shm_size,
+            oom_score_adj=self.oom_score_adj or 0,
+        )
+
+
+LISTS: Final = frozenset(
+    {"ulimits", "sysctls", "devices", "group_add", "extra_hosts", "dns", "dns_search", "dns_options"}
+)
+FLAGS: Final[frozenset[str]] = frozenset()
+SIZES: Final = frozenset({"shm_size"})
+NUMBERS: Final = {"oom_score_adj": (-1000, 1000)}
+
+
+def with_resources(settings: Any, values: Mapping[str, Any]) -> tuple[Resources, dict[str, Any]]:
+    """The limits among `values`, over those of `settings`; and the other values."""
+    limits = {name: value for name, value in values.items() if name in RESOURCE_NAMES}
+    if len({"pids" if name == "pids_limit" else name for name in limits}) < len(limits):
+        raise InvalidInput("pids and pids_limit are one and the same limit")
+    rest = {name: value for name, value in values.items() if name not in limits}
+    return settings.resources.changed(limits), rest
+
+
+def checked_number(name: str, value: Any) -> int | None:
+    """A size or a number, by its name."""
+    if value is None:
+        return None
+    if name in SIZES:
+        return parse_size(value)
+    least, most = NUMBERS[name]
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"invalid value for {name}: {value!r}") from None
+    if not least <= number <= most:
+        raise InvalidInput(f"Invalid value {number}, range for {name.replace('_', ' ')} is [{least}, {most}]")
+    return number
+
+
+__all__ = ["FLAGS", "LISTS", "NUMBERS", "SIZES", "Confinement", "checked_number", "with_resources"]

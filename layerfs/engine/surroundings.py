@@ -1,0 +1,139 @@
+"""What a program of a container runs in: its control groups (and, with them, all that is made for a run and taken away
+after it). Made before the helper is started; found again by the container's ID, so that what a killed run left goes
+with the next one, or with `rm`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerfs.errors import InUse, LayerfsError
+from layerfs.runtime.cgroup import PARENT, Cgroup, existing, parse_parent
+from layerfs.runtime.resources import NAMES
+
+if TYPE_CHECKING:
+    from layerfs.engine.container import Container
+    from layerfs.engine.settings import Settings
+    from layerfs.runtime import RunOptions
+
+_OOM = "oom"  # the file in the container's directory that says the last run met the memory limit
+
+
+def cgroup_parent(settings: Settings) -> str:
+    return parse_parent(settings.cgroup_parent) if settings.cgroup_parent else PARENT
+
+
+class Surroundings:
+    """Of one run. `options` are the settings' with what was made."""
+
+    def __init__(self, box: Container, settings: Settings, options: RunOptions, cgroup: Cgroup) -> None:
+        self._box, self._settings, self._cgroup = box, settings, cgroup
+        self.options = options
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the kernel has killed something in it for want of memory."""
+        return self._cgroup.oom_kills() > 0
+
+    def leave(self) -> None:
+        if self.oom_killed:
+            with contextlib.suppress(OSError):
+                _oom_file(self._box).touch()
+        self._cgroup.remove()
+
+
+def enter(box: Container, settings: Settings, *, token: str = "", everything: bool = False) -> Surroundings:
+    """Makes what a run needs. `token` is another run's than the container's own program's; `everything` makes every
+    group there is (to be frozen and counted), else only those that limit something.
+
+    Raises:
+        InvalidInput, Unsupported, RunError: a setting, a controller that is missing, a limit that is refused.
+    """
+    options = settings.run_options(box.id)
+    cgroup = Cgroup(f"{box.id}.{token}" if token else box.id, cgroup_parent(settings))
+    with contextlib.suppress(FileNotFoundError):
+        _oom_file(box).unlink()
+    controls = not settings.privileged and (everything or bool(settings.devices or _rules(settings)))
+    rules = [*_rules(settings), *(rule for device in options.devices for rule in device.rules())]
+    procs = cgroup.create(settings.resources, everything=everything, devices=rules if controls else None)
+    options = replace(options, cgroup_procs=procs, device_cgroup=controls and bool(procs))
+    return Surroundings(box, settings, options, cgroup)
+
+
+def _rules(settings: Settings) -> tuple[Any, ...]:
+    return settings.resources.device_cgroup_rules
+
+
+@contextlib.contextmanager
+def surrounded(box: Container, settings: Settings, token: str) -> Iterator[Surroundings]:
+    """For a run that this process waits for."""
+    around = enter(box, settings, token=token)
+    try:
+        yield around
+    finally:
+        around.leave()
+
+
+def clear(box: Container) -> None:
+    """By who is alone with the container: takes away whatever its runs have left."""
+    for cgroup in cgroups(box):
+        if cgroup.oom_kills():
+            with contextlib.suppress(OSError):
+                _oom_file(box).touch()
+        cgroup.remove()
+
+
+def cgroups(box: Container) -> list[Cgroup]:
+    """Those that there are now: its own program's first."""
+    return existing(box.id, cgroup_parent(box.settings))
+
+
+def oom_killed(box: Container) -> bool:
+    """Docker's State.OOMKilled: of the last run, or of one that goes on."""
+    return _oom_file(box).exists() or any(cgroup.oom_kills() for cgroup in cgroups(box))
+
+
+def _oom_file(box: Container) -> Path:
+    return box.store.container_table.path(box.id) / _OOM
+
+
+def paused(box: Container) -> bool:
+    return any(cgroup.frozen for cgroup in cgroups(box))
+
+
+def freeze(box: Container, wanted: bool) -> None:
+    """`pause` and `unpause`. Raises InUse in docker's words when there is nothing to do, Unsupported, RunError."""
+    found = cgroups(box)
+    if not box.state.running or (wanted and not found):
+        raise InUse(f"Container {box.id} is not running")
+    if wanted == any(cgroup.frozen for cgroup in found):
+        raise InUse(f"Container {box.id} is {'already' if wanted else 'not'} paused")
+    for cgroup in found:
+        cgroup.freeze(wanted)
+
+
+def update(box: Container, values: Mapping[str, Any]) -> None:
+    """New limits, for what runs now and from the next start on. Raises InvalidInput, Unsupported, RunError.
+
+    What runs is limited first: when that is refused, the record stays as it was."""
+    settings = box.settings.changed(values)
+    names = {_FIELD.get(name, name) for name in values if name in NAMES}
+    try:
+        for cgroup in cgroups(box):
+            cgroup.update(settings.resources, names)
+    except LayerfsError:
+        old = box.settings.resources
+        with contextlib.suppress(LayerfsError):
+            for cgroup in cgroups(box):
+                cgroup.update(old, names)
+        raise
+    box.store.container_table.update(
+        box.id, lambda record: replace(record, config={**record.config, "resources": settings.resources.row()})
+    )
+
+
+_FIELD = {"cpus": "nano_cpus", "pids": "pids_limit"}
