@@ -321,11 +321,12 @@ def _make(base: Path, name: str, prepare: object = None) -> Path:
                 prepare()
             (base / name).mkdir(mode=0o755)
             return base / name
-        except FileNotFoundError:
-            continue
         except FileExistsError:  # left by a killed run
             if not _remove_tree(base / name):
                 raise RunError(f"the cgroup is in use: {base / name}") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # ENODEV: a file of it was open when it went
+                raise
     raise RunError(f"the cgroup {base / name} cannot be made: its parent is removed all the time")
 
 
