@@ -1,6 +1,7 @@
 /* From a request to its operation. Nothing in a request is used before its size was checked here. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 #include "server.h"
@@ -9,10 +10,11 @@ struct entry {
 	lfs_operation *run;
 	uint16_t least; /* bytes of arguments */
 	bool free;	/* runs without the lock, and finds its node itself */
+	uint16_t since; /* minor version of the protocol; 0: all that we speak */
 };
 
-#define UNDER_LOCK(name, size) {lfs_op_##name, size, false}
-#define FREE(name, size) {lfs_op_##name, size, true}
+#define UNDER_LOCK(name, size) {lfs_op_##name, size, false, 0}
+#define FREE(name, size) {lfs_op_##name, size, true, 0}
 
 static const struct entry operations[FUSE_OP_LIMIT] = {
 	[FUSE_LOOKUP] = UNDER_LOCK(lookup, 1),
@@ -46,13 +48,13 @@ static const struct entry operations[FUSE_OP_LIMIT] = {
 	[FUSE_READDIRPLUS] = UNDER_LOCK(readdirplus, sizeof(struct fuse_read_in)),
 	[FUSE_FSYNCDIR] = FREE(fsyncdir, sizeof(struct fuse_fsync_in)),
 	[FUSE_CREATE] = UNDER_LOCK(create, sizeof(struct fuse_create_in) + 1),
-	[FUSE_TMPFILE] = UNDER_LOCK(tmpfile, sizeof(struct fuse_create_in)),
+	[FUSE_TMPFILE] = {lfs_op_tmpfile, sizeof(struct fuse_create_in), false, 37},
 	[FUSE_IOCTL] = UNDER_LOCK(ioctl, sizeof(struct fuse_ioctl_in)),
 	[FUSE_FALLOCATE] = FREE(fallocate, sizeof(struct fuse_fallocate_in)),
 	[FUSE_LSEEK] = FREE(lseek, sizeof(struct fuse_lseek_in)),
 	[FUSE_COPY_FILE_RANGE] = FREE(copy_file_range, sizeof(struct fuse_copy_file_range_in)),
-	[FUSE_COPY_FILE_RANGE_64] = FREE(copy_file_range_64, sizeof(struct fuse_copy_file_range_in)),
-	[FUSE_SYNCFS] = FREE(syncfs, 0),
+	[FUSE_COPY_FILE_RANGE_64] = {lfs_op_copy_file_range_64, sizeof(struct fuse_copy_file_range_in), true, 45},
+	[FUSE_SYNCFS] = {lfs_op_syncfs, 0, true, 34},
 	[FUSE_DESTROY] = FREE(destroy, 0),
 };
 /* FLUSH, ACCESS, STATX, INTERRUPT and all others: ENOSYS, after which the kernel does without them. */
@@ -78,10 +80,10 @@ int lfs_dispatch(struct lfs_request *request)
 {
 	uint32_t opcode = request->header.opcode;
 	request->silent = opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET;
-	if (opcode >= FUSE_OP_LIMIT || !operations[opcode].run)
+	if (opcode >= FUSE_OP_LIMIT || !operations[opcode].run || operations[opcode].since > request->server->minor)
 		return -ENOSYS;
 	const struct entry *entry = &operations[opcode];
-	size_t extensions = (size_t)request->header.total_extlen * 8;
+	size_t extensions = request->server->minor < 38 ? 0 : (size_t)request->header.total_extlen * 8; /* before, padding */
 	if (extensions > request->args_size)
 		return -EINVAL;
 	request->args_size -= extensions;
@@ -91,6 +93,51 @@ int lfs_dispatch(struct lfs_request *request)
 	int rc = run(request, entry);
 	lfs_count_request(opcode, rc, lfs_now() - start);
 	return rc;
+}
+
+/* --- what may take long --- */
+
+#define LONG_COPY (256u << 10) /* as copyup.c: over this it works without the lock */
+
+static bool copies_much(struct lfs_request *request)
+{
+	struct lfs_server *server = request->server;
+	struct lfs_inode inode;
+	lfs_lock(server);
+	const struct lfs_node *node = lfs_node_find(server, request->header.nodeid);
+	bool much = node && lfs_node_is_file(node) && (node->flags & (LFS_HERE | LFS_METACOPY)) != LFS_HERE &&
+		    (node->flags & LFS_COPYING || (lfs_low_inode(server, node->low, &inode) == 0 && inode.size > LONG_COPY));
+	lfs_unlock(server);
+	return much;
+}
+
+bool lfs_takes_long(struct lfs_request *request)
+{
+	struct fuse_open_in open;
+	struct fuse_setattr_in setattr;
+	bool syncs = !request->server->options.volatile_;
+	switch (request->header.opcode) {
+	case FUSE_FSYNC:
+	case FUSE_FSYNCDIR:
+	case FUSE_SYNCFS:
+		return syncs;
+	case FUSE_FALLOCATE:
+	case FUSE_COPY_FILE_RANGE:
+	case FUSE_COPY_FILE_RANGE_64:
+		return true;
+	case FUSE_OPEN:
+		if (request->args_size < sizeof open || !request->server->writable)
+			return false;
+		memcpy(&open, request->args, sizeof open);
+		return (open.flags & O_ACCMODE) != O_RDONLY && !(open.flags & O_TRUNC) && copies_much(request);
+	case FUSE_SETATTR:
+		if (request->args_size < sizeof setattr || !request->server->writable)
+			return false;
+		memcpy(&setattr, request->args, sizeof setattr);
+		return setattr.valid & FATTR_SIZE && setattr.size && copies_much(request);
+	default:
+		return false;
+	}
 }
 
 /* The kernel did not take the reply: what it was given is taken back. */

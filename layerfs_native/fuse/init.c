@@ -34,7 +34,29 @@ static uint64_t wanted(const struct lfs_server *server)
 	flags |= options->no_opendir_enosys ? 0 : FUSE_NO_OPENDIR_SUPPORT;
 	flags |= options->no_passthrough || !server->root_user ? 0 : FUSE_PASSTHROUGH;
 	flags |= server->root_user ? FUSE_ALLOW_IDMAP : 0;
+	flags |= server->rings ? FUSE_OVER_IO_URING : 0;
 	flags |= !options->no_zero_open && !server->upper.present ? FUSE_NO_OPEN_SUPPORT : 0;
+	return flags;
+}
+
+/* What a kernel of an older protocol would not offer: tests pretend one by the order `minor`. */
+static uint64_t known_in(uint32_t minor)
+{
+	static const struct {
+		uint32_t minor;
+		uint64_t flags;
+	} since[] = {
+		{33, FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT},
+		{36, FUSE_INIT_EXT},
+		{38, FUSE_HAS_EXPIRE_ONLY},
+		{39, FUSE_DIRECT_IO_ALLOW_MMAP},
+		{40, FUSE_PASSTHROUGH | FUSE_HAS_RESEND},
+		{41, FUSE_ALLOW_IDMAP},
+		{42, FUSE_OVER_IO_URING},
+	};
+	uint64_t flags = ~0ull;
+	for (size_t i = 0; i < sizeof since / sizeof *since; i++)
+		flags &= minor < since[i].minor ? ~since[i].flags : ~0ull;
 	return flags;
 }
 
@@ -50,16 +72,18 @@ int lfs_op_init(struct lfs_request *request)
 		return 0; /* the kernel asks again, with ours */
 	if (in.major < FUSE_MAJOR || in.minor < FUSE_MINOR_OLDEST)
 		return -EPROTO;
+	server->minor = in.minor < server->options.minor ? in.minor : server->options.minor;
 	uint64_t offered = in.flags, flags;
 	if (in.flags & FUSE_INIT_EXT)
 		offered |= (uint64_t)in.flags2 << 32;
-	flags = wanted(server) & offered;
-	server->minor = in.minor < FUSE_MINOR ? in.minor : FUSE_MINOR;
+	flags = wanted(server) & offered & known_in(server->minor);
+	out->minor = server->minor;
 	server->passthrough = flags & FUSE_PASSTHROUGH;
 	server->acl = flags & FUSE_POSIX_ACL;
 	server->killpriv = flags & FUSE_HANDLE_KILLPRIV_V2;
 	server->setxattr_ext = flags & FUSE_SETXATTR_EXT;
 	server->no_opendir = flags & FUSE_NO_OPENDIR_SUPPORT;
+	server->uring = flags & FUSE_OVER_IO_URING;
 	server->no_open = flags & FUSE_NO_OPEN_SUPPORT;
 	out->max_readahead = in.max_readahead;
 	out->flags = (uint32_t)flags;

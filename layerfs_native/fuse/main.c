@@ -97,6 +97,7 @@ static int start(struct lfs_server *server, struct lfs_error *error)
 	if ((rc = lfs_mount(server, error)) < 0)
 		return rc;
 	lfs_clone_devices(server);
+	lfs_uring_prepare(server);
 	if ((rc = lfs_serve_init(server)) < 0)
 		return lfs_fail(error, rc, "the kernel and this server do not agree on the FUSE protocol");
 	return 0;
@@ -115,11 +116,13 @@ static void finish(struct lfs_server *server)
 
 int main(void)
 {
-	static struct lfs_server server = {.lock = PTHREAD_MUTEX_INITIALIZER, .copied = PTHREAD_COND_INITIALIZER, .quota.lock = PTHREAD_MUTEX_INITIALIZER, .device = -1, .proc = -1, .own_namespace = -1};
+	static struct lfs_server server = {.lock = PTHREAD_MUTEX_INITIALIZER, .copied = PTHREAD_COND_INITIALIZER, .quota.lock = PTHREAD_MUTEX_INITIALIZER,
+					   .aside = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER}, .device = -1, .proc = -1, .own_namespace = -1};
 	struct lfs_error error = {""};
 	pthread_t signals;
 	server.options.report = LFS_NO_FD;
 	server.options.threads = 2;
+	server.options.minor = FUSE_MINOR;
 	server.options.pass_lower_size = LFS_PASS_LOWER_SIZE;
 	server.options.cache_seconds = LFS_FOREVER;
 	server.stats.started = lfs_now();

@@ -86,6 +86,8 @@ static int set_option(struct lfs_options *options, const char *key, const char *
 		options->cache_seconds = number < LFS_FOREVER ? number : LFS_FOREVER;
 	else if (!strcmp(key, "pass_lower_size"))
 		options->pass_lower_size = number;
+	else if (!strcmp(key, "minor") && number >= FUSE_MINOR_OLDEST && number <= FUSE_MINOR)
+		options->minor = (uint32_t)number;
 	else if (!strcmp(key, "threads") && number >= 1 && number <= LFS_THREADS_MAX)
 		options->threads = (unsigned)number;
 	else

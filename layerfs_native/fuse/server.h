@@ -29,6 +29,7 @@
 #define LFS_THREADS_MAX 16u
 
 struct lfs_server;
+struct lfs_uring;
 
 /* --- idmap.c: ids as they are stored, and as the mount shows them --- */
 struct lfs_id_range {
@@ -48,6 +49,7 @@ struct lfs_options {
 	bool read_only, volatile_, strict, foreground, private_; /* private_: only for who mounts */
 	bool no_passthrough, no_readdirplus, no_acl, no_uring, no_killpriv, no_opendir_enosys, no_cache, no_follow, no_zero_open; /* switches for tests */
 	unsigned threads;
+	uint32_t minor; /* the newest protocol to speak */
 	uint64_t size_limit, inode_limit; /* quota; 0: none */
 	uint64_t cache_seconds; /* how long the kernel may keep names and attributes; LFS_FOREVER: nothing changes behind its back */
 	struct lfs_idmap users, groups;
@@ -416,11 +418,31 @@ void lfs_fill_entry(struct lfs_server *server, struct lfs_node *node, const stru
 int lfs_reply_entry(struct lfs_request *request, struct lfs_node *node, const struct fuse_attr *attr); /* takes the caller's reference over */
 int lfs_name_argument(const struct lfs_request *request, size_t *at, struct lfs_bytes *name); /* a NUL-ended name at args + *at */
 
+/* --- aside.c: threads for what may take long --- */
+#define LFS_ASIDE_MAX 16u
+struct lfs_job { /* embedded in what it is about; it may be gone when run() returns */
+	struct lfs_job *next;
+	void (*run)(struct lfs_job *job);
+};
+struct lfs_aside {
+	pthread_mutex_t lock;
+	pthread_cond_t wanted;
+	struct lfs_job *first;
+	pthread_t threads[LFS_ASIDE_MAX];
+	unsigned count, idle, waiting; /* idle: threads without a job, also those about to take one of the waiting */
+	bool ending;
+};
+int lfs_aside(struct lfs_server *server, struct lfs_job *job); /* 0: some thread will run it */
+void lfs_aside_end(struct lfs_server *server);		       /* after the last job */
+bool lfs_takes_long(struct lfs_request *request);	       /* a request that others should not have to wait for; takes the lock */
+
 /* --- transport_device.c, transport_uring.c --- */
 void lfs_clone_devices(struct lfs_server *server); /* while /dev can still be seen */
 int lfs_serve_init(struct lfs_server *server);
 int lfs_serve_device(struct lfs_server *server); /* returns when the mount is gone */
-int lfs_serve_uring(struct lfs_server *server);	 /* started after INIT */
+void lfs_uring_prepare(struct lfs_server *server); /* before INIT: server->rings, when this host allows it */
+bool lfs_uring_start(struct lfs_server *server);   /* after INIT; false: requests come by the device */
+void lfs_uring_end(struct lfs_server *server);	   /* when the mount is gone */
 int lfs_notify_attr(struct lfs_server *server, const struct lfs_node *node); /* drops the kernel's cached attributes */
 void lfs_thread_start(struct lfs_server *server);  /* a thread's own working directory, umask and identity */
 
@@ -485,6 +507,10 @@ struct lfs_server {
 	struct lfs_files files;
 	struct lfs_quota quota;
 	struct lfs_stats stats;
+	struct lfs_aside aside;
+	atomic_uint readers; /* of the device, that are not at something that takes long */
+	unsigned readers_wanted;
+	struct lfs_uring *rings; /* FUSE over io_uring; NULL: not here */
 	int proc;		/* /proc, to find the mount's namespace again; -1: not left */
 	uint64_t namespace_id;	/* of the mount namespace we were started in */
 	int own_namespace;	/* the empty one */

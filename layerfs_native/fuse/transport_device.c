@@ -15,6 +15,7 @@
 #define FRONT 4096u /* room for header and arguments before a write's data, and behind a reply */
 
 #define FOLLOW_EVERY 32u
+#define FORGET_MICROSECONDS 1000u
 
 struct worker {
 	struct lfs_server *server;
@@ -98,6 +99,56 @@ static int reply(struct worker *worker, struct lfs_request *request, int error)
 	return done < 0 ? -errno : 0;
 }
 
+/* --- one is always reading: who is about to take long has another thread read meanwhile --- */
+
+struct spare {
+	struct lfs_job job;
+	struct worker worker;
+};
+
+static int serve_one(struct worker *worker);
+
+/* Whether there are more readers than wanted without this one, which is not counted any more then. */
+static bool superfluous(struct lfs_server *server)
+{
+	unsigned readers = atomic_load(&server->readers);
+	while (readers > server->readers_wanted)
+		if (atomic_compare_exchange_weak(&server->readers, &readers, readers - 1))
+			return true;
+	return false;
+}
+
+static void read_meanwhile(struct lfs_job *job)
+{
+	struct spare *spare = (struct spare *)job;
+	struct worker *worker = &spare->worker;
+	bool more = map_buffers(worker) == 0;
+	while (more && !atomic_load(&worker->server->ending) && !serve_one(worker))
+		more = !superfluous(worker->server);
+	if (more || !worker->in)
+		atomic_fetch_sub(&worker->server->readers, 1);
+	if (worker->in)
+		munmap(worker->in, worker->size * 2);
+	free(spare);
+}
+
+static void stop_reading(struct worker *worker)
+{
+	struct lfs_server *server = worker->server;
+	if (atomic_fetch_sub(&server->readers, 1) > 1)
+		return;
+	struct spare *spare = calloc(1, sizeof *spare);
+	if (!spare)
+		return; /* then all wait */
+	spare->job.run = read_meanwhile;
+	spare->worker = (struct worker){.server = server, .device = server->device, .processor = -1};
+	atomic_fetch_add(&server->readers, 1);
+	if (lfs_aside(server, &spare->job) < 0) {
+		atomic_fetch_sub(&server->readers, 1);
+		free(spare);
+	}
+}
+
 /* 0 to go on; 1 when the connection is gone. */
 static int serve_one(struct worker *worker)
 {
@@ -113,9 +164,14 @@ static int serve_one(struct worker *worker)
 	follow(worker, request.header.pid);
 	request.args = worker->in + sizeof request.header;
 	request.args_size = (size_t)size - sizeof request.header;
+	bool takes_long = lfs_takes_long(&request);
+	if (takes_long)
+		stop_reading(worker);
 	int error = lfs_dispatch(&request);
+	if (takes_long)
+		atomic_fetch_add(&worker->server->readers, 1);
 	if (request.silent)
-		return 0;
+		return worker->server->uring ? usleep(FORGET_MICROSECONDS), 0 : 0; /* then there are more to read at once */
 	int rc = reply(worker, &request, error);
 	if (rc == -ENOENT)
 		lfs_undelivered(&request);
@@ -185,7 +241,9 @@ int lfs_serve_init(struct lfs_server *server)
 int lfs_serve_device(struct lfs_server *server)
 {
 	struct worker workers[LFS_THREADS_MAX] = {0};
-	unsigned count = server->options.threads;
+	unsigned count = lfs_uring_start(server) ? 1 : server->options.threads;
+	atomic_store(&server->readers, count);
+	server->readers_wanted = count;
 	int rc = start_workers(server, workers, count);
 	if (!rc)
 		work(&workers[0]);
@@ -196,5 +254,7 @@ int lfs_serve_device(struct lfs_server *server)
 		if (workers[i].in)
 			munmap(workers[i].in, workers[i].size * 2);
 	}
+	lfs_uring_end(server);
+	lfs_aside_end(server);
 	return rc;
 }

@@ -1,7 +1,8 @@
 """The implementations that the suite runs on: each mounts layers with one writable directory.
 
-`python` and `kernel` are layerfs's engines; `overlayfs` is the kernel's own with its default options over unpacked
-copies of the same layers: the reference, whose known divergences are marked on the tests.
+`python`, `kernel` and `native` are layerfs's engines, `uring` is `native` over io_uring; `overlayfs` is the kernel's
+own with its default options over unpacked copies of the same layers: the reference, whose known divergences are marked
+on the tests.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+import uring
 from trees import Entry, Shelf
 
 from layerfs import mount
@@ -121,6 +123,16 @@ class NativeWorld(EngineWorld):
     name = engine = "native"
 
 
+class UringWorld(NativeWorld):
+    """The native engine over io_uring."""
+
+    name = "uring"
+
+    def mount_with(self, engine: str) -> Path:
+        with uring.switched_on():
+            return super().mount_with(engine)
+
+
 class OverlayWorld(World):
     name = "overlayfs"
     reference = True
@@ -189,7 +201,9 @@ def make(root: Path, path: Path, entry: Entry) -> None:
         path.chmod(entry.mode)
 
 
-WORLDS: dict[str, type[World]] = {world.name: world for world in (PythonWorld, KernelWorld, NativeWorld, OverlayWorld)}
+WORLDS: dict[str, type[World]] = {
+    world.name: world for world in (PythonWorld, KernelWorld, NativeWorld, UringWorld, OverlayWorld)
+}
 
 
 # --- comparing trees ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -19,6 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 
+import uring
 from calls import acl, punch_hole, renameat2
 from trees import Shelf, directory, file, hardlink
 
@@ -32,10 +34,15 @@ pytestmark = pytest.mark.root
 
 BIG = bytes(range(256)) * 8192  # 2 MiB: passed through
 MIDDLE = b"m" * 300_000  # an object, but cached
+URING = "uring"  # no switch of the server, but of the host
+OLD = "old"  # as on Linux 5.4
 MODES = {
     "default": (),
     "strict": ("strict",),
     "server": ("no_passthrough",),
+    "uring": (URING,),
+    "uring-server": (URING, "no_passthrough"),
+    "old": (OLD,),
     "plain": tuple(switch for switch in SWITCHES if switch not in ("strict", "no_uring")),
 }
 
@@ -50,7 +57,7 @@ class Box:
             folder.mkdir(parents=True)
         self.pid = 0
 
-    def mount(self, *flags: str, writable: bool = True) -> Path:
+    def orders(self, *, writable: bool = True) -> dict[str, str]:
         orders = {
             "tree": str(self.tree.path),
             "packs": str(self.shelf.packs),
@@ -60,7 +67,15 @@ class Box:
         }
         if writable:
             orders |= {"upper": str(self.upper), "work": str(self.work)}
-        self.pid = start_native(orders, (*self.flags, *flags))
+        return orders
+
+    def mount(self, *flags: str, writable: bool = True) -> Path:
+        orders = self.orders(writable=writable)
+        if OLD in self.flags:
+            orders["minor"] = "31"
+        wanted = [flag for flag in (*self.flags, *flags) if flag not in (URING, OLD)]
+        with uring.switched_on() if URING in self.flags else contextlib.nullcontext():
+            self.pid = start_native(orders, wanted)
         return self.root
 
     def unmount(self) -> None:
@@ -111,7 +126,7 @@ def tree(shelf: Shelf) -> Tree:
     )
 
 
-@pytest.fixture(params=MODES, ids=list(MODES))
+@pytest.fixture(params=[mode for mode in MODES if uring.available() or URING not in MODES[mode]])
 def flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return MODES[request.param]
 
@@ -220,7 +235,7 @@ def test_random_reads_and_writes(box: Box, name: str) -> None:
 
 def test_an_old_descriptor_of_a_big_lower_file_keeps_its_bytes_and_strict_does_not(box: Box) -> None:
     """docs/limits.md: the one exception to coherence; `strict` has none."""
-    passed_through = not {"strict", "no_passthrough"} & set(box.flags)
+    passed_through = not {"strict", "no_passthrough", OLD} & set(box.flags)
     with (box.root / "big").open("rb", buffering=0) as reader:
         number = os.fstat(reader.fileno()).st_ino
         with (box.root / "big").open("r+b", buffering=0) as writer:
@@ -517,6 +532,82 @@ def test_a_read_only_image_mount_asks_nothing_to_read_again(make: Callable[..., 
     with pytest.raises(OSError) as caught:
         (root / "new").touch()
     assert caught.value.errno == errno.EROFS
+
+
+@pytest.mark.skipif(not uring.available(), reason="this kernel has no FUSE over io_uring (Linux 6.14)")
+def test_requests_come_over_io_uring_where_the_host_has_it_switched_on(make: Callable[..., Box]) -> None:
+    box = make(URING)
+    box.mount()
+    assert uring.rings(box.pid) == len(os.sched_getaffinity(0))
+    assert (box.root / "middle").read_bytes() == MIDDLE
+    box.remount("no_uring")
+    assert uring.rings(box.pid) == 0
+
+
+NO_IO_URING = """
+import ctypes, struct, sys
+from layerfs.snapshot.native import start_native
+def step(code, yes, no, value): return struct.pack("HBBI", code, yes, no, value)
+call, orders = int(sys.argv[1]), eval(sys.argv[2])
+program = step(0x20, 0, 0, 0) + step(0x15, 0, 1, call) + step(0x06, 0, 0, 0x50001) + step(0x06, 0, 0, 0x7FFF0000)
+buffer = ctypes.create_string_buffer(program)
+libc = ctypes.CDLL(None)
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(buffer)))
+assert libc.prctl(22, 2, filter, 0, 0) == 0  # PR_SET_SECCOMP: EPERM for that call
+print(start_native(orders))
+"""
+
+
+@pytest.mark.skipif(not uring.available(), reason="this kernel has no FUSE over io_uring (Linux 6.14)")
+@pytest.mark.parametrize("call", [425, 427], ids=["setup", "register"])
+def test_where_io_uring_is_forbidden_the_device_is_used(make: Callable[..., Box], call: int) -> None:
+    """The second call fails after the kernel was told that rings would come."""
+    box = make()
+    command = [sys.executable, "-c", NO_IO_URING, str(call), repr(box.orders())]
+    with uring.switched_on():
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    box.pid = int(done.stdout)
+    assert (box.root / "middle").read_bytes() == MIDDLE
+    (box.root / "new").write_bytes(b"x")
+
+
+def test_slow_requests_do_not_hold_up_others(box: Box) -> None:
+    """More of them than threads: a client that syncs for ever beside others that look."""
+    (box.root / "synced").write_bytes(b"x")
+    code = "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR)\nwhile os.write(fd, b'x' * 4096): os.fsync(fd)"
+    clients = [subprocess.Popen([sys.executable, "-c", code, box.root / "synced"]) for _ in range(6)]
+    try:
+        for number in range(300):
+            assert (box.root / "d" / f"{number:04}").read_bytes() == b"%d" % number
+    finally:
+        for client in clients:
+            client.kill()
+            client.wait()
+
+
+def test_an_aborted_connection_ends_the_server(box: Box, tmp_path: Path) -> None:
+    (box.root / "file").write_bytes(b"x")
+    number = os.minor(box.root.stat().st_dev)
+    connections = tmp_path / "connections"
+    connections.mkdir()
+    mount.attach("fusectl", [], connections)
+    try:
+        (connections / f"{number}/abort").write_text("1")
+    finally:
+        mount.detach(connections)
+    box.await_end()
+    with pytest.raises(OSError) as caught:
+        (box.root / "file").stat()
+    assert caught.value.errno == errno.ENOTCONN
+
+
+def test_forcing_the_unmount_under_load_ends_the_server(box: Box) -> None:
+    code = "import sys\nwhile True:\n try: open(sys.argv[1], 'ab').write(b'x')\n except OSError: sys.exit()"
+    clients = [subprocess.Popen([sys.executable, "-c", code, f"file{n}"], cwd=box.root) for n in range(3)]
+    time.sleep(0.2)
+    subprocess.run(["umount", "-f", box.root], check=False, stderr=subprocess.DEVNULL)  # busy, but aborted
+    assert [client.wait(10) for client in clients] == [0] * 3
+    box.await_end()
 
 
 def test_orders_that_make_no_sense_are_refused() -> None:

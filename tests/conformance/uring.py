@@ -1,0 +1,42 @@
+"""FUSE over io_uring is a switch of the whole host (`fuse.enable_uring`): tests turn it on only while they mount."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PARAMETER = Path("/sys/module/fuse/parameters/enable_uring")
+_LOCK = Path(tempfile.gettempdir()) / "layerfs-tests-uring.lock"
+
+
+def available() -> bool:
+    return PARAMETER.exists() and os.access(PARAMETER, os.W_OK)
+
+
+@contextlib.contextmanager
+def switched_on() -> Iterator[None]:
+    """A connection keeps what it was given at its start. One test process at a time; the lock's file keeps what the
+    switch was before, for the next one to restore if this one is killed."""
+    with _LOCK.open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        before = lock.read() or PARAMETER.read_text().strip()
+        lock.truncate(0)
+        lock.write(before)
+        lock.flush()
+        try:
+            PARAMETER.write_text("Y")
+            yield
+        finally:
+            PARAMETER.write_text(before)
+            lock.truncate(0)
+
+
+def rings(pid: int) -> int:
+    """How many rings a server has."""
+    links = (os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd"))
+    return sum(link == "anon_inode:[io_uring]" for link in links)
