@@ -67,10 +67,16 @@ class Exerciser:
     """`step()` does one random thing and checks what it shows; `check()` compares everything."""
 
     def __init__(
-        self, root: Path, files: Collection[Sequence[str]], seed: int, *, freezes: Collection[str] = ()
+        self,
+        root: Path,
+        files: Collection[Sequence[str]],
+        seed: int,
+        *,
+        freezes: Collection[str] = (),
+        nameless: bool = True,
     ) -> None:
-        """`files`: the names of each file that is there."""
-        self.root, self.chance = root, random.Random(seed)
+        """`files`: the names of each file that is there. `nameless`: O_TMPFILE is there (Linux 6.1)."""
+        self.root, self.chance, self.nameless = root, random.Random(seed), nameless
         self.bodies: list[Body] = []
         self.count = 0
         self.trail: deque[str] = deque(maxlen=40)
@@ -422,7 +428,7 @@ class Exerciser:
         if len(self.bodies) > 8:
             return
         name = self._fresh()
-        if self.chance.random() < 0.5:
+        if not self.nameless or self.chance.random() < 0.5:
             fd = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             body = Body(bytearray(), [name])
         else:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from exerciser import Exerciser
-from test_native import BIG, MIDDLE, MODES, Box
+from test_native import BIG, MIDDLE, MODES, OLD, Box
 from trees import Shelf, file, hardlink
 
 from layerfs.layer.tree import Tree
@@ -41,11 +41,12 @@ def tree(shelf: Shelf) -> Tree:
 @pytest.mark.parametrize("name", SETS)
 def test_random_work_on_several_files(name: str, make: Callable[..., Box]) -> None:
     switches = SETS[name]
-    freezes = () if {"strict", "no_passthrough"} & set(switches) else ("big", "other")
+    freezes = () if {"strict", "no_passthrough", OLD} & set(switches) else ("big", "other")
     for number in range(max(1, STEPS // ROUND)):
         box = make(*switches)
         root = box.mount()
-        work = Exerciser(root, FILES, seed=number * 100 + len(switches), freezes=freezes)
+        seed = number * 100 + len(switches)
+        work = Exerciser(root, FILES, seed=seed, freezes=freezes, nameless=OLD not in switches)
         try:
             for step in range(min(STEPS, ROUND)):
                 work.step()
