@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,11 +12,16 @@ import click
 
 from layerfs.cli.app import Session
 from layerfs.cli.launch_limits import CONFINEMENT, take
+from layerfs.cli.life import detach_option, follow
 from layerfs.cli.mounts import engine_option
 from layerfs.cli.options import image_argument
 from layerfs.cli.output import fail, out, reason
+from layerfs.cli.terminal import check_input_terminal, parse_keys, size_of
+from layerfs.cli.times import parse_duration
 from layerfs.cli.verbs import verb
-from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError
+from layerfs.engine.attaching import NOTHING, Attach
+from layerfs.engine.life import start
+from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput, LayerfsError
 
 if TYPE_CHECKING:
     from layerfs.engine import Container
@@ -50,10 +56,26 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--storage-opt", multiple=True, metavar="NAME=VALUE", help="A mount option of every mount; size=10G limits it."
     ),
+    click.option("--stop-timeout", type=int, metavar="SECONDS", help="Time to stop in, before it is killed."),
+    click.option("-i", "--interactive", is_flag=True, help="Keep standard input open."),
+    click.option("-t", "--tty", is_flag=True, help="Run it on a terminal."),
+    click.option("--rm", "auto_remove", is_flag=True, help="Remove the container when its program ends."),
+    click.option("--restart", default="no", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped."),
+    click.option("--init", is_flag=True, help="PID 1 passes signals on and reaps processes."),
+    click.option("--log-driver", default="json-file", metavar="NAME", help="json-file (default), none."),
+    click.option("--log-opt", multiple=True, metavar="NAME=VALUE", help="max-size, max-file."),
+    click.option("--health-cmd", metavar="COMMAND", help="A health check."),
+    click.option("--health-interval", metavar="DURATION", help="Time between two checks (30s)."),
+    click.option("--health-timeout", metavar="DURATION", help="Time that a check may take (30s)."),
+    click.option("--health-start-period", metavar="DURATION", help="Time in which failures do not count (0s)."),
+    click.option("--health-start-interval", metavar="DURATION", help="Time between checks in that period (5s)."),
+    click.option("--health-retries", type=int, metavar="N", help="Failures in a row that make it unhealthy (3)."),
+    click.option("--no-healthcheck", is_flag=True, help="Without the image's health check."),
     click.option("--cidfile", metavar="FILE", help="Write the container's ID to a file."),
     *CONFINEMENT,
     engine_option,
 ]
+_DURATIONS = ("health_interval", "health_timeout", "health_start_period", "health_start_interval")
 _ARGUMENTS = {"allow_interspersed_args": False, "help_option_names": ["--help"]}
 
 
@@ -119,14 +141,21 @@ def _no_new_privileges(values: Iterable[str]) -> bool:
     return wanted
 
 
+def environment(env: Iterable[str], files: Iterable[str]) -> list[str]:
+    """`-e` and `--env-file` as NAME=VALUE texts. Raises InvalidInput."""
+    return _with_ours([*(line for path in files for line in _pairs(path, "env")), *env])
+
+
 def _settings(options: dict[str, Any], command: tuple[str, ...]) -> dict[str, Any]:
     """What `Store.create` takes, from the command line's options."""
-    env = [line for path in options.pop("env_file") for line in _pairs(path, "env")]
     labels = [line for path in options.pop("label_file") for line in _pairs(path, "label")]
     limits = take(options, CONFINEMENT)
+    for name in _DURATIONS:
+        options[name] = None if options[name] is None else parse_duration(options[name])
     return options | {
         "command": list(command) or None,
-        "env": _with_ours([*env, *options.pop("env")]),
+        "env": environment(options.pop("env"), options.pop("env_file")),
+        "log_opts": options.pop("log_opt"),
         "labels": [*labels, *options.pop("label")],
         "volumes": [_volume(text) for text in options.pop("volume")],
         "no_new_privileges": _no_new_privileges(options.pop("security_opt")),
@@ -165,9 +194,9 @@ def create_command(session: Session, /, image: str, command: tuple[str, ...], **
 
 @verb("run", context_settings=_ARGUMENTS)
 @_container_options
-@click.option("--rm", "remove", is_flag=True, help="Remove the container when its program ends.")
-@click.option("-i", "--interactive", is_flag=True, help="Keep standard input open.")
+@click.option("-d", "--detach", is_flag=True, help="In the background; print its ID.")
 @click.option("--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on to the program (the default).")
+@detach_option
 @image_argument()
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND] [ARG...]")
 @click.pass_obj
@@ -176,23 +205,36 @@ def run_command(
     /,
     image: str,
     command: tuple[str, ...],
-    remove: bool,
-    interactive: bool,
+    detach: bool,
     sig_proxy: bool,
+    detach_keys: str,
     **options: Any,
 ) -> int:
     """Run a program in a new container; its exit code is ours."""
+    stdin = options["interactive"] and not detach
     try:
-        box = _create(session, image, command, options)
+        parse_keys(detach_keys)
+        check_input_terminal(stdin, options["tty"])
+        box = _create(session, image, command, options | {"stdin_once": stdin})
     except OSError as error:
         return fail(reason(error), _FAILED)
+    what = NOTHING if detach else Attach.STDOUT | Attach.STDERR | Attach.CLEANS | (Attach.STDIN if stdin else NOTHING)
+    started = False
     try:
-        stdin = 0 if interactive else None
-        return box.run(stdin=stdin, stdout=None, stderr=None, forward_signals=sig_proxy).returncode
+        connection = start(box, attach=what, size=(0, 0) if detach else size_of(1))
+        started = True
+        if connection is None:  # somebody else was faster
+            return fail(f"container {box.name} runs already", _FAILED)
+        if detach:
+            connection.close()
+            out(box.id)
+            return 0
+        return follow(box, connection, stdin=stdin, keys=detach_keys, proxy=sig_proxy) or 0
     except LayerfsError as error:
         return fail(str(error), error.exit_code if error.exit_code in (126, 127) else _FAILED)
     except OSError as error:
         return fail(reason(error), _FAILED)
     finally:
-        if remove:
-            box.remove(force=True)
+        if not started and options["auto_remove"]:
+            with contextlib.suppress(ContainerNotFound):
+                box.remove(force=True)

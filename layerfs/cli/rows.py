@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -90,13 +90,20 @@ def _quoted(words: Sequence[str]) -> str:
     return " ".join(f"'{word}'" if " " in word else word for word in words)
 
 
-def _status(box: Container) -> str:
+def status_text(box: Container) -> str:
+    """docker's STATUS."""
     state = box.state
+    if state.restarting:
+        return f"Restarting ({state.code}) {human_ago(state.finished_at)}"
     if state.running:
-        return f"Up {human_duration((_now() - state.started_ns) / 1e9)}"
+        health = box.health
+        if box.status == "paused":
+            return f"Up {human_duration((_now() - state.started_at) / 1e9)} (Paused)"
+        shown = health and {"starting": "health: starting"}.get(health["Status"], health["Status"])
+        return f"Up {human_duration((_now() - state.started_at) / 1e9)}" + (f" ({shown})" if shown else "")
     if state.status == "created":
         return "Created"
-    return f"Exited ({state.code}) {human_ago(state.finished_ns or state.started_ns)}"
+    return f"Exited ({state.code}) {human_ago(state.finished_at or state.started_at)}"
 
 
 def _now() -> int:
@@ -117,8 +124,8 @@ def container_rows(boxes: Iterable[Container], *, truncate: bool, size: bool) ->
             "Command": f'"{ellipsis(command, 20) if truncate else command}"',
             "RunningFor": human_ago(record.created_ns),
             "CreatedAt": moment(record.created_ns),
-            "Status": _status(box),
-            "State": box.state.status,
+            "Status": status_text(box),
+            "State": box.status,
             "Ports": "",
             "Names": record.name,
             "Labels": ",".join(f"{k}={v}" for k, v in config.labels),
@@ -233,3 +240,31 @@ def gc_text(result: GcResult) -> str:
     did = "would remove" if result.dry_run else "removed"
     text = f"{did} {', '.join(parts) or 'nothing'}, {human_size(result.bytes)}"
     return text + (f"; left contents alone: {result.damage}" if result.damage else "")
+
+
+def event_row(event: Mapping[str, Any]) -> Row:
+    """As docker's JSON has it."""
+    actor = event["Actor"]
+    known: Row = {"status": event["Action"], "id": actor["ID"]} if event["Type"] == "container" else {}
+    if "image" in actor["Attributes"]:
+        known["from"] = actor["Attributes"]["image"]
+    return {
+        **known,
+        "Type": event["Type"],
+        "Action": event["Action"],
+        "Actor": {"ID": actor["ID"], "Attributes": dict(sorted(actor["Attributes"].items()))},
+        "scope": "local",
+        "time": event["timeNano"] // 10**9,
+        "timeNano": event["timeNano"],
+    }
+
+
+def event_text(event: Mapping[str, Any]) -> str:
+    """docker's line: time, type, action, ID, attributes."""
+    moment = datetime.fromtimestamp(event["timeNano"] // 10**9, UTC).astimezone()
+    zone = moment.strftime("%z")
+    zone = "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
+    when = f"{moment.strftime('%Y-%m-%dT%H:%M:%S')}.{event['timeNano'] % 10**9:09d}{zone}"
+    attributes = ", ".join(f"{key}={value}" for key, value in sorted(event["Actor"]["Attributes"].items()))
+    text = f"{when} {event['Type']} {event['Action']} {event['Actor']['ID']} ({attributes})"
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)

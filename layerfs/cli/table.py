@@ -19,6 +19,13 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def aligned(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as `docker top` pads them: to twenty cells at least."""
+    cells = [list(titles), *(list(r) for r in rows)]
+    widths = [max(20, *(len(r[i]) + 1 for r in cells if i < len(r))) for i in range(len(titles))]
+    return "\n".join("".join(c.ljust(w) for c, w in zip(r, widths, strict=False)).rstrip() for r in cells)
+
+
 def _template_rows(text: str, headings: Mapping[str, str], rows: Iterable[Row]) -> list[str]:
     """`table {{.A}}\\t{{.B}}`: the heading is the template on the headings' names."""
     from layerfs.cli.template import Template

@@ -11,10 +11,6 @@ from layerfs.cli.output import fail, out
 
 _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
 _LATER = {  # docker's, not here yet: what to say instead of a bare "unknown flag"
-    "-d": "containers run in the foreground only",
-    "--detach": "containers run in the foreground only",
-    "-t": "terminals are not supported yet",
-    "--tty": "terminals are not supported yet",
     "-p": "ports are not supported yet",
     "--publish": "ports are not supported yet",
 }

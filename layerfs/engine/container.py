@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from layerfs.engine.mounts import mount_container, mounted_at
+from layerfs.engine.programs import Programs
 from layerfs.engine.records import Change
-from layerfs.errors import InUse, InvalidInput, LayerfsError
+from layerfs.errors import ContainerNotFound, InUse, InvalidInput, LayerfsError
 
 if TYPE_CHECKING:
     from layerfs.engine.image import Image
@@ -22,15 +25,11 @@ if TYPE_CHECKING:
     from layerfs.layer.progress import Report
     from layerfs.layer.tree import Tree
     from layerfs.oci import ContainerConfig
-    from layerfs.runtime import RunResult
     from layerfs.snapshot import ContainerRecord, MountHandle
     from layerfs.snapshot.options import Options
 
-PIPE, DEVNULL = -1, -3  # subprocess's numbers
-Stream = int | IO[Any] | None
 
-
-class Container:
+class Container(Programs):
     """A container; its state is read from the store at each call. Safe from threads."""
 
     def __init__(self, store: Store, record: ContainerRecord) -> None:
@@ -93,10 +92,42 @@ class Container:
 
     @property
     def state(self) -> State:
-        """What it does now, from the processes that there are: `.status` created, running or exited, `.code`."""
+        """What it does now, from the processes that there are: `.status` created, running, restarting or exited,
+        `.code`, `.pid`, `.started_at`, `.finished_at`."""
         from layerfs.engine.state import State
 
-        return State.of(self.record.state)
+        return State.read(self.record.state, self.directory)
+
+    @property
+    def status(self) -> str:
+        """docker's word: created, running, paused, restarting, exited."""
+        from layerfs.engine.surroundings import paused
+
+        status = self.state.status
+        return "paused" if status == "running" and paused(self) else status
+
+    @property
+    def directory(self) -> Path:
+        """Where the container's files are."""
+        return self.store.container_table.path(self._id)
+
+    @property
+    def health(self) -> dict[str, Any] | None:
+        """Of its health check, as docker's `inspect` has it (Status, FailingStreak, Log); None without one."""
+        import json
+
+        if not self.state.life.started_ns or not self._has_probe():
+            return None
+        try:
+            health: dict[str, Any] = json.loads((self.directory / "monitor/health").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return health
+
+    def _has_probe(self) -> bool:
+        from layerfs.engine.lifesettings import probe_of
+
+        return probe_of(self.config()) is not None
 
     @property
     def upper(self) -> Path:
@@ -119,6 +150,7 @@ class Container:
         Raises:
             InUse: it runs or is mounted; `force` kills and unmounts. ContainerNotFound.
         """
+        from layerfs.engine.events import record_event
         from layerfs.engine.running import release
 
         record, state = self.record, self.state
@@ -126,9 +158,18 @@ class Container:
             if not force:
                 reason = "container is running: stop the container before removing or force remove"
                 raise InUse(f'cannot remove container "{record.name}": {reason}')
-            state.kill()
+            self._kill_for_removal(state)
         release(self)
+        record_event(self, "destroy")
         self.store.container_table.remove(self._id, force=force)
+
+    def _kill_for_removal(self, state: State) -> None:
+        from layerfs.engine.life import stop
+
+        if state.monitored or state.init:
+            stop(self, seconds=0.0, number=signal.SIGKILL)
+        with contextlib.suppress(ContainerNotFound):  # --rm
+            self.state.kill()
 
     def sizes(self) -> Sizes:
         """Bytes of its own files and of its image's."""
@@ -244,67 +285,6 @@ class Container:
                 references=references,
             )
         return Image(self.store, image)
-
-    # running
-
-    def run(
-        self,
-        command: Sequence[str] | None = None,
-        *,
-        stdin: Stream | bytes = None,
-        stdout: Stream = PIPE,
-        stderr: Stream = PIPE,
-        timeout: float | None = None,
-        output_limit: int | None = None,
-        engine: str | None = None,
-        forward_signals: bool = False,
-        **settings: Any,
-    ) -> RunResult:
-        """Run a program in it and wait: in new namespaces, with the mounted union as root. Several may run at once.
-
-        Args:
-            command: replaces the container's own.
-            stdin, stdout, stderr: as for subprocess: -1 (PIPE) captures, -3 (DEVNULL), a descriptor, a file; None
-                inherits for outputs and means /dev/null for `stdin`; bytes for `stdin` are fed.
-            timeout: seconds; the container is killed then.
-            output_limit: bytes of each captured stream; what is beyond is dropped.
-            forward_signals: our INT, TERM, HUP, QUIT, USR1, USR2 become the container's (for command lines).
-            settings: those of Store.create (env, user, workdir, network, …), for this run.
-
-        Returns:
-            a record with returncode (128+n for a signal n), stdout, stderr (bytes), truncated, oom_killed.
-
-        Raises:
-            RunError, CommandNotFound, CommandNotExecutable: it could not be started (exit codes 125, 127, 126).
-            RunTimeout: `.result` has what it wrote by then.
-            Unsupported: a limit that this machine cannot set.
-        """
-        from layerfs.engine.running import place_of, recorded
-        from layerfs.engine.surroundings import surrounded
-        from layerfs.runtime import run
-
-        wanted = self.settings.changed(settings if command is None else {**settings, "command": command})
-        image = self.image.config.config
-        with (
-            place_of(self, engine) as place,
-            recorded(self) as record,
-            surrounded(self, wanted, place.files.name) as around,
-        ):
-            result = run(
-                place.root,
-                image.document(),
-                around.options,
-                state=place.files,
-                stdin=DEVNULL if stdin is None else stdin,
-                stdout=stdout,
-                stderr=stderr,
-                timeout=timeout,
-                output_limit=output_limit,
-                forward_signals=forward_signals,
-                on_started=record.started,
-            )
-            record.ended(result.returncode)
-            return replace(result, oom_killed=around.oom_killed)
 
     def update(self, **limits: Any) -> None:
         """Other limits (memory, cpus, pids, cpu_shares, …), for what runs and for later runs.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from layerfs.engine.logs import log_file
 from layerfs.engine.surroundings import oom_killed, paused
 from layerfs.oci.fields import format_time
 
@@ -57,17 +58,18 @@ def _digest_names(image: Image) -> list[Any]:
 def _state(box: Container) -> dict[str, Any]:
     state = box.state
     return {
-        "Status": state.status,
+        "Status": box.status,
         "Running": state.running,
         "Paused": paused(box),
-        "Restarting": False,
+        "Restarting": state.restarting,
         "OOMKilled": oom_killed(box),
         "Dead": False,
         "Pid": state.pid,
         "ExitCode": state.code,
-        "Error": state.error,
-        "StartedAt": _time(state.started_ns),
-        "FinishedAt": _time(state.finished_ns),
+        "Error": state.message,
+        "StartedAt": _time(state.started_at),
+        "FinishedAt": _time(state.finished_at),
+        **({"Health": health} if (health := box.health) else {}),
     }
 
 
@@ -84,13 +86,18 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         "Args": argv[1:],
         "State": _state(box),
         "Image": f"sha256:{record.image}",
+        "LogPath": "" if settings.log_driver == "none" else str(log_file(box)),
         "Name": f"/{record.name}",
-        "RestartCount": 0,
+        "RestartCount": box.state.life.restarts,
         "Driver": "layerfs",
         "Platform": "linux",
         "HostConfig": {
             "Binds": list(settings.volumes) or None,
             "NetworkMode": settings.network,
+            "RestartPolicy": dict(zip(("Name", "MaximumRetryCount"), _restart(settings), strict=True)),
+            "AutoRemove": settings.auto_remove,
+            "Init": settings.init or None,
+            "LogConfig": {"Type": settings.log_driver, "Config": dict(settings.log_opts)},
             "Privileged": settings.privileged,
             "ReadonlyRootfs": settings.read_only,
             "CapAdd": list(settings.cap_add) or None,
@@ -110,7 +117,7 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
             },
         },
         "Mounts": [_mount(v) for v in settings.volumes],
-        "Config": {"Hostname": settings.hostname or record.id[:12], **config.document(), "Image": called},
+        "Config": _config(box) | {"Image": called},
         "NetworkSettings": {"Networks": {settings.network: {}}},
     }
     if size:
@@ -173,6 +180,27 @@ def _ulimit(text: str) -> dict[str, Any]:
 
     limit = parse_ulimit(text)
     return {"Name": text.partition("=")[0], "Hard": limit.hard, "Soft": limit.soft}
+
+
+def _restart(settings: Settings) -> tuple[str, int]:
+    name, _, most = settings.restart.partition(":")
+    return name or "no", int(most or 0)
+
+
+def _config(box: Container) -> dict[str, Any]:
+    """docker's, with the fields of the container's own."""
+    settings = box.settings
+    return {
+        "Hostname": settings.hostname or box.id[:12],
+        "AttachStdin": settings.stdin_once,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Tty": settings.tty,
+        "OpenStdin": settings.interactive,
+        "StdinOnce": settings.stdin_once,
+        **box.config().document(),
+        **({"StopTimeout": settings.stop_timeout} if settings.stop_timeout is not None else {}),
+    }
 
 
 def _mount(volume: str) -> dict[str, Any]:

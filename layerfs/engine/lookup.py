@@ -56,7 +56,9 @@ def users_of_images(store: Store) -> Callable[[Digest], Sequence[ImageUse]]:
     def uses() -> dict[str, list[ImageUse]]:
         found: dict[str, list[ImageUse]] = {}
         for record in store.container_table.list():
-            found.setdefault(record.image, []).append(ImageUse(record.id, State.of(record.state).running))
+            found.setdefault(record.image, []).append(
+                ImageUse(record.id, State.read(record.state, store.container_table.path(record.id)).running)
+            )
         for mounted in MountTable(store.root).live():
             if mounted.image and not mounted.container:
                 found.setdefault(mounted.image, []).append(ImageUse(mounted.id, True))

@@ -42,3 +42,11 @@ class LoadedImage:
 
     image: Image
     tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TopTable:
+    """The processes of a container, as texts."""
+
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]

@@ -53,22 +53,52 @@ class Place:
 @contextlib.contextmanager
 def place_of(box: Container, engine: str | None) -> Iterator[Place]:
     """A run's place, for as long as the block lasts. Raises what mounting raises."""
+    with _entered(box, engine) as (home, lock, place):
+        try:
+            yield place
+        finally:
+            _give_back(box, home, lock, place)
+
+
+@contextlib.contextmanager
+def borrowed_place(box: Container, engine: str | None) -> Iterator[tuple[Place, int]]:
+    """A place, and the lock that keeps it, for a monitor: who holds a copy of the descriptor when the block ends well
+    keeps the place. After an exception it is given back."""
+    with _entered(box, engine) as (home, lock, place):
+        try:
+            yield place, lock
+        except BaseException:
+            _give_back(box, home, lock, place)
+            raise
+
+
+@contextlib.contextmanager
+def _entered(box: Container, engine: str | None) -> Iterator[tuple[Path, int, Place]]:
     home = _home(box)
     home.mkdir(0o700, exist_ok=True)
     with _lock(home) as lock:
         root = _enter(box, home, lock, engine)
         files = home / secrets.token_hex(8)
         files.mkdir(0o700)
+        place = Place(root, files)
         try:
             if made := make_points(box.tree(), root):
                 with (home / "points").open("ab") as points:  # several runs at once may each have made some
                     points.write(b"".join(path + b"\n" for path in made))
-            yield Place(root, files)
-        finally:
-            shutil.rmtree(files, ignore_errors=True)
-            with contextlib.suppress(FileNotFoundError):  # removed by force meanwhile, with all that it had
-                if _alone(lock):
-                    _leave(box, home)
+        except BaseException:
+            _give_back(box, home, lock, place)
+            raise
+        yield home, lock, place
+
+
+def _give_back(box: Container, home: Path, lock: int, place: Place) -> None:
+    shutil.rmtree(place.files, ignore_errors=True)
+    try:
+        if _alone(lock):
+            _leave(box, home)
+    except OSError:
+        if home.exists():
+            raise  # else it was removed by force meanwhile, with all that it had
 
 
 def release(box: Container) -> None:
@@ -199,4 +229,4 @@ def recorded(box: Container) -> Iterator[Record]:
         raise
 
 
-__all__ = ["Place", "Record", "place_of", "recorded", "release"]
+__all__ = ["Place", "Record", "borrowed_place", "place_of", "recorded", "release"]

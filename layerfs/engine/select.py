@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from layerfs.engine.image import Image
     from layerfs.engine.store import Store
 
+_HEALTH = ("starting", "healthy", "unhealthy", "none")
 _STATUSES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
 
 
@@ -38,10 +39,16 @@ def _test(store: Store, name: str, values: Sequence[str]) -> Callable[[Container
     if name == "status":
         if unknown := [value for value in values if value not in _STATUSES]:
             raise InvalidInput(f"invalid filter 'status={unknown[0]}'")
-        return lambda box: box.state.status in values
+        return lambda box: box.status in values
     if name == "exited":
         codes = [_number(v) for v in values]
         return lambda box: box.state.status == "exited" and box.state.code in codes
+    if name == "health":
+        if unknown := [value for value in values if value not in _HEALTH]:
+            raise InvalidInput(f"invalid filter 'health={unknown[0]}'")
+        return lambda box: _health(box) in values
+    if name == "is-task":
+        return lambda box: not {"1", "true"} & {value.lower() for value in values}
     if name == "label":
         return lambda box: all(_labelled(dict(box.config().labels), v) for v in values)
     if name == "network":
@@ -57,6 +64,11 @@ def _test(store: Store, name: str, values: Sequence[str]) -> Callable[[Container
             return lambda box: box.record.created_ns < moment
         return lambda box: box.record.created_ns > moment
     raise InvalidInput(f"invalid filter '{name}'")
+
+
+def _health(box: Container) -> str:
+    health = box.health if box.state.running else None
+    return str(health["Status"]) if health else "none"
 
 
 def _pattern(name: str, value: str) -> re.Pattern[str]:

@@ -16,7 +16,9 @@ from layerfs.runtime.resources import Resources
 
 if TYPE_CHECKING:
     from layerfs.oci import ContainerConfig
+    from layerfs.oci.config import Healthcheck
     from layerfs.runtime import RunOptions
+    from layerfs.runtime.spec import Restart
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,22 @@ class Settings(Confinement):
     cap_drop: tuple[str, ...] = ()
     stop_signal: str | None = None
     storage_opt: tuple[str, ...] = ()
+    stop_timeout: int | None = None
+    tty: bool = False
+    interactive: bool = False
+    stdin_once: bool = False
+    auto_remove: bool = False
+    init: bool = False
+    restart: str = "no"
+    log_driver: str = "json-file"
+    log_opts: Mapping[str, str] = field(default_factory=dict)
+    no_healthcheck: bool = False
+    health_cmd: str | None = None
+    health_interval: float | None = None
+    health_timeout: float | None = None
+    health_start_period: float | None = None
+    health_start_interval: float | None = None
+    health_retries: int | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Settings:
@@ -63,7 +81,24 @@ class Settings(Confinement):
         chosen = {name: _checked(name, value) for name, value in rest.items()}
         settings = replace(self, resources=resources, **chosen)
         settings.run_options("0" * 64)  # bad volumes, capabilities and the like are told now
+        settings.restart_policy()
+        settings.log_limits()
         return settings
+
+    def restart_policy(self) -> tuple[Restart, int]:
+        """Kind and maximum, of `no`, `on-failure[:N]`, `always` or `unless-stopped`. Raises InvalidInput."""
+        from layerfs.engine.lifesettings import parse_restart
+
+        kind, most = parse_restart(self.restart)
+        if kind and self.auto_remove:
+            raise InvalidInput("conflicting options: cannot specify both --restart and --rm")
+        return kind, most
+
+    def log_limits(self) -> tuple[int, int]:
+        """Bytes of a log file (0: no end), and how many files. Raises InvalidInput."""
+        from layerfs.engine.lifesettings import parse_log
+
+        return parse_log(self.log_driver, self.log_opts)
 
     def config(self, image: ContainerConfig) -> ContainerConfig:
         """The image's config with these settings over it, as docker merges them (reference 8.6)."""
@@ -82,10 +117,17 @@ class Settings(Confinement):
             working_dir=self.workdir if self.workdir is not None else image.working_dir,
             labels=tuple(sorted((dict(image.labels) | dict(self.labels)).items())),
             stop_signal=self.stop_signal if self.stop_signal is not None else image.stop_signal,
+            healthcheck=self._healthcheck(image.healthcheck),
         )
 
-    def run_options(self, container_id: str) -> RunOptions:
-        """For the runtime. Raises InvalidInput for a value that is none."""
+    def _healthcheck(self, image: Healthcheck | None) -> Healthcheck | None:
+        from layerfs.engine.lifesettings import merge_health
+
+        return merge_health(self, image)
+
+    def run_options(self, container_id: str, terminal: tuple[int, int] | None = None) -> RunOptions:
+        """For the runtime; `terminal`: rows and columns of the one the program gets. Raises InvalidInput for a value
+        that is none."""
         from layerfs.runtime import Bind, RunOptions, Tmpfs
 
         if self.network not in ("none", "host"):
@@ -107,12 +149,20 @@ class Settings(Confinement):
             binds=tuple(map(Bind.parse, self.volumes)),
             tmpfs=tuple(map(Tmpfs.parse, self.tmpfs)),
             stop_signal=self.stop_signal,
+            init=self.init,
+            terminal=terminal,
         )
         return self.confined(options)
 
 
 _NAMES = frozenset(f.name for f in fields(Settings))
-_FLAGS = frozenset({"read_only", "privileged", "no_new_privileges"}) | confinement.FLAGS
+_FLAGS = (
+    frozenset({"read_only", "privileged", "no_new_privileges", "tty", "interactive", "stdin_once", "auto_remove"})
+    | {"init", "no_healthcheck"}
+    | confinement.FLAGS
+)
+_WHOLE = frozenset({"stop_timeout", "health_retries"})
+_SECONDS = frozenset({"health_interval", "health_timeout", "health_start_period", "health_start_interval"})
 _LISTS = (
     frozenset({"command", "entrypoint", "env", "volumes", "tmpfs", "cap_add", "cap_drop", "storage_opt"})
     | confinement.LISTS
@@ -131,10 +181,14 @@ def _checked(name: str, value: Any) -> Any:
         return confinement.checked_number(name, value)
     if name in _FLAGS:
         return bool(value)
-    if name == "labels":
+    if name in _WHOLE | _SECONDS:
+        return _number(name, value)
+    if name in ("labels", "log_opts"):
         if not isinstance(value, Mapping):
             value = dict(_text(name, each).partition("=")[::2] for each in value)
         return {_text(name, key): _text(name, text) for key, text in value.items()}
+    if value is None and name in ("restart", "network", "log_driver"):
+        return getattr(Settings(), name)
     if value is None:
         return None if name not in _LISTS - {"command", "entrypoint"} else ()
     if name not in _LISTS:
@@ -153,6 +207,12 @@ def _checked(name: str, value: Any) -> Any:
 
         MountOptions.parse(texts)
     return texts
+
+
+def _number(name: str, value: Any) -> int | float | None:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return int(value) if name in _WHOLE and value is not None else value
+    raise InvalidInput(f"{name} must be a number, not {value!r}")
 
 
 def _text(name: str, value: Any) -> str:

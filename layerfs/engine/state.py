@@ -7,9 +7,11 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from layerfs.engine.status import Status, is_monitored, read_status
 from layerfs.store.leases import boot_id, process_start
 
 KILLED = 128 + signal.SIGKILL  # the exit code of what SIGKILL ended
@@ -29,16 +31,29 @@ class State:
     finished_ns: int = 0
     exit_code: int | None = None
     error: str = ""
+    life: Status = field(default_factory=Status)  # of the program that has a monitor; in files, not in the row
+    monitored: bool = False
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> State:
         known = {name: value for name, value in row.items() if name in cls.__slots__}
         if "processes" in known:
             known["processes"] = tuple((int(pid), int(start)) for pid, start in known["processes"])
+        known.pop("life", None)
+        known.pop("monitored", None)
         return cls(**known)
 
+    @classmethod
+    def read(cls, row: Mapping[str, Any], directory: Path) -> State:
+        """With what the container's monitor says, or said last. Asked in this order, so that what ends meanwhile is
+        never taken for killed."""
+        status, monitored = read_status(directory), is_monitored(directory)
+        if not monitored and status.active:
+            status = read_status(directory)
+        return replace(cls.of(row), life=status, monitored=monitored)
+
     def row(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("life", "monitored")}
 
     def started(self, pid: int, now_ns: int) -> State:
         """One more program runs."""
@@ -60,41 +75,87 @@ class State:
         return tuple((pid, start) for pid, start in self.processes if process_start(pid) == start)
 
     @property
+    def init(self) -> Process | None:
+        """PID 1 of the monitored program, when it lives."""
+        life = self.life
+        alive = life.pid and life.boot == boot_id() and process_start(life.pid) == life.start
+        return (life.pid, life.start) if alive else None
+
+    @property
     def pid(self) -> int:
         """PID 1 of the container on the host; 0 when nothing runs."""
+        if self.init:
+            return self.init[0]
         living = self.living()
         return living[0][0] if living else 0
 
     @property
     def running(self) -> bool:
-        return bool(self.living())
+        """Also between two starts, as docker has it."""
+        return bool(self.init or (self.monitored and self.life.active) or self.living())
+
+    @property
+    def restarting(self) -> bool:
+        return self.monitored and self.life.phase == "restarting"
 
     @property
     def status(self) -> str:
-        """docker's: created, running, exited. One whose caller was killed counts as exited."""
+        """docker's: created, running, restarting, exited. One that was killed with its monitor counts as exited."""
+        if self.restarting:
+            return "restarting"
         if self.running:
             return "running"
-        return "exited" if self.started_ns else "created"
+        return "exited" if self.started_ns or self.life.started_ns else "created"
+
+    @property
+    def _monitored_last(self) -> bool:
+        return self.life.started_ns >= self.started_ns and bool(self.life.boot or self.life.error)
 
     @property
     def code(self) -> int:
         """The exit code; 137 where the end was not recorded, since only SIGKILL ends a container that way."""
-        if self.running:
+        if self.running and not self.restarting:
             return 0
+        if self._monitored_last:
+            return KILLED if self.life.phase == "running" else self.life.code
         if self.exit_code is not None:
             return self.exit_code
         return KILLED if self.status == "exited" else 0
 
+    @property
+    def started_at(self) -> int:
+        """Nanoseconds; 0 when it never was."""
+        return max(self.started_ns, self.life.started_ns)
+
+    @property
+    def finished_at(self) -> int:
+        """Nanoseconds; 0 when it was not, or nobody saw it."""
+        return self.life.finished_ns if self._monitored_last else self.finished_ns
+
+    @property
+    def message(self) -> str:
+        """Why the last start failed."""
+        return self.life.error if self._monitored_last else self.error
+
     def kill(self) -> None:
         """Ends what runs, and waits for that (ten seconds at most)."""
-        for pid, start in self.living():
-            with contextlib.suppress(ProcessLookupError):
-                fd = os.pidfd_open(pid)
-                try:
-                    if process_start(pid) == start:  # the descriptor is of this process, not of a later one
-                        signal.pidfd_send_signal(fd, signal.SIGKILL)
-                finally:
-                    os.close(fd)
+        processes = [*self.living(), *([self.init] if self.init else [])]
+        for process in processes:
+            send_signal(process, signal.SIGKILL)
         deadline = time.monotonic() + 10
-        while self.running and time.monotonic() < deadline:
+        while (self.init or self.living()) and time.monotonic() < deadline:
             time.sleep(0.005)
+
+
+def send_signal(process: Process, number: int) -> bool:
+    """To exactly this process; False when it has ended."""
+    pid, start = process
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            if process_start(pid) == start:  # the descriptor is of this process, not of a later one
+                signal.pidfd_send_signal(fd, number)
+                return True
+        finally:
+            os.close(fd)
+    return False

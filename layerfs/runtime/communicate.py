@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from typing import IO
 
 from layerfs.errors import RunTimeout
 from layerfs.runtime.process import Process, RunResult
 
 _CHUNK = 1 << 16
+OnOutput = Callable[[int, bytes], object]  # stream (1 or 2), bytes
 INTERRUPT_GRACE = 2.0  # seconds a container has to end after a Ctrl-C
 
 
 class _Sink:
     """One captured stream, kept up to a limit; what is beyond it is read and dropped."""
 
-    def __init__(self, file: IO[bytes], limit: int | None) -> None:
-        self.file, self.limit = file, limit
+    def __init__(self, file: IO[bytes], limit: int | None, tell: Callable[[bytes], object] | None) -> None:
+        self.file, self.limit, self.tell = file, limit, tell
         self.parts: list[bytes] = []
         self.size = 0
         self.truncated = False
 
     def add(self, data: bytes) -> None:
+        if self.tell is not None:
+            self.tell(data)
+            return
         room = len(data) if self.limit is None else max(0, self.limit - self.size)
         self.truncated |= len(data) > room
         self.size += min(len(data), room)
@@ -36,11 +42,15 @@ class _Sink:
 class _Exchange:
     """The poll loop over the helper, the captured streams and the input that is left to write."""
 
-    def __init__(self, process: Process, data: bytes | None, limit: int | None) -> None:
+    def __init__(self, process: Process, data: bytes | None, limit: int | None, tell: OnOutput | None) -> None:
         self.process = process
         self.left = memoryview(data or b"")
         self.poller = select.poll()
-        self.sinks = {f.fileno(): _Sink(f, limit) for f in (process.stdout, process.stderr) if f is not None}
+        self.sinks = {
+            file.fileno(): _Sink(file, limit, functools.partial(tell, number) if tell else None)
+            for number, file in ((1, process.stdout), (2, process.stderr))
+            if file is not None
+        }
         self.open = set(self.sinks)
         for fd in self.open:
             self.poller.register(fd, select.POLLIN)
@@ -137,14 +147,20 @@ class _Patience:
 
 
 def communicate(
-    process: Process, data: bytes | None = None, *, timeout: float | None = None, limit: int | None = None
+    process: Process,
+    data: bytes | None = None,
+    *,
+    timeout: float | None = None,
+    limit: int | None = None,
+    on_output: OnOutput | None = None,
 ) -> RunResult:
-    """Until the container has ended and its captured streams are read. At most `limit` bytes of each are kept.
+    """Until the container has ended and its captured streams are read. At most `limit` bytes of each are kept; with
+    `on_output` none are: it is called with each piece, as it comes.
 
     After `timeout` seconds it is killed and RunTimeout raised, with what was written so far in `.result`. A Ctrl-C goes
     to the container as SIGINT, which has two seconds to end then; KeyboardInterrupt follows in any case.
     """
-    exchange = _Exchange(process, data, limit)
+    exchange = _Exchange(process, data, limit, on_output)
     patience = _Patience(process, timeout)
     while not exchange.done:
         try:

@@ -19,6 +19,16 @@ from layerfs.errors import RunError
 PATH: Final = Path(__file__).parents[1] / "libexec" / "layerfs-run"
 Stream = int | IO[Any] | None  # as subprocess.Popen takes it: None inherits, PIPE, DEVNULL, a descriptor or a file
 
+_KEPT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "TMPDIR",
+)  # a monitor's environment
 _MFD_EXEC = 0x10
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _lock = threading.Lock()
@@ -64,15 +74,18 @@ def program() -> int:
         raise RunError(f"the container helper cannot be used: {error.strerror}", path=str(PATH)) from error
 
 
-def launch(spec: bytes, stdin: Stream, stdout: Stream, stderr: Stream) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Starts the helper with an encoded spec. The socket answers with its packets; closing it ends the container."""
+def launch(
+    spec: bytes, stdin: Stream, stdout: Stream, stderr: Stream, *, detached: bool = False
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Starts the helper with an encoded spec. The socket answers with its packets; closing it ends the container,
+    unless that is `detached`."""
     executable = program()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     control = _above_streams(theirs.detach())
     plan = _memfd("layerfs-spec", spec)
     try:
         process = subprocess.Popen(
-            ["layerfs-run", str(plan), str(control), str(os.getpid())],
+            ["layerfs-run", str(plan), str(control), str(0 if detached else os.getpid())],
             executable=f"/proc/self/fd/{executable}",
             stdin=stdin,
             stdout=stdout,
@@ -90,3 +103,27 @@ def launch(spec: bytes, stdin: Stream, stdout: Stream, stderr: Stream) -> tuple[
         os.close(plan)
         os.close(control)
     return process, ours
+
+
+def launch_monitor(spec: bytes, client: socket.socket, directory: int, locks: tuple[int, int]) -> None:
+    """Starts a monitor that outlives this process. `client` is its end of the first client's connection; `directory`
+    the container's; `locks` are held by it until the container has ended. All are copied: the caller closes its own."""
+    executable = program()
+    plan = _memfd("layerfs-spec", spec)
+    passed = [_above_streams(os.dup(fd)) for fd in (client.fileno(), directory, *locks)]
+    try:
+        subprocess.run(
+            ["layerfs-run", "monitor", *map(str, (plan, *passed))],
+            executable=f"/proc/self/fd/{executable}",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(executable, plan, *passed),
+            env={name: os.environ[name] for name in _KEPT if name in os.environ},
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RunError(f"the container's monitor cannot be started: {error}") from error
+    finally:
+        for fd in (plan, *passed):
+            os.close(fd)

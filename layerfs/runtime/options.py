@@ -90,3 +90,5 @@ class RunOptions:
     oom_score_adj: int = 0
     seccomp: bytes = b""  # a compiled filter
     stop_signal: str | int | None = None
+    init: bool = False  # PID 1 passes signals on and reaps
+    terminal: tuple[int, int] | None = None  # rows and columns (0 where unknown): the streams are a terminal

@@ -77,11 +77,12 @@ def plan(
     user = options.user if options.user is not None else config.get("User") or ""
     identity = add_groups(rootfs, resolve_user(rootfs, os.fsencode(user)), options.group_add)
     workdir = options.workdir if options.workdir is not None else config.get("WorkingDir") or "/"
+    tty = options.terminal is not None
     options = dataclasses.replace(options, sysctls=_sysctls(options))
     return RunSpec(
         rootfs=os.fsencode(rootfs.absolute()),
         argv=command.compose_argv(config, options.command, options.entrypoint),
-        env=command.compose_env(config, options.env, hostname=name, home=identity.home),
+        env=command.compose_env(config, options.env, hostname=name, home=identity.home, tty=tty),
         cwd=container_path(workdir or "/", "the working directory"),
         hostname=name,
         identity=identity,
@@ -95,4 +96,36 @@ def plan(
         cgroup_procs=tuple(os.fsencode(path) for path in options.cgroup_procs),
         seccomp=options.seccomp,
         stop_signal=parse_signal(options.stop_signal or config.get("StopSignal") or signal.SIGTERM),
+        init=options.init,
+        terminal=options.terminal,
+    )
+
+
+def plan_exec(
+    pid: int, start: int, config: Mapping[str, Any], options: RunOptions, hostname: bytes, *, privileged: bool = False
+) -> RunSpec:
+    """What to run in the container whose PID 1 is `pid`, started at `start` (clock ticks since boot); `options` has the
+    container's settings with those of the exec over them: `command`, `env`, `user`, `workdir`, `terminal`."""
+    root = Path(f"/proc/{pid}/root")  # with the volumes, as the container sees it
+    user = options.user if options.user is not None else config.get("User") or ""
+    identity = resolve_user(root, os.fsencode(user))
+    workdir = options.workdir if options.workdir is not None else config.get("WorkingDir") or "/"
+    tty = options.terminal is not None
+    everything = privileged or options.privileged
+    return RunSpec(
+        rootfs=b"",
+        argv=command.words(options.command, "the command"),
+        env=command.compose_env(config, options.env, hostname=hostname, home=identity.home, tty=tty),
+        cwd=container_path(workdir or "/", "the working directory"),
+        hostname=hostname,
+        identity=identity,
+        capabilities=capabilities.choose(options.cap_add, options.cap_drop, privileged=everything),
+        namespaces=_namespaces(options),
+        steps=(),
+        no_new_privileges=options.no_new_privileges,
+        limits=tuple(options.limits),
+        cgroup_procs=tuple(os.fsencode(path) for path in options.cgroup_procs),
+        seccomp=b"" if privileged else options.seccomp,
+        terminal=options.terminal,
+        join=(pid, start),
     )

@@ -38,12 +38,22 @@ class Process:
     unbuffered files where PIPE was asked for. Methods may be called from several threads, but only one should wait.
     """
 
-    def __init__(self, spec: RunSpec, stdin: Stream = None, stdout: Stream = None, stderr: Stream = None) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        *,
+        detached: bool = False,
+    ) -> None:
         self.pid = 0
         self.pidfd = -1
+        self.terminal = -1  # the master of the program's terminal
         self.returncode: int | None = None
         self._owner = os.getpid()
-        self._popen, self._control = helper.launch(wire.encode(spec), stdin, stdout, stderr)
+        self._popen, self._control = helper.launch(wire.encode(spec), stdin, stdout, stderr, detached=detached)
+        self._detached = detached
 
     @property
     def stdin(self) -> IO[bytes] | None:
@@ -63,10 +73,11 @@ class Process:
 
     def advance(self) -> None:
         """Takes one packet of the helper (blocks until there is one). Raises what it says went wrong at the start."""
-        packet, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+        packet, descriptors, _, _ = socket.recv_fds(self._control, 4096, 2)
         if packet[:1] == bytes([wire.STARTED]) and descriptors:
             (self.pid,) = struct.unpack_from("<I", packet, 1)
             self.pidfd = descriptors[0]
+            self.terminal = descriptors[1] if len(descriptors) > 1 else -1
         elif packet[:1] == bytes([wire.FAILED]):
             stage, number = struct.unpack_from("<II", packet, 1)
             self._finish(failure.EXIT_CODE)
@@ -129,11 +140,16 @@ class Process:
         return self.returncode
 
     def close(self) -> None:
-        """Kills what still runs, waits for its end, closes the pipes."""
+        """Kills what still runs, waits for its end, closes the pipes. A detached one is let go."""
+        if self._detached and self.returncode is None:
+            self._finish(0)
         while self.returncode is None:
             self.kill()
             with contextlib.suppress(RunError):
                 self.advance()
+        if self.terminal >= 0:
+            terminal, self.terminal = self.terminal, -1
+            os.close(terminal)
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
                 with contextlib.suppress(OSError):
@@ -160,8 +176,10 @@ def start(
     stdout: Stream = None,
     stderr: Stream = None,
     timeout: float | None = None,
+    detached: bool = False,
 ) -> Process:
-    """Starts a container and returns when its program runs; see `Process.await_start` for the errors."""
-    process = Process(spec, stdin, stdout, stderr)
+    """Starts a container and returns when its program runs; see `Process.await_start` for the errors. A `detached` one
+    goes on whatever happens to this process or its Process."""
+    process = Process(spec, stdin, stdout, stderr, detached=detached)
     process.await_start(timeout)
     return process

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from layerfs.runtime.communicate import communicate
+from layerfs.runtime.communicate import OnOutput, communicate
 from layerfs.runtime.files import write_files
 from layerfs.runtime.helper import Stream
 from layerfs.runtime.options import RunOptions
@@ -53,7 +53,7 @@ class _Forwarder:
 
 
 @contextlib.contextmanager
-def _forwarded(wanted: bool) -> Iterator[_Forwarder]:
+def forwarded(wanted: bool) -> Iterator[_Forwarder]:
     """While inside, the signals go to the container that is attached (in the main thread only, since Python handles
     them nowhere else)."""
     forward = _Forwarder()
@@ -108,6 +108,7 @@ def run(
     timeout: float | None = None,
     output_limit: int | None = None,
     forward_signals: bool = False,
+    on_output: OnOutput | None = None,
     on_started: Callable[[Process], None] | None = None,
 ) -> RunResult:
     """Runs one program in new namespaces on the mounted `rootfs` and waits for its end.
@@ -123,13 +124,13 @@ def run(
     data = stdin if isinstance(stdin, bytes) else None
     source: Stream = subprocess.PIPE if isinstance(stdin, bytes) else stdin
     with (
-        _forwarded(forward_signals) as forward,
+        forwarded(forward_signals) as forward,
         prepared(rootfs, config, options, state, (source, stdout, stderr), timeout) as process,
     ):
         forward.attach(process)
         if on_started is not None:
             on_started(process)
-        result = communicate(process, data, timeout=timeout, limit=output_limit)
+        result = communicate(process, data, timeout=timeout, limit=output_limit, on_output=on_output)
     if forward.gave_up:
         raise KeyboardInterrupt
     return result

@@ -105,3 +105,45 @@ class RunSpec:
     oom_score_adj: int = 0
     seccomp: bytes = b""  # struct sock_filter array, compiled by the caller
     stop_signal: int = signal.SIGTERM
+    init: bool = False  # PID 1 is the helper's own
+    terminal: tuple[int, int] | None = None  # rows and columns: the streams are a new pseudo terminal
+    join: tuple[int, int] | None = None  # pid and start time of a container's PID 1, whose namespaces are entered
+
+
+class Restart(enum.IntEnum):
+    """As `enum lfs_restart` of the monitor."""
+
+    NO = 0
+    ON_FAILURE = 1
+    ALWAYS = 2
+    UNLESS_STOPPED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A health check: what to run in the container; times in milliseconds."""
+
+    argv: tuple[bytes, ...]
+    interval: int = 30_000
+    timeout: int = 30_000
+    start_period: int = 0
+    start_interval: int = 5_000
+    retries: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What a monitor does around the program."""
+
+    stdin: bool = False
+    stdin_once: bool = False  # it ends with the client it came from
+    log: bool = True
+    log_size: int = 0  # bytes of a log file; 0: no end
+    log_files: int = 1
+    restart: Restart = Restart.NO
+    restart_max: int = 0
+    stop_milliseconds: int = 10_000  # when the monitor is told to end
+    after: tuple[bytes, ...] = ()  # what it becomes at the end
+    events: bytes = b""  # the file of events; b"" for none
+    event_attributes: bytes = b""
+    probe: Probe | None = None

@@ -9,7 +9,7 @@ import struct
 from typing import Final
 
 from layerfs.errors import InvalidInput
-from layerfs.runtime.spec import RunSpec, Step
+from layerfs.runtime.spec import Life, Probe, RunSpec, Step
 
 MAGIC: Final = b"LFSRUN1\n"
 SPEC_MAX: Final = 16 << 20
@@ -17,6 +17,7 @@ SPEC_MAX: Final = 16 << 20
 (ROOT, NAMESPACES, OPTIONS, ARGUMENT, ENVIRONMENT, IDENTITY, WORKDIR, HOSTNAME) = range(1, 9)
 (STEP, CAPABILITIES, RLIMIT, CGROUP, SECCOMP) = range(9, 14)
 OOM_SCORE = 32
+(TERMINAL, JOIN, MONITOR, AFTER, EVENTS, HEALTH, PROBE) = range(14, 21)
 
 STARTED, FAILED, EXITED = 1, 2, 3  # packets of the helper
 
@@ -37,19 +38,44 @@ def _step(step: Step) -> bytes:
     return numbers + b"".join(map(_string, (step.type, step.source, step.target, step.options)))
 
 
-def encode(spec: RunSpec) -> bytes:
+def _probe(probe: Probe) -> list[bytes]:
+    times = (probe.interval, probe.timeout, probe.start_period, probe.start_interval)
+    return [
+        _record(HEALTH, struct.pack("<4QI", *times, probe.retries)),
+        *(_record(PROBE, _string(word)) for word in probe.argv),
+    ]
+
+
+def _life(life: Life, spec: RunSpec) -> list[bytes]:
+    flags = life.stdin * 1 | life.stdin_once * 2 | (not life.log) * 4
+    log = (life.log_size, life.log_files)
+    end = (int(spec.stop_signal), life.stop_milliseconds)
+    records = [_record(MONITOR, struct.pack("<3IQ2Ii", flags, life.restart, life.restart_max, *log, *end))]
+    records += [_record(AFTER, _string(word)) for word in life.after]
+    if life.events:
+        records.append(_record(EVENTS, _string(life.events) + _string(life.event_attributes)))
+    return records + (_probe(life.probe) if life.probe else [])
+
+
+def _place(spec: RunSpec) -> list[bytes]:
+    if spec.join:
+        return [_record(JOIN, struct.pack("<IQ", *spec.join))]
+    records = [_record(ROOT, _string(spec.rootfs)), _record(HOSTNAME, _string(spec.hostname))]
+    return records + [_record(STEP, _step(step)) for step in spec.steps]
+
+
+def encode(spec: RunSpec, life: Life | None = None) -> bytes:
     """The whole spec; InvalidInput when a string holds a NUL or the whole is larger than the helper takes."""
     who = spec.identity
+    options = spec.read_only * 1 | spec.no_new_privileges * 2 | spec.init * 4
     records = [
-        _record(ROOT, _string(spec.rootfs)),
         _record(NAMESPACES, struct.pack("<I", spec.namespaces)),
-        _record(OPTIONS, struct.pack("<I", spec.read_only * 1 | spec.no_new_privileges * 2)),
+        _record(OPTIONS, struct.pack("<I", options)),
+        *_place(spec),
         *(_record(ARGUMENT, _string(word)) for word in spec.argv),
         *(_record(ENVIRONMENT, _string(entry)) for entry in spec.env),
         _record(IDENTITY, struct.pack(f"<{2 + len(who.groups)}I", who.uid, who.gid, *who.groups)),
         _record(WORKDIR, _string(spec.cwd)),
-        _record(HOSTNAME, _string(spec.hostname)),
-        *(_record(STEP, _step(step)) for step in spec.steps),
         _record(CAPABILITIES, struct.pack("<Q", spec.capabilities)),
         *(_record(RLIMIT, struct.pack("<IQQ", x.resource, x.soft % 2**64, x.hard % 2**64)) for x in spec.limits),
         *(_record(CGROUP, _string(path)) for path in spec.cgroup_procs),
@@ -58,6 +84,10 @@ def encode(spec: RunSpec) -> bytes:
         records.append(_record(OOM_SCORE, struct.pack("<i", spec.oom_score_adj)))
     if spec.seccomp:
         records.append(_record(SECCOMP, struct.pack("<I", 0) + spec.seccomp))
+    if spec.terminal:
+        records.append(_record(TERMINAL, struct.pack("<2H", *spec.terminal)))
+    if life:
+        records += _life(life, spec)
     encoded = MAGIC + b"".join(records)
     if len(encoded) > SPEC_MAX:
         raise InvalidInput("argument list too long")

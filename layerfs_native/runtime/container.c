@@ -35,6 +35,14 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+static int take_streams(const struct lfs_launch *launch)
+{
+	for (int fd = 0; fd <= 2; fd++)
+		if (launch->streams[fd] >= 0 && dup2(launch->streams[fd], fd) < 0)
+			return -errno;
+	return 0;
+}
+
 /* A directory as standard stream would be a door to the host (fchdir(0), openat(0, "..")). */
 static int check_streams(struct lfs_failure *failure)
 {
@@ -93,35 +101,47 @@ static int become_user(const struct lfs_spec *spec, struct lfs_failure *failure)
 	return rc;
 }
 
-static int set_up(const struct lfs_spec *spec, int report, struct lfs_failure *failure)
+static int make_container(const struct lfs_spec *spec, struct lfs_failure *failure)
 {
-	reset_signals();
-	setsid(); /* no controlling terminal of the host: nothing can be typed into it */
-	int rc = follow_supervisor(report);
-	if (rc == 0)
-		rc = check_streams(failure);
-	if (rc == 0)
-		rc = lfs_cgroups_join(spec, failure);
+	int rc = lfs_cgroups_join(spec, failure);
 	if (rc == 0)
 		rc = lfs_oom_score_set(spec, failure);
 	if (rc == 0)
 		rc = lfs_names_set(spec, failure);
+	return rc == 0 ? build_root(spec, failure) : rc;
+}
+
+static int set_up(const struct lfs_spec *spec, const struct lfs_launch *launch, struct lfs_failure *failure)
+{
+	reset_signals();
+	setsid(); /* no controlling terminal of the host: nothing can be typed into it */
+	int rc = follow_supervisor(launch->report);
 	if (rc == 0)
-		rc = build_root(spec, failure);
+		rc = take_streams(launch);
+	if (rc < 0)
+		return lfs_failed(failure, LFS_STAGE_NAMESPACE, rc, "taking the standard streams");
+	rc = check_streams(failure);
+	if (rc == 0)
+		rc = spec->join_pid ? lfs_join_rest(spec, launch->target, failure) : make_container(spec, failure);
+	umask(022);
+	if (rc == 0 && spec->terminal)
+		rc = lfs_terminal_open(spec, launch->console, !spec->join_pid, failure);
 	return rc;
 }
 
-void lfs_container_main(const struct lfs_spec *spec, int report)
+void lfs_container_main(const struct lfs_spec *spec, const struct lfs_launch *launch)
 {
 	struct lfs_failure failure = { 0 };
 	uint8_t packet[512];
-	int rc = set_up(spec, report, &failure);
+	int rc = set_up(spec, launch, &failure);
 	if (rc == 0)
 		rc = become_user(spec, &failure);
+	if (rc == 0 && spec->options & LFS_OPTION_INIT)
+		rc = lfs_init_split(spec, &failure);
 	if (rc == 0)
 		lfs_command_exec(spec, &failure);
 	size_t size = lfs_packet_failed(&failure, packet, sizeof packet);
-	if (write(report, packet, size) < 0)
+	if (write(launch->report, packet, size) < 0)
 		_exit(125);
 	_exit(125);
 }

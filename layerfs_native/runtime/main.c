@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "run.h"
+#include "monitor.h"
 
 enum { EXIT_NOT_STARTED = 125 };
 
@@ -72,19 +72,35 @@ static void let_streams_go(void)
 			close(fd);
 }
 
+static int make_channels(const struct lfs_spec *spec, struct lfs_launch *launch, struct lfs_supervisor *self)
+{
+	int report[2], console[2] = { -1, -1 };
+	if (pipe2(report, O_CLOEXEC) < 0)
+		return -errno;
+	self->report = report[0];
+	launch->report = report[1];
+	if (spec->terminal && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, console) < 0)
+		return -errno;
+	self->console = console[0];
+	launch->console = console[1];
+	return 0;
+}
+
 static int start(const struct lfs_spec *spec, struct lfs_supervisor *self, struct lfs_failure *failure)
 {
-	int report[2];
-	if (pipe2(report, O_CLOEXEC) < 0)
-		return lfs_failed(failure, LFS_STAGE_NAMESPACE, -errno, "making a pipe");
-	uint64_t namespaces = spec->namespaces & ~(uint32_t)CLONE_NEWCGROUP; /* that one after joining the cgroup */
+	struct lfs_launch launch = { -1, -1, { -1, -1, -1 }, -1 };
+	int rc = make_channels(spec, &launch, self);
+	if (rc < 0)
+		return lfs_failed(failure, LFS_STAGE_NAMESPACE, rc, "making a pipe");
+	uint64_t namespaces = spec->join_pid ? 0 : spec->namespaces & ~(uint32_t)CLONE_NEWCGROUP; /* that one after joining the cgroup */
+	if (spec->join_pid && (launch.target = lfs_join_pids(spec, failure)) < 0)
+		return launch.target;
 	self->pid = lfs_sys_clone(namespaces, &self->pidfd);
-	if (self->pid == 0) {
-		close(report[0]);
-		lfs_container_main(spec, report[1]);
-	}
-	close(report[1]);
-	self->report = report[0];
+	if (self->pid == 0)
+		lfs_container_main(spec, &launch);
+	lfs_close_fd(&launch.report);
+	lfs_close_fd(&launch.console);
+	lfs_close_fd(&launch.target);
 	if (self->pid < 0)
 		return lfs_failed(failure, LFS_STAGE_NAMESPACE, self->pid, "making the namespaces");
 	return 0;
@@ -126,7 +142,9 @@ static int keep_only(int one, int other)
 
 int main(int count, char **words)
 {
-	struct lfs_supervisor self = { .pidfd = -1, .report = -1, .control = -1, .caller = -1, .signals = -1 };
+	if (count > 1 && strcmp(words[1], "monitor") == 0)
+		return lfs_monitor_main(count, words);
+	struct lfs_supervisor self = { .pidfd = -1, .report = -1, .console = -1, .control = -1, .caller = -1, .signals = -1 };
 	int spec_fd, caller;
 	if (count != 4 || !to_number(words[1], &spec_fd) || !to_number(words[2], &self.control) || !to_number(words[3], &caller)) {
 		fputs("layerfs-run is started by layerfs; it takes SPEC_FD CONTROL_FD CALLER_PID\n", stderr);
@@ -134,10 +152,16 @@ int main(int count, char **words)
 	}
 	if (keep_only(spec_fd, self.control) < 0)
 		return EXIT_NOT_STARTED;
+	if (caller == 0) { /* nobody's child */
+		pid_t child = fork();
+		if (child != 0)
+			_exit(child < 0 ? EXIT_NOT_STARTED : 0);
+		self.detached = true;
+	}
 	setsid(); /* a terminal's Ctrl-C is for the caller, who passes it on */
-	self.caller = watch_caller(caller);
+	self.caller = self.detached ? -1 : watch_caller(caller);
 	self.signals = watch_signals();
-	if (self.caller < 0 || self.signals < 0)
+	if ((self.caller < 0 && !self.detached) || self.signals < 0)
 		return EXIT_NOT_STARTED;
 	return run(spec_fd, &self);
 }

@@ -23,14 +23,22 @@ static int join(const char *path)
 	return write(file, "0", 1) < 0 ? -errno : 0; /* 0: the writer itself */
 }
 
-/* The cgroup namespace comes after: its root is the cgroup one is in when it is made. */
-int lfs_cgroups_join(const struct lfs_spec *spec, struct lfs_failure *failure)
+int lfs_cgroups_enter(const struct lfs_spec *spec, struct lfs_failure *failure)
 {
 	for (size_t i = 0; i < spec->cgroup_count; i++) {
 		int rc = join(spec->cgroups[i]);
 		if (rc < 0)
 			return lfs_failed(failure, LFS_STAGE_CGROUP, rc, "joining the cgroup \"%s\"", spec->cgroups[i]);
 	}
+	return 0;
+}
+
+/* The cgroup namespace comes after: its root is the cgroup one is in when it is made. */
+int lfs_cgroups_join(const struct lfs_spec *spec, struct lfs_failure *failure)
+{
+	int rc = lfs_cgroups_enter(spec, failure);
+	if (rc < 0)
+		return rc;
 	if (spec->namespaces & CLONE_NEWCGROUP && unshare(CLONE_NEWCGROUP) < 0)
 		return lfs_failed(failure, LFS_STAGE_NAMESPACE, -errno, "making the cgroup namespace");
 	return 0;
@@ -48,6 +56,14 @@ static int loopback_up(void)
 	return ioctl(sock, SIOCSIFFLAGS, &request) < 0 ? -errno : 0;
 }
 
+/* A session keyring of its own: keys of the caller's session are not the container's. */
+int lfs_keyring_new(struct lfs_failure *failure)
+{
+	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS && errno != EPERM)
+		return lfs_failed(failure, LFS_STAGE_NAMESPACE, -errno, "joining a new session keyring");
+	return 0;
+}
+
 int lfs_names_set(const struct lfs_spec *spec, struct lfs_failure *failure)
 {
 	if (spec->hostname && sethostname(spec->hostname, strlen(spec->hostname)) < 0)
@@ -55,8 +71,5 @@ int lfs_names_set(const struct lfs_spec *spec, struct lfs_failure *failure)
 	int rc = spec->namespaces & CLONE_NEWNET ? loopback_up() : 0;
 	if (rc < 0 && rc != -EAFNOSUPPORT)
 		return lfs_failed(failure, LFS_STAGE_NAMESPACE, rc, "bringing up the loopback interface");
-	/* a session keyring of its own: keys of the caller's session are not the container's */
-	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS && errno != EPERM)
-		return lfs_failed(failure, LFS_STAGE_NAMESPACE, -errno, "joining a new session keyring");
-	return 0;
+	return lfs_keyring_new(failure);
 }

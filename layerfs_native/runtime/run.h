@@ -1,6 +1,8 @@
 /* layerfs-run: one small program that starts one container and stays as its supervisor.
  *
- *     layerfs-run SPEC_FD CONTROL_FD CALLER_PID
+ *     layerfs-run SPEC_FD CONTROL_FD CALLER_PID        (see monitor.h for its other mode)
+ *
+ * CALLER_PID 0: detached. The helper becomes nobody's child, and the program goes on without the caller.
  *
  * SPEC_FD      a file (memfd) with the spec, read once from its start. Everything is little-endian:
  *                  8 bytes   "LFSRUN1\n"
@@ -10,7 +12,8 @@
  *              writes it.
  * CONTROL_FD   a SOCK_SEQPACKET socket. Caller to helper: one byte, a signal number for PID 1 of the container. Helper to
  *              caller, one packet each:
- *                  u8 1 STARTED, u32 pid (on the host)          the program runs (its exec has happened); a pidfd comes with it
+ *                  u8 1 STARTED, u32 pid (on the host)          the program runs (its exec has happened); a pidfd comes with it, then the
+ *                                                            master of its terminal, if it has one
  *                  u8 2 FAILED, u32 stage, u32 errno, text      nothing runs
  *                  u8 3 EXITED, u32 code, u32 signal            the last packet
  *              When the caller closes its end, or dies (seen by a pidfd, so that copies of the socket in forked
@@ -46,12 +49,27 @@ enum lfs_tag {
 	LFS_TAG_RLIMIT = 11,    /* u32 resource, u64 soft, u64 hard; repeated */
 	LFS_TAG_CGROUP = 12,    /* string: a cgroup.procs file to join; repeated */
 	LFS_TAG_SECCOMP = 13,   /* u32 flags, then struct sock_filter (8 bytes each) to the end; at most one */
+	LFS_TAG_TERMINAL = 14,  /* u16 rows, u16 columns: the streams are a new terminal; rows and columns 0 where unknown */
+	LFS_TAG_JOIN = 15,      /* u32 pid, u64 start time: enter this container's namespaces instead of making some; no root, no steps */
+	LFS_TAG_MONITOR = 16,   /* u32 flags (enum lfs_monitor_flag), u32 restart policy, u32 its maximum, u64 log size, u32 log files,
+	                         * u32 signal and i32 ms that stop the container when the monitor is told to end */
+	LFS_TAG_AFTER = 17,     /* string, repeated: what the monitor becomes at the end */
+	LFS_TAG_EVENTS = 18,    /* string: the file of events; string: what each of ours has, `"Actor":{...` left open */
+	LFS_TAG_HEALTH = 19,    /* u64 ms each: interval, timeout, start period, start interval; u32 retries */
+	LFS_TAG_PROBE = 20,     /* string, repeated: the health check's words */
 	LFS_TAG_OOM_SCORE = 32, /* i32: added to its score when the kernel looks for somebody to kill */
+};
+
+enum lfs_monitor_flag {
+	LFS_MONITOR_STDIN = 1,      /* the program's stdin is open; /dev/null else */
+	LFS_MONITOR_STDIN_ONCE = 2, /* and ends with the client that it came from */
+	LFS_MONITOR_NO_LOG = 4,
 };
 
 enum lfs_option {
 	LFS_OPTION_READ_ONLY = 1,
 	LFS_OPTION_NO_NEW_PRIVS = 2,
+	LFS_OPTION_INIT = 4, /* PID 1 is ours */
 };
 
 enum lfs_stage {
@@ -111,6 +129,18 @@ struct lfs_spec {
 	const uint8_t *filter;
 	uint32_t filter_flags;
 	int32_t oom_score;
+	bool terminal;
+	uint16_t rows, columns;
+	uint32_t join_pid; /* 0: a container of its own */
+	uint64_t join_start;
+	uint32_t monitor_flags, restart, restart_max, log_files, end_signal;
+	int32_t end_ms;
+	uint64_t log_size;
+	const char *events, *event_attributes;
+	char **after, **probe; /* end with NULL */
+	uint64_t probe_interval, probe_timeout, probe_start_period, probe_start_interval;
+	uint32_t probe_retries;
+	size_t after_count, probe_count;
 	size_t argument_count, environment_count, cgroup_count, group_count, step_count, limit_count, filter_count;
 };
 
@@ -154,7 +184,9 @@ int lfs_link_make(struct lfs_scene *scene, const struct lfs_step *step);
 int lfs_null_clone(const struct lfs_scene *scene); /* a detached mount of a verified null device */
 
 /* namespaces.c */
-int lfs_cgroups_join(const struct lfs_spec *spec, struct lfs_failure *failure);
+int lfs_cgroups_enter(const struct lfs_spec *spec, struct lfs_failure *failure);
+int lfs_cgroups_join(const struct lfs_spec *spec, struct lfs_failure *failure); /* and a cgroup namespace after */
+int lfs_keyring_new(struct lfs_failure *failure);
 int lfs_names_set(const struct lfs_spec *spec, struct lfs_failure *failure); /* hostname, loopback, keyring */
 
 /* identity.c, caps.c, seccomp.c */
@@ -172,16 +204,30 @@ int lfs_workdir_enter(const char *path, struct lfs_failure *failure);
 /* command.c: does not return when all is well */
 int lfs_command_exec(const struct lfs_spec *spec, struct lfs_failure *failure);
 
-/* container.c: the life of PID 1 up to its exec; reports a failure as a packet on `report` and exits */
-__attribute__((noreturn)) void lfs_container_main(const struct lfs_spec *spec, int report);
+/* container.c: the life of the child up to its exec; reports a failure as a packet on `report` and exits */
+struct lfs_launch {
+	int report;
+	int console;    /* where a terminal's master goes */
+	int streams[3]; /* become 0, 1, 2; -1: what is there is kept */
+	int target;     /* join: pidfd of the container's PID 1 */
+};
+__attribute__((noreturn)) void lfs_container_main(const struct lfs_spec *spec, const struct lfs_launch *launch);
+
+/* terminal.c, init.c, join.c */
+int lfs_terminal_open(const struct lfs_spec *spec, int sock, bool console, struct lfs_failure *failure);
+int lfs_terminal_receive(int sock);
+int lfs_init_split(const struct lfs_spec *spec, struct lfs_failure *failure);
+int lfs_join_pids(const struct lfs_spec *spec, struct lfs_failure *failure);
+int lfs_join_rest(const struct lfs_spec *spec, int target, struct lfs_failure *failure);
+uint64_t lfs_start_ticks(pid_t pid);
 
 /* supervise.c */
 enum { LFS_PACKET_STARTED = 1, LFS_PACKET_FAILED = 2, LFS_PACKET_EXITED = 3 };
 size_t lfs_packet_failed(const struct lfs_failure *failure, uint8_t *out, size_t size);
 struct lfs_supervisor {
 	pid_t pid;
-	int pidfd, report, control, caller, signals;
-	bool failed, killed;
+	int pidfd, report, console, control, caller, signals;
+	bool failed, killed, detached;
 };
 int lfs_supervise(struct lfs_supervisor *self); /* the exit code of the helper */
 

@@ -153,6 +153,53 @@ static int add_filter(struct cursor *cursor, struct lfs_spec *spec)
 	return 0;
 }
 
+static void set_terminal(struct cursor *cursor, struct lfs_spec *spec)
+{
+	spec->terminal = true;
+	spec->rows = take_u16(cursor);
+	spec->columns = take_u16(cursor);
+}
+
+static void set_monitor(struct cursor *cursor, struct lfs_spec *spec)
+{
+	spec->monitor_flags = take_u32(cursor);
+	spec->restart = take_u32(cursor);
+	spec->restart_max = take_u32(cursor);
+	spec->log_size = take_u64(cursor);
+	spec->log_files = take_u32(cursor);
+	spec->end_signal = take_u32(cursor);
+	spec->end_ms = (int32_t)take_u32(cursor);
+}
+
+static void set_health(struct cursor *cursor, struct lfs_spec *spec)
+{
+	spec->probe_interval = take_u64(cursor);
+	spec->probe_timeout = take_u64(cursor);
+	spec->probe_start_period = take_u64(cursor);
+	spec->probe_start_interval = take_u64(cursor);
+	spec->probe_retries = take_u32(cursor);
+}
+
+static int add_life(unsigned tag, struct cursor *cursor, struct lfs_spec *spec)
+{
+	switch (tag) {
+	case LFS_TAG_TERMINAL: set_terminal(cursor, spec); return 0;
+	case LFS_TAG_JOIN:
+		spec->join_pid = take_u32(cursor);
+		spec->join_start = take_u64(cursor);
+		return 0;
+	case LFS_TAG_MONITOR: set_monitor(cursor, spec); return 0;
+	case LFS_TAG_AFTER: return add_string(cursor, &spec->after, &spec->after_count);
+	case LFS_TAG_EVENTS:
+		spec->events = take_string(cursor);
+		spec->event_attributes = take_string(cursor);
+		return 0;
+	case LFS_TAG_HEALTH: set_health(cursor, spec); return 0;
+	case LFS_TAG_PROBE: return add_string(cursor, &spec->probe, &spec->probe_count);
+	default: return -EBADMSG;
+	}
+}
+
 static int add_record(unsigned tag, struct cursor *cursor, struct lfs_spec *spec)
 {
 	switch (tag) {
@@ -170,7 +217,7 @@ static int add_record(unsigned tag, struct cursor *cursor, struct lfs_spec *spec
 	case LFS_TAG_CGROUP: return add_string(cursor, &spec->cgroups, &spec->cgroup_count);
 	case LFS_TAG_SECCOMP: return add_filter(cursor, spec);
 	case LFS_TAG_OOM_SCORE: spec->oom_score = (int32_t)take_u32(cursor); return 0;
-	default: return -EBADMSG;
+	default: return add_life(tag, cursor, spec);
 	}
 }
 
@@ -184,7 +231,8 @@ static bool is_contained(const struct lfs_spec *spec)
 
 static bool is_complete(const struct lfs_spec *spec)
 {
-	return spec->root && spec->root[0] == '/' && spec->workdir && spec->argument_count;
+	bool place = spec->join_pid ? !spec->step_count : spec->root && spec->root[0] == '/';
+	return place && spec->workdir && spec->argument_count;
 }
 
 static int parse(struct cursor *all, struct lfs_spec *spec)
@@ -250,4 +298,6 @@ void lfs_spec_free(struct lfs_spec *spec)
 	free(spec->groups);
 	free(spec->steps);
 	free(spec->limits);
+	free(spec->after);
+	free(spec->probe);
 }

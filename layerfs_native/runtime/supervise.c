@@ -55,21 +55,24 @@ static void send_signal(struct lfs_supervisor *self, int number)
 static void tell_started(const struct lfs_supervisor *self)
 {
 	uint8_t packet[8] = { LFS_PACKET_STARTED };
+	int fds[2] = { self->pidfd, self->console < 0 ? -1 : lfs_terminal_receive(self->console) };
+	size_t size = (fds[1] < 0 ? 1 : 2) * sizeof(int);
 	union {
 		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int))];
+		char bytes[CMSG_SPACE(2 * sizeof(int))];
 	} space = { 0 };
 	struct iovec part = { packet, put_u32(packet, 1, (uint32_t)self->pid) };
 	struct msghdr message = {
-		.msg_iov = &part, .msg_iovlen = 1, .msg_control = space.bytes, .msg_controllen = sizeof space.bytes,
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = space.bytes, .msg_controllen = CMSG_SPACE(size),
 	};
 	struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
 	rights->cmsg_level = SOL_SOCKET;
 	rights->cmsg_type = SCM_RIGHTS;
-	rights->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(rights), &self->pidfd, sizeof(int));
+	rights->cmsg_len = CMSG_LEN(size);
+	memcpy(CMSG_DATA(rights), fds, size);
 	if (self->control >= 0)
 		sendmsg(self->control, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+	lfs_close_fd(&fds[1]);
 }
 
 /* The child's report: a packet when it failed; nothing but the end of the pipe when its exec has happened. */
@@ -102,7 +105,8 @@ static void read_control(struct lfs_supervisor *self)
 	if (got == 1 || (got < 0 && (errno == EAGAIN || errno == EINTR)))
 		return;
 	close(lfs_steal_fd(&self->control)); /* the caller has let go */
-	send_signal(self, SIGKILL);
+	if (!self->detached)
+		send_signal(self, SIGKILL);
 }
 
 static void caller_died(struct lfs_supervisor *self)

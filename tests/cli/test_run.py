@@ -103,17 +103,19 @@ def test_the_third_interrupt_ends_what_does_not_listen(store, layerfs_command):
     assert layerfs_command("ps", "-aq").stdout == b""
 
 
-def test_what_a_killed_command_leaves_is_told_and_removed(store, layerfs_command):
-    with _started(store, "--name", "left", "box:1", "sh", "-c", "echo ready; sleep 60") as process:
-        while not layerfs_command("ps", "-q").stdout:  # its start is recorded just after its first word
-            pass
+def test_a_container_outlives_the_killed_command_and_is_removed_at_its_end(store, layerfs_command):
+    script = "echo ready; while ! test -e /stop; do sleep 0.05; done; exit 7"
+    with _started(store, "--rm", "--name", "left", "box:1", "sh", "-c", script) as process:
         process.kill()
         process.wait()
-    deadline = time.monotonic() + 10
-    while layerfs_command("ps", "-q").stdout and time.monotonic() < deadline:
+    assert layerfs_command("ps", "--format", "{{.Names}}").stdout == b"left\n"
+    with subprocess.Popen([*LAYERFS, "--store", str(store), "wait", "left"], stdout=subprocess.PIPE) as waiting:
+        assert layerfs_command("exec", "left", "touch", "/stop").returncode == 0
+        assert waiting.communicate()[0] == b"7\n"
+    deadline = time.monotonic() + 20  # the monitor removes it
+    while layerfs_command("ps", "-aq").stdout and time.monotonic() < deadline:
         pass
-    assert layerfs_command("ps", "-a", "--format", "{{.Status}}").stdout.startswith(b"Exited (137)")
-    assert layerfs_command("rm", "left").stdout == b"left\n"
+    assert layerfs_command("ps", "-aq").stdout == b""
     assert layerfs_command("mount", "-q").stdout == b""
 
 

@@ -1,0 +1,190 @@
+"""Reading a container's log: docker's json-file lines, through its rotated files, and on as it grows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import select
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerfs.engine.watch import Watch
+from layerfs.errors import InvalidInput
+from layerfs.runtime.monitor import Connection, Ended
+
+if TYPE_CHECKING:
+    from layerfs.engine.container import Container
+
+_BLOCK = 1 << 16
+_NAME = "json.log"
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A line as it was written, with its newline; lines over 16 KiB come in pieces. `time` is RFC 3339 in UTC with
+    nanoseconds, so that texts compare as times do."""
+
+    time: str
+    stream: str
+    data: bytes
+
+
+def log_time(nanoseconds: int) -> str:
+    """A time as the log has it."""
+    whole = datetime.fromtimestamp(nanoseconds // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{nanoseconds % 10**9:09d}Z"
+
+
+def log_file(box: Container) -> Path:
+    return box.directory / "log" / _NAME
+
+
+def read_logs(
+    box: Container,
+    *,
+    follow: bool = False,
+    tail: int | None = None,
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+) -> Iterator[LogEntry]:
+    """What it has written, oldest first; with `follow` on until it has ended.
+
+    Raises:
+        InvalidInput: it keeps no log.
+    """
+    if box.settings.log_driver == "none":
+        raise InvalidInput("configured logging driver does not support reading")
+    since = log_time(since_ns) if since_ns is not None else ""
+    until = log_time(until_ns) if until_ns is not None else "~"
+    for line in _lines(box, follow, tail):
+        entry = _entry(line)
+        if entry is None or entry.time < since:
+            continue
+        if entry.time > until:
+            return
+        yield entry
+
+
+def _entry(line: bytes) -> LogEntry | None:
+    try:
+        row = json.loads(line)
+        return LogEntry(row["time"], row["stream"], row["log"].encode("utf-8", "surrogateescape"))
+    except (ValueError, KeyError, TypeError, AttributeError):  # cut by a full disk or a killed monitor
+        return None
+
+
+def _lines(box: Container, follow: bool, tail: int | None) -> Iterator[bytes]:
+    with contextlib.ExitStack() as stack:
+        current = log_file(box)
+        # first the wish to be told, then the look
+        connection = Connection.open(box.directory) if follow else None
+        if connection is not None:
+            stack.enter_context(connection)
+        watch = stack.enter_context(Watch(current.parent)) if connection and current.parent.is_dir() else None
+        reader = _Reader(current, tail)
+        stack.callback(reader.close)
+        yield from reader.rest()
+        while watch is not None and connection is not None:
+            both: list[Any] = [watch, connection]
+            ready = select.select(both, [], [])[0]
+            if watch in ready:
+                watch.clear()
+            over = connection in ready and isinstance(connection.receive(), Ended)
+            yield from reader.rest()
+            if over:
+                return
+
+
+class _Reader:
+    """The files of one log as one stream: goes on in the next younger file when the one at hand was rotated away."""
+
+    def __init__(self, current: Path, tail: int | None) -> None:
+        self._current = current
+        self._file: io.BufferedReader | None = None
+        if tail is None:
+            oldest = self._files()[-1:]
+            self._open(oldest[0] if oldest else current)
+        else:
+            self._seek_tail(tail)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _files(self) -> list[Path]:
+        """Youngest first."""
+        numbered = [path for path in self._current.parent.glob(f"{_NAME}.*") if path.suffix[1:].isdigit()]
+        files = [self._current, *sorted(numbered, key=lambda path: int(path.suffix[1:]))]
+        return [path for path in files if path.exists()]
+
+    def _open(self, path: Path, offset: int = 0) -> None:
+        self.close()
+        with contextlib.suppress(FileNotFoundError):
+            self._file = path.open("rb")
+            self._file.seek(offset)
+
+    def _seek_tail(self, count: int) -> None:
+        for path in self._files():
+            offset, found = _tail_offset(path, count)
+            self._open(path, offset)
+            count -= found
+            if count <= 0:
+                return
+
+    def _next(self) -> bool:
+        """Whether there is a younger file; it is open then."""
+        files = self._files()
+        if self._file is None:
+            self._open(self._current)
+            return self._file is not None
+        here = os.fstat(self._file.fileno()).st_ino
+        place = next((at for at, path in enumerate(files) if path.stat().st_ino == here), len(files))
+        if place == 0 or not files:
+            return False
+        self._open(files[place - 1])
+        return True
+
+    def rest(self) -> Iterator[bytes]:
+        """Whole lines that are there now."""
+        while True:
+            if self._file is not None:
+                yield from self._whole_lines(self._file)
+            with contextlib.suppress(FileNotFoundError):  # rotated just now: look again
+                if not self._next():
+                    return
+
+    @staticmethod
+    def _whole_lines(file: io.BufferedReader) -> Iterator[bytes]:
+        while line := file.readline():
+            if not line.endswith(b"\n"):
+                file.seek(-len(line), os.SEEK_CUR)
+                return
+            yield line
+
+
+def _tail_offset(path: Path, count: int) -> tuple[int, int]:
+    """Where the last `count` lines of a file begin, and how many lines that are."""
+    found = 0
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        if count <= 0:
+            return end, 0
+        position = end
+        while position > 0:
+            size = min(_BLOCK, position)
+            position -= size
+            file.seek(position)
+            block = file.read(size)
+            at = len(block)
+            while (at := block.rfind(b"\n", 0, at)) >= 0:
+                if position + at + 1 < end:  # the newline before a line
+                    found += 1
+                    if found == count:
+                        return position + at + 1, found
+        return 0, found + (end > 0)

@@ -1,0 +1,299 @@
+"""What a container can do with programs: run some in the foreground, and its own in the background."""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from layerfs.engine.records import TopTable
+
+if TYPE_CHECKING:
+    from layerfs.engine.container import Container
+    from layerfs.engine.logs import LogEntry
+    from layerfs.runtime import Process, RunResult
+    from layerfs.runtime.communicate import OnOutput
+    from layerfs.runtime.monitor import Connection
+
+PIPE, DEVNULL = -1, -3  # subprocess's numbers
+Stream = int | IO[Any] | None
+
+
+class Programs:
+    """A part of Container."""
+
+    @property
+    def _box(self) -> Container:
+        return cast("Container", self)
+
+    def run(
+        self,
+        command: Sequence[str] | None = None,
+        *,
+        stdin: Stream | bytes = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
+        timeout: float | None = None,
+        output_limit: int | None = None,
+        engine: str | None = None,
+        forward_signals: bool = False,
+        on_output: OnOutput | None = None,
+        on_started: Callable[[Process], object] | None = None,
+        **settings: Any,
+    ) -> RunResult:
+        """Run a program in it and wait: in new namespaces, with the mounted union as root, without a monitor. Several
+        may run at once, each beside the others.
+
+        Args:
+            command: replaces the container's own.
+            stdin, stdout, stderr: as for subprocess: -1 (PIPE) captures, -3 (DEVNULL), a descriptor, a file; None
+                inherits for outputs and means /dev/null for `stdin`; bytes for `stdin` are fed.
+            timeout: seconds; the container is killed then.
+            output_limit: bytes of each captured stream; what is beyond is dropped.
+            on_output: called with (1 or 2, bytes) for each piece of a captured stream; nothing is kept then.
+            on_started: called with the running process (`.pid`, `.send_signal`, `.kill`).
+            forward_signals: our INT, TERM, HUP, QUIT, USR1, USR2 become the container's (for command lines).
+            settings: those of Store.create (env, user, workdir, network, …), for this run.
+
+        Returns:
+            a record with returncode (128+n for a signal n), stdout, stderr (bytes), truncated, oom_killed.
+
+        Raises:
+            RunError, CommandNotFound, CommandNotExecutable: it could not be started (exit codes 125, 127, 126).
+            RunTimeout: `.result` has what it wrote by then.
+            Unsupported: a limit that this machine cannot set.
+        """
+        from layerfs.engine.running import place_of, recorded
+        from layerfs.engine.surroundings import surrounded
+        from layerfs.runtime import run
+
+        box = self._box
+        wanted = box.settings.changed(settings if command is None else {**settings, "command": command})
+        image = box.image.config.config
+
+        def started(process: Process) -> None:
+            record.started(process)
+            if on_started is not None:
+                on_started(process)
+
+        with (
+            place_of(box, engine) as place,
+            recorded(box) as record,
+            surrounded(box, wanted, place.files.name) as around,
+        ):
+            result = run(
+                place.root,
+                image.document(),
+                around.options,
+                state=place.files,
+                stdin=DEVNULL if stdin is None else stdin,
+                stdout=stdout,
+                stderr=stderr,
+                timeout=timeout,
+                output_limit=output_limit,
+                forward_signals=forward_signals,
+                on_output=on_output,
+                on_started=started,
+            )
+            record.ended(result.returncode)
+            return replace(result, oom_killed=around.oom_killed)
+
+    async def arun(self, command: Sequence[str] | None = None, **how: Any) -> RunResult:
+        """`run` for asyncio, in a thread of its own. Cancelling the await kills the program and waits for its end."""
+        from layerfs.engine.aio import Canceller, in_thread
+
+        cancel = Canceller()
+        return await in_thread(functools.partial(self.run, command, **how, on_started=cancel.started), cancel)
+
+    # its own program, in the background
+
+    def start(self, *, engine: str | None = None) -> None:
+        """Start its own program under a monitor, which outlives this process; nothing when it runs already.
+
+        Raises:
+            RunError, CommandNotFound, CommandNotExecutable: it could not be started. What mounting raises.
+        """
+        from layerfs.engine.life import start
+
+        connection = start(self._box, engine=engine)
+        if connection is not None:
+            connection.close()
+
+    def stop(self, timeout: float | None = -1.0, *, signal: int | str | None = None) -> None:
+        """End it: its stop signal, then SIGKILL after `timeout` seconds (None: never; -1: as it was made, 10). It is
+        not restarted. Returns when it has ended and is unmounted; nothing when it does not run.
+        """
+        from layerfs.engine.life import stop, stop_seconds, stop_signal
+        from layerfs.runtime.plan import parse_signal
+
+        seconds = stop_seconds(self._box.settings) if timeout == -1.0 else timeout
+        stop(self._box, seconds=seconds, number=parse_signal(signal) if signal else stop_signal(self._box))
+
+    def restart(self, timeout: float | None = -1.0, *, signal: int | str | None = None) -> None:
+        """`stop` and `start`. One that is removed when it ends is stopped only."""
+        from layerfs.engine.events import record_event
+
+        if self._box.state.running:
+            self.stop(timeout, signal=signal)
+        self.start()
+        record_event(self._box, "restart")
+
+    def kill(self, number: int | str = signal.SIGKILL) -> None:
+        """Send a signal to its program. Raises InUse when it does not run, InvalidInput for what is no signal."""
+        from layerfs.engine.life import kill
+        from layerfs.runtime.plan import parse_signal
+
+        kill(self._box, parse_signal(number))
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it does not run any more. TimeoutError after `timeout` seconds."""
+        from layerfs.engine.life import wait
+
+        return wait(self._box, timeout)
+
+    async def await_(self) -> int:
+        """`wait` for asyncio. Cancelling the await leaves the container alone."""
+        from layerfs.engine.aio import in_thread
+
+        stopped = False
+
+        def watch() -> int:
+            while not stopped:
+                try:
+                    return self.wait(0.5)
+                except TimeoutError:
+                    continue
+            return 0
+
+        def cancel() -> None:
+            nonlocal stopped
+            stopped = True
+
+        return await in_thread(watch, cancel)
+
+    def attach(self, *, stdin: bool = False, stdout: bool = True, stderr: bool = True) -> Connection:
+        """To the streams of its program from now on, until it ends: `.messages()` gives records Started, Output
+        (`.stream`, `.data`) and Ended (`.code`); `.write(bytes)`, `.end_input()`, `.resize(rows, columns)`. Use it with
+        `with`.
+
+        Raises:
+            InUse: it does not run.
+        """
+        from layerfs.errors import InUse
+        from layerfs.runtime.monitor import Attach, Connection
+
+        connection = Connection.open(self._box.directory)
+        if connection is None:
+            raise InUse("You cannot attach to a stopped container, start it first")
+        connection.attach(Attach(stdin * Attach.STDIN | stdout * Attach.STDOUT | stderr * Attach.STDERR))
+        return connection
+
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> Iterator[LogEntry]:
+        """What its program has written, as records with `.data` (bytes), `.stream`, `.time`. `follow` goes on until it
+        has ended."""
+        from layerfs.engine.logs import read_logs
+
+        return read_logs(self._box, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns)
+
+    # programs that join it
+
+    def exec(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: Stream | bytes = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
+        timeout: float | None = None,
+        output_limit: int | None = None,
+        user: str | None = None,
+        workdir: str | None = None,
+        env: Any = (),
+        privileged: bool = False,
+        on_output: OnOutput | None = None,
+        on_started: Callable[[Process], object] | None = None,
+        forward_signals: bool = False,
+    ) -> RunResult:
+        """Run a program inside it while it runs, and wait. Streams and limits are as for `run`.
+
+        Raises:
+            InUse: it does not run. RunError, CommandNotFound, CommandNotExecutable, RunTimeout.
+        """
+        from layerfs.engine.executing import execute
+
+        return execute(
+            self._box,
+            command,
+            stdin=DEVNULL if stdin is None else stdin,
+            stdout=stdout,
+            stderr=stderr,
+            timeout=timeout,
+            output_limit=output_limit,
+            user=user,
+            workdir=workdir,
+            env=env,
+            privileged=privileged,
+            on_output=on_output,
+            on_started=on_started,
+            forward_signals=forward_signals,
+        )
+
+    def exec_detached(
+        self,
+        command: Sequence[str],
+        *,
+        user: str | None = None,
+        workdir: str | None = None,
+        env: Any = (),
+        privileged: bool = False,
+        tty: bool = False,
+    ) -> int:
+        """Run a program inside it in the background; its pid on the host. Its output is thrown away; it ends with the
+        container at the latest. Raises as `exec`."""
+        from layerfs.engine.executing import start_exec
+
+        size = (0, 0) if tty else None
+        how: dict[str, Any] = {"user": user, "workdir": workdir, "env": env, "privileged": privileged, "size": size}
+        how |= {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL}
+        with start_exec(self._box, command, detached=True, **how) as process:
+            return process.pid
+
+    def exec_terminal(
+        self,
+        command: Sequence[str],
+        *,
+        size: tuple[int, int] = (0, 0),
+        user: str | None = None,
+        workdir: str | None = None,
+        env: Any = (),
+        privileged: bool = False,
+    ) -> Process:
+        """A program inside it on a terminal of its own, which runs when this returns: `.terminal` is the master's
+        descriptor, `.wait()` gives the exit code. Use it with `with`: what still runs at the end is killed.
+        `size`: rows and columns. Raises as `exec`."""
+        from layerfs.engine.executing import start_exec
+
+        how: dict[str, Any] = {"user": user, "workdir": workdir, "env": env, "privileged": privileged, "size": size}
+        return start_exec(self._box, command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, **how)
+
+    async def aexec(self, command: Sequence[str], **how: Any) -> RunResult:
+        """`exec` for asyncio, as `arun`."""
+        from layerfs.engine.aio import Canceller, in_thread
+
+        cancel = Canceller()
+        return await in_thread(functools.partial(self.exec, command, **how, on_started=cancel.started), cancel)
+
+    def top(self) -> TopTable:
+        """The processes in it: `.titles` and `.rows` of texts, pids as the host has them. Raises InUse."""
+        from layerfs.engine.processes import list_processes
+
+        return list_processes(self._box)
