@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +24,7 @@ from layerfs.cli.terminal import (
 )
 from layerfs.cli.times import parse_moment
 from layerfs.cli.verbs import verb
-from layerfs.errors import LayerfsError, RunError
+from layerfs.errors import InUse, LayerfsError, RunError
 
 if TYPE_CHECKING:
     from layerfs.engine import Container
@@ -60,7 +61,7 @@ def follow(
         except Detached:
             return None
         except GaveUp:
-            box.kill()
+            _end(box, connection)
             raise KeyboardInterrupt from None
         code = far.ended.code if far.ended and not far.ended.lost else None
         if code is None:
@@ -68,6 +69,17 @@ def follow(
         finish(box)
         connection.done()
     return code
+
+
+def _end(box: Container, connection: Connection) -> None:
+    from layerfs.engine.life import finish
+
+    with contextlib.suppress(InUse):
+        box.kill()
+    for _ in connection.messages():
+        pass
+    finish(box)
+    connection.done()
 
 
 @verb("start")

@@ -20,7 +20,7 @@ from layerfs.engine.lifesettings import probe_of
 from layerfs.engine.running import borrowed_place, release
 from layerfs.engine.state import State, send_signal
 from layerfs.engine.status import read_status, starting, write_failure
-from layerfs.engine.surroundings import enter
+from layerfs.engine.surroundings import cgroups, enter
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, RunError
 from layerfs.runtime.monitor import NOTHING, Attach, Connection, Ended, start_monitored
 
@@ -130,6 +130,7 @@ def stop(box: Container, *, seconds: float | None, number: int) -> None:
     with _connected(box) as connection:
         if connection is not None:
             connection.stop(number, seconds)
+            _thaw(box)
             _await_end(connection)
     _stop_orphan(box, number, seconds)
     finish(box)
@@ -152,6 +153,13 @@ def _connected(box: Container) -> Iterator[Connection | None]:
         if connection is not None:
             connection.close()
         raise
+
+
+def _thaw(box: Container) -> None:
+    """A paused container is let go, so that the signal reaches it, as docker does."""
+    for cgroup in cgroups(box):
+        if cgroup.frozen:
+            cgroup.freeze(False)
 
 
 def _await_end(connection: Connection) -> None:
@@ -189,6 +197,8 @@ def kill(box: Container, number: int) -> None:
     else:
         for process in [*([state.init] if state.init else []), *state.living()]:
             send_signal(process, number)
+    if last:
+        _thaw(box)
     record_event(box, "kill", signal=str(number))
 
 
