@@ -53,7 +53,10 @@ static int free_place(struct lfs_server *server, struct lfs_node *dir, struct lf
 	place->lower = lfs_low_shows(server, dir, name);
 	rc = lfs_upper_entry(server, dir, place->text, &status);
 	place->whiteout = rc >= 0;
-	return rc < 0 && rc != -ENOENT ? rc : lfs_dir_here(server, dir);
+	if (rc < 0 && rc != -ENOENT)
+		return rc;
+	rc = lfs_may_add(server, dir);
+	return rc < 0 ? rc : lfs_dir_here(server, dir);
 }
 
 /* Makes the entry at dir_fd/name, as the caller. */
@@ -167,7 +170,9 @@ int lfs_create(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 int lfs_tmpfile(struct lfs_server *server, struct lfs_node *dir, const struct lfs_new *what, struct lfs_node **out)
 {
 	struct stat status;
-	int rc = lfs_quota_want(server, 1, 0);
+	int rc = lfs_may_add(server, dir);
+	if (rc >= 0)
+		rc = lfs_quota_want(server, 1, 0);
 	if (rc >= 0)
 		rc = lfs_dir_here(server, dir);
 	int fd = rc < 0 ? rc : lfs_dir_fd(server, dir);
@@ -259,7 +264,9 @@ int lfs_link(struct lfs_server *server, struct lfs_node *node, struct lfs_node *
 	struct stat status;
 	if (lfs_node_is_dir(node))
 		return -EPERM;
-	int rc = lfs_copy_up(server, node, LFS_DATA_NONE);
+	int rc = lfs_may_link(server, node);
+	if (rc >= 0)
+		rc = lfs_copy_up(server, node, LFS_DATA_NONE);
 	if (rc >= 0)
 		rc = lfs_settle_names(server, node);
 	if (rc >= 0 && node->flags & LFS_SPLIT && node->file && node->file->successor)

@@ -240,7 +240,7 @@ static uint8_t choose_mode(struct lfs_server *server, const struct lfs_node *nod
 	if (!server->passthrough)
 		return LFS_MODE_CACHED;
 	if (bytes_are_upper(node))
-		return server->quota.on ? LFS_MODE_CACHED : LFS_MODE_PASS_UPPER; /* the limits would not hold */
+		return server->quota.on || node->flags & LFS_APPEND ? LFS_MODE_CACHED : LFS_MODE_PASS_UPPER; /* the limits would not hold */
 	return !write && may_pass_lower(server, node) ? LFS_MODE_PASS_LOWER : LFS_MODE_CACHED;
 }
 
@@ -289,7 +289,7 @@ static int split(struct lfs_server *server, struct lfs_node *node)
 	int rc = lfs_node_new(server, S_IFREG, &new);
 	if (rc < 0)
 		return rc;
-	new->flags = (node->flags & (LFS_HERE | LFS_METACOPY)) | LFS_STALE_PAGES;
+	new->flags = (node->flags & (LFS_HERE | LFS_METACOPY | LFS_IMMUTABLE | LFS_APPEND)) | LFS_STALE_PAGES;
 	new->low = node->flags & LFS_METACOPY ? node->low : 0;
 	new->ino = node->ino;
 	while (node->names) {
@@ -363,6 +363,9 @@ int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, b
 		return lfs_node_is_dir(node) ? -EISDIR : -ENXIO;
 	if (node->flags & LFS_SPLIT)
 		return -ESTALE;
+	int may = fd >= 0 ? 0 : lfs_may_open(server, node, flags);
+	if (may < 0)
+		return may;
 	int rc = write || flags & O_TRUNC ? (fd >= 0 ? 0 : prepare_write(server, node, flags, kill)) : 0;
 	if (rc < 0)
 		return rc;

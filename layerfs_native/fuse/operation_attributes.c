@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,7 +140,9 @@ int lfs_op_setattr(struct lfs_request *request)
 	struct lfs_node *node = request->node, *real = node;
 	struct fuse_setattr_in in;
 	memcpy(&in, request->args, sizeof in);
-	int rc = server->writable ? stored_ids(server, node, &in) : -EROFS;
+	int rc = server->writable ? lfs_may_set(server, node, in.valid) : -EROFS;
+	if (rc >= 0)
+		rc = stored_ids(server, node, &in);
 	if (rc >= 0 && in.valid & FATTR_SIZE)
 		rc = set_size(server, node, &in);
 	const uint32_t others = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_ATIME | FATTR_MTIME;
@@ -251,6 +252,8 @@ int lfs_op_setxattr(struct lfs_request *request)
 		return -EINVAL;
 	memcpy(&in, request->args, front);
 	int rc = xattr_name(request, front, &name);
+	if (rc >= 0)
+		rc = lfs_may_set_xattr(server, request->node);
 	size_t at = front + name.size + 1;
 	if (rc >= 0 && (at > request->args_size || in.size > request->args_size - at))
 		rc = -EINVAL;
@@ -268,61 +271,9 @@ int lfs_op_removexattr(struct lfs_request *request)
 {
 	struct lfs_bytes name;
 	int rc = xattr_name(request, 0, &name);
+	if (rc >= 0)
+		rc = lfs_may_set_xattr(request->server, request->node);
 	return rc < 0 ? rc : lfs_xattr_remove(request->server, request->node, name);
-}
-
-/* --- FS_IOC_GETFLAGS and its like --- */
-
-static int pass_ioctl(struct lfs_request *request, const struct fuse_ioctl_in *in, bool set)
-{
-	struct lfs_server *server = request->server;
-	struct fuse_ioctl_out *out = (struct fuse_ioctl_out *)request->out;
-	uint8_t data[64] = {0};
-	size_t size = set ? in->in_size : in->out_size;
-	if (size > sizeof data || (set && size > request->args_size - sizeof *in))
-		return -EINVAL;
-	if (set) {
-		memcpy(data, request->args + sizeof *in, size);
-		int rc = lfs_copy_up(server, request->node, LFS_DATA_NONE);
-		if (rc < 0)
-			return rc;
-	}
-	if (request->node->flags & LFS_HERE) {
-		LFS_AUTO_FD fd = lfs_entry_open(server, request->node, O_RDONLY | O_NONBLOCK);
-		if (fd < 0)
-			return fd;
-		if (ioctl(fd, in->cmd, data) < 0)
-			return -errno;
-	}
-	*out = (struct fuse_ioctl_out){0};
-	request->out_size = sizeof *out;
-	if (!set) {
-		memcpy(request->out + sizeof *out, data, size);
-		request->out_size += size;
-	}
-	return 0;
-}
-
-int lfs_op_ioctl(struct lfs_request *request)
-{
-	struct fuse_ioctl_in in;
-	uint32_t flags = 0;
-	memcpy(&in, request->args, sizeof in);
-	if (!lfs_node_is_file(request->node) && !lfs_node_is_dir(request->node))
-		return -ENOTTY;
-	switch (in.cmd) {
-	case FS_IOC_GETFLAGS:
-	case FS_IOC_FSGETXATTR:
-		return pass_ioctl(request, &in, false);
-	case FS_IOC_SETFLAGS: /* an immutable upper file could not be removed by this server either */
-		memcpy(&flags, request->args + sizeof in, request->args_size - sizeof in < 4 ? request->args_size - sizeof in : 4);
-		return flags & (FS_IMMUTABLE_FL | FS_APPEND_FL) ? -EOPNOTSUPP : pass_ioctl(request, &in, true);
-	case FS_IOC_FSSETXATTR:
-		memcpy(&flags, request->args + sizeof in, request->args_size - sizeof in < 4 ? request->args_size - sizeof in : 4);
-		return flags & (FS_XFLAG_IMMUTABLE | FS_XFLAG_APPEND) ? -EOPNOTSUPP : pass_ioctl(request, &in, true);
-	default:
-		return -ENOTTY;
-	}
 }
 
 /* --- the file system --- */

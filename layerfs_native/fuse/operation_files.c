@@ -109,7 +109,8 @@ int lfs_op_write(struct lfs_request *request)
 		strip_setid(fd);
 	uint64_t reserved;
 	int64_t allowed = lfs_quota_begin(request->server, fd, in.offset, in.size, &reserved);
-	rc = allowed < 0 ? (int)allowed : 0;
+	rc = allowed < 0 ? (int)allowed : lfs_may_write(node, fd, in.offset);
+	allowed = rc < 0 ? 0 : allowed;
 	while (allowed > 0 && done < (uint64_t)allowed) {
 		ssize_t put = pwrite(fd, request->args + sizeof in + done, (size_t)allowed - done, (off_t)(in.offset + done));
 		if (put < 0) {
@@ -180,9 +181,8 @@ int lfs_op_fallocate(struct lfs_request *request)
 	uint64_t reserved = 0;
 	bool takes = !(in.mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE));
 	int64_t allowed = takes ? lfs_quota_begin(request->server, fd, in.offset, in.length, &reserved) : 0;
-	if (takes && allowed != (int64_t)in.length)
-		rc = -ENOSPC;
-	else if (fallocate(fd, (int)in.mode, (off_t)in.offset, (off_t)in.length) < 0)
+	rc = takes && allowed != (int64_t)in.length ? -ENOSPC : lfs_may_allocate(node, in.mode);
+	if (rc >= 0 && fallocate(fd, (int)in.mode, (off_t)in.offset, (off_t)in.length) < 0)
 		rc = -errno;
 	lfs_quota_end(request->server, node->file, fd, reserved);
 	end(request, node);

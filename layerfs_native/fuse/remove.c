@@ -110,7 +110,9 @@ int lfs_unlink(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 	int rc = lfs_look(server, dir, name, &node, NULL);
 	if (rc < 0)
 		return rc;
-	rc = check(server, node, directory);
+	rc = lfs_may_remove(server, dir, node);
+	if (rc >= 0)
+		rc = check(server, node, directory);
 	lfs_quota_removing(server, true);
 	if (rc >= 0)
 		rc = lfs_dir_here(server, dir);

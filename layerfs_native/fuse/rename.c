@@ -54,6 +54,11 @@ static int check(struct lfs_server *server, const struct side *old, const struct
 		return -ENOENT;
 	if (is_above(old->node, new->dir))
 		return -EINVAL;
+	int rc = lfs_may_remove(server, old->dir, old->node);
+	if (rc >= 0)
+		rc = new->node ? lfs_may_remove(server, new->dir, new->node) : lfs_may_add(server, new->dir);
+	if (rc < 0)
+		return rc;
 	if (flags & RENAME_EXCHANGE)
 		return !new->node ? -ENOENT : is_above(new->node, old->dir) ? -EINVAL : 0;
 	if (!new->node)

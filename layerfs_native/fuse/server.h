@@ -6,7 +6,7 @@
  * lower.c        the mapped tree, packs, objects                  upper.c     the writable directory: descriptors, marks
  * quota.c        limits of the upper directory                    idmap.c     ids as stored and as shown
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
- * stats.c        what is counted
+ * stats.c        what is counted                                  flags.c     immutable, append-only; what they forbid
  *
  * Functions return 0 or -errno. Everything that takes a struct lfs_server is called with its lock held unless it says otherwise.
  */
@@ -70,6 +70,8 @@ enum lfs_node_flag {
 	LFS_STALE_PAGES = 64,  /* the kernel's pages may be older than the file: the next cached open drops them */
 	LFS_SHARED = 128,      /* has more than one name: in the identity table */
 	LFS_UNLINKED = 256,    /* lost its last name */
+	LFS_IMMUTABLE = 512,
+	LFS_APPEND = 1024,     /* append-only */
 };
 
 struct lfs_name {
@@ -191,6 +193,7 @@ struct lfs_marks { /* overlayfs's marks of an entry */
 	bool opaque, alternate, impure, metacopy, whiteout, has_redirect;
 	char *redirect; /* owned */
 	size_t redirect_size;
+	uint16_t protection; /* LFS_IMMUTABLE | LFS_APPEND */
 	uint64_t ino; /* kept number; 0: none */
 };
 int lfs_upper_open(struct lfs_server *server, struct lfs_error *error);
@@ -368,6 +371,18 @@ void lfs_quota_end(struct lfs_server *server, struct lfs_file *file, int fd, uin
 void lfs_quota_settle(struct lfs_server *server, struct lfs_file *file, int fd);
 void lfs_quota_forget(struct lfs_server *server, struct lfs_node *node); /* its open state goes */
 void lfs_quota_statfs(struct lfs_server *server, struct fuse_kstatfs *out); /* without the lock */
+
+/* --- flags.c --- */
+uint16_t lfs_protection_of(const char *value, ssize_t size);
+uint16_t lfs_protection(struct lfs_server *server, int dir_fd, const char *name);
+int lfs_may_add(struct lfs_server *server, struct lfs_node *dir); /* a name */
+int lfs_may_remove(struct lfs_server *server, struct lfs_node *dir, struct lfs_node *node);
+int lfs_may_link(struct lfs_server *server, struct lfs_node *node);
+int lfs_may_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags);
+int lfs_may_set(struct lfs_server *server, struct lfs_node *node, uint32_t valid); /* FATTR_* */
+int lfs_may_set_xattr(struct lfs_server *server, struct lfs_node *node);
+int lfs_may_write(const struct lfs_node *node, int fd, uint64_t offset);
+int lfs_may_allocate(const struct lfs_node *node, uint32_t mode);
 
 /* --- idmap.c --- */
 bool lfs_ids_show(const struct lfs_server *server, struct fuse_attr *attr); /* stored -> shown; false when one has no counterpart */

@@ -48,7 +48,7 @@ static int judge_directory(struct lfs_server *server, struct lfs_node *dir, int 
 	rc = redirected(server, dir, &marks, &verdict->low);
 	if (marks.opaque || !low_is(server, verdict->low, S_IFDIR))
 		verdict->low = 0;
-	verdict->flags |= (marks.alternate ? LFS_ALTERNATE : 0) | (marks.impure ? LFS_IMPURE : 0);
+	verdict->flags |= (marks.alternate ? LFS_ALTERNATE : 0) | (marks.impure ? LFS_IMPURE : 0) | marks.protection;
 	verdict->ino = verdict->low ? LFS_TREE_INO | verdict->low : verdict->status.st_ino;
 	lfs_marks_free(&marks);
 	return rc;
@@ -64,12 +64,14 @@ static int judge_entry(struct lfs_server *server, struct lfs_node *dir, int fd, 
 		verdict->key = status->st_ino;
 	if (!(dir->flags & LFS_IMPURE) && !hollow && !(file && dir->flags & LFS_ALTERNATE && !status->st_size)) {
 		verdict->low = 0;
+		verdict->flags |= file ? lfs_protection(server, fd, name) : 0;
 		return 0;
 	}
 	struct lfs_marks marks;
 	int rc = lfs_marks_read(server, fd, name, &marks);
 	if (rc < 0)
 		return rc;
+	verdict->flags |= marks.protection;
 	if (file && marks.whiteout && dir->flags & LFS_ALTERNATE && !status->st_size)
 		rc = -ENOENT;
 	else if (file && marks.metacopy && status->st_size) {

@@ -45,7 +45,7 @@ static int adopt_root(struct lfs_server *server, struct lfs_error *error)
 		return lfs_fail(error, rc, "%s: %s", server->options.upper, strerror(-rc));
 	upper->device = status.st_dev;
 	root->ino = status.st_ino;
-	root->flags |= LFS_HERE | (marks.alternate ? LFS_ALTERNATE : 0) | (marks.impure ? LFS_IMPURE : 0);
+	root->flags |= LFS_HERE | (marks.alternate ? LFS_ALTERNATE : 0) | (marks.impure ? LFS_IMPURE : 0) | marks.protection;
 	root->low = marks.opaque ? 0 : LFS_ROOT_NID;
 	lfs_marks_free(&marks);
 	return 0;
@@ -367,6 +367,8 @@ static int read_mark(struct lfs_server *server, const char *path, const char *fu
 		marks->impure = true;
 	} else if (!strcmp(mark, "metacopy")) {
 		marks->metacopy = true;
+	} else if (!strcmp(mark, "protattr")) {
+		marks->protection = lfs_protection_of((const char *)value, size);
 	} else if (!strcmp(mark, "whiteout")) {
 		marks->whiteout = true;
 	} else if (!strcmp(mark, "origin")) {
