@@ -138,6 +138,12 @@ static int map_acl(const struct lfs_server *server, uint8_t *value, size_t size,
 	return (int)size;
 }
 
+/* Who has no stored ids makes no names, whether of new entries or not. The kernel says nothing of the caller on an id-mapped mount. */
+bool lfs_ids_caller(const struct lfs_server *server, uint32_t user, uint32_t group)
+{
+	return user == UINT32_MAX || (to_stored(&server->options.users, &user) && to_stored(&server->options.groups, &group));
+}
+
 /* A capability without a root id is root's of whoever stored it: shown, it has the id that this root is shown as. */
 static int show_capability(const struct lfs_server *server, uint8_t *value, size_t size, size_t room)
 {
@@ -160,14 +166,12 @@ static int show_capability(const struct lfs_server *server, uint8_t *value, size
 
 static int store_capability(const struct lfs_server *server, uint8_t *value, size_t size)
 {
-	struct capability capability;
-	if (size != sizeof capability)
-		return (int)size;
-	memcpy(&capability, value, sizeof capability);
-	if ((capability.magic & VFS_CAP_REVISION_MASK) != VFS_CAP_REVISION_3)
-		return (int)size;
+	struct capability capability = {0};
+	if (size != sizeof capability && size != CAPABILITY_OLD_SIZE)
+		return -EINVAL;
+	memcpy(&capability, value, size);
 	if (!to_stored(&server->options.users, &capability.root_id))
-		return -EOVERFLOW;
+		return -EINVAL;
 	if (!capability.root_id) { /* as images have it */
 		capability.magic = VFS_CAP_REVISION_2 | (capability.magic & ~VFS_CAP_REVISION_MASK);
 		size = CAPABILITY_OLD_SIZE;

@@ -192,7 +192,7 @@ int lfs_op_link(struct lfs_request *request)
 	if (rc < 0)
 		return rc;
 	lfs_node_get(node);
-	rc = lfs_link(server, node, request->node, name);
+	rc = lfs_ids_caller(server, request->header.uid, request->header.gid) ? lfs_link(server, node, request->node, name) : -EOVERFLOW;
 	if (rc >= 0)
 		rc = lfs_attr(server, node, &attr);
 	if (rc >= 0)
@@ -221,6 +221,18 @@ int lfs_op_rmdir(struct lfs_request *request)
 	return remove_name(request, true);
 }
 
+/* A name that is there already is replaced by anybody. */
+static int may_name(const struct lfs_request *request, struct lfs_node *dir, struct lfs_bytes name)
+{
+	struct lfs_node *there;
+	if (lfs_ids_caller(request->server, request->header.uid, request->header.gid))
+		return 0;
+	int rc = lfs_look(request->server, dir, name, &there, NULL);
+	if (rc >= 0)
+		lfs_node_put(request->server, there);
+	return rc == -ENOENT ? -EOVERFLOW : 0;
+}
+
 static int rename_names(struct lfs_request *request, size_t at, uint64_t directory, uint32_t flags)
 {
 	struct lfs_server *server = request->server;
@@ -234,7 +246,9 @@ static int rename_names(struct lfs_request *request, size_t at, uint64_t directo
 	if (rc < 0)
 		return rc;
 	lfs_node_get(target);
-	rc = lfs_rename(server, request->node, old, target, new, flags);
+	rc = may_name(request, target, new);
+	if (rc >= 0)
+		rc = lfs_rename(server, request->node, old, target, new, flags);
 	lfs_node_put(server, target);
 	return rc;
 }

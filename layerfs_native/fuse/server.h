@@ -389,6 +389,7 @@ bool lfs_ids_show(const struct lfs_server *server, struct fuse_attr *attr); /* s
 int lfs_id_store_user(const struct lfs_server *server, uint32_t *id);	   /* shown -> stored; -EOVERFLOW */
 int lfs_id_store_group(const struct lfs_server *server, uint32_t *id);
 int lfs_ids_store(const struct lfs_server *server, struct lfs_new *what); /* the caller's, for what it creates */
+bool lfs_ids_caller(const struct lfs_server *server, uint32_t user, uint32_t group); /* false: has no stored ids */
 bool lfs_ids_known(struct lfs_server *server, struct lfs_node *node, bool *user, bool *group);
 int lfs_ids_show_xattr(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, uint8_t *out, size_t room);
 int lfs_ids_store_xattr(const struct lfs_server *server, struct lfs_bytes name, struct lfs_bytes *value, uint8_t *space, size_t room);
