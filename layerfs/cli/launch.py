@@ -51,7 +51,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--privileged", is_flag=True, help="All capabilities, no masks."),
     click.option("--cap-add", multiple=True, help="Add a capability."),
     click.option("--cap-drop", multiple=True, help="Drop a capability."),
-    click.option("--security-opt", multiple=True, metavar="OPTION", help="no-new-privileges"),
+    click.option("--security-opt", multiple=True, metavar="OPTION", help="no-new-privileges, seccomp=FILE|unconfined."),
     click.option("--stop-signal", metavar="SIGNAL", help="Signal that stops the container."),
     click.option(
         "--storage-opt", multiple=True, metavar="NAME=VALUE", help="A mount option of every mount; size=10G limits it."
@@ -125,18 +125,22 @@ def _volume(text: str) -> str:
     return f"{os.path.abspath(source)}:{rest}" if source.startswith(".") else text  # noqa: PTH100
 
 
-def _no_new_privileges(values: Iterable[str]) -> bool:
-    """`--security-opt`: those that ask for what this version does anyway are taken, too.
+def _security(values: Iterable[str]) -> dict[str, Any]:
+    """`--security-opt`: no-new-privileges, seccomp=FILE|unconfined; what asks for what is so anyway is taken, too.
 
     Raises:
-        InvalidInput: any other.
+        InvalidInput: any other, or a profile that is none.
     """
-    wanted = False
+    from layerfs.engine.filters import profile_from
+
+    wanted: dict[str, Any] = {}
     for value in values:
         name, _, setting = value.replace("=", ":", 1).partition(":")
         if name == "no-new-privileges" and setting in ("", "true", "false"):
-            wanted = setting != "false"
-        elif (name, setting) not in (("seccomp", "unconfined"), ("apparmor", "unconfined"), ("label", "disable")):
+            wanted["no_new_privileges"] = setting != "false"
+        elif name == "seccomp" and setting:
+            wanted["seccomp"] = profile_from(setting)
+        elif (name, setting) not in (("apparmor", "unconfined"), ("label", "disable")):
             raise InvalidInput(f"--security-opt {value} is not supported")
     return wanted
 
@@ -158,7 +162,7 @@ def _settings(options: dict[str, Any], command: tuple[str, ...]) -> dict[str, An
         "log_opts": options.pop("log_opt"),
         "labels": [*labels, *options.pop("label")],
         "volumes": [_volume(text) for text in options.pop("volume")],
-        "no_new_privileges": _no_new_privileges(options.pop("security_opt")),
+        **_security(options.pop("security_opt")),
         **limits,
     }
 

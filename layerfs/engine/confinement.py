@@ -36,9 +36,11 @@ class Confinement:
 
     def confined(self, options: RunOptions) -> RunOptions:
         """`options` with what these settings say. Raises InvalidInput for a value that is none."""
+        from layerfs.engine.filters import check_profile
         from layerfs.runtime.cgroup import parse_parent
         from layerfs.runtime.flags import Device, Resolver, check_sysctl, parse_host, parse_sysctl, parse_ulimit
 
+        check_profile(self.seccomp)
         if self.cgroup_parent:
             parse_parent(self.cgroup_parent)
         sysctls = tuple(map(parse_sysctl, self.sysctls))

@@ -102,7 +102,7 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
             "ReadonlyRootfs": settings.read_only,
             "CapAdd": list(settings.cap_add) or None,
             "CapDrop": list(settings.cap_drop) or None,
-            "SecurityOpt": ["no-new-privileges"] if settings.no_new_privileges else None,
+            "SecurityOpt": _security(settings) or None,
             "StorageOpt": dict(t.partition("=")[::2] for t in settings.storage_opt) or None,
             **_limits(settings),
             "Tmpfs": dict(t.partition(":")[::2] for t in settings.tmpfs) or None,
@@ -124,6 +124,11 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         sizes = box.sizes()
         document |= {"SizeRw": sizes.writable, "SizeRootFs": sizes.writable + sizes.image}
     return document
+
+
+def _security(settings: Settings) -> list[str]:
+    wanted = ["no-new-privileges"] if settings.no_new_privileges else []
+    return wanted + ([f"seccomp={settings.seccomp}"] if settings.seccomp else [])
 
 
 def _limits(settings: Settings) -> dict[str, Any]:

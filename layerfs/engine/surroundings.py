@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerfs.engine.filters import filter_of
 from layerfs.errors import InUse, LayerfsError
 from layerfs.runtime.cgroup import PARENT, Cgroup, existing, parse_parent
 from layerfs.runtime.resources import NAMES
@@ -54,13 +55,19 @@ def enter(box: Container, settings: Settings, *, token: str = "", everything: bo
         InvalidInput, Unsupported, RunError: a setting, a controller that is missing, a limit that is refused.
     """
     options = settings.run_options(box.id)
+    seccomp = filter_of(box.store.root, settings)
     cgroup = Cgroup(f"{box.id}.{token}" if token else box.id, cgroup_parent(settings))
     with contextlib.suppress(FileNotFoundError):
         _oom_file(box).unlink()
     controls = not settings.privileged and (everything or bool(settings.devices or _rules(settings)))
     rules = [*_rules(settings), *(rule for device in options.devices for rule in device.rules())]
     procs = cgroup.create(settings.resources, everything=everything, devices=rules if controls else None)
-    options = replace(options, cgroup_procs=procs, device_cgroup=controls and bool(procs))
+    options = replace(
+        options,
+        cgroup_procs=procs,
+        device_cgroup=controls and bool(procs),
+        seccomp=seccomp,
+    )
     return Surroundings(box, settings, options, cgroup)
 
 

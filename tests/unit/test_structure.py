@@ -53,6 +53,8 @@ HOMES = {
     "zstandard": {"layer"},
     "isal": {"layer"},
     "fuse": {"fuse"},
+    "pyseccomp": {"runtime"},
+    "pyroute2": {"runtime"},
     "click": {"cli"},
     "rich": {"cli"},
 }

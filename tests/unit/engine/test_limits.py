@@ -82,7 +82,7 @@ def test_pause_unpause_update_and_stats(box):
     with pytest.raises(errors.Unsupported, match="no pids cgroup"):
         box.update(pids=5)
     assert box.settings.resources.pids_limit == 0
-    box.remove(force=True)
+    box.state.kill()
     runner.join(20)
 
 
@@ -111,3 +111,16 @@ def test_devices_are_given_and_no_others(box):
 def test_hosts_and_resolvers(box):
     result = box.run(["cat", "/etc/hosts", "/etc/resolv.conf"], extra_hosts=["db:10.0.0.9"], dns=["9.9.9.9"])
     assert b"10.0.0.9\tdb\n" in result.stdout and b"nameserver 9.9.9.9\n" in result.stdout
+
+
+def test_the_default_filter_is_on_and_kept(store, box):
+    script = "grep -E '^(Seccomp|NoNewPrivs)' /proc/self/status"
+    assert box.run(["sh", "-c", script]).stdout == b"NoNewPrivs:\t0\nSeccomp:\t2\nSeccomp_filters:\t1\n"
+    kept = list((store.path / "cache/seccomp").iterdir())
+    assert len(kept) == 1
+    kept[0].write_bytes(b"damaged!" * 20)
+    assert b"Seccomp:\t2" in box.run(["sh", "-c", script]).stdout and kept[0].stat().st_size > 4000
+    assert b"Seccomp:\t0" in box.run(["sh", "-c", script], seccomp="unconfined").stdout
+    assert b"Seccomp:\t0" in box.run(["sh", "-c", script], privileged=True).stdout
+    with pytest.raises(errors.InvalidInput, match="Decoding seccomp profile failed"):
+        store.create("limited:1", seccomp="{")

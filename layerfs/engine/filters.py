@@ -1,0 +1,108 @@
+"""The seccomp filter of a container, compiled once for a profile, a set of capabilities, a kernel and a library, and
+kept in the store's `cache/seccomp/`, which may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerfs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from layerfs.engine.settings import Settings
+    from layerfs.store.root import StoreRoot
+
+UNCONFINED = "unconfined"
+
+
+def check_profile(text: str | None) -> None:
+    """Raises InvalidInput for what is no profile."""
+    from layerfs.runtime.seccomp import parse, resolve
+
+    if text not in (None, UNCONFINED, ""):
+        resolve(parse(text or ""), os.uname().machine, os.uname().release, ())
+
+
+def filter_of(root: StoreRoot, settings: Settings) -> bytes:
+    """The filter for a container's programs; empty when it has none. Raises InvalidInput, Unsupported, RunError."""
+    if (settings.privileged and settings.seccomp is None) or settings.seccomp == UNCONFINED:
+        return b""
+    key = _key(settings)
+    place = root.path / "cache" / "seccomp" / key
+    kept = _read(place)
+    return kept if kept is not None else _keep(place, _compile(settings), read_only=root.read_only)
+
+
+def _capabilities(settings: Settings) -> frozenset[str]:
+    from layerfs.runtime.capabilities import NAMES, choose
+
+    mask = choose(settings.cap_add, settings.cap_drop, privileged=settings.privileged)
+    return frozenset(f"CAP_{name}" for number, name in enumerate(NAMES) if mask >> number & 1)
+
+
+def _key(settings: Settings) -> str:
+    from layerfs.runtime.seccomp_compile import VERSION
+
+    host = os.uname()
+    parts = [settings.seccomp or "", host.machine, host.release, *sorted(_capabilities(settings)), _library_stamp()]
+    return hashlib.sha256(VERSION + b"\0" + json.dumps(parts).encode()).hexdigest()
+
+
+def _library_stamp() -> str:
+    """A newer libseccomp knows more calls. Its file, without loading it: that takes longer than all the rest."""
+    for directory in ("/usr/lib64", f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib", "/lib"):
+        with contextlib.suppress(OSError):
+            return str(Path(directory, "libseccomp.so.2").resolve(strict=True))
+    return ""
+
+
+def _compile(settings: Settings) -> bytes:
+    from layerfs.runtime import seccomp_default
+    from layerfs.runtime.seccomp import parse, resolve
+    from layerfs.runtime.seccomp_compile import compile_filter
+
+    document = parse(settings.seccomp) if settings.seccomp else seccomp_default.document()
+    host = os.uname()
+    return compile_filter(resolve(document, host.machine, host.release, _capabilities(settings)))
+
+
+def _read(place: Path) -> bytes | None:
+    """What is kept there, if it is whole."""
+    try:
+        data = place.read_bytes()
+    except OSError:
+        return None
+    code, digest = data[:-32], data[-32:]
+    return code if code and len(code) % 8 == 0 and hashlib.sha256(code).digest() == digest else None
+
+
+def _keep(place: Path, code: bytes, *, read_only: bool) -> bytes:
+    if read_only:
+        return code
+    temporary = place.with_name(f".{secrets.token_hex(8)}")
+    with contextlib.suppress(OSError):  # a full disk: it is compiled again next time
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.write_bytes(code + hashlib.sha256(code).digest())
+        temporary.replace(place)
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+    return code
+
+
+def profile_from(value: str) -> str:
+    """What `--security-opt seccomp=VALUE` means: `unconfined`, or a file's text. Raises InvalidInput."""
+    if value in ("", UNCONFINED):
+        return UNCONFINED
+    try:
+        text = Path(value).read_text()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise InvalidInput(f"opening seccomp profile ({value}) failed: {(reason or '').lower()}") from None
+    check_profile(text)
+    return text
