@@ -41,8 +41,8 @@ bench: build ## the benchmarks, as ratios against peers on this machine; PYTEST=
 sanitize: build ## the C parts under address, undefined and thread sanitizers
 	@$(BIN)/python tools/sanitize.py
 
-fuzz: venv ## fuzz the readers of tars and trees, FUZZ_SECONDS each
-	@sh tools/system.sh clang
+fuzz: build ## fuzz the readers of tars, trees and requests, FUZZ_SECONDS each
+	@sh tools/system.sh clang libclang-rt-14-dev
 	@$(BIN)/python tools/fuzz.py $(FUZZ_SECONDS)
 
 clean: ## remove what was built

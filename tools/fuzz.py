@@ -1,4 +1,5 @@
-"""Fuzzes the C readers of tars and trees with libFuzzer, under address and undefined sanitizers.
+"""Fuzzes the C readers of tars and trees, and the FUSE server's requests, with libFuzzer under address and undefined
+sanitizers.
 
     fuzz.py [SECONDS [TARGET...]]      60 seconds each unless said otherwise; two at a time
 
@@ -21,7 +22,9 @@ TARGETS = {  # name -> longest input
     "fuzz_tar": 200_000,  # layers into the tar reader
     "fuzz_layers": 4096,  # any layers written, verified, remapped and merged
     "fuzz_image": 4096,  # damaged trees into all that reads trees
+    "fuzz_requests": 4096,  # any requests into the native engine's server
 }
+TREE_READER = ("error", "erofs_directory", "erofs_read", "erofs_xattr")  # as setup.py
 SMALL = ["-DLFS_BATCH_BYTES=16384u", "-DLFS_MEDIUM_MAX=163840u"]
 COMPILE = ["clang", *SMALL, "-std=gnu11", "-g", "-O1", "-pthread", f"-I{NATIVE / 'include'}"]
 SANITIZE = "address,undefined"
@@ -31,11 +34,11 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def compile_core() -> list[str]:
-    """The core's object files, instrumented."""
-    folder = PLACE / "core"
+def compile_part(part: str) -> list[str]:
+    """The object files of a part of the C sources, instrumented; without its main program."""
+    folder = PLACE / part
     folder.mkdir(parents=True, exist_ok=True)
-    sources = sorted(NATIVE.glob("core/*.c"))
+    sources = sorted(source for source in NATIVE.glob(f"{part}/*.c") if source.name != "main.c")
 
     def one(source: Path) -> str:
         out = folder / f"{source.stem}.o"
@@ -48,10 +51,13 @@ def compile_core() -> list[str]:
 
 
 def link(target: str, core: list[str]) -> Path:
+    objects = core
+    if target == "fuzz_requests":  # the server has a part of core, and names of its own for the rest
+        objects = [*compile_part("fuse"), *(name for name in core if Path(name).stem in TREE_READER)]
     out = PLACE / target / target
     out.parent.mkdir(exist_ok=True)
     flags = [f"-fsanitize=fuzzer,{SANITIZE}", "-fno-sanitize-recover=undefined"]
-    subprocess.run([*COMPILE, *flags, NATIVE / "fuzz" / f"{target}.c", *core, "-o", out], check=True)
+    subprocess.run([*COMPILE, *flags, NATIVE / "fuzz" / f"{target}.c", *objects, "-o", out], check=True)
     return out
 
 
@@ -68,6 +74,13 @@ def seed(target: str) -> Path:
             (corpus / f"seed-{number}").write_bytes(
                 bytes([number * 37 % 256, number % 2]) + layer[: TARGETS[target] - 2]
             )
+    elif target == "fuzz_requests":
+        sys.path.insert(0, str(PROJECT))
+        from tests.native.fuse_requests import make_store, sequences
+
+        make_store(PLACE / target / "store")
+        for number, sequence in enumerate(sequences()):
+            (corpus / f"seed-{number}").write_bytes(sequence)
     elif not any(corpus.iterdir()):
         for number in range(16):
             (corpus / f"seed-{number}").write_bytes(bytes((number * i * 7 + i) % 256 for i in range(40 * number + 20)))
@@ -94,7 +107,7 @@ def fuzz(program: Path, seconds: int) -> bool:
 
 def main() -> int:
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
-    core = compile_core()
+    core = compile_part("core")
     programs = [link(target, core) for target in sys.argv[2:] or TARGETS]
     with ThreadPoolExecutor(min(2, processors())) as pool:
         results = list(pool.map(lambda program: fuzz(program, seconds), programs))

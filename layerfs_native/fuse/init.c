@@ -68,6 +68,8 @@ int lfs_op_init(struct lfs_request *request)
 	memcpy(&in, request->args, request->args_size < sizeof in ? request->args_size : sizeof in);
 	*out = (struct fuse_init_out){.major = FUSE_MAJOR, .minor = FUSE_MINOR};
 	request->out_size = sizeof *out;
+	if (server->ready)
+		return -EINVAL; /* once is enough */
 	if (in.major > FUSE_MAJOR)
 		return 0; /* the kernel asks again, with ours */
 	if (in.major < FUSE_MAJOR || in.minor < FUSE_MINOR_OLDEST)

@@ -89,10 +89,7 @@ static int start(struct lfs_server *server, struct lfs_error *error)
 	int rc = lfs_options_read(0, &server->options, error);
 	if (rc < 0)
 		return rc;
-	server->writable = server->options.upper && !server->options.read_only;
-	if ((rc = lfs_nodes_init(server)) < 0)
-		return lfs_fail(error, rc, "out of memory");
-	if ((rc = lfs_lower_open(server, error)) < 0 || (rc = lfs_upper_open(server, error)) < 0 || (rc = lfs_quota_open(server, error)) < 0)
+	if ((rc = lfs_server_open(server, error)) < 0)
 		return rc;
 	if ((rc = lfs_mount(server, error)) < 0)
 		return rc;
@@ -103,33 +100,12 @@ static int start(struct lfs_server *server, struct lfs_error *error)
 	return 0;
 }
 
-static void finish(struct lfs_server *server)
-{
-	lfs_stats_free(server);
-	lfs_moves_forget(server);
-	lfs_nodes_free(server);
-	lfs_quota_close(server);
-	lfs_upper_close(server);
-	lfs_lower_close(server);
-	lfs_options_free(&server->options);
-}
-
 int main(void)
 {
-	static struct lfs_server server = {.lock = PTHREAD_MUTEX_INITIALIZER, .copied = PTHREAD_COND_INITIALIZER, .quota.lock = PTHREAD_MUTEX_INITIALIZER,
-					   .aside = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER}, .device = -1, .proc = -1, .own_namespace = -1};
+	static struct lfs_server server;
 	struct lfs_error error = {""};
 	pthread_t signals;
-	server.options.report = LFS_NO_FD;
-	server.options.threads = 2;
-	server.options.minor = FUSE_MINOR;
-	server.options.pass_lower_size = LFS_PASS_LOWER_SIZE;
-	server.options.cache_seconds = LFS_FOREVER;
-	server.stats.started = lfs_now();
-	server.max_write = LFS_MAX_WRITE;
-	server.root_user = geteuid() == 0;
-	server.upper.root = server.upper.work = server.upper.scratch = server.upper.links = LFS_NO_FD;
-	sched_getaffinity(0, sizeof server.processors, &server.processors);
+	lfs_server_init(&server);
 	block_signals();
 	raise_limit(&server);
 	keep_capabilities();
@@ -141,6 +117,6 @@ int main(void)
 	if (!say(&server, "ready\n"))
 		lfs_unmount(&server, true); /* who started us was killed: a mount that no one knows of */
 	lfs_serve_device(&server);
-	finish(&server);
+	lfs_server_close(&server);
 	return 0;
 }

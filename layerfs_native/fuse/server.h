@@ -534,6 +534,11 @@ struct lfs_server {
 	int control; /* listening socket, or -1 */
 };
 
+/* --- server.c: all but the mount --- */
+void lfs_server_init(struct lfs_server *server);
+int lfs_server_open(struct lfs_server *server, struct lfs_error *error); /* as server->options say */
+void lfs_server_close(struct lfs_server *server);
+
 static inline void lfs_lock(struct lfs_server *server)
 {
 	pthread_mutex_lock(&server->lock);
