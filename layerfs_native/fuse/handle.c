@@ -300,7 +300,7 @@ static int split(struct lfs_server *server, struct lfs_node *node)
 		new->names = name;
 	}
 	if (node->flags & LFS_SHARED) {
-		uint64_t key = node->key;
+		uint64_t key = lfs_same_key(server, node);
 		lfs_same_set(server, node, 0);
 		lfs_same_set(server, new, key);
 	}

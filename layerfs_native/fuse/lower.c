@@ -5,12 +5,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "../core/erofs_format.h"
 #include "../core/erofs_read.h"
 #include "server.h"
 
 /* --- opening --- */
+
+void lfs_lower_rest(struct lfs_server *server)
+{
+	if (server->lower.image.base)
+		madvise((void *)server->lower.image.base, server->lower.image.size, MADV_DONTNEED);
+}
 
 static int open_packs(struct lfs_server *server, struct lfs_error *error)
 {
@@ -44,6 +51,8 @@ int lfs_lower_open(struct lfs_server *server, struct lfs_error *error)
 	int rc = lfs_image_open(server->options.tree, &lower->image, error);
 	if (rc < 0)
 		return rc;
+	if (lfs_image_slots(&lower->image) > UINT32_MAX) /* nodes keep a nid in 32 bits: 128 GiB of names */
+		return lfs_fail(error, -EFBIG, "%s: a tree file of more than 128 GiB", server->options.tree);
 	lower->objects = open(server->options.objects, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (lower->objects < 0)
 		return lfs_fail(error, -errno, "%s: %s", server->options.objects, strerror(errno));

@@ -4,25 +4,25 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 
 #include "server.h"
 
 #define FIRST_BITS 8
+#define TREE_REST_EVERY 4096u /* new nodes */
+#define BLOCK_SIZE (LFS_BLOCK_NODES * sizeof(struct lfs_node))
 
-static inline bool slot_is_free(const struct lfs_node *slot)
-{
-	return (uintptr_t)slot & 1;
-}
+_Static_assert(sizeof(struct lfs_node) == 48, "memory for each inode that the kernel holds");
 
 int lfs_nodes_init(struct lfs_server *server)
 {
 	struct lfs_nodes *nodes = &server->nodes;
 	nodes->hash_bits = nodes->same_bits = FIRST_BITS;
-	nodes->slot_free = UINT32_MAX;
 	nodes->hash = calloc(1u << FIRST_BITS, sizeof *nodes->hash);
 	nodes->same = calloc(1u << FIRST_BITS, sizeof *nodes->same);
-	if (!nodes->hash || !nodes->same)
+	nodes->same_slots = calloc(1u << FIRST_BITS, sizeof *nodes->same_slots);
+	if (!nodes->hash || !nodes->same || !nodes->same_slots)
 		return -ENOMEM;
 	if (getrandom(nodes->seed, sizeof nodes->seed, 0) != sizeof nodes->seed)
 		return -EIO;
@@ -34,31 +34,43 @@ int lfs_nodes_init(struct lfs_server *server)
 	return 0;
 }
 
+static void free_node(struct lfs_server *server, struct lfs_node *node)
+{
+	while (node->names) {
+		struct lfs_name *name = node->names;
+		node->names = name->sibling;
+		free(name);
+	}
+	if (lfs_node_is_dir(node) && !(node->flags & LFS_UNLINKED))
+		lfs_listing_drop(server, node);
+	else if (node->file) {
+		lfs_quota_forget(server, node);
+		lfs_close_fd(&node->file->fd);
+		lfs_close_fd(&node->file->pinned);
+		free(node->file);
+	}
+}
+
 void lfs_nodes_free(struct lfs_server *server)
 {
 	struct lfs_nodes *nodes = &server->nodes;
-	for (uint32_t i = 0; i < nodes->slot_count; i++) {
-		struct lfs_node *node = nodes->slots[i];
-		if (slot_is_free(node))
-			continue;
-		while (node->names) {
-			struct lfs_name *name = node->names;
-			node->names = name->sibling;
-			free(name);
-		}
-		if (lfs_node_is_dir(node) && !(node->flags & LFS_UNLINKED))
-			lfs_listing_drop(server, node);
-		else if (node->file) {
-			lfs_quota_forget(server, node);
-			lfs_close_fd(&node->file->fd);
-			lfs_close_fd(&node->file->pinned);
-			free(node->file);
-		}
-		free(node);
+	for (uint32_t i = 0; i < nodes->block_count; i++) {
+		struct lfs_node_block *block = &nodes->blocks[i];
+		for (uint32_t at = 0; block->nodes && at < block->fresh; at++)
+			if (block->nodes[at].refs)
+				free_node(server, &block->nodes[at]);
+		if (block->nodes)
+			munmap(block->nodes, BLOCK_SIZE);
 	}
-	free(nodes->slots);
+	for (size_t i = 0; nodes->same && i < (size_t)1 << nodes->same_bits; i++)
+		for (struct lfs_same *same = nodes->same[i], *next; same; same = next) {
+			next = same->chain;
+			free(same);
+		}
+	free(nodes->blocks);
 	free(nodes->hash);
 	free(nodes->same);
+	free(nodes->same_slots);
 	memset(nodes, 0, sizeof *nodes);
 }
 
@@ -84,39 +96,101 @@ uint64_t lfs_hash(const struct lfs_server *server, const void *data, size_t size
 	return mix(mix(state ^ word, seed[0] | 1), 0xD6E8FEB86659FD93ull);
 }
 
-/* --- nodes --- */
+/* --- nodes: in blocks, so that a slot number is all it takes to find one --- */
 
-static int grow_slots(struct lfs_nodes *nodes)
+static int grow_blocks(struct lfs_nodes *nodes)
 {
-	uint32_t capacity = nodes->slot_capacity ? nodes->slot_capacity * 2 : 256;
-	if (capacity < nodes->slot_capacity)
+	uint32_t capacity = nodes->block_capacity ? nodes->block_capacity * 2 : 16;
+	if (capacity > UINT32_MAX / LFS_BLOCK_NODES)
 		return -ENOMEM;
-	struct lfs_node **slots = realloc(nodes->slots, capacity * sizeof *slots);
-	if (!slots)
+	struct lfs_node_block *blocks = realloc(nodes->blocks, capacity * sizeof *blocks);
+	if (!blocks)
 		return -ENOMEM;
-	nodes->slots = slots;
-	nodes->slot_capacity = capacity;
+	memset(blocks + nodes->block_capacity, 0, (capacity - nodes->block_capacity) * sizeof *blocks);
+	nodes->blocks = blocks;
+	nodes->block_capacity = capacity;
 	return 0;
+}
+
+static void list_block(struct lfs_nodes *nodes, uint32_t index)
+{
+	struct lfs_node_block *block = &nodes->blocks[index];
+	if (block->listed)
+		return;
+	block->listed = true;
+	block->next = nodes->block_free;
+	nodes->block_free = index + 1;
+}
+
+/* A block with a free place; the list's first. */
+static int find_block(struct lfs_nodes *nodes, uint32_t *index)
+{
+	if (!nodes->block_free) {
+		if (nodes->block_count == nodes->block_capacity && grow_blocks(nodes) < 0)
+			return -ENOMEM;
+		list_block(nodes, nodes->block_count++);
+	}
+	*index = nodes->block_free - 1;
+	struct lfs_node_block *block = &nodes->blocks[*index];
+	if (block->nodes) {
+		nodes->spare -= !block->used;
+		return 0;
+	}
+	void *memory = mmap(NULL, BLOCK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return -ENOMEM;
+	block->nodes = memory;
+	return 0;
+}
+
+static struct lfs_node *take_slot(struct lfs_nodes *nodes, uint32_t index)
+{
+	struct lfs_node_block *block = &nodes->blocks[index];
+	uint32_t place = block->free ? block->free - 1 : block->fresh++;
+	struct lfs_node *node = &block->nodes[place];
+	if (block->free)
+		block->free = node->slot;
+	if (++block->used == LFS_BLOCK_NODES) {
+		nodes->block_free = block->next;
+		block->listed = false;
+	}
+	*node = (struct lfs_node){.slot = index * LFS_BLOCK_NODES + place};
+	return node;
+}
+
+static void give_slot(struct lfs_nodes *nodes, struct lfs_node *node)
+{
+	uint32_t index = node->slot / LFS_BLOCK_NODES;
+	struct lfs_node_block *block = &nodes->blocks[index];
+	list_block(nodes, index);
+	if (--block->used) {
+		uint32_t place = node->slot % LFS_BLOCK_NODES;
+		*node = (struct lfs_node){.slot = block->free};
+		block->free = place + 1;
+		return;
+	}
+	block->fresh = block->free = 0;
+	if (!nodes->spare) {
+		nodes->spare = 1;
+		return;
+	}
+	munmap(block->nodes, BLOCK_SIZE);
+	block->nodes = NULL;
 }
 
 int lfs_node_new(struct lfs_server *server, uint32_t mode, struct lfs_node **out)
 {
 	struct lfs_nodes *nodes = &server->nodes;
-	if (nodes->slot_free == UINT32_MAX && nodes->slot_count == nodes->slot_capacity && grow_slots(nodes) < 0)
-		return -ENOMEM;
-	struct lfs_node *node = calloc(1, sizeof *node);
-	if (!node)
-		return -ENOMEM;
-	if (nodes->slot_free != UINT32_MAX) {
-		node->slot = nodes->slot_free;
-		nodes->slot_free = (uint32_t)((uintptr_t)nodes->slots[node->slot] >> 1);
-	} else {
-		node->slot = nodes->slot_count++;
-	}
-	nodes->slots[node->slot] = node;
+	uint32_t index;
+	int rc = find_block(nodes, &index);
+	if (rc < 0)
+		return rc;
+	struct lfs_node *node = take_slot(nodes, index);
 	node->refs = 1;
 	node->type = (uint8_t)(mode >> 12 & 15);
 	node->generation = ++nodes->generation;
+	if (node->generation % TREE_REST_EVERY == 0)
+		lfs_lower_rest(server);
 	nodes->node_count++;
 	*out = node;
 	return 0;
@@ -125,9 +199,11 @@ int lfs_node_new(struct lfs_server *server, uint32_t mode, struct lfs_node **out
 struct lfs_node *lfs_node_find(struct lfs_server *server, uint64_t id)
 {
 	const struct lfs_nodes *nodes = &server->nodes;
-	if (!id || id > nodes->slot_count || slot_is_free(nodes->slots[id - 1]))
+	uint64_t index = (id - 1) / LFS_BLOCK_NODES, place = (id - 1) % LFS_BLOCK_NODES;
+	if (!id || index >= nodes->block_count || !nodes->blocks[index].nodes || place >= nodes->blocks[index].fresh)
 		return NULL;
-	return nodes->slots[id - 1];
+	struct lfs_node *node = &nodes->blocks[index].nodes[place];
+	return node->refs ? node : NULL;
 }
 
 void lfs_node_get(struct lfs_node *node)
@@ -137,15 +213,16 @@ void lfs_node_get(struct lfs_node *node)
 
 void lfs_node_look(struct lfs_node *node)
 {
-	if (!node->lookups++)
+	if (!node->lookups)
 		node->refs++;
+	node->lookups += node->lookups < LFS_LOOKUPS_MAX;
 }
 
 void lfs_node_forget(struct lfs_server *server, struct lfs_node *node, uint64_t count)
 {
-	if (!node->lookups || node == server->nodes.root)
+	if (!node->lookups || node->lookups == LFS_LOOKUPS_MAX || node == server->nodes.root)
 		return;
-	node->lookups -= count < node->lookups ? count : node->lookups;
+	node->lookups -= count < node->lookups ? (uint32_t)count : node->lookups;
 	if (!node->lookups)
 		lfs_node_put(server, node);
 }
@@ -178,10 +255,8 @@ void lfs_node_put(struct lfs_server *server, struct lfs_node *node)
 			else
 				lfs_node_put(server, dir);
 		}
-		nodes->slots[node->slot] = (struct lfs_node *)((uintptr_t)nodes->slot_free << 1 | 1);
-		nodes->slot_free = node->slot;
 		nodes->node_count--;
-		free(node);
+		give_slot(nodes, node);
 		node = above;
 	}
 }
@@ -277,37 +352,66 @@ static inline size_t same_index(const struct lfs_nodes *nodes, uint64_t key)
 
 struct lfs_node *lfs_same_find(struct lfs_server *server, uint64_t key)
 {
-	struct lfs_node *node = server->nodes.same[same_index(&server->nodes, key)];
-	while (node && node->key != key)
-		node = node->same;
-	return node;
+	struct lfs_same *same = server->nodes.same[same_index(&server->nodes, key)];
+	while (same && same->key != key)
+		same = same->chain;
+	return same ? same->node : NULL;
+}
+
+static struct lfs_same *same_of(const struct lfs_nodes *nodes, const struct lfs_node *node)
+{
+	struct lfs_same *same = nodes->same_slots[same_index(nodes, node->slot)];
+	while (same && same->node != node)
+		same = same->slot_chain;
+	return same;
+}
+
+uint64_t lfs_same_key(const struct lfs_server *server, const struct lfs_node *node)
+{
+	return node->flags & LFS_SHARED ? same_of(&server->nodes, node)->key : 0;
+}
+
+static void same_link(struct lfs_nodes *nodes, struct lfs_same *same)
+{
+	struct lfs_same **place = &nodes->same[same_index(nodes, same->key)], **slot = &nodes->same_slots[same_index(nodes, same->node->slot)];
+	same->chain = *place;
+	same->slot_chain = *slot;
+	*place = *slot = same;
 }
 
 static void same_remove(struct lfs_nodes *nodes, struct lfs_node *node)
 {
-	struct lfs_node **at = &nodes->same[same_index(nodes, node->key)];
-	while (*at != node)
-		at = &(*at)->same;
-	*at = node->same;
+	struct lfs_same *same = same_of(nodes, node), **at = &nodes->same[same_index(nodes, same->key)];
+	while (*at != same)
+		at = &(*at)->chain;
+	*at = same->chain;
+	at = &nodes->same_slots[same_index(nodes, node->slot)];
+	while (*at != same)
+		at = &(*at)->slot_chain;
+	*at = same->slot_chain;
+	free(same);
 	node->flags &= (uint16_t)~LFS_SHARED;
 	nodes->same_count--;
 }
 
 static void same_grow(struct lfs_nodes *nodes)
 {
-	struct lfs_node **old = nodes->same;
+	struct lfs_same **old = nodes->same;
 	size_t count = (size_t)1 << nodes->same_bits;
-	struct lfs_node **wider = calloc(count * 4, sizeof *wider);
-	if (!wider)
+	struct lfs_same **wider = calloc(count * 4, sizeof *wider), **slots = calloc(count * 4, sizeof *slots);
+	if (!wider || !slots) { /* longer chains will do */
+		free(wider);
+		free(slots);
 		return;
+	}
+	free(nodes->same_slots);
 	nodes->same = wider;
+	nodes->same_slots = slots;
 	nodes->same_bits += 2;
 	for (size_t i = 0; i < count; i++)
-		for (struct lfs_node *node = old[i], *next; node; node = next) {
-			struct lfs_node **place = &wider[same_index(nodes, node->key)];
-			next = node->same;
-			node->same = *place;
-			*place = node;
+		for (struct lfs_same *same = old[i], *next; same; same = next) {
+			next = same->chain;
+			same_link(nodes, same);
 		}
 	free(old);
 }
@@ -319,13 +423,14 @@ int lfs_same_set(struct lfs_server *server, struct lfs_node *node, uint64_t key)
 		same_remove(nodes, node);
 	if (!key)
 		return 0;
+	struct lfs_same *same = malloc(sizeof *same);
+	if (!same)
+		return -ENOMEM;
 	if (nodes->same_count >> nodes->same_bits)
 		same_grow(nodes);
-	node->key = key;
+	*same = (struct lfs_same){.node = node, .key = key};
+	same_link(nodes, same);
 	node->flags |= LFS_SHARED;
-	struct lfs_node **place = &nodes->same[same_index(nodes, key)];
-	node->same = *place;
-	*place = node;
 	nodes->same_count++;
 	return 0;
 }

@@ -89,25 +89,38 @@ struct lfs_node {
 		struct lfs_file *file;	     /* regular files and nameless entries; NULL: not open */
 		struct lfs_listing *listing; /* directories */
 	};
-	uint64_t low;	  /* nid below: a directory's other half, a lower file, a metacopy's bytes; 0: none */
 	uint64_t ino;	  /* st_ino */
-	uint64_t key;	  /* LFS_SHARED: host inode number, or LFS_TREE_INO | nid */
-	uint64_t lookups; /* the kernel's references */
-	struct lfs_node *same; /* chain of the identity table */
-	uint32_t refs;	       /* lookups > 0, children's names, open state, operations under way */
+	uint32_t low;	  /* nid below: a directory's other half, a lower file, a metacopy's bytes; 0: none */
+	uint32_t lookups; /* the kernel's references; LFS_LOOKUPS_MAX: too many to count, it stays */
+	uint32_t refs;	  /* lookups > 0, children's names, open state, operations under way; 0: a free slot */
 	uint32_t slot, generation;
 	uint16_t flags;
 	uint8_t type;	/* mode >> 12 */
 	uint8_t kept;	/* directory: its descriptor's slot + 1; 0: none */
 };
 
+#define LFS_LOOKUPS_MAX UINT32_MAX
+#define LFS_BLOCK_NODES 1024u /* 48 KiB */
+
+struct lfs_node_block { /* a block's memory goes when its last node does */
+	struct lfs_node *nodes;		      /* NULL: no memory */
+	uint32_t used, fresh, free;	      /* nodes in use; those never used begin at `fresh`; list of freed ones: slot + 1 */
+	uint32_t next;			      /* list of blocks with a free place: index + 1 */
+	bool listed;
+};
+struct lfs_same { /* an inode with more than one name */
+	struct lfs_same *chain, *slot_chain; /* by key, by the node's slot */
+	struct lfs_node *node;
+	uint64_t key; /* host inode number, or LFS_TREE_INO | nid */
+};
 struct lfs_nodes {
-	struct lfs_node **slots; /* node id - 1; free ones hold a tagged next index */
-	uint32_t slot_count, slot_capacity, slot_free;
+	struct lfs_node_block *blocks; /* node id - 1 = index * LFS_BLOCK_NODES + place */
+	uint32_t block_count, block_capacity, block_free;
+	uint32_t spare; /* empty blocks that kept their memory: one, so that creating and removing at a border is cheap */
 	struct lfs_name **hash;
 	uint32_t hash_bits;
 	uint64_t name_count, node_count;
-	struct lfs_node **same;
+	struct lfs_same **same, **same_slots;
 	uint32_t same_bits, same_count;
 	uint32_t generation;
 	uint64_t seed[2];
@@ -138,6 +151,7 @@ struct lfs_name *lfs_name_find(struct lfs_server *server, const struct lfs_node 
 int lfs_name_add(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, struct lfs_node *node);
 void lfs_name_drop(struct lfs_server *server, struct lfs_name *name);
 struct lfs_node *lfs_same_find(struct lfs_server *server, uint64_t key);
+uint64_t lfs_same_key(const struct lfs_server *server, const struct lfs_node *node); /* 0: LFS_SHARED is not set */
 int lfs_same_set(struct lfs_server *server, struct lfs_node *node, uint64_t key); /* also moves to another key */
 
 /* --- lower.c: a nid of the tree is all that others know of a lower inode; 0 means none --- */
@@ -160,6 +174,7 @@ struct lfs_lower {
 };
 int lfs_lower_open(struct lfs_server *server, struct lfs_error *error);
 void lfs_lower_close(struct lfs_server *server);
+void lfs_lower_rest(struct lfs_server *server); /* lets the mapped pages go: the page cache has them, when they are needed again */
 int lfs_low_child(const struct lfs_server *server, uint64_t dir, struct lfs_bytes name, uint64_t *low); /* -ENOENT */
 int lfs_low_inode(const struct lfs_server *server, uint64_t low, struct lfs_inode *inode);
 int lfs_low_resolve(const struct lfs_server *server, struct lfs_bytes path, uint64_t *low); /* from the root, no symlinks followed */
