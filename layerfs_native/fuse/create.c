@@ -59,6 +59,18 @@ static int free_place(struct lfs_server *server, struct lfs_node *dir, struct lf
 	return rc < 0 ? rc : lfs_dir_here(server, dir);
 }
 
+/* Most often nothing is there, and making the entry says so: -EEXIST then leads to free_place. */
+static bool may_be_free(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, struct place *place)
+{
+	if (!server->writable || name.size > LFS_NAME_MAX || !lfs_node_is_dir(dir) || (dir->flags & (LFS_HERE | LFS_UNLINKED)) != LFS_HERE ||
+	    lfs_name_find(server, dir, name) || lfs_low_shows(server, dir, name))
+		return false;
+	memcpy(place->text, name.data, name.size);
+	place->text[name.size] = 0;
+	place->whiteout = place->lower = false;
+	return true;
+}
+
 /* Makes the entry at dir_fd/name, as the caller. */
 static int make(int dir_fd, const char *name, const struct lfs_new *what)
 {
@@ -122,10 +134,10 @@ static int make_over_whiteout(struct lfs_server *server, struct lfs_node *dir, c
 	return rc;
 }
 
-static int adopt(struct lfs_server *server, struct lfs_node *dir, const char *text, struct lfs_node **out, struct fuse_attr *attr)
+static int adopt(struct lfs_server *server, struct lfs_node *dir, const char *text, int fd, struct lfs_node **out, struct fuse_attr *attr)
 {
 	struct stat status;
-	int rc = lfs_upper_entry(server, dir, text, &status);
+	int rc = fd < 0 ? lfs_upper_entry(server, dir, text, &status) : fstat(fd, &status) < 0 ? -errno : 0;
 	if (rc < 0 || (rc = lfs_node_new(server, status.st_mode, out)) < 0)
 		return rc;
 	(*out)->flags |= LFS_HERE;
@@ -145,23 +157,30 @@ static int adopt(struct lfs_server *server, struct lfs_node *dir, const char *te
 	return 0;
 }
 
+static int make_place(struct lfs_server *server, struct lfs_node *dir, const struct place *place, const struct lfs_new *what)
+{
+	int fd = lfs_dir_fd(server, dir);
+	if (fd < 0)
+		return fd;
+	return place->whiteout ? make_over_whiteout(server, dir, place, what) : make(fd, place->text, what);
+}
+
 int lfs_create(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, const struct lfs_new *what, struct lfs_node **out,
 	       struct fuse_attr *attr)
 {
 	struct place place;
 	if (S_ISCHR(what->mode) && !what->rdev)
 		return -EPERM; /* it would be a whiteout */
-	int rc = free_place(server, dir, name, &place);
+	bool guessed = may_be_free(server, dir, name, &place);
+	int rc = guessed ? 0 : free_place(server, dir, name, &place);
 	if (rc >= 0)
 		rc = lfs_quota_want(server, 1, S_ISDIR(what->mode) ? LFS_BLOCK : 0);
-	if (rc < 0)
-		return rc;
-	int fd = lfs_dir_fd(server, dir);
-	if (fd < 0)
-		return fd;
-	rc = place.whiteout ? make_over_whiteout(server, dir, &place, what) : make(fd, place.text, what);
 	if (rc >= 0)
-		rc = adopt(server, dir, place.text, out, attr);
+		rc = make_place(server, dir, &place, what);
+	if (rc == -EEXIST && guessed && (rc = free_place(server, dir, name, &place)) >= 0)
+		rc = make_place(server, dir, &place, what);
+	if (rc >= 0)
+		rc = adopt(server, dir, place.text, what->fd ? *what->fd : LFS_NO_FD, out, attr);
 	if (rc < 0 && what->fd && *what->fd >= 0)
 		close(lfs_steal_fd(what->fd));
 	return rc;

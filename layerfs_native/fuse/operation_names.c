@@ -147,6 +147,9 @@ int lfs_op_create(struct lfs_request *request)
 	}
 	size_t size = request->out_size;
 	lfs_reply_entry(request, node, &attr);
+	/* The kernel asks for them next (may the caller open it?). Nothing can be mapped before the file has bytes, and what gives it some
+	 * makes the kernel ask again. */
+	((struct fuse_entry_out *)request->out)->attr_valid = LFS_FOREVER;
 	request->out_size = size;
 	return 0;
 }
