@@ -153,13 +153,33 @@ def detach(target: Path, *, lazy: bool = False) -> None:
         MountError: nothing is mounted there, or the kernel's reason.
     """
     try:
-        _call("unmounting").umount(os.fspath(target), _NO_FOLLOW | (_LAZY if lazy else 0))
+        _unmount(target, lazy)
     except MountError as error:
         if error.errno != errno.EBUSY:
             raise
         users = busy_processes(target)
         by = f" by {', '.join(users)}" if users else ""
         raise InUse(f"the mount is in use{by}; a lazy unmount detaches it anyway", path=os.fspath(target)) from error
+
+
+def _unmount(target: Path, lazy: bool) -> None:
+    """An ordinary user's FUSE mounts go by the program that made them."""
+    try:
+        _call("unmounting").umount(os.fspath(target), _NO_FOLLOW | (_LAZY if lazy else 0))
+    except MountError as error:
+        import shutil
+        import subprocess
+
+        program = shutil.which("fusermount3") or shutil.which("fusermount")
+        if error.errno != errno.EPERM or os.geteuid() == 0 or program is None:
+            raise
+        command = [program, "-u", *(["-z"] if lazy else []), "--", os.fspath(target)]
+        done = subprocess.run(command, capture_output=True, env={"LC_ALL": "C"}, check=False)
+        if done.returncode != 0:
+            said = done.stderr.decode("utf-8", "replace").strip().partition(": ")[2]
+            failure = MountError(said or f"{program} failed", path=os.fspath(target))
+            failure.errno = errno.EBUSY if said.endswith("Device or resource busy") else errno.EPERM
+            raise failure from None
 
 
 def busy_processes(target: Path, *, limit: int = 3) -> list[str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from layerfs.errors import Corrupt, InUse
-from layerfs.layer.host import Descent
+from layerfs.layer.host import Descent, open_at
 from layerfs.layer.links import Links
 from layerfs.layer.tree import Inode, Tree
-from layerfs.layer.upper import UpperEntry, default_prefix, read_upper, redirected
+from layerfs.layer.upper import OrdinaryUser, UpperEntry, prefix_of, read_upper, redirected
 from layerfs.native import hash_fd
 
 Kind = Literal["A", "C", "D"]
@@ -65,7 +65,7 @@ def changes(upper: Path, lower: Tree, *, prefix: bytes | None = None, index: Pat
     in it, as "C" where the old one had the name, else as "A". Of a deleted directory only the top is listed. The root
     never is.
 
-    prefix: of the upper's marks; by default what this process may use. index: `work/index` of a kernel mount.
+    prefix: of the upper's marks; by default those it has. index: `work/index` of a kernel mount.
 
     Raises:
         Corrupt: the upper refers to something that the lower tree does not have.
@@ -122,8 +122,9 @@ class UpperWalk:
 
     def __init__(self, upper: Path, lower: Tree, prefix: bytes | None = None, index: Path | None = None) -> None:
         self.lower = lower
-        self.marks = prefix or default_prefix()
-        self.place = Descent(upper)
+        self.marks = prefix or prefix_of(upper)
+        self.place = Descent(upper, own=True)
+        self._user = OrdinaryUser.of(upper)
         self.links = Links(upper, lower, self.marks, index)
         self._steps = self._walk()
 
@@ -137,6 +138,15 @@ class UpperWalk:
 
     def __iter__(self) -> Iterator[Step]:
         return self._steps
+
+    def owner(self, status: os.stat_result, here: Inode | None) -> tuple[int, int]:
+        """Whom an upper entry belongs to. What an ordinary user's container has is all his own on the host: it belongs
+        to whom the lower file at its place does, or to root.
+        """
+        if self._user is None:
+            return status.st_uid, status.st_gid
+        uid, gid = (here.uid, here.gid) if here is not None else (0, 0)
+        return self._user.owner(status.st_uid, uid), self._user.group(status.st_gid, gid)
 
     def _walk(self) -> Generator[Step, None, None]:
         root = self.lower.root
@@ -250,8 +260,7 @@ class UpperWalk:
         status = entry.status
         return (
             status.st_mode == here.mode
-            and status.st_uid == here.uid
-            and status.st_gid == here.gid
+            and self.owner(status, here) == (here.uid, here.gid)
             and (not time or status.st_mtime_ns == here.mtime_ns)
             and _comparable(entry.xattrs) == _comparable(self.lower.xattrs(here))
         )
@@ -271,7 +280,7 @@ class UpperWalk:
 
 
 def _has_identity(entry: UpperEntry, identity: bytes | None) -> bool:
-    fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=entry.place.fd)
+    fd = open_at(entry.name, entry.place.fd, os.O_RDONLY | os.O_NONBLOCK, own=True)
     try:
         if hash_fd(fd, False)[0] == identity:
             return True

@@ -136,7 +136,7 @@ class _Builder:
     """Turns steps into entries; remembers the first name of inodes with several."""
 
     def __init__(self, contents: Contents, walk: UpperWalk) -> None:
-        self._contents, self._lower = contents, walk.lower
+        self._contents, self._lower, self._walk = contents, walk.lower, walk
         self._links: dict[tuple[int, ...], Entry] = {}
 
     def enters(self, step: Step) -> bool:
@@ -166,6 +166,8 @@ class _Builder:
         upper = step.upper
         assert upper is not None
         entry = host_entry(upper.place, upper.name, step.path, upper.status, upper.xattrs, opaque=step.opaque)
+        uid, gid = self._walk.owner(upper.status, step.here)
+        entry = replace(entry, uid=uid, gid=gid)
         if upper.metacopy and step.base is not None:
             return replace(entry, content=self._content(step.base), size=step.base.size)
         return entry

@@ -96,6 +96,6 @@ def host_entry(
         place.readlink(name) if stat.S_ISLNK(mode) else b"",
         rdev=status.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
         xattrs=tuple(sorted(xattrs.items())),
-        content=FileContent(place.fd, name, status, path) if regular else None,
+        content=FileContent(place.fd, name, status, path, place.own) if regular else None,
         opaque=opaque,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from layerfs.errors import InUse
+from layerfs.layer.host import open_at
 from layerfs.layer.sparse import Extents, data_extents
 
 PIECE = 1 << 20
@@ -91,6 +92,7 @@ class FileContent:
     name: bytes
     status: os.stat_result
     path: bytes  # for messages
+    own: bool = False  # see open_at
 
     @property
     def size(self) -> int:
@@ -98,7 +100,7 @@ class FileContent:
 
     def open(self) -> int:
         """An owned descriptor of the file that `status` describes."""
-        fd = os.open(self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.directory)
+        fd = open_at(self.name, self.directory, os.O_RDONLY | os.O_NONBLOCK, own=self.own)
         try:
             self._check(fd)
         except BaseException:

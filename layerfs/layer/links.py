@@ -39,7 +39,7 @@ class Links:
         self.copies: dict[int, bytes] = {}
         self._copied: set[tuple[int, int]] = set()
         self._names: dict[bytes, set[bytes]] = {}
-        self._index = Descent(index) if index is not None and index.is_dir() else None
+        self._index = Descent(index, own=True) if index is not None and index.is_dir() else None
         try:
             if lower.entries + 1 != lower.inode_count:  # else the lower has no hard links: nothing to keep together
                 self._scan()
@@ -85,7 +85,7 @@ class Links:
 
     def _hidden(self, path: bytes) -> bool:
         """Whether the upper has something else in the place of a lower name."""
-        with Descent(self._top) as place:
+        with Descent(self._top, own=True) as place:
             *directories, last = path.split(b"/")
             try:
                 for name in directories:
@@ -101,7 +101,7 @@ class Links:
     def _scan(self) -> None:
         """One look at the names of the whole upper."""
         tainted: set[tuple[int, int]] = set()
-        with Descent(self._top) as place:
+        with Descent(self._top, own=True) as place:
             root = read_upper(place, b".", self._marks)
             base = None if root.opaque else self._lower.root
             stack = [(b"", iter(place.names()), base, root.opaque)]

@@ -79,13 +79,46 @@ def redirected(lower: Tree, base: Inode | None, entry: UpperEntry, path: bytes) 
     return found
 
 
-def default_prefix() -> bytes:
-    """`user.overlay.` where `trusted.` xattrs cannot be had: not root, or root of a user namespace only."""
+@dataclass(frozen=True, slots=True)
+class OrdinaryUser:
+    """Who has a container, when that is not root of the host. All files in it are his, whatever they should be."""
+
+    uid: int
+    gid: int
+
+    @classmethod
+    def of(cls, upper: Path) -> OrdinaryUser | None:
+        home = (upper / "..").stat()
+        return None if home.st_uid == 0 and is_host_root() else cls(home.st_uid, home.st_gid)
+
+    def owner(self, stored: int, lower: int) -> int:
+        """Root of a user namespace may have given a file to himself, where the namespace has the other id."""
+        return lower if stored == self.uid and (stored or not _is_known("uid_map", lower)) else stored
+
+    def group(self, stored: int, lower: int) -> int:
+        return lower if stored == self.gid and (stored or not _is_known("gid_map", lower)) else stored
+
+
+def _is_known(name: str, id: int) -> bool:
+    """Whether this user namespace has the id."""
+    rows = ([int(word) for word in line.split()] for line in Path(f"/proc/self/{name}").read_text().splitlines())
+    return any(first <= id < first + count for first, _, count in rows)
+
+
+def prefix_of(upper: Path) -> bytes:
+    """How the marks of an upper directory begin: `user.overlay.` where `trusted.` xattrs cannot be had (not root, or
+    root of a user namespace only), and in the container of an ordinary user, also when root looks at it.
+    """
+    return TRUSTED if is_host_root() and (upper / "..").stat().st_uid == 0 else USER
+
+
+def is_host_root() -> bool:
+    """Whether this process is root outside of all user namespaces."""
     try:
         whole = Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
     except OSError:
         whole = True
-    return TRUSTED if os.geteuid() == 0 and whole else USER
+    return os.geteuid() == 0 and whole
 
 
 def read_upper(place: Descent, name: bytes, prefix: bytes, *, hides: bool = False) -> UpperEntry:

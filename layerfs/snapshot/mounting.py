@@ -15,6 +15,7 @@ from types import TracebackType
 from layerfs import mount
 from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupported
 from layerfs.layer.tree import Tree
+from layerfs.layer.upper import TRUSTED, prefix_of
 from layerfs.snapshot.kernel import mount_kernel
 from layerfs.snapshot.native import SERVER, start_native
 from layerfs.snapshot.options import MountOptions, Options
@@ -151,6 +152,8 @@ def _mount(
         return start_server(orders, lock_fd=lock_fd)
     if record.engine == "native":
         return _mount_native(root, tree, record, writable, options, lock_fd)
+    if writable is not None and prefix_of(writable.upper) != TRUSTED:
+        raise Unsupported("the engine kernel cannot mount an ordinary user's container: use another engine")
     attributes = 0
     for option in [*options.attributes, *(["ro"] if record.read_only else [])]:
         attributes |= mount.ATTRIBUTES[option]
@@ -320,7 +323,7 @@ def supported(engine: str) -> bool:
     if engine == "kernel":
         return os.geteuid() == 0 and "erofs" in _file_systems() and "overlay" in _file_systems()
     if engine == "native":
-        return SERVER.exists() and os.geteuid() == 0 and os.access("/dev/fuse", os.R_OK | os.W_OK)
+        return SERVER.exists() and Path("/dev/fuse").exists()
     if engine == "python":
         return os.access("/dev/fuse", os.R_OK | os.W_OK)
     raise Unsupported(f"no engine {engine!r}")

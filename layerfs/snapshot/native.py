@@ -89,7 +89,7 @@ def _spawn(
                 stderr=errors,
                 pass_fds=passed,
                 cwd="/",
-                env=dict(environment or {}),
+                env={"PATH": os.environ.get("PATH", os.defpath), **(environment or {})},
                 start_new_session=True,
             )
         except FileNotFoundError as error:

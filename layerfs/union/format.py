@@ -19,8 +19,11 @@ from __future__ import annotations
 import stat
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["TREE_INO", "TRUSTED", "USER", "Marks", "decode_origin", "encode_origin", "is_whiteout"]
+from layerfs.layer.upper import prefix_of
+
+__all__ = ["TREE_INO", "TRUSTED", "USER", "Marks", "decode_origin", "encode_origin", "is_whiteout", "marks_of"]
 
 TREE_INO = 1 << 63  # st_ino of a tree's inode is this | nid: what overlayfs's xino makes of it, and no host number
 
@@ -47,6 +50,11 @@ class Marks:
             return name
         inner = self.prefix + b"overlay."
         return self.prefix + name[len(inner) :] if name.startswith(inner) else None
+
+
+def marks_of(upper: Path) -> Marks:
+    """Those that an upper directory has, by who it belongs to."""
+    return Marks(prefix_of(upper))
 
 
 TRUSTED = Marks(b"trusted.overlay.")

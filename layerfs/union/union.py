@@ -17,7 +17,7 @@ from layerfs.layer.tree import Tree
 from layerfs.union import plan
 from layerfs.union.body import Body
 from layerfs.union.content import Contents
-from layerfs.union.format import TRUSTED, USER, Marks
+from layerfs.union.format import USER, Marks, marks_of
 from layerfs.union.host import EXCHANGE, NOREPLACE
 from layerfs.union.layerview import LayerNode, require
 from layerfs.union.node import Attributes, Content, Listed, Node, View, find, split
@@ -50,7 +50,7 @@ class Union:
         frozen: Sequence[Path] = (),
         sync: bool = True,
     ) -> None:
-        self._marks: Marks = TRUSTED if os.geteuid() == 0 else USER
+        self._marks: Marks = next((marks_of(each) for each in (upper, *frozen) if each is not None), USER)
         self._upper: Upper | None = None
         if upper is not None and work is not None:
             self._upper = open_upper(tree, contents, upper, work, frozen, marks=self._marks, sync=sync)

@@ -14,7 +14,7 @@ from typing import Any
 from layerfs.layer.tree import Tree
 from layerfs.union import plan
 from layerfs.union.content import Contents
-from layerfs.union.format import TRUSTED, Marks
+from layerfs.union.format import Marks, marks_of
 from layerfs.union.host import EXCHANGE, NOREPLACE, WHITEOUT, HostDir, rename
 from layerfs.union.layerview import LayerNode, LayerView, require
 from layerfs.union.node import Attributes, Content, View, join, split
@@ -402,11 +402,11 @@ def open_upper(
     work: Path,
     frozen: Sequence[Path] = (),
     *,
-    marks: Marks = TRUSTED,
+    marks: Marks | None = None,
     sync: bool = True,
 ) -> Upper:
     """The writable stack: `upper` over `frozen` (newest first) over a tree. `close` frees all of it."""
-    view = stack_view(tree, contents, [upper, *frozen], marks)
+    view = stack_view(tree, contents, [upper, *frozen], marks or marks_of(upper))
     try:
         assert isinstance(view, LayerView)
         return Upper(view, work, sync=sync)

@@ -146,7 +146,9 @@ static int dress(struct lfs_server *server, uint64_t low, const struct lfs_inode
 	uint8_t mark[33];
 	struct timespec times[2] = {{inode->mtime, inode->mtime_nsec}, {inode->mtime, inode->mtime_nsec}};
 	lfs_fd_path(fd, NULL, path);
-	if (fchownat(fd, "", inode->uid, inode->gid, AT_EMPTY_PATH) < 0)
+	uint32_t uid = inode->uid, gid = inode->gid;
+	lfs_rights_owner(server, &uid, &gid);
+	if (server->rights.give && fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0)
 		return -errno;
 	int rc = lfs_xattr_copy(server, low, fd);
 	if (rc < 0)
@@ -162,9 +164,10 @@ static int dress(struct lfs_server *server, uint64_t low, const struct lfs_inode
 
 /* --- publishing --- */
 
-struct times { /* a copy-up is no change of the directory that it happens in */
+struct times { /* a copy-up is no change of the directory that it happens in, nor does that need to be writable */
 	int fd;
 	struct timespec times[2];
+	struct lfs_lent lent;
 };
 
 static int keep_times(struct lfs_server *server, struct lfs_node *dir, struct times *kept)
@@ -176,11 +179,14 @@ static int keep_times(struct lfs_server *server, struct lfs_node *dir, struct ti
 	kept->times[0] = status.st_atim;
 	kept->times[1] = status.st_mtim;
 	int rc = lfs_impure(server, dir);
+	if (rc >= 0)
+		lfs_lend(server, kept->fd, NULL, &kept->lent);
 	return rc < 0 ? rc : kept->fd;
 }
 
-static void restore_times(const struct times *kept)
+static void restore_times(struct lfs_server *server, const struct times *kept)
 {
+	lfs_take_back(server, kept->fd, NULL, &kept->lent);
 	futimens(kept->fd, kept->times);
 }
 
@@ -190,8 +196,8 @@ static int publish(struct lfs_server *server, const char *temp, struct lfs_node 
 	int rc = keep_times(server, dir, &kept);
 	if (rc < 0)
 		return rc;
-	rc = lfs_rename_at(server->upper.scratch, temp, kept.fd, name, RENAME_NOREPLACE);
-	restore_times(&kept);
+	rc = lfs_rename_at(server, server->upper.scratch, temp, kept.fd, name, RENAME_NOREPLACE);
+	restore_times(server, &kept);
 	if (rc >= 0)
 		lfs_listing_add(server, dir, name, mode);
 	lfs_quota_settle_dir(server, dir);
@@ -205,13 +211,13 @@ static int publish_links(struct lfs_server *server, const char *temp, const stru
 	struct times kept;
 	int scratch = server->upper.scratch;
 	snprintf(complete, sizeof complete, "links-%llx", (unsigned long long)ino);
-	int rc = lfs_rename_at(scratch, temp, scratch, complete, 0);
+	int rc = lfs_rename_at(server, scratch, temp, scratch, complete, 0);
 	for (size_t i = 0; rc >= 0 && i < spots->count; i++) {
 		if ((rc = keep_times(server, spots->items[i].dir, &kept)) < 0)
 			break;
 		if (linkat(scratch, complete, kept.fd, spots->items[i].name, 0) < 0 && errno != EEXIST)
 			rc = -errno;
-		restore_times(&kept);
+		restore_times(server, &kept);
 		lfs_quota_settle_dir(server, spots->items[i].dir);
 		if (rc >= 0)
 			lfs_listing_add(server, spots->items[i].dir, spots->items[i].name, mode);

@@ -104,7 +104,7 @@ static int make_stand_in(struct lfs_server *server, int dir_fd, const char *temp
 	if (mkdirat(server->upper.scratch, temp, 0700) < 0)
 		return -errno;
 	LFS_AUTO_FD fd = openat(server->upper.scratch, temp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || fchown(fd, status.st_uid, status.st_gid) < 0 || fchmod(fd, status.st_mode & 07777) < 0)
+	if (fd < 0 || (server->rights.give && fchown(fd, status.st_uid, status.st_gid) < 0) || fchmod(fd, status.st_mode & 07777) < 0)
 		return -errno;
 	lfs_fd_path(dir_fd, NULL, path);
 	ssize_t size = getxattr(path, "system.posix_acl_default", acl, sizeof acl);
@@ -127,7 +127,7 @@ static int make_over_whiteout(struct lfs_server *server, struct lfs_node *dir, c
 	if (rc >= 0 && directory)
 		rc = lfs_mark_set(server, stand_in, "e", "opaque", "y", 1);
 	if (rc >= 0)
-		rc = lfs_rename_at(stand_in, "e", target, place->text, directory ? RENAME_EXCHANGE : 0);
+		rc = lfs_rename_at(server, stand_in, "e", target, place->text, directory ? RENAME_EXCHANGE : 0);
 	lfs_scratch_remove(server, temp); /* with the whiteout, when they changed places */
 	if (rc < 0 && what->fd && *what->fd >= 0)
 		close(lfs_steal_fd(what->fd));
@@ -260,7 +260,7 @@ static int link_place(struct lfs_server *server, struct lfs_node *node, struct l
 		return link_into(server, node, fd, place->text);
 	lfs_temp_name(server, temp);
 	int rc = link_into(server, node, server->upper.scratch, temp);
-	if (rc >= 0 && (rc = lfs_rename_at(server->upper.scratch, temp, fd, place->text, 0)) < 0)
+	if (rc >= 0 && (rc = lfs_rename_at(server, server->upper.scratch, temp, fd, place->text, 0)) < 0)
 		unlinkat(server->upper.scratch, temp, 0);
 	return rc;
 }

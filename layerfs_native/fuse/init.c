@@ -32,8 +32,8 @@ static uint64_t wanted(const struct lfs_server *server)
 	flags |= options->no_acl ? 0 : FUSE_POSIX_ACL;
 	flags |= options->no_killpriv ? 0 : FUSE_HANDLE_KILLPRIV_V2;
 	flags |= options->no_opendir_enosys ? 0 : FUSE_NO_OPENDIR_SUPPORT;
-	flags |= options->no_passthrough || !server->root_user ? 0 : FUSE_PASSTHROUGH;
-	flags |= server->root_user && !options->users.count && !options->groups.count ? FUSE_ALLOW_IDMAP : 0; /* else we want to hear who asks */
+	flags |= options->no_passthrough || !server->rights.host ? 0 : FUSE_PASSTHROUGH;
+	flags |= server->rights.host && !options->users.count && !options->groups.count ? FUSE_ALLOW_IDMAP : 0; /* else we want to hear who asks */
 	flags |= server->rings ? FUSE_OVER_IO_URING : 0;
 	flags |= !options->no_zero_open && !server->upper.present ? FUSE_NO_OPEN_SUPPORT : 0;
 	return flags;

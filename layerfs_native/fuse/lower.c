@@ -116,6 +116,7 @@ int lfs_low_attr(const struct lfs_server *server, uint64_t low, struct fuse_attr
 	int rc = lfs_low_inode(server, low, &inode);
 	if (rc < 0)
 		return rc;
+	lfs_rights_owner(server, &inode.uid, &inode.gid);
 	*attr = (struct fuse_attr){
 		.ino = LFS_TREE_INO | low,
 		.size = inode.size,

@@ -14,18 +14,27 @@
 
 #include "server.h"
 
+/* Root, also that of a user namespace, mounts by itself; who may not asks the program that may. */
 int lfs_mount(struct lfs_server *server, struct lfs_error *error)
 {
 	const struct lfs_options *options = &server->options;
 	char data[160];
 	server->device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (server->device < 0 && server->rights.uid && errno == EACCES)
+		return lfs_fail(error, -ENOTSUP, "/dev/fuse is not for ordinary users here (its mode should be 0666)");
 	if (server->device < 0)
 		return lfs_fail(error, errno == EACCES || errno == ENOENT || errno == ENODEV ? -ENOTSUP : -errno, "/dev/fuse: %s", strerror(errno));
 	snprintf(data, sizeof data, "fd=%d,rootmode=40000,user_id=%u,group_id=%u,default_permissions,max_read=%u%s", server->device,
 		 geteuid(), getegid(), server->max_write, options->private_ ? "" : ",allow_other");
-	if (mount(options->name, options->target, "fuse.layerfs", options->mount_flags, data) < 0)
-		return lfs_fail(error, errno == ENODEV || errno == EPERM ? -ENOTSUP : -errno, "mounting at %s: %s", options->target, strerror(errno));
-	return 0;
+	if (mount(options->name, options->target, "fuse.layerfs", options->mount_flags, data) == 0)
+		return 0;
+	if (errno == EPERM && server->rights.uid) {
+		lfs_close_fd(&server->device);
+		server->device = LFS_NO_FD;
+		server->by_program = true;
+		return lfs_fusermount(server, error);
+	}
+	return lfs_fail(error, errno == ENODEV || errno == EPERM ? -ENOTSUP : -errno, "mounting at %s: %s", options->target, strerror(errno));
 }
 
 /* --- leaving the namespace --- */
@@ -87,13 +96,25 @@ static int open_namespace(const struct lfs_server *server)
 	return found;
 }
 
+static void unmount_here(struct lfs_server *server, bool lazy)
+{
+	umount2(server->options.target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0));
+}
+
 void lfs_unmount(struct lfs_server *server, bool lazy)
 {
+	if (server->by_program) {
+		lfs_fusermount_undo(server, lazy);
+		return;
+	}
+	if (server->own_namespace < 0) { /* never left */
+		unmount_here(server, lazy);
+		return;
+	}
 	LFS_AUTO_FD namespace = open_namespace(server);
 	if (namespace < 0 || unshare(CLONE_FS) < 0 || setns(namespace, CLONE_NEWNS) < 0)
 		return;
-	umount2(server->options.target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0));
-	if (server->own_namespace >= 0) /* a thread that stayed would keep the caller's alive */
-		setns(server->own_namespace, CLONE_NEWNS);
+	unmount_here(server, lazy);
+	setns(server->own_namespace, CLONE_NEWNS); /* a thread that stayed would keep the caller's alive */
 	(void)!fchdir(server->upper.links);
 }

@@ -45,7 +45,7 @@ static int cover_directory(struct lfs_server *server, struct lfs_node *dir, cons
 		return fd;
 	if ((rc = lfs_whiteout_make(server, temp)) < 0)
 		return rc;
-	rc = lfs_rename_at(server->upper.scratch, temp, fd, name, RENAME_EXCHANGE);
+	rc = lfs_rename_at(server, server->upper.scratch, temp, fd, name, RENAME_EXCHANGE);
 	lfs_scratch_remove(server, temp); /* the directory, or the whiteout when that failed */
 	return rc;
 }
@@ -61,7 +61,7 @@ static int remove_directory(struct lfs_server *server, struct lfs_node *dir, con
 	if (errno != ENOTEMPTY && errno != EEXIST)
 		return -errno;
 	lfs_temp_name(server, temp); /* it holds whiteouts */
-	int rc = lfs_rename_at(fd, name, server->upper.scratch, temp, 0);
+	int rc = lfs_rename_at(server, fd, name, server->upper.scratch, temp, 0);
 	if (rc >= 0)
 		lfs_scratch_remove(server, temp);
 	return rc;

@@ -153,10 +153,10 @@ static int clear(struct lfs_server *server, struct lfs_node *dir)
 
 static int move_leaving_whiteout(struct lfs_server *server, const struct side *old, const struct side *new, int old_fd, int new_fd)
 {
-	int rc = lfs_rename_at(old_fd, old->text, new_fd, new->text, RENAME_WHITEOUT);
+	int rc = lfs_rename_at(server, old_fd, old->text, new_fd, new->text, RENAME_WHITEOUT);
 	if (rc != -EINVAL && rc != -EPERM && rc != -ENOSYS)
 		return rc;
-	rc = lfs_rename_at(old_fd, old->text, new_fd, new->text, 0);
+	rc = lfs_rename_at(server, old_fd, old->text, new_fd, new->text, 0);
 	return rc < 0 ? rc : lfs_whiteout_put(server, old->dir, old->text);
 }
 
@@ -172,12 +172,12 @@ static int move(struct lfs_server *server, const struct side *old, const struct 
 	if (old_fd < 0 || new_fd < 0)
 		return old_fd < 0 ? old_fd : new_fd;
 	if (flags & RENAME_EXCHANGE)
-		return lfs_rename_at(old_fd, old->text, new_fd, new->text, RENAME_EXCHANGE);
+		return lfs_rename_at(server, old_fd, old->text, new_fd, new->text, RENAME_EXCHANGE);
 	if (!old->lower && (!new->whiteout || !lfs_node_is_dir(old->node)))
-		return lfs_rename_at(old_fd, old->text, new_fd, new->text, 0);
+		return lfs_rename_at(server, old_fd, old->text, new_fd, new->text, 0);
 	if (new->node)
 		return move_leaving_whiteout(server, old, new, old_fd, new_fd);
-	rc = lfs_rename_at(old_fd, old->text, new_fd, new->text, RENAME_EXCHANGE); /* the whiteout goes to the old name */
+	rc = lfs_rename_at(server, old_fd, old->text, new_fd, new->text, RENAME_EXCHANGE); /* the whiteout goes to the old name */
 	if (rc >= 0 && !old->lower && unlinkat(old_fd, old->text, 0) < 0)
 		rc = -errno;
 	return rc;

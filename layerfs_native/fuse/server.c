@@ -23,15 +23,16 @@ void lfs_server_init(struct lfs_server *server)
 	server->options.cache_seconds = LFS_FOREVER;
 	server->stats.started = lfs_now();
 	server->max_write = LFS_MAX_WRITE;
-	server->root_user = geteuid() == 0;
 	sched_getaffinity(0, sizeof server->processors, &server->processors);
 }
 
 int lfs_server_open(struct lfs_server *server, struct lfs_error *error)
 {
 	server->writable = server->options.upper && !server->options.read_only;
-	int rc = lfs_nodes_init(server);
+	int rc = lfs_rights_read(server, error);
 	if (rc < 0)
+		return rc;
+	if ((rc = lfs_nodes_init(server)) < 0)
 		return lfs_fail(error, rc, "out of memory");
 	if ((rc = lfs_lower_open(server, error)) < 0 || (rc = lfs_upper_open(server, error)) < 0)
 		return rc;
@@ -46,5 +47,6 @@ void lfs_server_close(struct lfs_server *server)
 	lfs_quota_close(server);
 	lfs_upper_close(server);
 	lfs_lower_close(server);
+	lfs_rights_free(server);
 	lfs_options_free(&server->options);
 }

@@ -5,6 +5,7 @@
  * union.c        lookup: which layer answers for a name           listing.c   merged directories with stable offsets
  * lower.c        the mapped tree, packs, objects                  upper.c     the writable directory: descriptors, marks
  * quota.c        limits of the upper directory                    idmap.c     ids as stored and as shown
+ * rights.c       what the host allows us                        fusermount.c  mounting as an ordinary user
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
  * stats.c        what is counted                                  flags.c     immutable, append-only; what they forbid
  *
@@ -58,6 +59,33 @@ struct lfs_options {
 };
 int lfs_options_read(int fd, struct lfs_options *options, struct lfs_error *error);
 void lfs_options_free(struct lfs_options *options);
+
+/* --- rights.c --- */
+struct lfs_id_span {
+	uint32_t first, count;
+};
+struct lfs_known_ids { /* in this user namespace */
+	struct lfs_id_span *spans;
+	size_t count;
+};
+struct lfs_rights {
+	bool host;	 /* CAP_SYS_ADMIN of the host: trusted xattrs, passthrough */
+	bool give;	 /* files to others */
+	bool override;	 /* permissions do not matter */
+	bool everybody;	 /* all ids are known */
+	uint32_t uid, gid;
+	struct lfs_known_ids users, groups;
+};
+struct lfs_lent {
+	bool lent;
+	mode_t mode;
+};
+int lfs_rights_read(struct lfs_server *server, struct lfs_error *error);
+void lfs_rights_free(struct lfs_server *server);
+void lfs_rights_owner(const struct lfs_server *server, uint32_t *uid, uint32_t *gid); /* in place: who owns what the tree gives to these */
+int lfs_lend(struct lfs_server *server, int dir_fd, const char *name, struct lfs_lent *lent);
+	/* After -EACCES: gives the owner his own permissions, for a moment; -EACCES when that is not the matter. */
+void lfs_take_back(struct lfs_server *server, int dir_fd, const char *name, const struct lfs_lent *lent);
 
 /* --- node.c --- */
 enum lfs_node_flag {
@@ -231,7 +259,7 @@ int lfs_impure(struct lfs_server *server, struct lfs_node *dir);
 void lfs_temp_name(struct lfs_server *server, char out[LFS_TEMP_SIZE]);
 void lfs_scratch_remove(struct lfs_server *server, const char *name); /* entry or directory tree */
 int lfs_remove_tree(int dir_fd, const char *name);
-int lfs_rename_at(int old_dir, const char *old_name, int new_dir, const char *new_name, unsigned flags);
+int lfs_rename_at(struct lfs_server *server, int old_dir, const char *old_name, int new_dir, const char *new_name, unsigned flags);
 int lfs_whiteout_make(struct lfs_server *server, char name[LFS_TEMP_SIZE]); /* in scratch */
 int lfs_whiteout_put(struct lfs_server *server, struct lfs_node *dir, const char *name); /* on a free name or a non-directory */
 int lfs_allow_alternate(struct lfs_server *server, struct lfs_node *dir);
@@ -481,6 +509,8 @@ void lfs_thread_start(struct lfs_server *server);  /* a thread's own working dir
 int lfs_mount(struct lfs_server *server, struct lfs_error *error);
 void lfs_unmount(struct lfs_server *server, bool lazy);
 void lfs_leave_namespace(struct lfs_server *server);
+int lfs_fusermount(struct lfs_server *server, struct lfs_error *error);
+int lfs_fusermount_undo(struct lfs_server *server, bool lazy);
 
 /* --- stats.c, control.c --- */
 #define LFS_BUCKETS 24u	    /* of latencies: below 1 us, 2 us, 4 us ...; the last one takes the rest */
@@ -526,10 +556,11 @@ struct lfs_server {
 	pthread_cond_t copied; /* an LFS_COPYING flag was cleared */
 	int device;	       /* /dev/fuse */
 	int clones[LFS_THREADS_MAX - 1];
-	bool writable, root_user, passthrough, acl, killpriv, setxattr_ext, uring, no_opendir, no_open, ready;
+	bool writable, by_program, passthrough, acl, killpriv, setxattr_ext, uring, no_opendir, no_open, ready;
 	atomic_bool ending;
 	uint32_t max_write;
 	uint32_t minor;
+	struct lfs_rights rights;
 	struct lfs_nodes nodes;
 	struct lfs_lower lower;
 	struct lfs_upper upper;

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,12 +52,20 @@ static int adopt_root(struct lfs_server *server, struct lfs_error *error)
 	return 0;
 }
 
+/* A container of an ordinary user's has marks that he can set, whoever mounts it; its directory belongs to him. */
+static void choose_marks(struct lfs_server *server)
+{
+	struct stat home;
+	bool ours = server->rights.host && (!server->upper.present || (fstatat(server->upper.root, "..", &home, 0) == 0 && !home.st_uid));
+	server->upper.marks = ours ? "trusted.overlay." : "user.overlay.";
+	server->upper.marks_size = strlen(server->upper.marks);
+}
+
 int lfs_upper_open(struct lfs_server *server, struct lfs_error *error)
 {
 	struct lfs_upper *upper = &server->upper;
 	upper->root = upper->work = upper->scratch = LFS_NO_FD;
-	upper->marks = server->root_user ? "trusted.overlay." : "user.overlay.";
-	upper->marks_size = strlen(upper->marks);
+	choose_marks(server);
 	upper->links = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (upper->links < 0 || fchdir(upper->links) < 0)
 		return lfs_fail(error, -errno, "/proc/self/fd: %s", strerror(errno));
@@ -66,6 +75,7 @@ int lfs_upper_open(struct lfs_server *server, struct lfs_error *error)
 	if (upper->root < 0)
 		return lfs_fail(error, -errno, "%s: %s", server->options.upper, strerror(errno));
 	upper->present = true;
+	choose_marks(server);
 	int rc = server->writable ? open_scratch(server, error) : 0;
 	return rc < 0 ? rc : adopt_root(server, error);
 }
@@ -142,6 +152,18 @@ static int known_fd(struct lfs_server *server, const struct lfs_node *dir)
 	return upper->kept[dir->kept].fd;
 }
 
+static int open_at(struct lfs_server *server, int dir, const char *name, int flags)
+{
+	struct lfs_lent lent;
+	int fd = openat(dir, name, flags | O_NOFOLLOW | O_CLOEXEC), rc = -errno;
+	if (fd >= 0 || rc != -EACCES || lfs_lend(server, dir, name, &lent) < 0)
+		return fd < 0 ? rc : fd;
+	fd = openat(dir, name, flags | O_NOFOLLOW | O_CLOEXEC);
+	rc = -errno;
+	lfs_take_back(server, dir, name, &lent);
+	return fd < 0 ? rc : fd;
+}
+
 /* Opens a directory from its nearest ancestor whose descriptor is known; the ones between are closed again. */
 static int walk_down(struct lfs_server *server, struct lfs_node *dir)
 {
@@ -161,8 +183,8 @@ static int walk_down(struct lfs_server *server, struct lfs_node *dir)
 	int fd = known_fd(server, known);
 	bool ours = false;
 	for (size_t i = 0; i < depth && fd >= 0; i++) {
-		int next = openat(fd, chain[i]->names->text, DIR_FLAGS);
-		int failed = -errno;
+		int next = open_at(server, fd, chain[i]->names->text, DIR_FLAGS);
+		int failed = next;
 		if (ours)
 			close(fd);
 		fd = next < 0 ? failed : next;
@@ -199,8 +221,14 @@ int lfs_dir_reopen(struct lfs_server *server, struct lfs_node *dir)
 	int fd = lfs_dir_fd(server, dir);
 	if (fd < 0)
 		return fd;
-	fd = openat(fd, ".", DIR_FLAGS);
-	return fd < 0 ? -errno : fd;
+	struct lfs_lent lent;
+	int copy = openat(fd, ".", DIR_FLAGS), rc = -errno;
+	if (copy >= 0 || rc != -EACCES || lfs_lend(server, fd, NULL, &lent) < 0)
+		return copy < 0 ? rc : copy;
+	copy = openat(fd, ".", DIR_FLAGS);
+	rc = -errno;
+	lfs_take_back(server, fd, NULL, &lent);
+	return copy < 0 ? rc : copy;
 }
 
 /* --- entries --- */
@@ -242,8 +270,7 @@ int lfs_entry_open(struct lfs_server *server, struct lfs_node *node, int flags)
 	int dir = lfs_place(server, node, &name);
 	if (dir < 0)
 		return dir;
-	int fd = openat(dir, name, flags | O_NOFOLLOW | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
+	return open_at(server, dir, name, flags);
 }
 
 int lfs_entry_stat(struct lfs_server *server, struct lfs_node *node, struct stat *status)
@@ -296,32 +323,54 @@ static void mark_name(const struct lfs_server *server, const char *mark, char ou
 	snprintf(out, 64, "%s%s", server->upper.marks, mark);
 }
 
-int lfs_mark_get(struct lfs_server *server, int dir_fd, const char *name, const char *mark, void *value, size_t size)
+struct mark_call {
+	enum { MARK_GET, MARK_SET, MARK_DROP } what;
+	const char *mark;
+	void *value;
+	size_t size;
+};
+
+static ssize_t call_once(struct lfs_server *server, int dir_fd, const char *name, const struct mark_call *call)
 {
 	char path[300], full[64];
+	ssize_t rc;
 	lfs_fd_path(dir_fd, name, path);
-	mark_name(server, mark, full);
-	ssize_t got = name ? lgetxattr(path, full, value, size) : getxattr(path, full, value, size);
-	if (got < 0 && errno == ENOTSUP)
-		return -ENODATA;
-	return got < 0 ? -errno : (int)got;
+	mark_name(server, call->mark, full);
+	if (call->what == MARK_GET)
+		rc = name ? lgetxattr(path, full, call->value, call->size) : getxattr(path, full, call->value, call->size);
+	else if (call->what == MARK_SET)
+		rc = name ? lsetxattr(path, full, call->value, call->size, 0) : setxattr(path, full, call->value, call->size, 0);
+	else
+		rc = name ? lremovexattr(path, full) : removexattr(path, full);
+	return rc < 0 ? -errno : rc;
+}
+
+static int call_mark(struct lfs_server *server, int dir_fd, const char *name, struct mark_call call)
+{
+	struct lfs_lent lent;
+	ssize_t rc = call_once(server, dir_fd, name, &call);
+	if (rc != -EACCES || lfs_lend(server, dir_fd, name, &lent) < 0)
+		return (int)rc;
+	rc = call_once(server, dir_fd, name, &call);
+	lfs_take_back(server, dir_fd, name, &lent);
+	return (int)rc;
+}
+
+int lfs_mark_get(struct lfs_server *server, int dir_fd, const char *name, const char *mark, void *value, size_t size)
+{
+	int rc = call_mark(server, dir_fd, name, (struct mark_call){MARK_GET, mark, value, size});
+	return rc == -ENOTSUP ? -ENODATA : rc;
 }
 
 int lfs_mark_set(struct lfs_server *server, int dir_fd, const char *name, const char *mark, const void *value, size_t size)
 {
-	char path[300], full[64];
-	lfs_fd_path(dir_fd, name, path);
-	mark_name(server, mark, full);
-	return (name ? lsetxattr(path, full, value, size, 0) : setxattr(path, full, value, size, 0)) < 0 ? -errno : 0;
+	return call_mark(server, dir_fd, name, (struct mark_call){MARK_SET, mark, (void *)(uintptr_t)value, size});
 }
 
 int lfs_mark_drop(struct lfs_server *server, int dir_fd, const char *name, const char *mark)
 {
-	char path[300], full[64];
-	lfs_fd_path(dir_fd, name, path);
-	mark_name(server, mark, full);
-	int rc = name ? lremovexattr(path, full) : removexattr(path, full);
-	return rc < 0 && errno != ENODATA && errno != ENOTSUP ? -errno : 0;
+	int rc = call_mark(server, dir_fd, name, (struct mark_call){MARK_DROP, mark, NULL, 0});
+	return rc == -ENODATA || rc == -ENOTSUP ? 0 : rc;
 }
 
 /* The kernel's file handle of an EROFS inode with our tree's uuid, as overlayfs keeps it. */
@@ -380,7 +429,7 @@ static int read_mark(struct lfs_server *server, const char *path, const char *fu
 	return 0;
 }
 
-int lfs_marks_read(struct lfs_server *server, int dir_fd, const char *name, struct lfs_marks *marks)
+static int read_marks(struct lfs_server *server, int dir_fd, const char *name, struct lfs_marks *marks)
 {
 	char path[300], first[1024], *list = first;
 	*marks = (struct lfs_marks){0};
@@ -398,6 +447,17 @@ int lfs_marks_read(struct lfs_server *server, int dir_fd, const char *name, stru
 		free(list);
 	if (rc < 0)
 		lfs_marks_free(marks);
+	return rc;
+}
+
+int lfs_marks_read(struct lfs_server *server, int dir_fd, const char *name, struct lfs_marks *marks)
+{
+	struct lfs_lent lent;
+	int rc = read_marks(server, dir_fd, name, marks);
+	if (rc != -EACCES || lfs_lend(server, dir_fd, name, &lent) < 0)
+		return rc;
+	rc = read_marks(server, dir_fd, name, marks);
+	lfs_take_back(server, dir_fd, name, &lent);
 	return rc;
 }
 
@@ -432,6 +492,8 @@ int lfs_remove_tree(int dir_fd, const char *name)
 	if (errno != EISDIR && errno != EPERM)
 		return -errno;
 	int fd = openat(dir_fd, name, DIR_FLAGS);
+	if (fd < 0 && errno == EACCES && fchmodat(dir_fd, name, 0700, 0) == 0) /* its owner had locked himself out */
+		fd = openat(dir_fd, name, DIR_FLAGS);
 	DIR *stream = fd < 0 ? NULL : fdopendir(fd);
 	if (!stream) {
 		lfs_close_fd(&fd);
@@ -452,9 +514,20 @@ void lfs_scratch_remove(struct lfs_server *server, const char *name)
 	lfs_remove_tree(server->upper.scratch, name);
 }
 
-int lfs_rename_at(int old_dir, const char *old_name, int new_dir, const char *new_name, unsigned flags)
+/* A directory that changes its parent must be writable, which is for the kernel to see to, not for the host. */
+int lfs_rename_at(struct lfs_server *server, int old_dir, const char *old_name, int new_dir, const char *new_name, unsigned flags)
 {
-	return syscall(SYS_renameat2, old_dir, old_name, new_dir, new_name, flags) < 0 ? -errno : 0;
+	struct lfs_lent lent, other = {0};
+	int rc = syscall(SYS_renameat2, old_dir, old_name, new_dir, new_name, flags) < 0 ? -errno : 0;
+	if (rc != -EACCES || server->rights.override)
+		return rc;
+	lfs_lend(server, old_dir, old_name, &lent);
+	if (flags & RENAME_EXCHANGE)
+		lfs_lend(server, new_dir, new_name, &other);
+	rc = syscall(SYS_renameat2, old_dir, old_name, new_dir, new_name, flags) < 0 ? -errno : 0;
+	lfs_take_back(server, rc < 0 ? old_dir : new_dir, rc < 0 ? old_name : new_name, &lent);
+	lfs_take_back(server, rc < 0 ? new_dir : old_dir, rc < 0 ? new_name : old_name, &other);
+	return rc;
 }
 
 /* --- whiteouts: hard links to one shared inode --- */
@@ -470,7 +543,7 @@ static int make_shared(struct lfs_server *server)
 			return -errno;
 		upper->alternate = true;
 	}
-	LFS_AUTO_FD fd = openat(upper->scratch, SHARED_WHITEOUT, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0);
+	LFS_AUTO_FD fd = openat(upper->scratch, SHARED_WHITEOUT, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	return fd < 0 ? -errno : lfs_mark_set(server, upper->scratch, SHARED_WHITEOUT, "whiteout", "y", 1);
 }
 
@@ -520,7 +593,7 @@ int lfs_whiteout_put(struct lfs_server *server, struct lfs_node *dir, const char
 		return 0;
 	if ((rc = lfs_whiteout_make(server, temp)) < 0)
 		return rc;
-	rc = lfs_rename_at(scratch, temp, fd, name, 0);
+	rc = lfs_rename_at(server, scratch, temp, fd, name, 0);
 	unlinkat(scratch, temp, 0); /* rename leaves it when the name is a link to the same inode */
 	return rc;
 }
