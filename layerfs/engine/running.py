@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from layerfs.engine.points import clear_points, make_points
 from layerfs.engine.state import KILLED, State
 from layerfs.engine.surroundings import cgroups, clear
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
+from layerfs.store.trash import remove_tree
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
@@ -92,7 +92,7 @@ def _entered(box: Container, engine: str | None) -> Iterator[tuple[Path, int, Pl
 
 
 def _give_back(box: Container, home: Path, lock: int, place: Place) -> None:
-    shutil.rmtree(place.files, ignore_errors=True)
+    remove_tree(place.files)
     try:
         if _alone(lock):
             _leave(box, home)
@@ -189,7 +189,7 @@ def _leave(box: Container, home: Path) -> None:
         (home / "mount").unlink(missing_ok=True)
     for path in home.iterdir():
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
 
 
 class Record:

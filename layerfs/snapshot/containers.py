@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from layerfs.store.durable import writing
 from layerfs.store.index import Txn
 from layerfs.store.leases import NEWBORN_SECONDS
 from layerfs.store.root import StoreRoot
+from layerfs.store.trash import remove_tree
 
 __all__ = ["ContainerRecord", "Containers"]
 
@@ -104,7 +104,7 @@ class Containers:
                 self._take_name(txn, chosen, id)
                 txn.put_json(_TABLE, id.encode(), record.row())
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
             raise
         return record
 
@@ -257,16 +257,7 @@ def _age(path: Path) -> float:
 
 
 def _remove_tree(path: Path) -> None:
-    """Also what has mode 0 (the kernel's work directories)."""
-
-    def retry(function: Callable[..., Any], name: str, _: Any) -> None:
-        with contextlib.suppress(OSError):
-            Path(name).parent.chmod(0o700)
-            Path(name).chmod(0o700)
-            function(name)
-
-    shutil.rmtree(path, onerror=retry)
-    if os.path.lexists(path):
-        shutil.rmtree(path, ignore_errors=True)
+    """Raises StoreError when something stays."""
+    remove_tree(path)
     if os.path.lexists(path):
         raise StoreError("could not be removed", path=str(path))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from layerfs.layer.tree import Tree
+from layerfs.store.trash import remove_tree
 from layerfs.union.format import TREE_INO, TRUSTED, decode_origin, encode_origin, is_whiteout
 from layerfs.union.upper import SCRATCH, links_name, open_upper
 
@@ -30,12 +30,12 @@ def settle(tree: Tree, upper: Path, work: Path, frozen: Sequence[Path] = (), *, 
     ours = keep_index and _mark(upper, TRUSTED.name(b"origin")) == encode_origin(tree.subject[:16], tree.root.nid)
     if index.exists() and not ours:
         _adopt(index, work / SCRATCH, tree.subject[:16])
-        shutil.rmtree(index)
+        remove_tree(index)
         _drop(upper, TRUSTED.name(b"origin"))
     if _has_entries(work / SCRATCH):
         with contextlib.closing(open_upper(tree, None, upper, work, frozen)):
             pass  # opening finishes what it finds there
-    shutil.rmtree(work / "work" / "incompat", ignore_errors=True)
+    remove_tree(work / "work" / "incompat")
 
 
 def _adopt(index: Path, scratch: Path, uuid: bytes) -> None:

@@ -57,6 +57,7 @@ def remove_tree(path: Path) -> int:
             target = found if directory == path else path / f".layerfs-removed-{number:x}"
             with contextlib.suppress(OSError):
                 if target != found:
+                    _open_up(found)
                     found.rename(target)
                 pending.append(target)
         if directory != path:
@@ -67,12 +68,16 @@ def remove_tree(path: Path) -> int:
     return freed
 
 
+def _open_up(directory: Path) -> None:
+    """An ordinary user can neither empty nor move a directory whose mode keeps him out."""
+    with contextlib.suppress(OSError):
+        if directory.lstat().st_mode & 0o700 != 0o700:
+            directory.chmod(0o700)
+
+
 def _clear(directory: Path, device: int) -> tuple[int, list[Path]]:
     """Unlinks the files of a directory: (bytes given back, its directories on the same file system)."""
-    with contextlib.suppress(OSError):
-        status = directory.lstat()
-        if status.st_mode & 0o700 != 0o700:
-            directory.chmod(0o700)
+    _open_up(directory)
     freed, directories = 0, []
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:

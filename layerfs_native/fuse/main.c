@@ -67,7 +67,8 @@ static void *await_signal(void *context)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigwait(&set, &signal);
-	lfs_unmount(server, true);
+	if (lfs_unmount(server, true) < 0)
+		_exit(1); /* nobody can be found who sees the mount, or we may not: it answers ENOTCONN from now on */
 	sigwait(&set, &signal); /* asked again while somebody still uses it: end now */
 	_exit(0);
 }

@@ -96,25 +96,25 @@ static int open_namespace(const struct lfs_server *server)
 	return found;
 }
 
-static void unmount_here(struct lfs_server *server, bool lazy)
+static int unmount_here(struct lfs_server *server, bool lazy)
 {
-	umount2(server->options.target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0));
+	int rc = umount2(server->options.target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0));
+	return rc < 0 && errno != EINVAL ? -errno : 0; /* EINVAL: somebody was faster */
 }
 
-void lfs_unmount(struct lfs_server *server, bool lazy)
+int lfs_unmount(struct lfs_server *server, bool lazy)
 {
-	if (server->by_program) {
-		lfs_fusermount_undo(server, lazy);
-		return;
-	}
-	if (server->own_namespace < 0) { /* never left */
-		unmount_here(server, lazy);
-		return;
-	}
+	if (server->by_program)
+		return lfs_fusermount_undo(server, lazy);
+	if (server->own_namespace < 0) /* never left */
+		return unmount_here(server, lazy);
 	LFS_AUTO_FD namespace = open_namespace(server);
-	if (namespace < 0 || unshare(CLONE_FS) < 0 || setns(namespace, CLONE_NEWNS) < 0)
-		return;
-	unmount_here(server, lazy);
+	if (namespace < 0)
+		return namespace;
+	if (unshare(CLONE_FS) < 0 || setns(namespace, CLONE_NEWNS) < 0)
+		return -errno;
+	int rc = unmount_here(server, lazy);
 	setns(server->own_namespace, CLONE_NEWNS); /* a thread that stayed would keep the caller's alive */
 	(void)!fchdir(server->upper.links);
+	return rc;
 }

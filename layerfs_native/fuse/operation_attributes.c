@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "server.h"
 
@@ -194,10 +195,20 @@ int lfs_op_getxattr(struct lfs_request *request)
 	return reply_sized(request, lfs_ids_show_xattr(request->server, request->node, name, request->out, room), in.size);
 }
 
-/* Names below trusted. are for those with CAP_SYS_ADMIN; the kernel does not see to that here, and tells us only the process. */
+static bool same_user_namespace(const struct lfs_server *server, uint32_t process)
+{
+	char path[32], theirs[64] = {0}, ours[64] = {0};
+	snprintf(path, sizeof path, "%u/ns/user", process);
+	return readlinkat(server->proc, path, theirs, sizeof theirs - 1) > 0 && readlinkat(server->proc, "self/ns/user", ours, sizeof ours - 1) > 0 &&
+	       !strcmp(theirs, ours);
+}
+
+/* Names below trusted. are for those with CAP_SYS_ADMIN on the host; the kernel does not see to that here, and tells us only the process. */
 static bool sees_trusted(const struct lfs_request *request)
 {
 	char path[32], text[4096];
+	if (!request->server->rights.host || !same_user_namespace(request->server, request->header.pid))
+		return false;
 	snprintf(path, sizeof path, "%u/status", request->header.pid);
 	LFS_AUTO_FD fd = request->header.pid ? openat(request->server->proc, path, O_RDONLY | O_CLOEXEC) : LFS_NO_FD;
 	ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);

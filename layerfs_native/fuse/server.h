@@ -507,7 +507,7 @@ void lfs_thread_start(struct lfs_server *server);  /* a thread's own working dir
 
 /* --- mounting.c --- */
 int lfs_mount(struct lfs_server *server, struct lfs_error *error);
-void lfs_unmount(struct lfs_server *server, bool lazy);
+int lfs_unmount(struct lfs_server *server, bool lazy);
 void lfs_leave_namespace(struct lfs_server *server);
 int lfs_fusermount(struct lfs_server *server, struct lfs_error *error);
 int lfs_fusermount_undo(struct lfs_server *server, bool lazy);
