@@ -32,6 +32,7 @@ __all__ = [
     "busy_processes",
     "detach",
     "detached",
+    "device_users",
     "entry_of",
     "mount_table",
     "overlay",
@@ -185,9 +186,13 @@ def _unmount(target: Path, lazy: bool) -> None:
 def busy_processes(target: Path, *, limit: int = 3) -> list[str]:
     """Some processes with a working directory, root or open file in the mount, as `name (pid)`: a hint, not a proof."""
     try:
-        device = target.stat().st_dev
+        return device_users(target.stat().st_dev, limit=limit)
     except OSError:
         return []
+
+
+def device_users(device: int, *, limit: int = 3) -> list[str]:
+    """The same for a file system by its device number, wherever it is mounted; mapped files count too."""
     found: list[str] = []
     for process in Path("/proc").iterdir():
         if len(found) < limit and process.name.isdigit() and _uses(process, device):
@@ -199,6 +204,8 @@ def busy_processes(target: Path, *, limit: int = 3) -> list[str]:
 def _uses(process: Path, device: int) -> bool:
     try:
         links = [process / "cwd", process / "root", *(process / "fd").iterdir()]
+        if f" {os.major(device):02x}:{os.minor(device):02x} " in (process / "maps").read_text(errors="replace"):
+            return True
     except OSError:
         return False
     for link in links:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import select
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from layerfs.store.root import StoreRoot
 __all__ = ["ENGINES", "MountHandle", "Writable", "mount_tree", "unmount"]
 
 ENGINES = ("kernel", "native", "python")
-_END_SECONDS, _PATIENCE = 10, 2.0
+_END_SECONDS, _COPIED_SECONDS, _PATIENCE = 10, 1.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,10 +283,11 @@ def _unmount(root: StoreRoot, id: str, *, lazy: bool) -> None:
         return
     record = records[0]
     source = source_of(id).encode()
-    for entry in reversed([each for each in mount.mount_table() if each.source == source]):
+    entries = [each for each in mount.mount_table() if each.source == source]
+    for entry in reversed(entries):
         _detach(Path(os.fsdecode(entry.target)), lazy)
     if record.engine in SERVED and not lazy:
-        _await_end(record)
+        _await_end(record, os.makedev(*map(int, entries[0].device.split(":"))) if entries else None)
     if record.made:
         with contextlib.suppress(OSError):
             Path(record.target).rmdir()
@@ -304,7 +306,8 @@ def _detach(target: Path, lazy: bool) -> None:
             time.sleep(patience)
 
 
-def _await_end(record: MountRecord) -> None:
+def _await_end(record: MountRecord, device: int | None) -> None:
+    """A mount namespace that somebody copied meanwhile holds the mount too: it ends all the same where nobody uses it."""
     if record.pid == os.getpid():
         return
     try:
@@ -312,10 +315,22 @@ def _await_end(record: MountRecord) -> None:
     except ProcessLookupError:
         return
     try:
-        if process_start(record.pid) == record.pid_start and not select.select([server], [], [], _END_SECONDS)[0]:
-            raise MountError(f"unmounted, but the server (pid {record.pid}) has not ended", path=record.target)
+        if process_start(record.pid) != record.pid_start or _ended(server, _COPIED_SECONDS):
+            return
+        users = mount.device_users(device) if device is not None else []
+        if users:
+            raise InUse(f"in use in another mount namespace by {', '.join(users)}", path=record.target)
+        for patience in (0.5, _END_SECONDS):  # the first one asks it to unmount, the second one to end
+            signal.pidfd_send_signal(server, signal.SIGTERM)
+            if _ended(server, patience):
+                return
+        raise MountError(f"unmounted, but the server (pid {record.pid}) has not ended", path=record.target)
     finally:
         os.close(server)
+
+
+def _ended(server: int, seconds: float) -> bool:
+    return bool(select.select([server], [], [], seconds)[0])
 
 
 def supported(engine: str) -> bool:

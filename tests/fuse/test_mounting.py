@@ -343,6 +343,30 @@ def test_a_mount_in_another_namespace_keeps_the_container(
     eventually(lambda: MountTable(store).live() == [])
 
 
+@servers
+@pytest.mark.parametrize("used", [False, True])
+def test_an_unmount_ends_copies_in_other_namespaces_that_nobody_uses(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable, used: bool
+) -> None:
+    handle = mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box)
+    words = ["sh", "-c", f"cd {tmp_path / 'm'} && echo in && sleep 60"] if used else ["sh", "-c", "echo in && sleep 60"]
+    command = ["unshare", "--mount", "--propagation", "private", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == b"in\n"
+            server = server_of(store)
+            if used:
+                with pytest.raises(InUse, match=r"another mount namespace by (sh|sleep)"):
+                    handle.unmount()
+                assert process_start(server) is not None
+            else:
+                handle.unmount()
+                assert process_start(server) is None
+        finally:
+            os.killpg(other.pid, signal.SIGKILL)
+    eventually(lambda: MountTable(store).live() == [])
+
+
 # --- what a kernel mount leaves ----------------------------------------------------------------------------------
 
 
