@@ -307,7 +307,7 @@ def _detach(target: Path, lazy: bool) -> None:
 
 
 def _await_end(record: MountRecord, device: int | None) -> None:
-    """A mount namespace that somebody copied meanwhile holds the mount too: it ends all the same where nobody uses it."""
+    """A mount namespace that somebody copied meanwhile holds the mount too; where nobody uses it, it ends with ours."""
     if record.pid == os.getpid():
         return
     try:
