@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "server.h"
@@ -128,9 +129,9 @@ static int open_data(struct lfs_server *server, struct lfs_node *node, bool writ
 {
 	struct lfs_inode inode;
 	struct lfs_file *file = node->file;
-	int fd;
+	int fd, flags = O_RDWR | (server->options.mount_flags & MS_NOATIME ? O_NOATIME : 0);
 	if (bytes_are_upper(node)) {
-		fd = server->writable ? lfs_entry_open(server, node, O_RDWR | O_NOATIME) : -EACCES;
+		fd = server->writable ? lfs_entry_open(server, node, flags) : -EACCES;
 		file->fd_writable = fd >= 0;
 		if (fd == -EPERM || fd == -EACCES || fd == -ETXTBSY)
 			fd = write ? fd : lfs_entry_open(server, node, O_RDONLY);

@@ -53,9 +53,9 @@ int lfs_lower_open(struct lfs_server *server, struct lfs_error *error)
 		return rc;
 	if (lfs_image_slots(&lower->image) > UINT32_MAX) /* nodes keep a nid in 32 bits: 128 GiB of names */
 		return lfs_fail(error, -EFBIG, "%s: a tree file of more than 128 GiB", server->options.tree);
-	lower->objects = open(server->options.objects, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	lower->objects = lfs_view_store(server->options.objects);
 	if (lower->objects < 0)
-		return lfs_fail(error, -errno, "%s: %s", server->options.objects, strerror(errno));
+		return lfs_fail(error, lower->objects, "%s: %s", server->options.objects, strerror(-lower->objects));
 	return open_packs(server, error);
 }
 

@@ -47,7 +47,7 @@ static const struct flag_key flags[] = {
 static const struct {
 	const char *key;
 	unsigned long flag;
-} mount_flags[] = {{"nosuid", MS_NOSUID}, {"nodev", MS_NODEV}, {"noexec", MS_NOEXEC}, {"noatime", MS_NOATIME}};
+} mount_flags[] = {{"nosuid", MS_NOSUID}, {"nodev", MS_NODEV}, {"noexec", MS_NOEXEC}, {"noatime", MS_NOATIME}, {"nodiratime", MS_NODIRATIME}, {"strictatime", MS_STRICTATIME}};
 
 static int set_option(struct lfs_options *options, const char *key, const char *value, struct lfs_error *error)
 {

@@ -6,6 +6,7 @@
  * lower.c        the mapped tree, packs, objects                  upper.c     the writable directory: descriptors, marks
  * quota.c        limits of the upper directory                    idmap.c     ids as stored and as shown
  * rights.c       what the host allows us                        fusermount.c  mounting as an ordinary user
+ * view.c         the host's directories, through mounts of our own
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
  * stats.c        what is counted                                  flags.c     immutable, append-only; what they forbid
  *
@@ -212,6 +213,10 @@ int lfs_low_open(const struct lfs_server *server, const struct lfs_content *cont
 int lfs_low_links(struct lfs_server *server, uint64_t nid, const struct lfs_link **links, size_t *count);
 int lfs_low_dir_place(struct lfs_server *server, uint64_t nid, struct lfs_link *place); /* of a directory; -ENOENT for the root */
 int lfs_low_path(struct lfs_server *server, uint64_t dir, struct lfs_bytes name, char *out, size_t size); /* "/a/b"; length */
+
+/* --- view.c: the host's directories --- */
+int lfs_view_store(const char *path); /* owned, or -errno */
+int lfs_view_upper(const struct lfs_options *options, int *upper, int *work, struct lfs_error *error); /* owned; work: -1 if there is none */
 
 /* --- upper.c --- */
 #define LFS_KEPT_DIRS 128

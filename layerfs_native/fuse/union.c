@@ -246,12 +246,12 @@ int lfs_attr(struct lfs_server *server, struct lfs_node *node, struct fuse_attr 
 		return attr_of_split(server, node, attr);
 	if (!(node->flags & LFS_HERE)) {
 		int rc = lfs_low_attr(server, node->low, attr);
-		if (rc < 0 || lfs_node_is_dir(node))
-			return rc;
-		if (node->flags & LFS_UNLINKED) {
+		if (rc >= 0 && node->flags & LFS_UNLINKED) {
 			attr->nlink = 0;
 			return 0;
 		}
+		if (rc < 0 || lfs_node_is_dir(node))
+			return rc;
 		return attr->nlink > 1 && server->upper.present ? low_links_left(server, node, &attr->nlink) : 0;
 	}
 	int rc = lfs_entry_stat(server, node, &status);

@@ -22,9 +22,7 @@
 
 static int open_scratch(struct lfs_server *server, struct lfs_error *error)
 {
-	int work = server->upper.work = open(server->options.work, DIR_FLAGS);
-	if (work < 0)
-		return lfs_fail(error, -errno, "%s: %s", server->options.work, strerror(errno));
+	int work = server->upper.work;
 	if (mkdirat(work, "scratch", 0700) < 0 && errno != EEXIST)
 		return lfs_fail(error, -errno, "%s/scratch: %s", server->options.work, strerror(errno));
 	server->upper.scratch = openat(work, "scratch", DIR_FLAGS);
@@ -71,12 +69,12 @@ int lfs_upper_open(struct lfs_server *server, struct lfs_error *error)
 		return lfs_fail(error, -errno, "/proc/self/fd: %s", strerror(errno));
 	if (!server->options.upper)
 		return 0;
-	upper->root = open(server->options.upper, DIR_FLAGS);
-	if (upper->root < 0)
-		return lfs_fail(error, -errno, "%s: %s", server->options.upper, strerror(errno));
+	int rc = lfs_view_upper(&server->options, &upper->root, &upper->work, error);
+	if (rc < 0)
+		return rc;
 	upper->present = true;
 	choose_marks(server);
-	int rc = server->writable ? open_scratch(server, error) : 0;
+	rc = server->writable ? open_scratch(server, error) : 0;
 	return rc < 0 ? rc : adopt_root(server, error);
 }
 

@@ -27,8 +27,11 @@ def link_descriptor(fd: int, new: Path) -> None:
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
-    arguments = ctypes.c_int(fd), ctypes.c_int(_KEEP_SIZE | _PUNCH_HOLE), ctypes.c_long(offset), ctypes.c_long(length)
-    if LIBC.fallocate(*arguments) < 0:
+    fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    if LIBC.fallocate(ctypes.c_int(fd), ctypes.c_int(mode), ctypes.c_long(offset), ctypes.c_long(length)) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

@@ -1,8 +1,8 @@
 """The implementations that the suite runs on: each mounts layers with one writable directory.
 
-`python`, `kernel` and `native` are layerfs's engines, `uring` is `native` over io_uring; `overlayfs` is the kernel's
-own with its default options over unpacked copies of the same layers: the reference, whose known divergences are marked
-on the tests.
+`python`, `kernel` and `native` are layerfs's engines, `uring` is `native` over io_uring, `native-plain` the same without
+optional features; `overlayfs` is the kernel's own with its default options over unpacked copies of the same layers: the
+reference, whose known divergences are marked on the tests.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from trees import Entry, Shelf
 from layerfs import mount
 from layerfs.layer.tree import Tree
 from layerfs.snapshot import MountHandle, MountTable, Writable, mount_tree
+from layerfs.snapshot.native import SWITCHES, start_native
 from layerfs.snapshot.settle import settle
 from layerfs.store.root import StoreRoot
 from layerfs.union import Contents, Union
@@ -133,6 +135,36 @@ class UringWorld(NativeWorld):
             return super().mount_with(engine)
 
 
+class PlainNativeWorld(NativeWorld):
+    """The same with every feature switched off that a kernel need not offer: no passthrough, no caches."""
+
+    name = "native-plain"
+    pid = 0
+
+    def mount_with(self, engine: str) -> Path:
+        if engine != self.engine:
+            return super().mount_with(engine)
+        settle(self.tree, self.upper, self.work)
+        orders = {
+            "tree": str(self.tree.path),
+            "packs": str(self.store.path / "packs"),
+            "objects": str(self.store.path / "objects"),
+            "target": str(self.root),
+            "name": f"layerfs:{self.home.name}",
+            "upper": str(self.upper),
+            "work": str(self.work),
+        }
+        self.pid = start_native(orders, ["volatile", *(set(SWITCHES) - {"strict"})])
+        return self.root
+
+    def unmount(self) -> None:
+        super().unmount()
+        pid, self.pid = self.pid, 0
+        if pid:
+            mount.detach(self.root)
+            await_end(pid)
+
+
 class OverlayWorld(World):
     name = "overlayfs"
     reference = True
@@ -160,6 +192,14 @@ class OverlayWorld(World):
             mount.detach(self.root)
             self._mounted = False
             shutil.rmtree(self.work / "work" / "incompat", ignore_errors=True)
+
+
+def await_end(pid: int) -> None:
+    """Until a server that was unmounted is gone, and has let go of its files."""
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}/exe").exists():
+        assert time.monotonic() < deadline, "the server outlives its mount"
+        time.sleep(0.005)
 
 
 def unpack(root: Path, entries: Sequence[Entry]) -> None:
@@ -201,9 +241,8 @@ def make(root: Path, path: Path, entry: Entry) -> None:
         path.chmod(entry.mode)
 
 
-WORLDS: dict[str, type[World]] = {
-    world.name: world for world in (PythonWorld, KernelWorld, NativeWorld, UringWorld, OverlayWorld)
-}
+_ALL: tuple[type[World], ...] = (PythonWorld, KernelWorld, NativeWorld, UringWorld, PlainNativeWorld, OverlayWorld)
+WORLDS: dict[str, type[World]] = {world.name: world for world in _ALL}
 
 
 # --- comparing trees ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import random
@@ -288,6 +289,53 @@ def test_opening_with_o_trunc_changes_the_time_also_of_an_empty_file(box: Box, n
     """dpkg opens its lock like this."""
     os.close(os.open(box.root / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC))
     assert (box.root / name).stat().st_mtime > 1_600_000_000
+
+
+def read_twice(path: Path) -> tuple[bool, bool]:
+    """Whether the first read since a change sets the access time, and whether the next one does."""
+    seen = [path.stat().st_atime_ns]
+    for _ in range(2):
+        time.sleep(0.011)
+        path.read_bytes()
+        seen.append(path.stat().st_atime_ns)
+    return seen[1] > seen[0], seen[2] > seen[1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [(None, (True, False)), ("noatime", (False, False)), ("strictatime", (True, True))],
+    ids=["relatime", "noatime", "strictatime"],
+)
+def test_access_times_follow_the_mounts_own_rule(
+    make: Callable[..., Box], rule: str | None, expected: tuple[bool, bool]
+) -> None:
+    """xfstests generic/003 and 120: passthrough reads followed the rule of the host's mount."""
+    box = make(*([rule] if rule else []))
+    (box.mount() / "new").write_bytes(b"x" * 5000)
+    os.utime(box.root / "new", ns=(1, 10**18))
+    box.remount()
+    assert read_twice(box.root / "new") == expected
+
+
+def test_reading_changes_nothing_in_the_store(box: Box) -> None:
+    objects = [path for path in box.shelf.objects.rglob("*") if path.is_file()]
+    for path in objects:
+        os.utime(path, ns=(1, 10**18))
+    for name in ("big", "middle", "b1"):
+        (box.root / name).read_bytes()
+    assert {path.stat().st_atime_ns for path in objects} == {1}
+
+
+def test_changing_flags_changes_the_time(box: Box) -> None:
+    """xfstests generic/277."""
+    path = box.root / "small"
+    path.chmod(0o600)
+    before = path.stat().st_ctime_ns
+    time.sleep(0.011)
+    with path.open("rb") as stream:
+        flags = struct.unpack("i", fcntl.ioctl(stream, 0x80086601, bytes(4)))[0]  # FS_IOC_GETFLAGS
+        fcntl.ioctl(stream, 0x40086602, struct.pack("i", flags | 0x80))  # FS_IOC_SETFLAGS, FS_NOATIME_FL
+    assert path.stat().st_ctime_ns > before
 
 
 def test_lower_files_have_holes_where_the_object_has(box: Box) -> None:

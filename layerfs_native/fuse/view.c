@@ -1,0 +1,102 @@
+/* Host directories are opened through mounts of our own, which nobody else sees. The kernel and the host take access times by the rules of
+ * the mount that a file was opened through, also where the kernel reads a backing file without us: so these have our mount's rules, whatever
+ * the host's mount says, and reading never changes the store. Where such mounts cannot be had, the host's own do. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "server.h"
+
+#define DIR_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
+/* linux/mount.h, which does not go with sys/mount.h */
+enum { VIEW_CLONE = 1, VIEW_RDONLY = 0x1, VIEW_ATIME = 0x70, VIEW_NOATIME = 0x10, VIEW_STRICTATIME = 0x20, VIEW_NODIRATIME = 0x80 };
+struct view_attributes {
+	uint64_t set, clear, propagation, userns;
+};
+
+static uint64_t access_times(const struct lfs_options *options)
+{
+	uint64_t rule = options->mount_flags & MS_NOATIME ? VIEW_NOATIME : options->mount_flags & MS_STRICTATIME ? VIEW_STRICTATIME : 0;
+	return rule | (options->mount_flags & MS_NODIRATIME ? VIEW_NODIRATIME : 0);
+}
+
+/* The directory at the root of a mount of its own: an owned descriptor, or -errno. */
+static int open_view(const char *path, uint64_t attributes)
+{
+	const struct view_attributes wanted = {attributes, VIEW_ATIME | VIEW_NODIRATIME, 0, 0};
+	LFS_AUTO_FD fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, VIEW_CLONE | O_CLOEXEC);
+	if (fd < 0 || syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &wanted, sizeof wanted) < 0)
+		return -errno;
+	return lfs_steal_fd(&fd);
+}
+
+int lfs_view_store(const char *path)
+{
+	int fd = open_view(path, VIEW_RDONLY | VIEW_NOATIME);
+	if (fd < 0)
+		fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/* The length of the directory that both paths are below of, without its last slash. */
+static size_t common_part(const char *first, const char *second)
+{
+	size_t common = 0;
+	for (size_t i = 0; first[i] && first[i] == second[i]; i++)
+		if (first[i] == '/')
+			common = i;
+	return common;
+}
+
+/* What `path` is below the first `size` bytes, if it is the same directory there: a mount in between is not seen. */
+static int open_below(int view, const char *path, size_t size)
+{
+	struct stat inside, outside;
+	LFS_AUTO_FD fd = openat(view, path + size + 1, DIR_FLAGS);
+	if (fd < 0 || fstat(fd, &inside) < 0 || stat(path, &outside) < 0)
+		return -errno;
+	return inside.st_dev == outside.st_dev && inside.st_ino == outside.st_ino ? lfs_steal_fd(&fd) : -EXDEV;
+}
+
+/* Both through one mount, as entries are moved between them. */
+static int open_pair(const struct lfs_options *options, int *upper, int *work)
+{
+	char first[PATH_MAX], second[PATH_MAX];
+	if (!realpath(options->upper, first) || !realpath(options->work, second))
+		return -errno;
+	size_t size = common_part(first, second);
+	char *parent = strndup(first, size ? size : 1);
+	LFS_AUTO_FD view = parent ? open_view(parent, access_times(options)) : -ENOMEM;
+	free(parent);
+	LFS_AUTO_FD one = view < 0 ? view : open_below(view, first, size), two = view < 0 ? view : open_below(view, second, size);
+	if (one < 0 || two < 0)
+		return -EXDEV;
+	*upper = lfs_steal_fd(&one);
+	*work = lfs_steal_fd(&two);
+	return 0;
+}
+
+int lfs_view_upper(const struct lfs_options *options, int *upper, int *work, struct lfs_error *error)
+{
+	*upper = *work = LFS_NO_FD;
+	if (options->work && open_pair(options, upper, work) == 0)
+		return 0;
+	*upper = open(options->upper, DIR_FLAGS);
+	if (*upper < 0)
+		return lfs_fail(error, -errno, "%s: %s", options->upper, strerror(errno));
+	*work = options->work ? open(options->work, DIR_FLAGS) : LFS_NO_FD;
+	return options->work && *work < 0 ? lfs_fail(error, -errno, "%s: %s", options->work, strerror(errno)) : 0;
+}
