@@ -227,8 +227,10 @@ int lfs_op_lseek(struct lfs_request *request)
 	struct lfs_node *node;
 	int fd;
 	memcpy(&in, request->args, sizeof in);
-	if ((in.whence != SEEK_DATA && in.whence != SEEK_HOLE) || in.offset > INT64_MAX)
+	if (in.whence != SEEK_DATA && in.whence != SEEK_HOLE)
 		return -EINVAL;
+	if (in.offset > INT64_MAX)
+		return -ENXIO; /* a negative one is out of the file, as any other file system has it */
 	int rc = begin(request, request->header.nodeid, false, &node, &content, &fd);
 	if (rc < 0)
 		return rc;
