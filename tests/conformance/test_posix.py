@@ -311,7 +311,9 @@ def test_fallocate_refuses_what_makes_no_sense(world: World) -> None:
 
 
 @base
-@pytest.mark.diverges("python", "native", "native-plain", reason="the kernel's FUSE has no collapse and insert")
+@pytest.mark.diverges(
+    "python", "native", "uring", "native-plain", reason="the kernel's FUSE has no collapse and insert"
+)
 def test_fallocate_collapses_and_inserts(world: World) -> None:
     path = world.root / "new"
     data = new_file(path)
