@@ -201,6 +201,8 @@ int lfs_op_ioctl(struct lfs_request *request)
 	if (set)
 		memcpy(data, request->args + sizeof in, form.size);
 	int rc = set ? set_flags(server, node, in.cmd, &form, data) : get_flags(server, node, in.cmd, &form, data);
+	if (set && rc >= 0)
+		lfs_notify_attr(server, node); /* its ctime changed, of which the kernel does not know */
 	if (rc < 0)
 		return rc;
 	*(struct fuse_ioctl_out *)request->out = (struct fuse_ioctl_out){0};

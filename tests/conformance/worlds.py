@@ -1,7 +1,7 @@
 """The implementations that the suite runs on: each mounts layers with one writable directory.
 
-`python`, `kernel` and `native` are layerfs's engines, `uring` is `native` over io_uring, `native-plain` the same without
-optional features; `overlayfs` is the kernel's own with its default options over unpacked copies of the same layers: the
+`python`, `kernel` and `native` are layerfs's engines, `uring` is `native` over io_uring, `native-plain` without every
+optional feature; `overlayfs` is the kernel's own with its default options over unpacked copies of the same layers: the
 reference, whose known divergences are marked on the tests.
 """
 
