@@ -241,7 +241,7 @@ static uint8_t choose_mode(struct lfs_server *server, const struct lfs_node *nod
 	if (!server->passthrough)
 		return LFS_MODE_CACHED;
 	if (bytes_are_upper(node))
-		return server->quota.on || node->flags & LFS_APPEND ? LFS_MODE_CACHED : LFS_MODE_PASS_UPPER; /* the limits would not hold */
+		return server->options.size_limit || node->flags & LFS_APPEND ? LFS_MODE_CACHED : LFS_MODE_PASS_UPPER; /* the limits would not hold */
 	return !write && may_pass_lower(server, node) ? LFS_MODE_PASS_LOWER : LFS_MODE_CACHED;
 }
 

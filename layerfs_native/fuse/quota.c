@@ -1,6 +1,6 @@
 /* The limits of the writable layer. `used` follows what the upper directory takes on the disk (st_blocks, as du counts) and how many inodes
  * it has: each change weighs what it touched, before and after. A write reserves what it may allocate at most before it is done; only when
- * that does not fit is the file asked where it has holes. Files are therefore never passed through for writing.
+ * that does not fit is the file asked where it has holes. With a limit of bytes upper files are therefore never passed through.
  *
  * Whiteouts are links to one inode and are not counted; the directories that hold them are. Entries without a name count until nobody has
  * them open. A clean end leaves the numbers in the work directory, good for the next mount in the same run of the machine. */
@@ -485,14 +485,15 @@ static bool load(struct lfs_server *server)
 		return false;
 	quota->used = strtoll(text + size, &end, 10);
 	quota->inodes = strtoll(end, &end, 10);
-	return *end == '\n' && quota->used >= 0 && quota->inodes > 0;
+	return *end == '\n' && (quota->used >= 0 || !server->options.size_limit) && quota->inodes > 0;
 }
 
 static void save(struct lfs_server *server)
 {
 	const struct lfs_quota *quota = &server->quota;
 	char text[256];
-	int size = snprintf(text, sizeof text, "%s %lld %lld\n", quota->signature, (long long)quota->used, (long long)quota->inodes);
+	long long used = server->options.size_limit ? (long long)quota->used : -1; /* what went past us is not in it */
+	int size = snprintf(text, sizeof text, "%s %lld %lld\n", quota->signature, used, (long long)quota->inodes);
 	LFS_AUTO_FD fd = openat(server->upper.work, SAVED, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd >= 0 && write(fd, text, (size_t)size) != size)
 		unlinkat(server->upper.work, SAVED, 0);
