@@ -63,7 +63,7 @@ static int free_place(struct lfs_server *server, struct lfs_node *dir, struct lf
 static bool may_be_free(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, struct place *place)
 {
 	if (!server->writable || name.size > LFS_NAME_MAX || !lfs_node_is_dir(dir) || (dir->flags & (LFS_HERE | LFS_UNLINKED)) != LFS_HERE ||
-	    lfs_name_find(server, dir, name) || lfs_low_shows(server, dir, name))
+	    lfs_name_find(server, dir, name) || lfs_low_shows(server, dir, name) || lfs_may_add(server, dir) < 0)
 		return false;
 	memcpy(place->text, name.data, name.size);
 	place->text[name.size] = 0;
