@@ -24,8 +24,9 @@ int lfs_nodes_init(struct lfs_server *server)
 	nodes->same_slots = calloc(1u << FIRST_BITS, sizeof *nodes->same_slots);
 	if (!nodes->hash || !nodes->same || !nodes->same_slots)
 		return -ENOMEM;
-	if (getrandom(nodes->seed, sizeof nodes->seed, 0) != sizeof nodes->seed)
-		return -EIO;
+	if (getrandom(nodes->seed, sizeof nodes->seed, 0) != sizeof nodes->seed ||
+	    getrandom(&nodes->generation, sizeof nodes->generation, 0) != sizeof nodes->generation)
+		return -EIO; /* generations start anywhere, so that no file handle of an earlier mount means another file of this one */
 	int rc = lfs_node_new(server, S_IFDIR, &nodes->root);
 	if (rc < 0)
 		return rc;
