@@ -54,6 +54,11 @@ class World:
         self.unmount()
         return self.mount()
 
+    @property
+    def server(self) -> int | None:
+        """The process that serves the mount; None: the kernel does."""
+        return None
+
     def in_upper(self, path: str) -> os.stat_result | None:
         with suppress(FileNotFoundError, NotADirectoryError):
             return (self.upper / path).lstat()
@@ -100,6 +105,12 @@ class EngineWorld(World):
             self.store, self.tree, engine=engine, target=self.root, writable=writable, options=("volatile",)
         )
         return self.root
+
+    @property
+    def server(self) -> int | None:
+        return next(
+            (r.pid for r in self.table.records() if r.container == str(self.home) and r.engine != "kernel"), None
+        )
 
     def union(self) -> Union:
         """The union in this process; nothing may be mounted."""
@@ -156,6 +167,10 @@ class PlainNativeWorld(NativeWorld):
         }
         self.pid = start_native(orders, ["volatile", *(set(SWITCHES) - {"strict"})])
         return self.root
+
+    @property
+    def server(self) -> int | None:
+        return self.pid or super().server
 
     def unmount(self) -> None:
         super().unmount()

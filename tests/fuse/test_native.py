@@ -490,7 +490,7 @@ def test_thousands_of_open_files_take_few_descriptors(box: Box) -> None:
             os.close(fd)
 
 
-def test_memory_and_descriptors_follow_forget(make: Callable[..., Box]) -> None:
+def test_report_8_memory_and_descriptors_follow_forget(make: Callable[..., Box]) -> None:
     """fuse-overlayfs#210."""
     box = make()
     box.mount()
