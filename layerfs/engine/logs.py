@@ -8,10 +8,9 @@ import json
 import os
 import select
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from layerfs.engine.watch import Watch
 from layerfs.errors import InvalidInput
@@ -24,8 +23,7 @@ _BLOCK = 1 << 16
 _NAME = "json.log"
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(NamedTuple):
     """A line as it was written, with its newline; lines over 16 KiB come in pieces. `time` is RFC 3339 in UTC with
     nanoseconds, so that texts compare as times do."""
 
@@ -61,24 +59,27 @@ def read_logs(
         raise InvalidInput("configured logging driver does not support reading")
     since = log_time(since_ns) if since_ns is not None else ""
     until = log_time(until_ns) if until_ns is not None else "~"
-    for line in _lines(box, follow, tail):
-        entry = _entry(line)
-        if entry is None or entry.time < since:
-            continue
-        if entry.time > until:
-            return
-        yield entry
+    for block in _blocks(box, follow, tail):
+        for entry in _entries(block):
+            if entry.time < since:
+                continue
+            if entry.time > until:
+                return
+            yield entry
 
 
-def _entry(line: bytes) -> LogEntry | None:
+def _entries(block: bytes) -> Iterator[LogEntry]:
+    """The lines of a block, which JSON's reader takes as one list: three times as fast as one by one."""
     try:
-        row = json.loads(line)
-        return LogEntry(row["time"], row["stream"], row["log"].encode("utf-8", "surrogateescape"))
+        rows = json.loads(b"[" + block.rstrip(b"\n").replace(b"\n", b",") + b"]")
+        entries = [LogEntry(row["time"], row["stream"], row["log"].encode("utf-8", "surrogateescape")) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError):  # cut by a full disk or a killed monitor
-        return None
+        lines = block.splitlines()
+        return (entry for line in lines for entry in _entries(line)) if len(lines) > 1 else iter(())
+    return iter(entries)
 
 
-def _lines(box: Container, follow: bool, tail: int | None) -> Iterator[bytes]:
+def _blocks(box: Container, follow: bool, tail: int | None) -> Iterator[bytes]:
     with contextlib.ExitStack() as stack:
         current = log_file(box)
         # first the wish to be told, then the look
@@ -151,21 +152,27 @@ class _Reader:
         return True
 
     def rest(self) -> Iterator[bytes]:
-        """Whole lines that are there now."""
+        """Blocks of whole lines that are there now."""
         while True:
             if self._file is not None:
-                yield from self._whole_lines(self._file)
+                yield from _whole_lines(self._file)
             with contextlib.suppress(FileNotFoundError):  # rotated just now: look again
                 if not self._next():
                     return
 
-    @staticmethod
-    def _whole_lines(file: io.BufferedReader) -> Iterator[bytes]:
-        while line := file.readline():
+
+def _whole_lines(file: io.BufferedReader) -> Iterator[bytes]:
+    """Up to the end; a line that is being written is left for later."""
+    while block := file.read(_BLOCK):
+        end = block.rfind(b"\n") + 1
+        if end == 0:  # a line longer than a block, or the beginning of one
+            line = block + file.readline()
             if not line.endswith(b"\n"):
                 file.seek(-len(line), os.SEEK_CUR)
                 return
-            yield line
+            block, end = line, len(line)
+        file.seek(end - len(block), os.SEEK_CUR)
+        yield block[:end]
 
 
 def _tail_offset(path: Path, count: int) -> tuple[int, int]:
