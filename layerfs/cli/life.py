@@ -1,4 +1,4 @@
-"""start, stop, restart, kill, wait, attach, logs, exec, top, events."""
+"""start, stop, restart, kill, wait, attach, logs, exec, cp, top, events."""
 
 from __future__ import annotations
 
@@ -325,6 +325,39 @@ def _exec_terminal(box: Container, command: tuple[str, ...], interactive: bool, 
         except (Detached, GaveUp):
             return 0
         return process.wait()
+
+
+@verb("cp")
+@click.argument("source", metavar="CONTAINER:SRC_PATH|SRC_PATH|-")
+@click.argument("target", metavar="CONTAINER:DEST_PATH|DEST_PATH|-")
+@click.option("-a", "--archive", is_flag=True, help="Keep owners (and set-id bits).")
+@click.option("-L", "--follow-link", is_flag=True, help="Copy what a symbolic link at the source leads to.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing; nothing is said in any case.")
+@click.pass_obj
+def cp_command(session: Session, source: str, target: str, archive: bool, follow_link: bool, quiet: bool) -> int:
+    """Copy files between a container and the host; `-` is a tar on standard input or output."""
+    import sys
+
+    (from_box, from_path), (to_box, to_path) = _side(source), _side(target)
+    if from_box and to_box:
+        return fail("copying between containers is not supported")
+    if from_box:
+        to: Any = sys.stdout.buffer if target == "-" else to_path
+        session.store.container(from_box).copy_out(from_path, to, archive=archive, follow=follow_link)
+    elif to_box:
+        whence: Any = sys.stdin.buffer if source == "-" else from_path
+        session.store.container(to_box).copy_in(whence, to_path, archive=archive, follow=follow_link)
+    else:
+        return fail("must specify at least one container source")
+    return 0
+
+
+def _side(text: str) -> tuple[str, str]:
+    """`CONTAINER:PATH`, or a path of the host, which a leading `/` or `.` makes of a name with a colon."""
+    name, colon, path = text.partition(":")
+    if not colon or text.startswith(("/", ".")):
+        return "", text
+    return name, path
 
 
 @verb("top", context_settings=_PRECISE)

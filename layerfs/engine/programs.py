@@ -6,7 +6,7 @@ import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from layerfs.engine.records import TopTable
 
@@ -291,6 +291,26 @@ class Programs:
 
         cancel = Canceller()
         return await in_thread(functools.partial(self.exec, command, **how, on_started=cancel.started), cancel)
+
+    # files
+
+    def copy_out(self, path: str, target: str | BinaryIO, *, archive: bool = False, follow: bool = False) -> None:
+        """Files from inside it to a path of the host, or as a tar to a binary stream; by the rules of `docker cp`.
+
+        `archive` keeps owners and set-id bits; `follow` copies what a symlink at `path` leads to.
+
+        Raises:
+            NotFound, InvalidInput.
+        """
+        from layerfs.engine.copying import copy_out
+
+        copy_out(self._box, path, target, archive=archive, follow=follow)
+
+    def copy_in(self, source: str | BinaryIO, path: str, *, archive: bool = False, follow: bool = False) -> None:
+        """Files from a path of the host, or from a tar on a binary stream, to inside it. Raises as `copy_out`."""
+        from layerfs.engine.copying import copy_in
+
+        copy_in(self._box, source, path, archive=archive, follow=follow)
 
     def top(self) -> TopTable:
         """The processes in it: `.titles` and `.rows` of texts, pids as the host has them. Raises InUse."""

@@ -30,6 +30,7 @@ BELOW = {  # part -> parts it may import
     "runtime": {"errors", "mount"},
     "engine": {
         "_lazy",
+        "_native",
         "digest",
         "errors",
         "fuse",
