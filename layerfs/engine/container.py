@@ -142,7 +142,11 @@ class Container(Programs):
         """Raises AlreadyExists, InvalidInput, in docker's words."""
         if name.removeprefix("/") == self.name:
             raise InvalidInput("Renaming a container with the same name as its current name")
+        from layerfs.engine.events import record_event
+
+        old = self.name
         self._name = self.store.container_table.rename(self._id, name).name
+        record_event(self, "rename", oldName=f"/{old}")
 
     def remove(self, *, force: bool = False) -> None:
         """Remove it and its writable layer.

@@ -127,6 +127,8 @@ def stop(box: Container, *, seconds: float | None, number: int) -> None:
     """The signal, then SIGKILL, and no restart. Returns when it has ended and is unmounted; nothing when it does not
     run."""
     was = box.state.running
+    if was:
+        record_event(box, "kill", signal=str(number))
     with _connected(box) as connection:
         if connection is not None:
             connection.stop(number, seconds)
@@ -188,6 +190,7 @@ def kill(box: Container, number: int) -> None:
     state = box.state
     if not state.running:
         raise InUse(f"cannot kill container: {box.name}: container {box.id} is not running")
+    record_event(box, "kill", signal=str(number))
     own = box.config().stop_signal
     last = not own or number in (signal.SIGKILL, stop_signal(box))
     connection = Connection.open(box.directory) if state.monitored else None
@@ -199,7 +202,6 @@ def kill(box: Container, number: int) -> None:
             send_signal(process, number)
     if last:
         _thaw(box)
-    record_event(box, "kill", signal=str(number))
 
 
 def wait(box: Container, timeout: float | None = None) -> int:

@@ -221,6 +221,7 @@ class Store:
         Raises:
             AlreadyExists: the name is taken. ImageNotFound, InvalidInput.
         """
+        from layerfs.engine.events import record_event
         from layerfs.engine.settings import Settings
 
         if engine is not None:
@@ -237,7 +238,9 @@ class Store:
         record = self.container_table.create(
             found.record.id.hex, name, row, engine=engine or "", tree=found.tree(), check=still_there
         )
-        return Container(self, record)
+        box = Container(self, record)
+        record_event(box, "create")
+        return box
 
     def container(self, name: str) -> Container:
         """By name, ID or a unique start of one. Raises ContainerNotFound, Ambiguous."""

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -132,11 +133,12 @@ static int patience(const struct lfs_monitor *self)
 	return left <= 0 ? 0 : left > 60000 ? 60000 : (int)left;
 }
 
-/* The mount may have lost its server while the program ran: then somebody has to mount it again, who can. */
+/* The mount may have lost its server while the program ran: then somebody has to mount it again, who can. statfs, since
+ * attributes are cached. */
 static bool root_is_lost(const struct lfs_monitor *self)
 {
-	struct stat info;
-	return stat(self->spec.root, &info) < 0;
+	struct statfs info;
+	return statfs(self->spec.root, &info) < 0;
 }
 
 /* 0 when the program runs again (or its failure is told later), 1 when the container is to be started anew by Python. */

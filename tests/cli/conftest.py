@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ PROGRAMS = (
     "touch",
     "readlink",
     "trap",
+    *("ps", "tty", "stty", "yes", "head", "seq", "find", "mkdir", "ln", "true", "test", "dd", "mknod", "chmod", "sync"),
 )
 
 
@@ -53,6 +56,36 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(tmp_path: Path, template: Path) -> Path:
     shutil.copytree(template, tmp_path / "store")
     return tmp_path / "store"
+
+
+@pytest.fixture
+def opened(store: Path) -> Iterator[layerfs.Store]:
+    """The store, whose containers go at the end, running or not."""
+    with layerfs.Store(store) as opened:
+        yield opened
+        for box in opened.containers():
+            with contextlib.suppress(layerfs.errors.ContainerNotFound):
+                box.remove(force=True)
+
+
+@pytest.fixture
+def shell(opened: layerfs.Store) -> Callable[..., layerfs.Container]:
+    """shell("sh text", setting=...): a container that was made, not started."""
+
+    def create(script: str, **settings: object) -> layerfs.Container:
+        return opened.create("box:1", command=["sh", "-c", script], **settings)
+
+    return create
+
+
+def eventually(test: Callable[[], object], seconds: float = 20.0) -> bool:
+    """Whether it comes true in that time."""
+    deadline = time.monotonic() + seconds
+    while not test():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
