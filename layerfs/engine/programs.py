@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from layerfs.engine.records import TopTable
+from layerfs.errors import InvalidInput
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
@@ -70,6 +71,8 @@ class Programs:
         from layerfs.runtime import run
 
         box = self._box
+        if "storage_opt" in settings:
+            raise InvalidInput("storage_opt belongs to the container: give it to create")
         wanted = box.settings.changed(settings if command is None else {**settings, "command": command})
         image = box.image.config.config
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from layerfs.oci.config import Healthcheck
     from layerfs.runtime import RunOptions
     from layerfs.runtime.spec import Restart
+    from layerfs.snapshot.options import MountOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,13 @@ class Settings(Confinement):
         from layerfs.engine.lifesettings import parse_log
 
         return parse_log(self.log_driver, self.log_opts)
+
+    @property
+    def mount_options(self) -> MountOptions:
+        """Of every writable mount of the container."""
+        from layerfs.snapshot.options import MountOptions
+
+        return MountOptions.parse(self.storage_opt)
 
     def config(self, image: ContainerConfig) -> ContainerConfig:
         """The image's config with these settings over it, as docker merges them (reference 8.6)."""

@@ -227,6 +227,8 @@ class Store:
         if engine is not None:
             check_engine(engine)
         wanted = Settings().changed(settings)
+        if engine is not None:
+            wanted.mount_options.check_engine(engine)
         found = self.image(image) if isinstance(image, str) else image
         called = image if isinstance(image, str) else next(iter(found.tags), found.id)
         row = wanted.row() | {"layers": [diff_id.hex for diff_id in found.record.diff_ids], "image_name": called}
