@@ -56,6 +56,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "pause": ("limits", "Containers"),
     "unpause": ("limits", "Containers"),
     "stats": ("limits", "Containers"),
+    "port": ("networks", "Containers"),
     "mount": ("mounts", "Mounts"),
     "umount": ("mounts", "Mounts"),
     "events": ("life", "The store"),
@@ -67,6 +68,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "completion": ("completion", "The store"),
 }
 _INNER = {  # what only a noun has
+    **{f"network_{name}": "networks" for name in ("create", "ls", "inspect", "rm", "prune", "connect", "disconnect")},
     "image_inspect": "images",
     "container_inspect": "images",
     "image_prune": "upkeep",
@@ -84,6 +86,16 @@ _NOUNS: dict[str, dict[str, str]] = {
         "load": "load",
         "save": "save",
         "prune": "image_prune",
+    },
+    "network": {
+        "ls": "network_ls",
+        "list": "network_ls",
+        "create": "network_create",
+        "inspect": "network_inspect",
+        "rm": "network_rm",
+        "prune": "network_prune",
+        "connect": "network_connect",
+        "disconnect": "network_disconnect",
     },
     "container": {
         "ls": "ps",
@@ -110,6 +122,7 @@ _NOUNS: dict[str, dict[str, str]] = {
         "pause": "pause",
         "unpause": "unpause",
         "stats": "stats",
+        "port": "port",
         "inspect": "container_inspect",
         "prune": "container_prune",
     },

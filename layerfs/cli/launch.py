@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from layerfs.cli.app import Session
-from layerfs.cli.launch_limits import CONFINEMENT, take
+from layerfs.cli.launch_limits import CONFINEMENT, network_settings, take
 from layerfs.cli.life import detach_option, follow
 from layerfs.cli.mounts import engine_option
 from layerfs.cli.options import image_argument
@@ -38,9 +38,10 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--network",
         "--net",
-        type=click.Choice(["none", "host"]),
-        default="none",
-        help="none (default): loopback only; host.",
+        "networks",
+        multiple=True,
+        metavar="NETWORK",
+        help="none: loopback only; host; bridge; container:NAME; a network's name.",
     ),
     click.option("--entrypoint", help="Replace the image's ENTRYPOINT."),
     click.option("-l", "--label", multiple=True, metavar="NAME[=VALUE]", help="Set a label."),
@@ -164,6 +165,7 @@ def _settings(options: dict[str, Any], command: tuple[str, ...]) -> dict[str, An
         "volumes": [_volume(text) for text in options.pop("volume")],
         **_security(options.pop("security_opt")),
         **limits,
+        **network_settings(options.pop("networks"), limits),
     }
 
 

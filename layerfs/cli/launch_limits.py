@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+
+from layerfs.errors import InvalidInput
 
 _NUMBER = click.INT
 
@@ -38,6 +40,16 @@ CONFINEMENT: list[Callable[[Any], Any]] = [
     click.option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="Set a resource limit."),
     click.option("--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE", help="A kernel parameter of its own."),
     click.option("--shm-size", metavar="BYTES", help="Size of /dev/shm (64m)."),
+    click.option("--ipc", metavar="MODE", help="private, host, container:NAME."),
+    click.option("--pid", metavar="MODE", help="host, container:NAME."),
+    click.option("--uts", metavar="MODE", help="host."),
+    click.option("--cgroupns", metavar="MODE", help="private, host."),
+    click.option("--time-offset", "time_offsets", multiple=True, metavar="CLOCK=SECONDS", help="Of a clock."),
+    click.option("-p", "--publish", multiple=True, metavar="[[IP:]HOST:]PORT[/udp]", help="A port of the host's."),
+    click.option("-P", "--publish-all", is_flag=True, help="Ports of the host's for all that are exposed."),
+    click.option("--expose", multiple=True, metavar="PORT", help="One more port for -P."),
+    click.option("--network-alias", "--net-alias", "network_aliases", multiple=True, help="Another name there."),
+    click.option("--ip", metavar="ADDRESS", help="Its address on its network."),
     click.option("--group-add", multiple=True, metavar="GROUP", help="One more group of the user's."),
     click.option("--add-host", "extra_hosts", multiple=True, metavar="NAME:IP", help="A line for /etc/hosts."),
     click.option("--dns", multiple=True, metavar="IP", help="A name server."),
@@ -60,3 +72,25 @@ def take(options: dict[str, Any], ours: list[Callable[[Any], Any]]) -> dict[str,
     for option in ours:
         probe = option(probe)
     return given({param.name: options.pop(param.name) for param in probe.params if param.name in options})
+
+
+def network_settings(names: Sequence[str], limits: dict[str, Any]) -> dict[str, Any]:
+    """Of `--network`, given once or several times, also as `name=N,alias=A,ip=I`. Who publishes ports and names none
+    gets `bridge`. Raises InvalidInput."""
+    found: list[str] = []
+    extra: dict[str, Any] = {}
+    for text in names:
+        values = [part.partition("=")[::2] for part in text.split(",")] if "=" in text else [("name", text)]
+        for key, value in values:
+            if key == "name":
+                found.append(value)
+            elif key == "alias":
+                extra.setdefault("network_aliases", list(limits.get("network_aliases", ()))).append(value)
+            elif key == "ip":
+                extra["ip"] = value
+            else:
+                raise InvalidInput(f"invalid field {key} in --network {text}")
+    if not found:
+        needs = ("publish", "publish_all", "network_aliases", "ip")
+        found = ["bridge" if any(name in limits for name in needs) else "none"]
+    return {"network": found[0], "networks": found[1:], **extra}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from layerfs.engine import Change, Container, GcResult, Store
     from layerfs.image.filters import ImageSummary
     from layerfs.image.history import HistoryRow
+    from layerfs.oci import ContainerConfig
 
 Row = dict[str, Any]
 _NONE = "<none>"
@@ -126,7 +127,7 @@ def container_rows(boxes: Iterable[Container], *, truncate: bool, size: bool) ->
             "CreatedAt": moment(record.created_ns),
             "Status": status_text(box),
             "State": box.status,
-            "Ports": "",
+            "Ports": _ports(box, config),
             "Names": record.name,
             "Labels": ",".join(f"{k}={v}" for k, v in config.labels),
             "Mounts": ",".join(_shortened(v.partition(":")[0], truncate) for v in box.settings.volumes),
@@ -268,3 +269,15 @@ def event_text(event: Mapping[str, Any]) -> str:
     attributes = ", ".join(f"{key}={value}" for key, value in sorted(event["Actor"]["Attributes"].items()))
     text = f"{when} {event['Type']} {event['Action']} {event['Actor']['ID']} ({attributes})"
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def _ports(box: Container, config: ContainerConfig) -> str:
+    """`0.0.0.0:8080->80/tcp, 90/tcp`: what is published while it runs, and what is exposed."""
+    from layerfs.engine.connections import bindings
+
+    if not box.state.running:
+        return ""
+    found = bindings(box)
+    shown = [f"{address}:{number}->{port}" for port, address, number in found]
+    exposed = {port if "/" in port else f"{port}/tcp" for port in config.exposed_ports}
+    return ", ".join([*sorted(exposed - {port for port, _, _ in found}), *shown])

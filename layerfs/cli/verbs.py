@@ -10,9 +10,7 @@ import click
 from layerfs.cli.output import fail, out
 
 _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
-_LATER = {  # docker's, not here yet: what to say instead of a bare "unknown flag"
-    "-p": "ports are not supported yet",
-    "--publish": "ports are not supported yet",
+_LATER: dict[str, str] = {  # docker's, not here yet: what to say instead of a bare "unknown flag"
 }
 
 

@@ -33,14 +33,46 @@ class Confinement:
     dns_options: tuple[str, ...] = ()
     shm_size: int | None = None
     oom_score_adj: int | None = None
+    ipc: str | None = None  # private, shareable, host, container:NAME
+    pid: str | None = None  # host, container:NAME
+    uts: str | None = None  # host
+    cgroupns: str | None = None  # private, host
+    time_offsets: tuple[str, ...] = ()  # monotonic=SECONDS, boottime=SECONDS
+    networks: tuple[str, ...] = ()  # beside `network`
+    network_aliases: tuple[str, ...] = ()
+    ip: str | None = None
+    publish: tuple[str, ...] = ()
+    publish_all: bool = False
+    expose: tuple[str, ...] = ()
+
+    def _check_sharing(self) -> None:
+        for name, words in _SHARING.items():
+            value = getattr(self, name)
+            named = name in ("ipc", "pid") and str(value).startswith("container:") and len(str(value)) > 10
+            if value and value not in words and not named:
+                raise InvalidInput(f"--{name}: invalid {name.upper()} mode: {value}")
 
     def confined(self, options: RunOptions) -> RunOptions:
         """`options` with what these settings say. Raises InvalidInput for a value that is none."""
         from layerfs.engine.filters import check_profile
         from layerfs.runtime.cgroup import parse_parent
-        from layerfs.runtime.flags import Device, Resolver, check_sysctl, parse_host, parse_sysctl, parse_ulimit
+        from layerfs.runtime.flags import (
+            Device,
+            Resolver,
+            check_sysctl,
+            parse_clock,
+            parse_host,
+            parse_sysctl,
+            parse_ulimit,
+        )
+        from layerfs.runtime.ports import parse_expose, parse_publish
 
         check_profile(self.seccomp)
+        self._check_sharing()
+        for text in self.publish:
+            parse_publish(text)
+        for text in self.expose:
+            parse_expose(text)
         if self.cgroup_parent:
             parse_parent(self.cgroup_parent)
         sysctls = tuple(map(parse_sysctl, self.sysctls))
@@ -54,15 +86,27 @@ class Confinement:
             group_add=self.group_add,
             extra_hosts=tuple(map(parse_host, self.extra_hosts)),
             resolver=Resolver(self.dns, self.dns_search, self.dns_options),
+            time_offsets=tuple(map(parse_clock, self.time_offsets)),
             shm_size=self.shm_size or options.shm_size,
             oom_score_adj=self.oom_score_adj or 0,
         )
 
 
+_SHARING: Final = {
+    "ipc": ("private", "shareable", "host"),
+    "pid": ("host",),
+    "uts": ("host",),
+    "cgroupns": ("private", "host"),
+}
+
+
 LISTS: Final = frozenset(
-    {"ulimits", "sysctls", "devices", "group_add", "extra_hosts", "dns", "dns_search", "dns_options"}
+    {
+        *("ulimits", "sysctls", "devices", "group_add", "extra_hosts", "dns", "dns_search", "dns_options"),
+        *("time_offsets", "networks", "network_aliases", "publish", "expose"),
+    }
 )
-FLAGS: Final[frozenset[str]] = frozenset()
+FLAGS: Final = frozenset({"publish_all"})
 SIZES: Final = frozenset({"shm_size"})
 NUMBERS: Final = {"oom_score_adj": (-1000, 1000)}
 

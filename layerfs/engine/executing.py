@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from layerfs.engine.events import record_event
+from layerfs.engine.filters import filter_of
 from layerfs.engine.surroundings import cgroups
 from layerfs.errors import InUse
 
@@ -54,7 +55,8 @@ def start_exec(
     changes |= {name: value for name, value in (("user", mine.user), ("workdir", mine.workdir)) if value is not None}
     merged = wanted.changed(changes)
     procs = tuple(place / "cgroup.procs" for found in cgroups(box)[:1] for place in found.directories.values())
-    options = replace(merged.run_options(box.id, terminal=size), cgroup_procs=procs)
+    seccomp = filter_of(box.store.root, merged)
+    options = replace(merged.run_options(box.id, terminal=size), cgroup_procs=procs, seccomp=seccomp)
     config = box.image.config.config.document()
     spec = plan_exec(*process, config, options, default_hostname(options), privileged=privileged)
     return start(spec, stdin=stdin, stdout=stdout, stderr=stderr, detached=detached)

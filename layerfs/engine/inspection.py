@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from layerfs.engine.connections import network_settings
 from layerfs.engine.logs import log_file
 from layerfs.engine.surroundings import oom_killed, paused
 from layerfs.oci.fields import format_time
+from layerfs.runtime.layout import unified_cgroups
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
@@ -94,6 +96,12 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         "HostConfig": {
             "Binds": list(settings.volumes) or None,
             "NetworkMode": settings.network,
+            "PortBindings": _port_bindings(settings),
+            "PublishAllPorts": settings.publish_all,
+            "IpcMode": settings.ipc or "private",
+            "PidMode": settings.pid or "",
+            "UTSMode": settings.uts or "",
+            "CgroupnsMode": settings.cgroupns or ("private" if unified_cgroups() else "host"),
             "RestartPolicy": dict(zip(("Name", "MaximumRetryCount"), _restart(settings), strict=True)),
             "AutoRemove": settings.auto_remove,
             "Init": settings.init or None,
@@ -118,7 +126,7 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         },
         "Mounts": [_mount(v) for v in settings.volumes],
         "Config": _config(box) | {"Image": called},
-        "NetworkSettings": {"Networks": {settings.network: {}}},
+        "NetworkSettings": network_settings(box, settings),
     }
     if size:
         sizes = box.sizes()
@@ -129,6 +137,17 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
 def _security(settings: Settings) -> list[str]:
     wanted = ["no-new-privileges"] if settings.no_new_privileges else []
     return wanted + ([f"seccomp={settings.seccomp}"] if settings.seccomp else [])
+
+
+def _port_bindings(settings: Settings) -> dict[str, list[dict[str, str]]]:
+    from layerfs.runtime.ports import parse_publish
+
+    found: dict[str, list[dict[str, str]]] = {}
+    for each in (port for text in settings.publish for port in parse_publish(text)):
+        number = "" if not each.host_first else str(each.host_first)
+        number += f"-{each.host_last}" if each.host_last > each.host_first else ""
+        found.setdefault(f"{each.port}/{each.protocol}", []).append({"HostIp": each.host_ip, "HostPort": number})
+    return found
 
 
 def _limits(settings: Settings) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _start_locked(box: Container, lock: int, attach: Attach, size: tuple[int, in
         options = replace(options, terminal=size if wanted.tty else None)
         files = place.files
         hostname = default_hostname(options)
-        written = write_files(files, hostname, host_network=options.network == "host", extra_hosts=options.extra_hosts)
+        written = write_files(files, hostname, options)
         spec = plan(place.root, box.image.config.config.document(), options, written, hostname)
         life = life_of(box, wanted)
         return start_monitored(spec, life, box.directory, (lock, place_lock), attach=attach)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from layerfs.engine.mounts import mount_container, mounted_at, unmount_all, writable_mounts
 from layerfs.engine.points import clear_points, make_points
 from layerfs.engine.state import KILLED, State
-from layerfs.engine.surroundings import cgroups, clear
+from layerfs.engine.surroundings import clear, leftovers
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
 from layerfs.store.trash import remove_tree
 
@@ -104,7 +104,7 @@ def _give_back(box: Container, home: Path, lock: int, place: Place) -> None:
 def release(box: Container) -> None:
     """Take away what killed runs left behind; nothing happens while one goes on."""
     home = _home(box)
-    if not (home / "mount").exists() and not (home / "points").exists() and not cgroups(box):
+    if not (home / "mount").exists() and not (home / "points").exists() and not leftovers(box):
         return
     with contextlib.suppress(FileNotFoundError), _lock(home) as lock:
         if _alone(lock):

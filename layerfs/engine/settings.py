@@ -137,9 +137,8 @@ class Settings(Confinement):
         """For the runtime; `terminal`: rows and columns of the one the program gets. Raises InvalidInput for a value
         that is none."""
         from layerfs.runtime import Bind, RunOptions, Tmpfs
+        from layerfs.runtime.options import network_kind
 
-        if self.network not in ("none", "host"):
-            raise InvalidInput(f"network {self.network!r} is not supported: none or host")
         options = RunOptions(
             command=self.command,
             entrypoint=self.entrypoint,
@@ -148,7 +147,7 @@ class Settings(Confinement):
             workdir=self.workdir,
             hostname=self.hostname,
             container_id=container_id,
-            network="host" if self.network == "host" else "none",
+            network=network_kind(self.network),
             read_only=self.read_only,
             no_new_privileges=self.no_new_privileges,
             privileged=self.privileged,

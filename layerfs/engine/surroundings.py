@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerfs.engine.connections import connect_all, disconnect_all, names_block, names_for, wants_bridge
 from layerfs.engine.filters import filter_of
-from layerfs.errors import InUse, LayerfsError
+from layerfs.engine.networks import Networks
+from layerfs.errors import InUse, LayerfsError, RunError
 from layerfs.runtime.cgroup import PARENT, Cgroup, existing, parse_parent
 from layerfs.runtime.resources import NAMES
 
@@ -54,21 +56,57 @@ def enter(box: Container, settings: Settings, *, token: str = "", everything: bo
     Raises:
         InvalidInput, Unsupported, RunError: a setting, a controller that is missing, a limit that is refused.
     """
-    options = settings.run_options(box.id)
-    seccomp = filter_of(box.store.root, settings)
+    options = replace(settings.run_options(box.id), seccomp=filter_of(box.store.root, settings))
+    options = replace(options, shared=shared_namespaces(box, settings))
+    everything = everything or "pid" in options.shared  # else nobody would know which processes were its own
     cgroup = Cgroup(f"{box.id}.{token}" if token else box.id, cgroup_parent(settings))
     with contextlib.suppress(FileNotFoundError):
         _oom_file(box).unlink()
     controls = not settings.privileged and (everything or bool(settings.devices or _rules(settings)))
     rules = [*_rules(settings), *(rule for device in options.devices for rule in device.rules())]
     procs = cgroup.create(settings.resources, everything=everything, devices=rules if controls else None)
-    options = replace(
-        options,
-        cgroup_procs=procs,
-        device_cgroup=controls and bool(procs),
-        seccomp=seccomp,
-    )
+    options = replace(options, cgroup_procs=procs, device_cgroup=controls and bool(procs))
+    try:
+        if wants_bridge(settings):
+            options = _connected(box, settings, options)
+    except BaseException:
+        cgroup.remove()
+        raise
     return Surroundings(box, settings, options, cgroup)
+
+
+def _connected(box: Container, settings: Settings, options: RunOptions) -> RunOptions:
+    ends = connect_all(box, settings)
+    networks = Networks(box.store)
+    gateway = next((network.gateway for network, _ in ends), "")
+    given = [(name, gateway if address == "host-gateway" else address) for name, address in options.extra_hosts]
+    shared = {**options.shared, "network": str(networks.namespace(box.id))}
+    return replace(
+        options,
+        shared=shared,
+        addresses=tuple(end.address for _, end in ends),
+        extra_hosts=given,
+        others=names_block(names_for(networks, box.id)),
+    )
+
+
+def shared_namespaces(box: Container, settings: Settings) -> dict[Any, str | None]:
+    """Those it has with the host (None) or with another container (a file). Raises RunError in docker's words."""
+    wanted = {"network": settings.network, "ipc": settings.ipc, "pid": settings.pid}
+    shared: dict[Any, str | None] = {}
+    for kind, value in wanted.items():
+        if value and value.startswith("container:"):
+            other = box.store.container(value.removeprefix("container:"))
+            if not (pid := other.state.pid):
+                raise RunError(f"cannot join {kind} namespace of a non running container: {other.id}")
+            shared[kind] = f"/proc/{pid}/ns/{'net' if kind == 'network' else kind}"
+        elif value == "host" and kind != "network":
+            shared[kind] = None
+    if settings.uts == "host":
+        shared["uts"] = None
+    if settings.cgroupns == "host":
+        shared["cgroup"] = None
+    return shared
 
 
 def _rules(settings: Settings) -> tuple[Any, ...]:
@@ -92,6 +130,12 @@ def clear(box: Container) -> None:
             with contextlib.suppress(OSError):
                 _oom_file(box).touch()
         cgroup.remove()
+    disconnect_all(box)
+
+
+def leftovers(box: Container) -> bool:
+    """Whether there is something that `clear` would take away, or that is in use."""
+    return bool(cgroups(box)) or (box.directory / "run" / "net").exists()
 
 
 def cgroups(box: Container) -> list[Cgroup]:

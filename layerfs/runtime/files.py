@@ -6,8 +6,10 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from layerfs.runtime.flags import Resolver
+if TYPE_CHECKING:
+    from layerfs.runtime.options import RunOptions
 
 _HOSTS = (
     ("127.0.0.1", "localhost"),
@@ -59,24 +61,18 @@ def resolv_conf_text(host: bytes) -> bytes:
     return b"# Made by layerfs from the host's /etc/resolv.conf.\n" + b"".join(line + b"\n" for line in kept)
 
 
-def write_files(
-    directory: Path,
-    hostname: bytes,
-    *,
-    host_network: bool,
-    extra_hosts: Iterable[tuple[str, str]] = (),
-    resolver: Resolver = Resolver(),  # noqa: B008 (frozen)
-) -> ContainerFiles:
-    """Writes the three into `directory`, which exists. With the host's network they are the host's own texts, with
-    `extra_hosts` and what `resolver` says."""
+def write_files(directory: Path, hostname: bytes, options: RunOptions) -> ContainerFiles:
+    """Writes the three into `directory`, which exists. With the host's network they are the host's own texts; the
+    options' hosts and resolvers come over them."""
     files = ContainerFiles(directory / "resolv.conf", directory / "hostname", directory / "hosts")
-    resolv = _read(Path("/etc/resolv.conf"))
-    files.resolv_conf.write_bytes(resolver.text(resolv if host_network else resolv_conf_text(resolv)))
+    resolv, host_network = _read(Path("/etc/resolv.conf")), options.network == "host"
+    files.resolv_conf.write_bytes(options.resolver.text(resolv if host_network else resolv_conf_text(resolv)))
     files.hostname.write_bytes(hostname + b"\n")
     hosts = _read(Path("/etc/hosts")) if host_network else b""
-    extra = tuple(extra_hosts)
+    extra = tuple(options.extra_hosts)
     added = b"".join(f"{address}\t{name}\n".encode() for name, address in extra)
-    files.hosts.write_bytes(hosts + added if hosts else hosts_text(hostname, extra=extra))
+    own = hosts + added if hosts else hosts_text(hostname, options.addresses, extra)
+    files.hosts.write_bytes(own + options.others)
     for path in (files.resolv_conf, files.hostname, files.hosts):
         path.chmod(0o644)
     return files

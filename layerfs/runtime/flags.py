@@ -192,3 +192,14 @@ def parse_id_maps(text: str) -> tuple[IdMap, ...]:
 
 def unique(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))
+
+
+def parse_clock(text: str) -> tuple[int, int]:
+    """`monotonic=SECONDS` or `boottime=SECONDS`: how far that clock is off in the container."""
+    name, _, seconds = text.partition("=")
+    if name not in _CLOCKS or not re.fullmatch(r"-?\d{1,10}", seconds, re.ASCII):
+        raise InvalidInput(f"invalid time offset: '{text}' is not monotonic=SECONDS or boottime=SECONDS")
+    return _CLOCKS[name], int(seconds)
+
+
+_CLOCKS: Final = {"monotonic": 1, "boottime": 7}

@@ -56,8 +56,14 @@ def default_mounts(options: RunOptions) -> list[Step]:
         _filesystem(b"/sys", b"sysfs", b"sysfs", sys_attributes, strict=True),
         *cgroup_mounts(tuple(options.cgroup_procs), privileged=options.privileged),
         _filesystem(b"/dev/mqueue", b"mqueue", b"mqueue", KERNEL),
-        _filesystem(b"/dev/shm", b"tmpfs", b"shm", KERNEL, shm),
+        _shm(options, shm),
     ]
+
+
+def _shm(options: RunOptions, size: bytes) -> Step:
+    if options.shared.get("ipc", "") is None and Path("/dev/shm").is_dir():
+        return Step(StepKind.BIND, b"/dev/shm", b"/dev/shm", attributes=KERNEL)
+    return _filesystem(b"/dev/shm", b"tmpfs", b"shm", KERNEL, size)
 
 
 def unified_cgroups() -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,15 @@ from layerfs.runtime.command import Word
 from layerfs.runtime.flags import Device, Resolver
 from layerfs.runtime.spec import Limit
 
-Network = Literal["none", "host"]
+Network = Literal["none", "host", "bridge", "container"]
+Shared = Literal["network", "ipc", "pid", "uts", "cgroup"]
+
+
+def network_kind(name: str) -> Network:
+    """Of docker's `--network`: what is no other word names a bridge."""
+    if name in ("none", "host"):
+        return "host" if name == "host" else "none"
+    return "container" if name.startswith("container:") else "bridge"
 
 
 def container_path(path: str | bytes, what: str) -> bytes:
@@ -84,6 +92,10 @@ class RunOptions:
     limits: Sequence[Limit] = ()
     cgroup_procs: Sequence[Path] = ()  # cgroup.procs files of cgroups that exist; joined before the program starts
     device_cgroup: bool = False  # the joined cgroups allow docker's devices only; else the mounts see to that
+    shared: Mapping[Shared, str | None] = field(default_factory=dict)  # not of its own: a file, or the host's
+    time_offsets: Sequence[tuple[int, int]] = ()  # clock of clock_gettime(2), seconds
+    addresses: Sequence[str] = ()  # of its own, for /etc/hosts
+    others: bytes = b""  # lines about its neighbours there
     devices: Sequence[Device] = ()
     group_add: Sequence[str] = ()  # names or numbers of supplementary groups
     resolver: Resolver = Resolver()  # noqa: RUF009 (frozen)

@@ -10,13 +10,13 @@ import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_args
 
 from layerfs.errors import InvalidInput
 from layerfs.runtime import capabilities, command, layout
 from layerfs.runtime.files import ContainerFiles
 from layerfs.runtime.flags import check_sysctl
-from layerfs.runtime.options import RunOptions, container_path
+from layerfs.runtime.options import Network, RunOptions, Shared, container_path
 from layerfs.runtime.spec import Namespace, RunSpec
 from layerfs.runtime.user import add_groups, resolve_user
 
@@ -42,25 +42,40 @@ def default_hostname(options: RunOptions) -> bytes:
     """docker's: the first 12 digits of the ID; the host's own name with the host's network."""
     if options.hostname is not None:
         return os.fsencode(options.hostname)
-    if options.network == "host":
+    if options.network == "host" or "uts" in options.shared:
         return os.fsencode(socket.gethostname())
     return (options.container_id or secrets.token_hex(32))[:12].encode()
 
 
+_KINDS: Final[Mapping[Shared, Namespace]] = {
+    "network": Namespace.NETWORK,
+    "ipc": Namespace.IPC,
+    "pid": Namespace.PID,
+    "uts": Namespace.UTS,
+    "cgroup": Namespace.CGROUP,
+}
+
+
 def _namespaces(options: RunOptions) -> Namespace:
-    chosen = Namespace.MOUNT | Namespace.PID | Namespace.UTS | Namespace.IPC
-    if options.network == "none":
-        chosen |= Namespace.NETWORK
-    elif options.network != "host":
+    if options.network not in get_args(Network):
         raise InvalidInput(f"network {options.network} not found")
-    return chosen | Namespace.CGROUP if layout.unified_cgroups() else chosen
+    chosen = Namespace.MOUNT
+    for kind, flag in _KINDS.items():
+        own = kind not in options.shared and (kind != "network" or options.network == "none")
+        if own and (kind != "cgroup" or layout.unified_cgroups()):
+            chosen |= flag
+    return chosen
+
+
+def _entered(options: RunOptions) -> tuple[tuple[Namespace, bytes], ...]:
+    return tuple((_KINDS[kind], os.fsencode(file)) for kind, file in options.shared.items() if file is not None)
 
 
 def _sysctls(options: RunOptions) -> tuple[tuple[str, str], ...]:
     given = tuple(options.sysctls)
     for name, _ in given:
         check_sysctl(name, host_network=options.network == "host")
-    defaults = _NETWORK_SYSCTLS if options.network == "none" else ()
+    defaults = _NETWORK_SYSCTLS if options.network in ("none", "bridge") else ()
     return tuple(dict((*defaults, *given)).items())
 
 
@@ -84,7 +99,7 @@ def plan(
         argv=command.compose_argv(config, options.command, options.entrypoint),
         env=command.compose_env(config, options.env, hostname=name, home=identity.home, tty=tty),
         cwd=container_path(workdir or "/", "the working directory"),
-        hostname=name,
+        hostname=b"" if "uts" in options.shared else name,
         identity=identity,
         capabilities=capabilities.choose(options.cap_add, options.cap_drop, privileged=options.privileged),
         namespaces=_namespaces(options),
@@ -93,12 +108,18 @@ def plan(
         no_new_privileges=options.no_new_privileges,
         limits=tuple(options.limits),
         oom_score_adj=options.oom_score_adj,
+        shared_pids="pid" in options.shared,
+        entered=_entered(options),
+        clocks=tuple(options.time_offsets),
         cgroup_procs=tuple(os.fsencode(path) for path in options.cgroup_procs),
         seccomp=options.seccomp,
         stop_signal=parse_signal(options.stop_signal or config.get("StopSignal") or signal.SIGTERM),
         init=options.init,
         terminal=options.terminal,
     )
+
+
+_ALL: Final = Namespace.MOUNT | Namespace.CGROUP | Namespace.UTS | Namespace.IPC | Namespace.PID | Namespace.NETWORK
 
 
 def plan_exec(
@@ -108,7 +129,7 @@ def plan_exec(
     container's settings with those of the exec over them: `command`, `env`, `user`, `workdir`, `terminal`."""
     root = Path(f"/proc/{pid}/root")  # with the volumes, as the container sees it
     user = options.user if options.user is not None else config.get("User") or ""
-    identity = resolve_user(root, os.fsencode(user))
+    identity = add_groups(root, resolve_user(root, os.fsencode(user)), options.group_add)
     workdir = options.workdir if options.workdir is not None else config.get("WorkingDir") or "/"
     tty = options.terminal is not None
     everything = privileged or options.privileged
@@ -120,7 +141,7 @@ def plan_exec(
         hostname=hostname,
         identity=identity,
         capabilities=capabilities.choose(options.cap_add, options.cap_drop, privileged=everything),
-        namespaces=_namespaces(options),
+        namespaces=_ALL,
         steps=(),
         no_new_privileges=options.no_new_privileges,
         limits=tuple(options.limits),

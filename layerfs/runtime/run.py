@@ -80,13 +80,7 @@ def prepared(
     hostname = default_hostname(options)
     directory = state if state is not None else Path(tempfile.mkdtemp(prefix="layerfs-run-"))
     try:
-        files = write_files(
-            directory,
-            hostname,
-            host_network=options.network == "host",
-            extra_hosts=options.extra_hosts,
-            resolver=options.resolver,
-        )
+        files = write_files(directory, hostname, options)
         spec = plan(rootfs, config, options, files, hostname)
         process = start(spec, stdin=streams[0], stdout=streams[1], stderr=streams[2], timeout=timeout)
     finally:

@@ -103,6 +103,9 @@ class RunSpec:
     limits: tuple[Limit, ...] = ()
     cgroup_procs: tuple[bytes, ...] = ()  # cgroup.procs files joined before anything else; the caller makes the cgroups
     oom_score_adj: int = 0
+    shared_pids: bool = False  # no PID namespace of its own
+    entered: tuple[tuple[Namespace, bytes], ...] = ()  # namespaces of others, by their files
+    clocks: tuple[tuple[int, int], ...] = ()  # clock of clock_gettime(2), seconds it is off
     seccomp: bytes = b""  # struct sock_filter array, compiled by the caller
     stop_signal: int = signal.SIGTERM
     init: bool = False  # PID 1 is the helper's own

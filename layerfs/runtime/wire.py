@@ -16,7 +16,8 @@ SPEC_MAX: Final = 16 << 20
 
 (ROOT, NAMESPACES, OPTIONS, ARGUMENT, ENVIRONMENT, IDENTITY, WORKDIR, HOSTNAME) = range(1, 9)
 (STEP, CAPABILITIES, RLIMIT, CGROUP, SECCOMP) = range(9, 14)
-OOM_SCORE = 32
+OOM_SCORE, ENTER, CLOCK = range(32, 35)
+SHARED_PIDS = 256
 (TERMINAL, JOIN, MONITOR, AFTER, EVENTS, HEALTH, PROBE) = range(14, 21)
 
 STARTED, FAILED, EXITED = 1, 2, 3  # packets of the helper
@@ -60,14 +61,16 @@ def _life(life: Life, spec: RunSpec) -> list[bytes]:
 def _place(spec: RunSpec) -> list[bytes]:
     if spec.join:
         return [_record(JOIN, struct.pack("<IQ", *spec.join))]
-    records = [_record(ROOT, _string(spec.rootfs)), _record(HOSTNAME, _string(spec.hostname))]
+    records = [_record(ROOT, _string(spec.rootfs))]
+    if spec.hostname:
+        records.append(_record(HOSTNAME, _string(spec.hostname)))
     return records + [_record(STEP, _step(step)) for step in spec.steps]
 
 
 def encode(spec: RunSpec, life: Life | None = None) -> bytes:
     """The whole spec; InvalidInput when a string holds a NUL or the whole is larger than the helper takes."""
     who = spec.identity
-    options = spec.read_only * 1 | spec.no_new_privileges * 2 | spec.init * 4
+    options = spec.read_only * 1 | spec.no_new_privileges * 2 | spec.init * 4 | spec.shared_pids * SHARED_PIDS
     records = [
         _record(NAMESPACES, struct.pack("<I", spec.namespaces)),
         _record(OPTIONS, struct.pack("<I", options)),
@@ -80,6 +83,8 @@ def encode(spec: RunSpec, life: Life | None = None) -> bytes:
         *(_record(RLIMIT, struct.pack("<IQQ", x.resource, x.soft % 2**64, x.hard % 2**64)) for x in spec.limits),
         *(_record(CGROUP, _string(path)) for path in spec.cgroup_procs),
     ]
+    records += [_record(ENTER, struct.pack("<I", kind) + _string(path)) for kind, path in spec.entered]
+    records += [_record(CLOCK, struct.pack("<Iq", clock, seconds)) for clock, seconds in spec.clocks]
     if spec.oom_score_adj:
         records.append(_record(OOM_SCORE, struct.pack("<i", spec.oom_score_adj)))
     if spec.seccomp:

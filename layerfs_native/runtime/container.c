@@ -103,9 +103,13 @@ static int become_user(const struct lfs_spec *spec, struct lfs_failure *failure)
 
 static int make_container(const struct lfs_spec *spec, struct lfs_failure *failure)
 {
-	int rc = lfs_cgroups_join(spec, failure);
+	int rc = lfs_namespaces_enter(spec, false, failure);
+	if (rc == 0)
+		rc = lfs_cgroups_join(spec, failure);
 	if (rc == 0)
 		rc = lfs_oom_score_set(spec, failure);
+	if (rc == 0)
+		rc = lfs_clocks_set(spec, failure);
 	if (rc == 0)
 		rc = lfs_names_set(spec, failure);
 	return rc == 0 ? build_root(spec, failure) : rc;

@@ -95,6 +95,9 @@ static int start(const struct lfs_spec *spec, struct lfs_supervisor *self, struc
 	uint64_t namespaces = spec->join_pid ? 0 : spec->namespaces & ~(uint32_t)CLONE_NEWCGROUP; /* that one after joining the cgroup */
 	if (spec->join_pid && (launch.target = lfs_join_pids(spec, failure)) < 0)
 		return launch.target;
+	rc = lfs_namespaces_enter(spec, true, failure);
+	if (rc < 0)
+		return rc;
 	self->pid = lfs_sys_clone(namespaces, &self->pidfd);
 	if (self->pid == 0)
 		lfs_container_main(spec, &launch);

@@ -86,6 +86,8 @@ int lfs_program_start(struct lfs_monitor *self)
 	self->failure = (struct lfs_failure){ 0 };
 	self->phase = LFS_PHASE_STARTING;
 	int rc = make_channels(self, &launch);
+	if (rc == 0)
+		rc = lfs_namespaces_enter(&self->spec, true, &self->failure);
 	if (rc == 0) {
 		uint64_t namespaces = self->spec.namespaces & ~(uint32_t)CLONE_NEWCGROUP;
 		self->pid = lfs_sys_clone(namespaces, &self->pidfd);
@@ -95,7 +97,8 @@ int lfs_program_start(struct lfs_monitor *self)
 	}
 	close_all((int[]){ launch.report, launch.console, launch.streams[0], launch.streams[1], launch.streams[2] }, 5);
 	if (rc < 0) {
-		lfs_failed(&self->failure, LFS_STAGE_NAMESPACE, rc, "making the namespaces");
+		if (!self->failure.stage)
+			lfs_failed(&self->failure, LFS_STAGE_NAMESPACE, rc, "making the namespaces");
 		self->pid = -1;
 		clear(self);
 	}

@@ -57,6 +57,8 @@ enum lfs_tag {
 	LFS_TAG_EVENTS = 18,    /* string: the file of events; string: what each of ours has, `"Actor":{...` left open */
 	LFS_TAG_HEALTH = 19,    /* u64 ms each: interval, timeout, start period, start interval; u32 retries */
 	LFS_TAG_PROBE = 20,     /* string, repeated: the health check's words */
+	LFS_TAG_ENTER = 33,     /* u32 CLONE_NEW*, string: the file of a namespace to enter instead of making one; repeated */
+	LFS_TAG_CLOCK = 34,     /* u32 clock, i64 seconds: how far a clock of a time namespace is off; repeated */
 	LFS_TAG_OOM_SCORE = 32, /* i32: added to its score when the kernel looks for somebody to kill */
 };
 
@@ -70,6 +72,7 @@ enum lfs_option {
 	LFS_OPTION_READ_ONLY = 1,
 	LFS_OPTION_NO_NEW_PRIVS = 2,
 	LFS_OPTION_INIT = 4, /* PID 1 is ours */
+	LFS_OPTION_SHARED_PIDS = 256, /* no PID namespace of its own: the host's, or one that is entered */
 };
 
 enum lfs_stage {
@@ -116,6 +119,16 @@ struct lfs_limit {
 	uint64_t soft, hard;
 };
 
+struct lfs_entered {
+	uint32_t type;
+	const char *path;
+};
+
+struct lfs_clock {
+	uint32_t clock;
+	int64_t seconds;
+};
+
 struct lfs_spec {
 	uint8_t *bytes; /* the whole file; strings below point into it */
 	const char *root, *workdir, *hostname;
@@ -129,6 +142,9 @@ struct lfs_spec {
 	const uint8_t *filter;
 	uint32_t filter_flags;
 	int32_t oom_score;
+	struct lfs_entered *entered;
+	struct lfs_clock *clocks;
+	size_t entered_count, clock_count;
 	bool terminal;
 	uint16_t rows, columns;
 	uint32_t join_pid; /* 0: a container of its own */
@@ -182,6 +198,10 @@ int lfs_scene_enter(struct lfs_scene *scene, bool read_only, struct lfs_failure 
 int lfs_device_make(struct lfs_scene *scene, const struct lfs_step *step);
 int lfs_link_make(struct lfs_scene *scene, const struct lfs_step *step);
 int lfs_null_clone(const struct lfs_scene *scene); /* a detached mount of a verified null device */
+
+/* enter.c */
+int lfs_namespaces_enter(const struct lfs_spec *spec, bool pids, struct lfs_failure *failure);
+int lfs_clocks_set(const struct lfs_spec *spec, struct lfs_failure *failure);
 
 /* namespaces.c */
 int lfs_cgroups_enter(const struct lfs_spec *spec, struct lfs_failure *failure);

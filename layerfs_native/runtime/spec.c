@@ -200,6 +200,26 @@ static int add_life(unsigned tag, struct cursor *cursor, struct lfs_spec *spec)
 	}
 }
 
+static int add_entered(struct cursor *cursor, struct lfs_spec *spec)
+{
+	struct lfs_entered *entered = grow(&spec->entered, &spec->entered_count, sizeof *entered);
+	if (!entered)
+		return -ENOMEM;
+	entered->type = take_u32(cursor);
+	entered->path = take_string(cursor);
+	return 0;
+}
+
+static int add_clock(struct cursor *cursor, struct lfs_spec *spec)
+{
+	struct lfs_clock *clock = grow(&spec->clocks, &spec->clock_count, sizeof *clock);
+	if (!clock)
+		return -ENOMEM;
+	clock->clock = take_u32(cursor);
+	clock->seconds = (int64_t)take_u64(cursor);
+	return 0;
+}
+
 static int add_record(unsigned tag, struct cursor *cursor, struct lfs_spec *spec)
 {
 	switch (tag) {
@@ -216,15 +236,19 @@ static int add_record(unsigned tag, struct cursor *cursor, struct lfs_spec *spec
 	case LFS_TAG_RLIMIT: return add_limit(cursor, spec);
 	case LFS_TAG_CGROUP: return add_string(cursor, &spec->cgroups, &spec->cgroup_count);
 	case LFS_TAG_SECCOMP: return add_filter(cursor, spec);
+	case LFS_TAG_ENTER: return add_entered(cursor, spec);
+	case LFS_TAG_CLOCK: return add_clock(cursor, spec);
 	case LFS_TAG_OOM_SCORE: spec->oom_score = (int32_t)take_u32(cursor); return 0;
 	default: return add_life(tag, cursor, spec);
 	}
 }
 
-/* Without a mount and a pid namespace what follows would be done to the host; the same for its name. */
+/* Without a mount and a pid namespace what follows would be done to the host; the same for its name. Sharing PIDs is
+ * asked for by an option of its own. */
 static bool is_contained(const struct lfs_spec *spec)
 {
-	const uint32_t needed = CLONE_NEWNS | CLONE_NEWPID | (spec->hostname ? CLONE_NEWUTS : 0);
+	const uint32_t needed = CLONE_NEWNS | (spec->hostname ? CLONE_NEWUTS : 0) |
+		(spec->options & LFS_OPTION_SHARED_PIDS ? 0 : CLONE_NEWPID);
 	const uint32_t known = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP;
 	return (spec->namespaces & needed) == needed && (spec->namespaces & ~known) == 0;
 }
@@ -298,6 +322,8 @@ void lfs_spec_free(struct lfs_spec *spec)
 	free(spec->groups);
 	free(spec->steps);
 	free(spec->limits);
+	free(spec->entered);
+	free(spec->clocks);
 	free(spec->after);
 	free(spec->probe);
 }

@@ -1,5 +1,6 @@
 """The three files of /etc."""
 
+from layerfs.runtime import RunOptions
 from layerfs.runtime.files import hosts_text, resolv_conf_text, write_files
 
 
@@ -16,6 +17,6 @@ def test_loopback_resolvers_are_dropped():
 
 
 def test_hostname_ends_with_a_newline(tmp_path):
-    files = write_files(tmp_path, b"box", host_network=False)
+    files = write_files(tmp_path, b"box", RunOptions())
     assert files.hostname.read_bytes() == b"box\n"
     assert files.hosts.stat().st_mode & 0o777 == 0o644

@@ -1,0 +1,241 @@
+"""network and port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from layerfs.cli.app import Session
+from layerfs.cli.options import container_argument, filter_option, format_option, no_trunc_option, quiet_option
+from layerfs.cli.output import fail, for_each, out
+from layerfs.cli.table import render
+from layerfs.cli.template import Template
+from layerfs.cli.verbs import verb
+from layerfs.errors import InvalidInput, NotFound
+from layerfs.oci.fields import format_time
+
+if TYPE_CHECKING:
+    from layerfs.engine.networks import Network, Networks
+
+_COLUMNS = {"NETWORK ID": "ID", "NAME": "Name", "DRIVER": "Driver", "SCOPE": "Scope"}
+
+
+def _networks(session: Session) -> Networks:
+    from layerfs.engine.networks import Networks
+
+    return Networks(session.store)
+
+
+def _pairs(values: tuple[str, ...]) -> dict[str, str]:
+    return dict(value.partition("=")[::2] for value in values)
+
+
+@verb("create")
+@click.argument("name")
+@click.option("-d", "--driver", default="bridge", help="bridge, the only one.")
+@click.option("--subnet", metavar="CIDR", help="Its addresses (10.5.0.0/24).")
+@click.option("--gateway", metavar="ADDRESS", help="The host's address in it.")
+@click.option("--internal", is_flag=True, help="No way out of it.")
+@click.option("--label", "labels", multiple=True, metavar="NAME[=VALUE]", help="Set a label.")
+@click.option("-o", "--opt", "options", multiple=True, metavar="NAME=VALUE", help="com.docker.network.driver.mtu=N.")
+@click.pass_obj
+def network_create_command(
+    session: Session,
+    /,
+    name: str,
+    driver: str,
+    subnet: str | None,
+    gateway: str | None,
+    internal: bool,
+    labels: tuple[str, ...],
+    options: tuple[str, ...],
+) -> None:
+    """Make a network."""
+    made = _networks(session).create(
+        name,
+        driver=driver,
+        subnet=subnet,
+        gateway=gateway,
+        internal=internal,
+        labels=_pairs(labels),
+        options=_pairs(options),
+    )
+    out(made.id)
+
+
+@verb("ls")
+@quiet_option()
+@no_trunc_option()
+@filter_option("driver, id, label, name, type")
+@format_option()
+@click.pass_obj
+def network_ls_command(
+    session: Session, quiet: bool, no_trunc: bool, filters: dict[str, list[str]], format_: str | None
+) -> None:
+    """List networks."""
+    found = [_row(network, no_trunc) for network in _networks(session).all() if _matches(network, filters)]
+    render(found, _COLUMNS, format=format_, quiet="ID" if quiet else None)
+
+
+def _matches(network: Network, filters: dict[str, list[str]]) -> bool:
+    labels = [text for name, value in network.labels.items() for text in (name, f"{name}={value}")]
+    custom = "builtin" if network.name in ("bridge", "host", "none") else "custom"
+    tests: dict[str, Callable[[str], bool]] = {
+        "driver": lambda value: value == network.driver,
+        "id": lambda value: network.id.startswith(value),
+        "label": lambda value: value in labels,
+        "name": lambda value: value in network.name,
+        "type": lambda value: value == custom,
+    }
+    for name, values in filters.items():
+        if name not in tests:
+            raise InvalidInput(f"invalid filter '{name}'")
+        if not any(tests[name](value) for value in values):
+            return False
+    return True
+
+
+def _row(network: Network, no_trunc: bool) -> dict[str, Any]:
+    return {
+        "ID": network.id if no_trunc else network.id[:12],
+        "Name": network.name,
+        "Driver": network.driver,
+        "Scope": "local",
+        "IPv6": "false",
+        "Internal": str(network.internal).lower(),
+        "Labels": ",".join(f"{name}={value}" for name, value in network.labels.items()),
+        "CreatedAt": format_time(network.created_ns),
+    }
+
+
+@verb("inspect")
+@click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
+@format_option("json or a Go template.")
+@click.pass_obj
+def network_inspect_command(session: Session, names: tuple[str, ...], format_: str | None) -> int:
+    """All about networks, as JSON."""
+    networks, documents, code = _networks(session), [], 0
+    for name in names:
+        try:
+            documents.append(_document(networks, networks.get(name)))
+        except NotFound as error:
+            code = fail(str(error))
+    if format_ and format_ != "json":
+        template = Template(format_)
+        for document in documents:
+            out(template(document))
+    else:
+        out(json.dumps(documents, indent=4, ensure_ascii=False))
+    return code
+
+
+def _document(networks: Networks, network: Network) -> dict[str, Any]:
+    place = [{"Subnet": network.subnet, "Gateway": network.gateway}] if network.subnet else []
+    with networks.lock():
+        ends = [] if network.special else networks.endpoints(network)
+    return {
+        "Name": network.name,
+        "Id": network.id,
+        "Created": format_time(network.created_ns),
+        "Scope": "local",
+        "Driver": network.driver,
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Options": {}, "Config": place},
+        "Internal": network.internal,
+        "Attachable": False,
+        "Ingress": False,
+        "Containers": {
+            end.container: {
+                "Name": end.name,
+                "MacAddress": end.mac,
+                "IPv4Address": f"{end.address}/{network.subnet.partition('/')[2]}",
+                "IPv6Address": "",
+            }
+            for end in ends
+        },
+        "Options": dict(network.options) | {"layerfs.bridge": network.bridge},
+        "Labels": dict(network.labels),
+    }
+
+
+@verb("rm")
+@click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
+@click.option("-f", "--force", is_flag=True, help="No error for one that is not there.")
+@click.pass_obj
+def network_rm_command(session: Session, names: tuple[str, ...], force: bool) -> int:
+    """Remove networks."""
+
+    def remove(name: str) -> None:
+        try:
+            _networks(session).remove(name)
+        except NotFound:
+            if not force:
+                raise
+        else:
+            out(name)
+
+    return for_each(names, remove)
+
+
+@verb("prune")
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def network_prune_command(session: Session, force: bool) -> None:
+    """Remove networks that no container uses."""
+    from layerfs.cli.upkeep import _confirm
+
+    _confirm(force, "all custom networks not used by at least one container")
+    used = [name for box in session.store.containers() for name in (box.settings.network, *box.settings.networks)]
+    gone = _networks(session).prune(used)
+    if gone:
+        out("Deleted Networks:\n" + "\n".join(gone) + "\n")
+
+
+@verb("connect")
+@click.argument("network")
+@container_argument()
+@click.option("--alias", "aliases", multiple=True, help="Another name there.")
+@click.option("--ip", metavar="ADDRESS", help="Its address there.")
+@click.pass_obj
+def network_connect_command(
+    session: Session, network: str, container: str, aliases: tuple[str, ...], ip: str | None
+) -> None:
+    """Connect a container to one more network."""
+    from layerfs.engine.connections import connect
+
+    connect(session.store.container(container), network, aliases=aliases, ip=ip)
+
+
+@verb("disconnect")
+@click.argument("network")
+@container_argument()
+@click.option("-f", "--force", is_flag=True, help="Taken, as docker has it.")
+@click.pass_obj
+def network_disconnect_command(session: Session, network: str, container: str, force: bool) -> None:
+    """Disconnect a container from a network."""
+    from layerfs.engine.connections import disconnect
+
+    disconnect(session.store.container(container), network)
+
+
+@verb("port")
+@container_argument()
+@click.argument("port", required=False, metavar="[PORT[/PROTOCOL]]")
+@click.pass_obj
+def port_command(session: Session, container: str, port: str | None) -> int:
+    """Ports of a container, and where on the host they are."""
+    from layerfs.engine.connections import bindings
+
+    found = bindings(session.store.container(container))
+    if port is None:
+        for inner, address, number in found:
+            out(f"{inner} -> {address}:{number}")
+        return 0
+    wanted = port if "/" in port else f"{port}/tcp"
+    mine = [f"{address}:{number}" for inner, address, number in found if inner == wanted]
+    for text in mine:
+        out(text)
+    return 0 if mine else fail(f"no public port '{wanted}' published for {container}")

@@ -1,0 +1,343 @@
+"""Connecting a container: its network namespace, interfaces, addresses, published ports, and the names by which the
+containers of a network find each other (lines in their /etc/hosts, written again whenever somebody comes or goes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerfs.engine.networks import DEFAULT, Endpoint, Network, Networks, free_address
+from layerfs.errors import InUse, InvalidInput, NotFound, RunError
+from layerfs.runtime import firewall, netns
+from layerfs.runtime.firewall import Published
+from layerfs.runtime.ports import Publish, allocate, parse_expose, parse_publish
+from layerfs.runtime.rtnetlink import Netlink
+
+if TYPE_CHECKING:
+    from layerfs.engine.container import Container
+    from layerfs.engine.settings import Settings
+
+_BEGIN, _END = b"# layerfs: others on the network\n", b"# layerfs: end\n"
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def wants_bridge(settings: Settings) -> bool:
+    """Whether it has interfaces of its own beside the loopback."""
+    return settings.network not in ("none", "host") and not settings.network.startswith("container:")
+
+
+def networks_of(settings: Settings) -> tuple[str, ...]:
+    return (settings.network, *(name for name in settings.networks if name != settings.network))
+
+
+def connect_all(box: Container, settings: Settings) -> list[tuple[Network, Endpoint]]:
+    """Everything its settings ask for; what is there already stays (another run of it made it). Raises NotFound,
+    RunError, Unsupported; nothing is left then."""
+    networks = Networks(box.store)
+    with networks.lock():
+        place = networks.namespace(box.id)
+        if netns.is_kept(place):
+            return networks.of(box.id)
+        try:
+            place.unlink(missing_ok=True)
+            netns.create(place)
+            with Netlink(netns.route_socket(place)) as inner:
+                inner.set_up(1)
+            for number, name in enumerate(networks_of(settings)):
+                ports = published(box, settings) if number == 0 else []
+                _connect(networks, box, settings, name, number, ports)
+        except BaseException:
+            _disconnect_all(networks, box)
+            _take_down_unused(networks, networks_of(settings))
+            raise
+        return networks.of(box.id)
+
+
+def _take_down_unused(networks: Networks, names: Iterable[str]) -> None:
+    for name in names:
+        with contextlib.suppress(OSError):
+            network = networks.get(name)
+            if not network.special and not networks.endpoints(network):
+                networks.take_down(network)
+
+
+def published(box: Container, settings: Settings) -> list[Publish]:
+    """What `-p` and `-P` ask for."""
+    wanted = [port for text in settings.publish for port in parse_publish(text)]
+    if settings.publish_all:
+        config = box.image.config.config
+        exposed = {port for text in (*config.exposed_ports, *settings.expose) for port in parse_expose(text)}
+        given = {(port.port, port.protocol) for port in wanted}
+        wanted += [Publish(*port) for port in sorted(exposed - given)]
+    return wanted
+
+
+def _connect(
+    networks: Networks, box: Container, settings: Settings, name: str, number: int, ports: Sequence[Publish]
+) -> None:
+    network = networks.default() if name in (DEFAULT, "default") else networks.get(name)
+    if network.special:
+        raise InvalidInput(f"container cannot be connected to network {network.name}")
+    others = networks.endpoints(network)
+    network = _bring_up(networks, network, fresh=not others)
+    wanted = settings.ip if number == 0 else None
+    address = free_address(network, [other.address for other in others], wanted)
+    endpoint = Endpoint(
+        container=box.id,
+        name=box.name,
+        address=str(address),
+        mac="02:42:" + ":".join(f"{byte:02x}" for byte in address.packed),
+        interface=f"eth{number}",
+        link=f"veth{box.id[:7]}{number}",
+        aliases=(*settings.network_aliases, box.id[:12], *([settings.hostname] if settings.hostname else [])),
+        ports=_ports(networks, network, ports),
+    )
+    networks.write_endpoint(network, endpoint)
+    _plug_in(network, endpoint, networks.namespace(box.id), default_route=number == 0)
+    _publish(network, endpoint, add=True)
+    _tell_names(networks, network)
+
+
+def _ports(networks: Networks, network: Network, wanted: Sequence[Publish]) -> tuple[tuple[str, str, int, int], ...]:
+    if not wanted:
+        return ()
+    taken = [
+        Published(*port)
+        for other in networks.all()
+        if not other.special and other.subnet
+        for endpoint in networks.endpoints(other)
+        for port in endpoint.ports
+    ]
+    low, high = (int(word) for word in _EPHEMERAL.read_text().split())
+    found = allocate(wanted, taken, (low, high))
+    return tuple((port.protocol, port.host_ip, port.host_port, port.port) for port in found)
+
+
+def _bring_up(networks: Networks, network: Network, *, fresh: bool) -> Network:
+    """The bridge, when it is not there."""
+    with Netlink() as host:
+        link = host.find(network.bridge)
+        if link is not None and fresh:  # left by a killed process; its rules may be half made
+            host.delete(link.index)
+            link = None
+        if link is not None:
+            return network
+        network = networks.fresh_subnet(network)
+        gateway = ipaddress.IPv4Address(network.gateway)
+        host.add_bridge(network.bridge, "02:42:" + ":".join(f"{byte:02x}" for byte in gateway.packed))
+        link = host.find(network.bridge)
+        if link is None:
+            raise RunError(f"the bridge {network.bridge} has vanished")
+        host.add_address(link.index, gateway, ipaddress.IPv4Network(network.subnet).prefixlen)
+        host.set_up(link.index)
+    if firewall.available():
+        subnet = ipaddress.IPv4Network(network.subnet)
+        firewall.apply(firewall.table_text(network.table, network.bridge, subnet, internal=network.internal))
+        _sysctl(f"net/ipv4/conf/{network.bridge}/route_localnet", "1")
+        if not network.internal:
+            _sysctl("net/ipv4/ip_forward", "1")
+    return network
+
+
+def _sysctl(name: str, value: str) -> None:
+    try:
+        Path("/proc/sys", name).write_text(value)
+    except OSError as error:
+        raise RunError(f"setting {name.replace('/', '.')}: {(error.strerror or '').lower()}") from None
+
+
+def _plug_in(network: Network, endpoint: Endpoint, namespace: Path, *, default_route: bool) -> None:
+    kept = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with Netlink() as host:
+            if stale := host.find(endpoint.link):
+                host.delete(stale.index)
+            host.add_veth(endpoint.link, endpoint.interface, endpoint.mac, kept, network.mtu)
+            links = {link.name: link.index for link in host.links()}
+            host.set_master(links[endpoint.link], links[network.bridge])
+            host.set_up(links[endpoint.link])
+        with Netlink(netns.route_socket(namespace)) as inner:
+            mine = inner.find(endpoint.interface)
+            if mine is None:
+                raise RunError(f"the interface {endpoint.interface} has vanished")
+            prefix = ipaddress.IPv4Network(network.subnet).prefixlen
+            inner.add_address(mine.index, ipaddress.IPv4Address(endpoint.address), prefix)
+            inner.set_up(mine.index)
+            if default_route and not network.internal:
+                inner.add_default_route(mine.index, ipaddress.IPv4Address(network.gateway))
+    except OSError as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"connecting to network {network.name}: {(error.strerror or str(error)).lower()}") from None
+    finally:
+        os.close(kept)
+
+
+def _publish(network: Network, endpoint: Endpoint, *, add: bool) -> None:
+    ports = [Published(*port) for port in endpoint.ports]
+    if ports and firewall.available():
+        firewall.apply(firewall.port_text(network.table, endpoint.address, ports, add=add))
+    elif ports and add:
+        from layerfs.runtime.proxy import start_proxies
+
+        start_proxies(endpoint.address, ports)
+
+
+# the end
+
+
+def disconnect_all(box: Container) -> None:
+    """By who is alone with the container."""
+    networks = Networks(box.store)
+    if not networks.namespace(box.id).exists() and not networks.of(box.id):
+        return
+    with networks.lock():
+        _disconnect_all(networks, box)
+
+
+def _disconnect_all(networks: Networks, box: Container) -> None:
+    for network, endpoint in networks.of(box.id):
+        _unplug(networks, network, endpoint)
+    netns.remove(networks.namespace(box.id))
+
+
+def _unplug(networks: Networks, network: Network, endpoint: Endpoint) -> None:
+    with contextlib.suppress(RunError):  # the rules went with somebody's flush
+        _publish(network, endpoint, add=False)
+    with Netlink() as host, contextlib.suppress(OSError):
+        if link := host.find(endpoint.link):
+            host.delete(link.index)
+    networks.drop_endpoint(network, endpoint.container)
+    if networks.endpoints(network):
+        _tell_names(networks, network)
+    else:
+        networks.take_down(network)
+
+
+# network connect and disconnect
+
+
+def connect(box: Container, name: str, *, aliases: Sequence[str] = (), ip: str | None = None) -> None:
+    """One more network, for what runs now and from the next start on."""
+    networks = Networks(box.store)
+    settings = box.settings
+    if not wants_bridge(settings):
+        raise InvalidInput(f"container cannot be connected to networks: it has the network {settings.network}")
+    with networks.lock():
+        network = networks.get(name)
+        if network.name in networks_of(settings):
+            raise InUse(f"endpoint with name {box.name} already exists in network {network.name}")
+        if netns.is_kept(networks.namespace(box.id)):
+            taken = [int(endpoint.interface.removeprefix("eth")) for _, endpoint in networks.of(box.id)]
+            number = max(taken, default=-1) + 1
+            mine = replace(settings, network_aliases=tuple(aliases), ip=ip)
+            _connect(networks, box, mine, network.name, number, [])
+    _remember(box, (*settings.networks, network.name))
+
+
+def disconnect(box: Container, name: str) -> None:
+    networks = Networks(box.store)
+    settings = box.settings
+    with networks.lock():
+        network = networks.get(name)
+        if network.name not in networks_of(settings):
+            raise NotFound(f"container {box.name} is not connected to network {network.name}")
+        for mine, endpoint in networks.of(box.id):
+            if mine.id == network.id:
+                _unplug(networks, network, endpoint)
+    left = [each for each in networks_of(settings) if each != network.name]
+    box.store.container_table.update(
+        box.id,
+        lambda record: replace(
+            record, config={**record.config, "network": left[0] if left else "none", "networks": left[1:]}
+        ),
+    )
+
+
+def _remember(box: Container, names: Iterable[str]) -> None:
+    box.store.container_table.update(
+        box.id, lambda record: replace(record, config={**record.config, "networks": list(dict.fromkeys(names))})
+    )
+
+
+# names
+
+
+def names_for(networks: Networks, container: str) -> list[tuple[str, str]]:
+    """(address, names) of the others on the named networks of a container."""
+    found = []
+    for network, mine in networks.of(container):
+        if network.name != DEFAULT:
+            others = [other for other in networks.endpoints(network) if other.container != mine.container]
+            found += [(other.address, " ".join(dict.fromkeys((other.name, *other.aliases)))) for other in others]
+    return found
+
+
+def _tell_names(networks: Networks, network: Network) -> None:
+    if network.name == DEFAULT:
+        return
+    for endpoint in networks.endpoints(network):
+        block = names_block(names_for(networks, endpoint.container))
+        for hosts in networks.namespace(endpoint.container).parent.glob("*/hosts"):
+            with contextlib.suppress(OSError):
+                _rewrite(hosts, block)
+
+
+def names_block(names: Iterable[tuple[str, str]]) -> bytes:
+    lines = b"".join(f"{address}\t{text}\n".encode() for address, text in names)
+    return _BEGIN + lines + _END if lines else b""
+
+
+def _rewrite(hosts: Path, block: bytes) -> None:
+    """In its place, since it is mounted; what the container itself wrote into it stays."""
+    with open(hosts, "r+b", buffering=0) as file:  # noqa: PTH123 (unbuffered)
+        text = file.read()
+        before, found, after = text.partition(_BEGIN)
+        rest = after.partition(_END)[2] if found else b""
+        new = before + block + rest
+        if new != text:
+            file.seek(0)
+            file.write(new)
+            file.truncate()
+
+
+# what is shown
+
+
+def bindings(box: Container) -> list[tuple[str, str, int]]:
+    """(`80/tcp`, address, port on the host) of what is published now."""
+    ports = [port for _, endpoint in Networks(box.store).of(box.id) for port in endpoint.ports]
+    rows = [(f"{port[3]}/{port[0]}", port[1] or "0.0.0.0", port[2]) for port in ports]
+    return sorted(rows, key=lambda row: (int(row[0].partition("/")[0]), row))
+
+
+def network_settings(box: Container, settings: Settings) -> dict[str, object]:
+    """docker's NetworkSettings."""
+    connected = {network.name: (network, endpoint) for network, endpoint in Networks(box.store).of(box.id)}
+    ports: dict[str, list[dict[str, str]]] = {}
+    for port, address, number in bindings(box):
+        ports.setdefault(port, []).append({"HostIp": address, "HostPort": str(number)})
+    shown = {name: _endpoint_settings(connected.get(name)) for name in networks_of(settings)}
+    first: dict[str, object] = next(iter(shown.values()), {})
+    top = {name: first.get(name, "") for name in ("Gateway", "IPAddress", "IPPrefixLen", "MacAddress")}
+    return {"SandboxKey": str(Networks(box.store).namespace(box.id)), "Ports": ports, **top, "Networks": shown}
+
+
+def _endpoint_settings(pair: tuple[Network, Endpoint] | None) -> dict[str, object]:
+    if pair is None:
+        return {"NetworkID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "MacAddress": "", "Aliases": None}
+    network, endpoint = pair
+    return {
+        "NetworkID": network.id,
+        "Gateway": network.gateway,
+        "IPAddress": endpoint.address,
+        "IPPrefixLen": ipaddress.IPv4Network(network.subnet).prefixlen,
+        "MacAddress": endpoint.mac,
+        "Aliases": list(endpoint.aliases),
+    }

@@ -1,0 +1,103 @@
+"""Network namespaces kept by a file: made by a thread that steps into a new one; the process stays where it is."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from layerfs.errors import RunError
+
+_NEWNET = 0x40000000
+_BIND, _DETACH, _NO_FOLLOW = 0x1000, 2, 8
+Result = TypeVar("Result")
+
+
+def _apart(action: Callable[[], Result]) -> Result:
+    """`action` in a thread of its own, whose namespaces may change: they end with it."""
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            results.append(action())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _call(name: str, *arguments: int | bytes | None) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _route_socket() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+
+
+def create(place: Path) -> None:
+    """A new network namespace, kept at the file `place` until `remove`. Raises RunError."""
+
+    def make() -> int:
+        _call("unshare", _NEWNET)
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    try:
+        kept = _apart(make)
+    except OSError as error:
+        raise RunError(f"making a network namespace: {(error.strerror or str(error)).lower()}") from None
+    try:
+        place.touch(mode=0o600)
+        source, target = f"/proc/self/fd/{kept}".encode(), os.fsencode(place)
+        _call("mount", source, target, None, _BIND, None)
+    finally:
+        os.close(kept)
+
+
+def remove(place: Path) -> None:
+    """With all interfaces in it, once nobody is in it any more."""
+    while is_kept(place):
+        _call("umount2", os.fsencode(place), _DETACH | _NO_FOLLOW)
+    place.unlink(missing_ok=True)
+
+
+def is_kept(place: Path) -> bool:
+    """Whether a namespace is there: not after the machine was started anew."""
+    try:
+        return place.stat().st_dev != place.parent.stat().st_dev
+    except OSError:
+        return False
+
+
+def inside(place: Path | str, action: Callable[[], Result]) -> Result:
+    """`action` in the namespace kept at `place` (or a process's `/proc/N/ns/net`)."""
+
+    def body() -> Result:
+        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _call("setns", fd, _NEWNET)
+        finally:
+            os.close(fd)
+        return action()
+
+    return _apart(body)
+
+
+def route_socket(place: Path | str) -> socket.socket:
+    """A netlink socket that speaks for that namespace."""
+    return inside(place, _route_socket)
+
+
+__all__ = ["create", "inside", "is_kept", "remove", "route_socket"]

@@ -1,0 +1,228 @@
+"""Bridges, addresses, names and ports, each test in a network namespace of its own."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from layerfs import errors
+from layerfs.engine.connections import bindings, connect, disconnect
+from layerfs.engine.networks import Networks
+from layerfs.runtime import firewall, netns
+from layerfs.runtime.rtnetlink import Netlink
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(not firewall.available(), reason="needs nftables"),
+]
+
+
+def apart(test):
+    """The test's body in a thread that is in a new network namespace, with its loopback up."""
+
+    @functools.wraps(test)
+    def wrapped(*args, **kwargs):
+        def body():
+            netns._call("unshare", netns._NEWNET)
+            with Netlink() as host:
+                host.set_up(1)
+            test(*args, **kwargs)
+            assert interfaces() == ["lo"]
+            assert subprocess.run(["nft", "list", "tables"], capture_output=True, check=True).stdout == b""
+
+        netns._apart(body)
+
+    return wrapped
+
+
+def interfaces():
+    with Netlink() as host:
+        return sorted(link.name for link in host.links() if link.name not in ("tunl0", "sit0", "gre0"))
+
+
+@pytest.fixture
+def image(store, tmp_path):
+    place = tmp_path / "net"
+    (place / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", place / "bin")
+    for name in ["sh", "cat", "sleep", "ip", "nc", "ping", "wget", "httpd", "echo"]:
+        (place / "bin" / name).symlink_to("busybox")
+    return store.import_archive(place, tag="net:1", changes=["EXPOSE 80 81/udp"])
+
+
+def server(store, text="hello", **settings):
+    """A container that answers every connection on port 80 with `text`."""
+    box = store.create("net:1", command=["nc", "-ll", "-p", "80", "-e", "echo", text], **settings)
+    box.start()
+    return box
+
+
+def fetch(address, port, seconds=10):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with socket.create_connection((address, port), timeout=2) as sock:
+                return sock.makefile("rb").read()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+@apart
+def test_containers_of_a_network_find_each_other_by_name(store, image):
+    Networks(store).create("one")
+    web = server(store, name="web", network="one", network_aliases=["www"])
+    code = "ping -c1 -W2 web >/dev/null && ping -c1 -W2 www >/dev/null && nc www 80"
+    client = store.create(image, network="one")
+    assert client.run(["sh", "-c", code]).stdout == b"hello\n"
+    with pytest.raises(errors.InUse, match="active endpoints"):
+        Networks(store).remove("one")
+    web.remove(force=True)
+    Networks(store).remove("one")
+
+
+@apart
+def test_who_comes_later_is_told_to_those_before(store, image):
+    Networks(store).create("one")
+    first = server(store, name="first", network="one")
+    second = server(store, name="second", network="one")
+    assert b"\tsecond " in first.exec(["cat", "/etc/hosts"]).stdout
+    second.remove(force=True)
+    assert b"second" not in first.exec(["cat", "/etc/hosts"]).stdout
+    first.remove(force=True)
+
+
+@apart
+def test_ports_are_published_on_the_loopback_and_elsewhere(store, image):
+    box = server(store, publish=["127.0.0.1:7001:80", "7002:80", "80"], network="bridge")
+    host = subprocess.run(["ip", "-br", "-4", "addr"], capture_output=True, text=True, check=True).stdout
+    gateway = next(line.split()[2].partition("/")[0] for line in host.splitlines() if line.startswith("lfs"))
+    assert fetch("127.0.0.1", 7001) == fetch("127.0.0.1", 7002) == fetch(gateway, 7002) == b"hello\n"
+    with pytest.raises(ConnectionRefusedError):
+        fetch(gateway, 7001, seconds=0)
+    found = bindings(box)
+    assert [row[:2] for row in found] == [("80/tcp", "0.0.0.0"), ("80/tcp", "0.0.0.0"), ("80/tcp", "127.0.0.1")]
+    other = store.create(image, publish=["7001:80"], network="bridge")
+    with pytest.raises(errors.RunError, match=r"Bind for 0\.0\.0\.0:7001 failed: port is already allocated"):
+        other.run(["echo"])
+    box.remove(force=True)
+    assert other.run(["echo", "now"]).stdout == b"now\n"  # the port is free again
+
+
+@apart
+def test_publish_all_takes_what_is_exposed(store, image):
+    box = server(store, publish_all=True, expose=["90"], network="bridge")
+    assert [row[0] for row in bindings(box)] == ["80/tcp", "81/udp", "90/tcp"]
+    box.remove(force=True)
+
+
+@apart
+def test_networks_do_not_see_each_other_and_internal_ones_have_no_way_out(store, image):
+    networks = Networks(store)
+    networks.create("one")
+    networks.create("two", internal=True)
+    web = server(store, name="web", network="one")
+    address = networks.of(web.id)[0][1].address
+    inside = store.create(image, network="two").run(["sh", "-c", f"ip route; nc -w 1 {address} 80 || echo no"])
+    assert b"default" not in inside.stdout and inside.stdout.endswith(b"no\n")
+    assert store.create(image, network="bridge").run(["nc", "-w", "1", address, "80"]).returncode != 0
+    web.remove(force=True)
+
+
+@apart
+def test_a_network_of_another_container(store, image):
+    web = server(store, name="web", network="bridge")
+    joined = store.create(image, network="container:web")
+    assert joined.run(["nc", "127.0.0.1", "80"]).stdout == b"hello\n"
+    web.remove(force=True)
+    with pytest.raises(errors.NotFound):
+        joined.run(["echo"])
+
+
+@apart
+def test_connect_and_disconnect(store, image):
+    networks = Networks(store)
+    for name in ("one", "two"):
+        networks.create(name)
+    box = server(store, name="box", network="one")
+    connect(box, "two", aliases=["other"])
+    assert b"eth1" in box.exec(["ip", "addr"]).stdout
+    assert store.create(image, network="two").run(["nc", "other", "80"]).stdout == b"hello\n"
+    with pytest.raises(errors.InUse, match="already exists in network two"):
+        connect(box, "two")
+    disconnect(box, "two")
+    assert b"eth1" not in box.exec(["ip", "addr"]).stdout
+    box.remove(force=True)
+
+
+@apart
+def test_several_networks_at_once_and_an_address_of_choice(store, image):
+    networks = Networks(store)
+    networks.create("one", subnet="10.77.0.0/24")
+    networks.create("two", subnet="10.78.0.0/24", gateway="10.78.0.9")
+    box = store.create(image, network="one", networks=["two"], ip="10.77.0.50")
+    shown = box.run(["sh", "-c", "ip -4 addr; ip route"]).stdout
+    assert b"10.77.0.50/24" in shown and b"10.78.0.1/24" in shown and b"default via 10.77.0.1 dev eth0" in shown
+    with pytest.raises(errors.InvalidInput, match="Pool overlaps"):
+        networks.create("three", subnet="10.77.0.128/25")
+
+
+@apart
+def test_what_killed_processes_left_goes_with_the_next_command(store, image):
+    Networks(store).create("one")
+    box = server(store, name="box", network="one", publish=["7200:80"])
+    subprocess.run(["kill", "-9", str(_parent(box.state.pid))], check=True)
+    deadline = time.monotonic() + 10
+    while box.state.running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    box.start()
+    assert fetch("127.0.0.1", 7200) == b"hello\n"
+    box.remove(force=True)
+
+
+def _parent(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith("PPid:"))
+
+
+@apart
+def test_runs_at_once_share_the_containers_network(store, image):
+    box = store.create(image, network="bridge")
+    results = []
+    threads = [
+        threading.Thread(target=lambda: netns.inside(here, lambda: results.append(box.run(["ip", "addr"]).stdout)))
+        for _ in range(3)
+    ]
+    here = f"/proc/self/task/{threading.get_native_id()}/ns/net"
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 3 and all(b"172.17.0.2" in text for text in results)
+
+
+def test_networks_as_records(store):
+    networks = Networks(store)
+    made = networks.create("one", labels={"a": "b"})
+    assert [n.name for n in networks.all()] == ["bridge", "host", "none", "one"]
+    assert networks.get(made.id[:12]) == networks.get("one") == made
+    for name, kind, words in (
+        ("one", errors.AlreadyExists, "network with name one already exists"),
+        ("bridge", errors.AlreadyExists, "already exists"),
+        ("a/b", errors.InvalidInput, "invalid network name"),
+    ):
+        with pytest.raises(kind, match=words):
+            networks.create(name)
+    with pytest.raises(errors.NotFound, match="network nosuch not found"):
+        networks.get("nosuch")
+    with pytest.raises(errors.InvalidInput, match="pre-defined"):
+        networks.remove("host")
+    assert networks.prune(["one"]) == [] and networks.prune([]) == ["one"]
