@@ -15,7 +15,6 @@ from layerfs.cli.table import render
 from layerfs.cli.template import Template
 from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidInput, NotFound
-from layerfs.oci.fields import format_time
 
 if TYPE_CHECKING:
     from layerfs.engine.networks import Network, Networks
@@ -107,7 +106,7 @@ def _row(network: Network, no_trunc: bool) -> dict[str, Any]:
         "IPv6": "false",
         "Internal": str(network.internal).lower(),
         "Labels": ",".join(f"{name}={value}" for name, value in network.labels.items()),
-        "CreatedAt": format_time(network.created_ns),
+        "CreatedAt": network.created,
     }
 
 
@@ -139,7 +138,7 @@ def _document(networks: Networks, network: Network) -> dict[str, Any]:
     return {
         "Name": network.name,
         "Id": network.id,
-        "Created": format_time(network.created_ns),
+        "Created": network.created,
         "Scope": "local",
         "Driver": network.driver,
         "EnableIPv6": False,

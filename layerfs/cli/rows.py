@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from layerfs.engine import Change, Container, GcResult, Store
     from layerfs.image.filters import ImageSummary
     from layerfs.image.history import HistoryRow
-    from layerfs.oci import ContainerConfig
 
 Row = dict[str, Any]
 _NONE = "<none>"
@@ -127,7 +126,7 @@ def container_rows(boxes: Iterable[Container], *, truncate: bool, size: bool) ->
             "CreatedAt": moment(record.created_ns),
             "Status": status_text(box),
             "State": box.status,
-            "Ports": _ports(box, config),
+            "Ports": _ports(box, config.exposed_ports),
             "Names": record.name,
             "Labels": ",".join(f"{k}={v}" for k, v in config.labels),
             "Mounts": ",".join(_shortened(v.partition(":")[0], truncate) for v in box.settings.volumes),
@@ -271,7 +270,7 @@ def event_text(event: Mapping[str, Any]) -> str:
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
-def _ports(box: Container, config: ContainerConfig) -> str:
+def _ports(box: Container, exposed_ports: Iterable[str]) -> str:
     """`0.0.0.0:8080->80/tcp, 90/tcp`: what is published while it runs, and what is exposed."""
     from layerfs.engine.connections import bindings
 
@@ -279,5 +278,5 @@ def _ports(box: Container, config: ContainerConfig) -> str:
         return ""
     found = bindings(box)
     shown = [f"{address}:{number}->{port}" for port, address, number in found]
-    exposed = {port if "/" in port else f"{port}/tcp" for port in config.exposed_ports}
+    exposed = {port if "/" in port else f"{port}/tcp" for port in exposed_ports}
     return ", ".join([*sorted(exposed - {port for port, _, _ in found}), *shown])

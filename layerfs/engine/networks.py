@@ -81,6 +81,13 @@ class Network:
         return f"layerfs_{self.id[:10]}"
 
     @property
+    def created(self) -> str:
+        """As docker shows it."""
+        from layerfs.oci.fields import format_time
+
+        return format_time(self.created_ns)
+
+    @property
     def special(self) -> bool:
         return self.driver != "bridge"
 

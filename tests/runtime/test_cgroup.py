@@ -74,7 +74,8 @@ def _made(base, name, prepare, fill):
 
 def start_in(procs, command):
     joins = "".join(f"echo 0 > {path};" for path in procs)
-    return subprocess.Popen(["sh", "-c", joins + command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(["sh", "-c", joins + command], text=True, **how)
 
 
 def test_limits_stand_in_the_files(v1):
@@ -126,8 +127,8 @@ def test_freezing_and_killing(version, request):
     assert process.stdout.readline() == "x\n" and not group.frozen
     group.freeze(True)
     group.remove()
-    assert process.wait(10) == -9 and not group.directories
-    process.stdout.close()
+    process.communicate(timeout=10)
+    assert process.returncode == -9 and not group.directories
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
