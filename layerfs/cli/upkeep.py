@@ -16,6 +16,7 @@ from layerfs.cli.output import out
 from layerfs.cli.progress import bars
 from layerfs.cli.table import render
 from layerfs.cli.template import to_json
+from layerfs.cli.uring import uring_command
 from layerfs.cli.verbs import Group, verb
 from layerfs.errors import InvalidInput
 
@@ -153,6 +154,9 @@ def container_prune_command(session: Session, force: bool) -> None:
 @click.group("debug", cls=Group)
 def debug_command() -> None:
     """Look inside the store."""
+
+
+debug_command.add_command(uring_command)
 
 
 @debug_command.command("tree")

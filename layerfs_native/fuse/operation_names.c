@@ -108,6 +108,17 @@ int lfs_op_symlink(struct lfs_request *request)
 	return create(request, name, &what);
 }
 
+/* A new file's attributes last although it is open for writing: while it is empty no mapping can change it, and what gives it a size makes
+ * the kernel ask again. Without them it would ask as soon as the file is made. */
+static void reply_created(struct lfs_request *request, struct lfs_node *node, const struct fuse_attr *attr)
+{
+	struct fuse_entry_out *out = (struct fuse_entry_out *)request->out;
+	size_t size = request->out_size;
+	lfs_reply_entry(request, node, attr);
+	request->out_size = size;
+	out->attr_valid = request->server->options.cache_seconds;
+}
+
 static int reply_open(struct lfs_request *request, struct lfs_node *node, uint32_t flags, int fd, size_t at)
 {
 	struct fuse_open_out open = {0};
@@ -145,12 +156,7 @@ int lfs_op_create(struct lfs_request *request)
 		lfs_node_put(server, node);
 		return rc;
 	}
-	size_t size = request->out_size;
-	lfs_reply_entry(request, node, &attr);
-	/* The kernel asks for them next (may the caller open it?). Nothing can be mapped before the file has bytes, and what gives it some
-	 * makes the kernel ask again. */
-	((struct fuse_entry_out *)request->out)->attr_valid = LFS_FOREVER;
-	request->out_size = size;
+	reply_created(request, node, &attr);
 	return 0;
 }
 
@@ -174,9 +180,7 @@ int lfs_op_tmpfile(struct lfs_request *request)
 		lfs_node_put(server, node);
 		return rc;
 	}
-	size_t size = request->out_size;
-	lfs_reply_entry(request, node, &attr);
-	request->out_size = size;
+	reply_created(request, node, &attr);
 	return 0;
 }
 

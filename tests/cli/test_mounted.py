@@ -82,3 +82,9 @@ def test_a_dead_image_mount_makes_room_for_the_next_one(layerfs_command, tmp_pat
     assert layerfs_command("mount", "box:1", tmp_path / "here").returncode == 0
     assert (tmp_path / "here/bin/sh").exists()
     assert layerfs_command("umount", tmp_path / "here").returncode == 0
+
+
+def test_the_hosts_switch_of_io_uring_is_told(layerfs_command):
+    answer = layerfs_command("debug", "uring")
+    assert answer.stdout in (b"on\n", b"off\n") or b"Linux 6.14" in answer.stderr
+    assert layerfs_command("debug", "uring", "maybe").returncode != 0
