@@ -25,7 +25,7 @@ HEAD = """# Performance
 
 Written by `make bench` on {day}: {machine}.
 Every row was measured in one run, all systems in turns; times are medians of the rounds. In brackets: our time to the
-peer's; below 1, layerfs is faster. *Bars* are what the project promises, and whether this run met them.
+peer's; below 1, layerfs is faster (for another form of layerfs: its time to that of the first). *Bars* are what the project promises, and whether this run met them.
 Machines are noisy: trust the ratios, and repeat them on yours.
 """
 
@@ -62,8 +62,10 @@ def _cell(row: Row, side: str) -> str:
     if side not in times:
         return ""
     ours = times[_main_side(times)]
-    ratio = "" if side == _main_side(times) else f" ({_ratio(ours / times[side])})"
-    return _milliseconds(times[side]) + ratio
+    if side == _main_side(times):
+        return _milliseconds(ours)
+    ratio = times[side] / ours if side.startswith(OURS) else ours / times[side]
+    return f"{_milliseconds(times[side])} ({_ratio(ratio)})"
 
 
 def times_text(row: Row) -> str:
@@ -81,7 +83,7 @@ def verdicts(row: Row) -> list[tuple[str, float, bool]]:
     found = []
     for side, base, bar in row["bars"]:
         ratio = row["times_ms"][side] / row["times_ms"][base]
-        name = base if side == _main_side(row["times_ms"]) else f"{base} by {side}"
+        name = base if side == _main_side(row["times_ms"]) else f"{base} ({side})"
         found.append((f"≤ {bar:.3g} × {name}", ratio, ratio <= bar))
     return found
 
