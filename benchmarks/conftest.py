@@ -270,7 +270,8 @@ def run() -> Callable[..., None]:
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[str]]]:
     """A podman command line on a store of its own; stores are removed at the end."""
     base = tmp_path_factory.mktemp("podman")
-    options = ["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+    runtime = next((name for name in ("crun", "runc") if shutil.which(name)), "crun")
+    options = ["--runtime", runtime, "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
 
     def command(*arguments: str, root: str = "store") -> list[str]:
         return ["podman", "--root", str(base / root), "--runroot", str(base / f"{root}.run"), *options, *arguments]

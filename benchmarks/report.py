@@ -181,11 +181,11 @@ def _plot(rows: list[Row], base: str, target: Path) -> None:
 
 def write_plots(rows: list[Row], folder: Path) -> list[str]:
     made = []
-    for base in (OVERLAY, FUSE_OVERLAY):
+    for base, name in ((OVERLAY, "performance.svg"), (FUSE_OVERLAY, "performance-fuse-overlayfs.svg")):
         some = [row for row in rows if base in row.get("times_ms", ())][::-1]
         if some:
-            made.append(f"performance-{base}.svg")
-            _plot(some, base, folder / made[-1])
+            made.append(name)
+            _plot(some, base, folder / name)
     return made
 
 

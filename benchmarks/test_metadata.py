@@ -47,6 +47,10 @@ def test_find(versus: Any, places: Any) -> None:
     versus("find, warm", find, places, overlay=0.6, rounds=15, warm=True)
 
 
+def test_list(versus: Any, places: Any, workload: Any) -> None:
+    versus("all names, warm", lambda p: workload("list", p.root), places, overlay=0.6, rounds=15, warm=True)
+
+
 def test_walk(versus: Any, places: Any, workload: Any) -> None:
     versus("walk + stat, warm", lambda p: workload("walk", p.root), places, overlay=0.95, rounds=15, warm=True)
 

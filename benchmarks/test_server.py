@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,6 @@ def test_first_answer(versus: Any, stack: Stack) -> None:
 
     with stack.open(OURS, FUSE_OVERLAY) as places:
         versus("mount to first answer", mount, places, rounds=15)
-        times = [mount(places[OURS]) * 1000 for _ in range(15)]
-        versus.figure("mount to first answer, median", statistics.median(times), "ms", bar=10)
 
 
 def test_memory(versus: Any, stack: Stack, workload: Any) -> None:

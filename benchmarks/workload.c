@@ -45,7 +45,7 @@ static void read_names(const char *root, const char *list)
 	fclose(file);
 }
 
-static void walk(int dir)
+static void walk(int dir, bool with_stat)
 {
 	struct stat status;
 	DIR *stream = fdopendir(dir);
@@ -54,25 +54,27 @@ static void walk(int dir)
 	for (struct dirent *entry; (entry = readdir(stream));) {
 		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
 			continue;
-		if (fstatat(dirfd(stream), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0)
-			err(1, "%s", entry->d_name);
 		seen++;
+		if (!with_stat && entry->d_type != DT_UNKNOWN)
+			status.st_mode = DTTOIF(entry->d_type);
+		else if (fstatat(dirfd(stream), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+			err(1, "%s", entry->d_name);
 		if (S_ISDIR(status.st_mode)) {
 			int below = openat(dirfd(stream), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
 			if (below < 0)
 				err(1, "%s", entry->d_name);
-			walk(below);
+			walk(below, with_stat);
 		}
 	}
 	closedir(stream);
 }
 
-static void op_walk(const char *root)
+static void op_walk(const char *root, bool with_stat)
 {
 	int dir = open(root, O_RDONLY | O_DIRECTORY);
 	if (dir < 0)
 		err(1, "%s", root);
-	walk(dir);
+	walk(dir, with_stat);
 }
 
 static void op_stat(void)
@@ -195,8 +197,8 @@ static void op_map(const char *path, bool write)
 static void run(const char *operation, const char *root, char **arguments)
 {
 	size_t first = arguments[0] ? strtoull(arguments[0], NULL, 10) : 0;
-	if (!strcmp(operation, "walk"))
-		op_walk(root);
+	if (!strcmp(operation, "walk") || !strcmp(operation, "list"))
+		op_walk(root, operation[0] == 'w');
 	else if (!strcmp(operation, "stat"))
 		op_stat();
 	else if (!strcmp(operation, "missing"))

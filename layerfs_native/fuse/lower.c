@@ -173,10 +173,12 @@ int lfs_low_open(const struct lfs_server *server, const struct lfs_content *cont
 	char path[LFS_ID_SIZE * 2 + 2], *at = path;
 	struct stat status;
 	for (unsigned i = 0; i < LFS_ID_SIZE; i++) {
-		at += sprintf(at, "%02x", content->identity[i]);
+		*at++ = "0123456789abcdef"[content->identity[i] >> 4];
+		*at++ = "0123456789abcdef"[content->identity[i] & 15];
 		if (!i)
 			*at++ = '/';
 	}
+	*at = 0;
 	LFS_AUTO_FD fd = openat(server->lower.objects, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME);
 	if (fd < 0 && errno == EPERM)
 		fd = openat(server->lower.objects, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
