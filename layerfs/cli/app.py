@@ -63,7 +63,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "gc": ("upkeep", "The store"),
     "fsck": ("upkeep", "The store"),
     "system": ("upkeep", "The store"),
-    "debug": ("upkeep", "The store"),
+    "debug": ("debug", "The store"),
     "version": ("upkeep", "The store"),
     "completion": ("completion", "The store"),
 }

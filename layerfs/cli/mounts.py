@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from layerfs.cli.app import Session
 from layerfs.cli.options import any_argument, container_argument, format_option, quiet_option
-from layerfs.cli.output import for_each, out
+from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.rows import mount_rows
 from layerfs.cli.table import render
 from layerfs.cli.verbs import verb
@@ -28,6 +30,7 @@ engine_option = click.option("--engine", type=click.Choice(ENGINES), help="Mount
     metavar="NAME[=VALUE],...",
     help="size, inodes, uidmap, gidmap, cache, coherence, access, noatime, volatile, nosuid, nodev, noexec.",
 )
+@click.option("--foreground", is_flag=True, help="Stay until it is unmounted; Ctrl-C unmounts it.")
 @quiet_option("With no name: only the mount points.")
 @format_option("With no name: json, table, or a Go template.")
 @click.pass_obj
@@ -38,15 +41,28 @@ def mount_command(
     engine: str | None,
     read_only: bool,
     options: tuple[str, ...],
+    foreground: bool,
     quiet: bool,
     format_: str | None,
-) -> None:
+) -> int:
     """Mount an image (read-only) or a container (writable) and print where; list mounts without a name."""
     if name is not None:
-        out(str(session.store.mount(name, target, engine=engine, read_only=read_only, options=options)))
-        return
+        place = session.store.mount(name, target, engine=engine, read_only=read_only, options=options)
+        out(str(place))
+        return _stay(session, str(place)) if foreground else 0
     columns = {"TARGET": "Target", "ENGINE": "Engine", "SOURCE": "Source", "MODE": "Mode"}
     render(mount_rows(session.store), columns, format=format_, quiet="Target" if quiet else None)
+    return 0
+
+
+def _stay(session: Session, place: str) -> int:
+    """Until somebody unmounts it (0), its server dies (1), or a signal says so (0): a second one leaves it mounted."""
+    sys.stdout.flush()
+    try:
+        return 0 if session.store.await_unmounted(place) else fail(f"the server of {place} was killed")
+    except (KeyboardInterrupt, SystemExit):
+        session.store.umount(place)
+        return 0
 
 
 @verb("umount")

@@ -171,11 +171,17 @@ def mount_rows(store: Store, *, dead: bool = False) -> list[Row]:
     alive = {record.id for record in store.mounts()}
     return [
         {
+            "ID": record.id,
+            "ShortID": record.id[:12],
             "Target": record.target,
             "Engine": record.engine,
             "Source": record.container[:12] or record.image[:12],
+            "Container": record.container,
+            "Image": record.image,
             "Mode": "ro" if record.read_only else "rw",
+            "Options": ",".join(record.options),
             "Pid": str(record.pid),
+            "Since": human_ago(record.since_ns or None),
             "State": "live" if record.id in alive else "dead",
         }
         for record in store.mounts(dead=dead)

@@ -1,4 +1,4 @@
-"""gc, fsck, system, debug, version, and the prune verbs."""
+"""gc, fsck, system, version, and the prune verbs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import click
 from layerfs._version import __version__
 from layerfs.cli import rows
 from layerfs.cli.app import Session
-from layerfs.cli.options import format_option, image_argument, parse_filters
+from layerfs.cli.options import format_option, parse_filters
 from layerfs.cli.output import out
 from layerfs.cli.progress import bars
 from layerfs.cli.table import render
 from layerfs.cli.template import to_json
-from layerfs.cli.uring import uring_command
 from layerfs.cli.verbs import Group, verb
 from layerfs.errors import InvalidInput
 
@@ -40,7 +39,6 @@ _DF_CONTAINERS = {
     "STATUS": "Status",
     "NAMES": "Names",
 }
-_MOUNTS = {"TARGET": "Target", "ENGINE": "Engine", "SOURCE": "Source", "MODE": "Mode", "PID": "Pid", "STATE": "State"}
 _VERSION = {
     "VERSION": "Version",
     "CORE": "Core",
@@ -149,31 +147,6 @@ def container_prune_command(session: Session, force: bool) -> None:
     _confirm(force, "all stopped containers")
     for line in session.store.prune(containers=True):
         out(line)
-
-
-@click.group("debug", cls=Group)
-def debug_command() -> None:
-    """Look inside the store."""
-
-
-debug_command.add_command(uring_command)
-
-
-@debug_command.command("tree")
-@image_argument("name", metavar="IMAGE|DIFF_ID")
-@click.pass_obj
-def _tree(session: Session, name: str) -> None:
-    """Print a tree, one line an entry (docs/format.md)."""
-    for line in session.store.tree_text(name):
-        out(line)
-
-
-@debug_command.command("mounts")
-@format_option()
-@click.pass_obj
-def _mounts(session: Session, format_: str | None) -> None:
-    """List the mounts of this store with their engine and server."""
-    render(rows.mount_rows(session.store, dead=True), _MOUNTS, format=format_)
 
 
 @verb("version")

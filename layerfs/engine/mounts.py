@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from layerfs.errors import InvalidInput, NotFound, Unsupported
+from layerfs.errors import ContainerNotFound, InvalidInput, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from layerfs.engine.store import Store
@@ -121,7 +122,7 @@ def mounted_at(store: Store, container_id: str) -> Path | None:
     return next((Path(record.target) for record in writable_mounts(store, container_id)), None)
 
 
-def find_mount(store: Store, where: str, container_id: str | None) -> list[MountRecord]:
+def find_mount(store: Store, where: str) -> list[MountRecord]:
     """The mounts at a path, or of a container.
 
     Raises:
@@ -129,7 +130,7 @@ def find_mount(store: Store, where: str, container_id: str | None) -> list[Mount
     """
     from layerfs.snapshot import MountTable
 
-    path = os.path.realpath(where)
+    path, container_id = os.path.realpath(where), _container_of(store, where)
     records = MountTable(store.root).records()
     found = [r for r in records if r.target == path] or [
         r for r in records if container_id and r.container == container_id
@@ -137,6 +138,64 @@ def find_mount(store: Store, where: str, container_id: str | None) -> list[Mount
     if not found:
         raise NotFound(f"nothing of this store is mounted at {where}")
     return found
+
+
+def await_end(store: Store, where: str) -> bool:
+    """See Store.await_unmounted. The kernel tells of every change of its mounts by its table's descriptor."""
+    import select
+
+    from layerfs.mount import mount_table
+    from layerfs.snapshot import MountTable
+    from layerfs.snapshot.table import SERVED, source_of
+
+    records = find_mount(store, where)
+    sources = {source_of(record.id).encode() for record in records}
+    poll, alive = select.poll(), True
+    with contextlib.ExitStack() as stack:
+        poll.register(stack.enter_context(Path("/proc/self/mountinfo").open("rb")), select.POLLPRI | select.POLLERR)
+        for record in records:
+            if record.engine in SERVED:
+                with contextlib.suppress(ProcessLookupError):
+                    server = os.pidfd_open(record.pid)
+                    stack.callback(os.close, server)
+                    poll.register(server, select.POLLIN)
+        while alive and any(entry.source in sources for entry in mount_table()):
+            alive = not any(event & select.POLLIN for _, event in poll.poll())
+        alive = alive or not any(entry.source in sources for entry in mount_table())
+    MountTable(store.root).clean_dead()
+    return alive
+
+
+def mount_statistics(store: Store, where: str | None) -> list[dict[str, Any]]:
+    """See Store.mount_stats."""
+    from layerfs.snapshot import control
+
+    records = store.mounts()
+    found = [record for record in records if record.engine == "native"]
+    if where is not None:
+        found = [record for record in records if len(where) >= 4 and record.id.startswith(where)]
+        found = found or find_mount(store, where)
+    return [
+        {"id": record.id, "target": record.target, "pid": record.pid, "memory": _memory(record.pid)}
+        | control.request(store.root, record.id, "stats")
+        for record in found
+    ]
+
+
+def _container_of(store: Store, name: str) -> str | None:
+    try:
+        return store.container(name).id
+    except (ContainerNotFound, InvalidInput):
+        return None
+
+
+def _memory(process: int) -> int:
+    """The resident bytes of a process; 0 when it is gone."""
+    try:
+        pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGESIZE")
 
 
 def unmount_all(store: Store, records: Iterable[MountRecord], *, lazy: bool) -> None:

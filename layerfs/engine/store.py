@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from layerfs.engine.container import Container
 from layerfs.engine.image import Image
 from layerfs.engine.lookup import container_or_image, image_of, inspect, stack_of, tree_lines, users_of_images
-from layerfs.engine.mounts import check_engine, find_mount, mount_image, unmount_all
+from layerfs.engine.mounts import await_end, check_engine, find_mount, mount_image, mount_statistics, unmount_all
 from layerfs.engine.records import Change, LoadedImage
-from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput
+from layerfs.errors import ImageNotFound, InvalidInput
 from layerfs.image.images import Images
 from layerfs.reference import Reference
 from layerfs.store.root import StoreRoot
@@ -283,11 +283,11 @@ class Store:
 
     def umount(self, where: str, *, lazy: bool = False) -> None:
         """Unmount what is mounted at a path, or all mounts of a container. Raises NotFound, InUse."""
-        try:
-            box: str | None = self.container(where).id
-        except (ContainerNotFound, InvalidInput):
-            box = None
-        unmount_all(self, find_mount(self, where, box), lazy=lazy)
+        unmount_all(self, find_mount(self, where), lazy=lazy)
+
+    def await_unmounted(self, where: str) -> bool:
+        """Returns when nothing of this store is mounted at a path any more; False when a server had died under it."""
+        return await_end(self, where)
 
     def mounts(self, *, dead: bool = False) -> list[MountRecord]:
         """What is mounted; with `dead` also what is not any more but has a row still."""
@@ -295,6 +295,16 @@ class Store:
 
         table = MountTable(self.root)
         return table.records() if dead else table.live()
+
+    def mount_stats(self, where: str | None = None) -> list[dict[str, Any]]:
+        """What the servers of native mounts have counted: of those at a path, of a container, or with a mount's id (or
+        a start of it); None: all. `id`, `target`, `pid` and `memory` (bytes) come with it; docs/architecture.md says
+        more.
+
+        Raises:
+            NotFound: no such mount, or it has no server that counts.
+        """
+        return mount_statistics(self, where)
 
     # comparing
 

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from layerfs import mount
 from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupported
 from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED, prefix_of
+from layerfs.snapshot import control
 from layerfs.snapshot.kernel import mount_kernel
 from layerfs.snapshot.native import SERVER, start_native
 from layerfs.snapshot.options import MountOptions, Options
@@ -55,6 +57,14 @@ class MountHandle:
     def unmount(self, *, lazy: bool = False) -> None:
         """Raises InUse when something uses it and `lazy` is false. A second call does nothing."""
         unmount(self._root, self.id, lazy=lazy)
+
+    def stats(self) -> dict[str, Any]:
+        """What its server has counted: requests, latencies, what it keeps; see docs/architecture.md.
+
+        Raises:
+            NotFound: it has no server that counts (engines kernel and python), or it has ended.
+        """
+        return control.request(self._root, self.id, "stats")
 
     def __enter__(self) -> Path:
         return self.path
@@ -100,6 +110,7 @@ def mount_tree(
         image=image,
         container=writable.container if writable else "",
         read_only=read_only or writable is None,
+        options=wanted.texts(),
     ).with_process(os.getpid())
     with contextlib.ExitStack() as stack:
         lock_fd = stack.enter_context(_container_lock(root, writable)) if writable else None
@@ -194,7 +205,8 @@ def _mount_native(
     if writable is not None:
         orders |= {"upper": str(writable.upper), "work": str(writable.work)}
     flags = [*options.switches(), *(["read_only"] if record.read_only else [])]
-    return start_native(orders | options.orders(), flags, lock_fd=lock_fd)
+    with control.listening(root, record.id) as listener:
+        return start_native(orders | options.orders(), flags, lock_fd=lock_fd, control_fd=listener.fileno())
 
 
 @contextlib.contextmanager
@@ -291,6 +303,7 @@ def _unmount(root: StoreRoot, id: str, *, lazy: bool) -> None:
     if record.made:
         with contextlib.suppress(OSError):
             Path(record.target).rmdir()
+    control.forget(root, id)
     table.remove(id)
 
 

@@ -45,10 +45,12 @@ def start_native(
     flags: Iterable[str] = (),
     *,
     lock_fd: int | None = None,
+    control_fd: int | None = None,
     server: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """Returns the server's pid when the mount answers. `lock_fd` is held by the server as long as it lives.
+    """Returns the server's pid when the mount answers. `lock_fd` is held by the server as long as it lives;
+    `control_fd` is its control socket.
 
     `orders`: `tree`, `packs`, `objects` (paths), `target`, `name` (shown as the mount's source), and optionally `upper`
     and `work`. `flags`: read_only, volatile, nosuid, nodev, noexec, noatime, and SWITCHES, each of which turns a
@@ -61,8 +63,9 @@ def start_native(
     read_end, write_end = os.pipe()
     errors = os.memfd_create("layerfs-native", os.MFD_CLOEXEC)
     try:
-        passed = [write_end, *([lock_fd] if lock_fd is not None else [])]
-        data = encode_orders({**orders, "report": str(write_end)}, flags)
+        passed = [write_end, *(fd for fd in (lock_fd, control_fd) if fd is not None)]
+        control = {} if control_fd is None else {"control": str(control_fd)}
+        data = encode_orders({**orders, **control, "report": str(write_end)}, flags)
         process = _spawn(program, data, passed, errors, environment)
         os.close(write_end)
         write_end = -1

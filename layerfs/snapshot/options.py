@@ -128,6 +128,11 @@ class MountOptions:
         }
         return {name: text for name, text in texts.items() if text}
 
+    def texts(self) -> tuple[str, ...]:
+        """As they could be asked for again, for who lists mounts."""
+        words = ["coherence=strict"] * self.strict + ["access=private"] * self.private
+        return (*sorted(self.flags), *(f"{name}={value}" for name, value in self.orders().items()), *words)
+
     def switches(self) -> list[str]:
         """Flags for the native engine's server."""
         return [*sorted(self.flags), *(["strict"] if self.strict else []), *(["private"] if self.private else [])]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from layerfs import mount
 from layerfs.errors import LayerfsError
+from layerfs.snapshot.control import forget
 from layerfs.snapshot.pending import pending_of
 from layerfs.store.leases import boot_id, process_start
 from layerfs.store.root import StoreRoot
@@ -39,14 +41,17 @@ class MountRecord:
     container: str = ""
     read_only: bool = False
     made: bool = False
+    since_ns: int = 0
+    options: tuple[str, ...] = ()
 
     @classmethod
     def new(cls, **fields: Any) -> MountRecord:
-        return cls(id=secrets.token_hex(16), pid=0, pid_start=0, boot=boot_id(), **fields)
+        return cls(id=secrets.token_hex(16), pid=0, pid_start=0, boot=boot_id(), since_ns=time.time_ns(), **fields)
 
     @classmethod
     def from_row(cls, key: bytes, row: dict[str, Any]) -> MountRecord:
         known = {name: row[name] for name in cls.__slots__ if name in row and name != "id"}
+        known["options"] = tuple(known.get("options", ()))
         return cls(id=key.decode("ascii", "replace"), **{**_DEFAULTS, **known})
 
     def row(self) -> dict[str, Any]:
@@ -116,6 +121,7 @@ class MountTable:
         if record.made:
             with contextlib.suppress(OSError):
                 Path(record.target).rmdir()
+        forget(self._root, record.id)
         self.remove(record.id)
 
 

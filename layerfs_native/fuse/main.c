@@ -115,9 +115,12 @@ int main(void)
 		return fail(&server, rc, &error);
 	lfs_leave_namespace(&server);
 	pthread_create(&signals, NULL, await_signal, &server);
+	if (lfs_control_start(&server) < 0)
+		fputs("no control socket\n", stderr);
 	if (!say(&server, "ready\n"))
 		lfs_unmount(&server, true); /* who started us was killed: a mount that no one knows of */
 	lfs_serve_device(&server);
+	lfs_control_stop(&server);
 	lfs_server_close(&server);
 	return 0;
 }

@@ -36,7 +36,7 @@ struct flag_key {
 };
 #define AT(field) offsetof(struct lfs_options, field)
 static const struct text_key texts[] = {{"tree", AT(tree)}, {"packs", AT(packs)}, {"objects", AT(objects)}, {"target", AT(target)},
-					{"name", AT(name)}, {"upper", AT(upper)}, {"work", AT(work)},	  {"control", AT(control)}};
+					{"name", AT(name)}, {"upper", AT(upper)}, {"work", AT(work)}};
 static const struct flag_key flags[] = {
 	{"read_only", AT(read_only)},	      {"volatile", AT(volatile_)},		  {"strict", AT(strict)},
 	{"no_passthrough", AT(no_passthrough)}, {"no_readdirplus", AT(no_readdirplus)}, {"no_acl", AT(no_acl)},
@@ -84,6 +84,8 @@ static int set_option(struct lfs_options *options, const char *key, const char *
 		options->inode_limit = number;
 	else if (!strcmp(key, "cache"))
 		options->cache_seconds = number < LFS_FOREVER ? number : LFS_FOREVER;
+	else if (!strcmp(key, "control"))
+		options->control = (int)number;
 	else if (!strcmp(key, "pass_lower_size"))
 		options->pass_lower_size = number;
 	else if (!strcmp(key, "minor") && number >= FUSE_MINOR_OLDEST && number <= FUSE_MINOR)

@@ -16,7 +16,7 @@ void lfs_server_init(struct lfs_server *server)
 	pthread_cond_init(&server->copied, NULL);
 	server->device = server->proc = server->own_namespace = LFS_NO_FD;
 	server->upper.root = server->upper.work = server->upper.scratch = server->upper.links = LFS_NO_FD;
-	server->options.report = LFS_NO_FD;
+	server->options.report = server->options.control = server->control_end = LFS_NO_FD;
 	server->options.threads = 2;
 	server->options.minor = FUSE_MINOR;
 	server->options.pass_lower_size = LFS_PASS_LOWER_SIZE;

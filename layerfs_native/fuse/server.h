@@ -56,7 +56,7 @@ struct lfs_options {
 	uint64_t cache_seconds; /* how long the kernel may keep names and attributes; LFS_FOREVER: nothing changes behind its back */
 	struct lfs_idmap users, groups;
 	uint64_t pass_lower_size;	  /* smaller lower files are cached: then old descriptors see what is written later */
-	char *control;
+	int control; /* listening socket; -1: none */
 };
 int lfs_options_read(int fd, struct lfs_options *options, struct lfs_error *error);
 void lfs_options_free(struct lfs_options *options);
@@ -553,7 +553,8 @@ void lfs_meter_start(struct lfs_server *server); /* the calling thread counts fr
 void lfs_count_request(uint32_t opcode, int error, uint64_t nanoseconds);
 int lfs_stats_json(struct lfs_server *server, char **out, size_t *size); /* owned text; takes the lock */
 void lfs_stats_free(struct lfs_server *server);
-int lfs_control_start(struct lfs_server *server);
+int lfs_control_start(struct lfs_server *server); /* on options.control, which it owns */
+void lfs_control_stop(struct lfs_server *server);
 
 struct lfs_server {
 	struct lfs_options options;
@@ -582,7 +583,8 @@ struct lfs_server {
 	uint64_t namespace_id;	/* of the mount namespace we were started in */
 	int own_namespace;	/* the empty one */
 	cpu_set_t processors;	/* we may run on */
-	int control; /* listening socket, or -1 */
+	pthread_t control; /* its thread, when control_end is an event descriptor */
+	int control_end;
 };
 
 /* --- server.c: all but the mount --- */

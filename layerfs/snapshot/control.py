@@ -1,0 +1,80 @@
+"""The control sockets of native mounts: `control/<mount id>` in the store, for root and the owner of the server.
+
+A request is one packet (`ping`, `stats`, `quota`, `stop`), its answer one packet with a JSON object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from layerfs.errors import InvalidInput, MountError, NotFound
+from layerfs.store.root import StoreRoot
+
+__all__ = ["forget", "listening", "request"]
+
+_SECONDS = 10
+_ANSWER_MAX = 1 << 20
+
+
+@contextlib.contextmanager
+def _folder(root: StoreRoot, *, make: bool = False) -> Iterator[str]:
+    """A name of the directory that is short enough for a socket's address."""
+    path = root.path / "control"
+    if make:
+        path.mkdir(0o700, exist_ok=True)
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+def listening(root: StoreRoot, id: str) -> socket.socket:
+    """A new socket of the mount with this id, for its server."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with _folder(root, make=True) as folder:
+            made.bind(f"{folder}/{id}")
+        made.listen(16)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def forget(root: StoreRoot, id: str) -> None:
+    """Takes the socket's name away."""
+    with contextlib.suppress(OSError):
+        (root.path / "control" / id).unlink()
+
+
+def request(root: StoreRoot, id: str, word: str) -> dict[str, Any]:
+    """Asks the server of a mount.
+
+    Raises:
+        NotFound: the mount has no server that listens. MountError: it did not answer. InvalidInput: it does not know
+        the request.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
+        asked.settimeout(_SECONDS)
+        try:
+            with _folder(root) as folder:
+                asked.connect(f"{folder}/{id}")
+        except OSError as error:
+            raise NotFound(f"no server listens for mount {id[:12]} ({error.strerror or error})") from error
+        try:
+            asked.send(word.encode())
+            data = asked.recv(_ANSWER_MAX)
+        except OSError as error:
+            raise MountError(f"the server of mount {id[:12]} does not answer: {error}") from error
+    if not data:
+        raise MountError(f"the server of mount {id[:12]} does not talk to us")
+    answer: dict[str, Any] = json.loads(data)
+    if "error" in answer:
+        raise InvalidInput(f"the server of mount {id[:12]} said: {answer['error']}")
+    return answer

@@ -1,0 +1,184 @@
+/* The control socket: packets of one request each, answered by one JSON object. A thread of its own serves it and never waits for a client:
+ * who does not take his answer, or is one too many, is let go. Only root and the owner of the server are heard. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "server.h"
+
+#define CLIENTS 16u
+#define REQUEST_MAX 256u
+
+struct clients {
+	int sockets[CLIENTS]; /* oldest first */
+	unsigned count;
+};
+
+struct answer {
+	char *text; /* owned */
+	size_t size;
+};
+
+/* --- requests --- */
+
+static int print(struct answer *answer, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static int print(struct answer *answer, const char *format, ...)
+{
+	va_list arguments;
+	va_start(arguments, format);
+	int size = vasprintf(&answer->text, format, arguments);
+	va_end(arguments);
+	answer->size = size < 0 ? 0 : (size_t)size;
+	if (size < 0)
+		answer->text = NULL;
+	return size < 0 ? -ENOMEM : 0;
+}
+
+static int answer_ping(struct lfs_server *server, struct answer *answer)
+{
+	return print(answer, "{\"pid\":%ld,\"protocol\":\"%u.%u\"}\n", (long)getpid(), FUSE_MAJOR, server->minor);
+}
+
+static int answer_stats(struct lfs_server *server, struct answer *answer)
+{
+	return lfs_stats_json(server, &answer->text, &answer->size);
+}
+
+static int answer_quota(struct lfs_server *server, struct answer *answer)
+{
+	pthread_mutex_lock(&server->quota.lock);
+	long long used = server->quota.used, inodes = server->quota.inodes;
+	bool on = server->quota.on;
+	pthread_mutex_unlock(&server->quota.lock);
+	if (!on)
+		return print(answer, "{\"limited\":false}\n");
+	return print(answer, "{\"limited\":true,\"size\":%llu,\"used\":%lld,\"inodes\":%llu,\"used_inodes\":%lld}\n",
+		     (unsigned long long)server->options.size_limit, used, (unsigned long long)server->options.inode_limit, inodes);
+}
+
+static int answer_stop(struct lfs_server *server, struct answer *answer)
+{
+	int rc = lfs_unmount(server, true);
+	return rc < 0 ? rc : print(answer, "{\"stopped\":true}\n");
+}
+
+static const struct {
+	const char *request;
+	int (*answer)(struct lfs_server *server, struct answer *answer);
+} requests[] = {{"ping", answer_ping}, {"stats", answer_stats}, {"quota", answer_quota}, {"stop", answer_stop}};
+
+static void answer_request(struct lfs_server *server, const char *text, struct answer *answer)
+{
+	int rc = -EINVAL;
+	for (size_t i = 0; i < sizeof requests / sizeof *requests; i++)
+		if (!strcmp(text, requests[i].request))
+			rc = requests[i].answer(server, answer);
+	if (rc < 0)
+		print(answer, "{\"errno\":%d,\"error\":\"%s\"}\n", -rc, rc == -EINVAL ? "unknown request" : strerror(-rc));
+}
+
+/* --- clients --- */
+
+static void drop(struct clients *clients, unsigned at)
+{
+	close(clients->sockets[at]);
+	memmove(clients->sockets + at, clients->sockets + at + 1, (--clients->count - at) * sizeof *clients->sockets);
+}
+
+static bool welcome(const struct lfs_server *server, int socket)
+{
+	struct ucred who;
+	socklen_t size = sizeof who;
+	return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 && (!who.uid || who.uid == server->rights.uid);
+}
+
+static void admit(struct lfs_server *server, struct clients *clients)
+{
+	int socket = accept4(server->options.control, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (socket < 0) {
+		usleep(10000); /* without descriptors the next call would fail at once, too */
+		return;
+	}
+	if (!welcome(server, socket)) {
+		close(socket);
+		return;
+	}
+	if (clients->count == CLIENTS)
+		drop(clients, 0);
+	clients->sockets[clients->count++] = socket;
+}
+
+/* False when the client is to go. */
+static bool serve_client(struct lfs_server *server, int socket)
+{
+	char text[REQUEST_MAX];
+	struct answer answer = {0};
+	ssize_t size = recv(socket, text, sizeof text - 1, MSG_DONTWAIT);
+	if (size <= 0)
+		return size < 0 && (errno == EAGAIN || errno == EINTR);
+	while (size && text[size - 1] == '\n')
+		size--;
+	text[size] = 0;
+	answer_request(server, text, &answer);
+	bool taken = answer.text && send(socket, answer.text, answer.size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)answer.size;
+	free(answer.text);
+	return taken;
+}
+
+static void *serve(void *context)
+{
+	struct lfs_server *server = context;
+	struct clients clients = {.count = 0};
+	lfs_thread_start(server);
+	for (;;) {
+		struct pollfd wanted[CLIENTS + 2] = {{server->control_end, POLLIN, 0}, {server->options.control, POLLIN, 0}};
+		unsigned count = clients.count;
+		for (unsigned i = 0; i < count; i++)
+			wanted[i + 2] = (struct pollfd){clients.sockets[i], POLLIN, 0};
+		if (poll(wanted, count + 2, -1) < 0)
+			continue;
+		if (wanted[0].revents)
+			break;
+		for (unsigned i = count; i--;) /* backwards: dropping moves the later ones */
+			if (wanted[i + 2].revents && !serve_client(server, clients.sockets[i]))
+				drop(&clients, i);
+		if (wanted[1].revents)
+			admit(server, &clients);
+	}
+	while (clients.count)
+		drop(&clients, 0);
+	return NULL;
+}
+
+int lfs_control_start(struct lfs_server *server)
+{
+	if (server->options.control < 0)
+		return 0;
+	server->control_end = eventfd(0, EFD_CLOEXEC);
+	if (server->control_end < 0)
+		return -errno;
+	int rc = -pthread_create(&server->control, NULL, serve, server);
+	if (rc < 0) {
+		lfs_close_fd(&server->control_end);
+		server->control_end = LFS_NO_FD;
+	}
+	return rc;
+}
+
+void lfs_control_stop(struct lfs_server *server)
+{
+	if (server->control_end >= 0 && eventfd_write(server->control_end, 1) == 0) {
+		pthread_join(server->control, NULL);
+		lfs_close_fd(&server->control_end);
+		server->control_end = LFS_NO_FD;
+	}
+	lfs_close_fd(&server->options.control);
+	server->options.control = LFS_NO_FD;
+}
