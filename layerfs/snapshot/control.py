@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ def listening(root: StoreRoot, id: str) -> socket.socket:
     try:
         with _folder(root, make=True) as folder:
             made.bind(f"{folder}/{id}")
-        made.listen(16)
+        made.listen(64)
     except BaseException:
         made.close()
         raise
@@ -61,7 +62,8 @@ def request(root: StoreRoot, id: str, word: str) -> dict[str, Any]:
         the request.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
-        asked.settimeout(_SECONDS)
+        for limit in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # settimeout() would not wait for room in its queue
+            asked.setsockopt(socket.SOL_SOCKET, limit, struct.pack("@ll", _SECONDS, 0))
         try:
             with _folder(root) as folder:
                 asked.connect(f"{folder}/{id}")

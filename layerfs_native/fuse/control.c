@@ -74,11 +74,11 @@ static const struct {
 	int (*answer)(struct lfs_server *server, struct answer *answer);
 } requests[] = {{"ping", answer_ping}, {"stats", answer_stats}, {"quota", answer_quota}, {"stop", answer_stop}};
 
-static void answer_request(struct lfs_server *server, const char *text, struct answer *answer)
+static void answer_request(struct lfs_server *server, const char *text, size_t size, struct answer *answer)
 {
 	int rc = -EINVAL;
 	for (size_t i = 0; i < sizeof requests / sizeof *requests; i++)
-		if (!strcmp(text, requests[i].request))
+		if (strlen(requests[i].request) == size && !memcmp(text, requests[i].request, size))
 			rc = requests[i].answer(server, answer);
 	if (rc < 0)
 		print(answer, "{\"errno\":%d,\"error\":\"%s\"}\n", -rc, rc == -EINVAL ? "unknown request" : strerror(-rc));
@@ -120,13 +120,12 @@ static bool serve_client(struct lfs_server *server, int socket)
 {
 	char text[REQUEST_MAX];
 	struct answer answer = {0};
-	ssize_t size = recv(socket, text, sizeof text - 1, MSG_DONTWAIT);
+	ssize_t size = recv(socket, text, sizeof text, MSG_DONTWAIT);
 	if (size <= 0)
 		return size < 0 && (errno == EAGAIN || errno == EINTR);
 	while (size && text[size - 1] == '\n')
 		size--;
-	text[size] = 0;
-	answer_request(server, text, &answer);
+	answer_request(server, text, (size_t)size, &answer);
 	bool taken = answer.text && send(socket, answer.text, answer.size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)answer.size;
 	free(answer.text);
 	return taken;

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.cli.conftest import LAYERFS
 
 pytestmark = pytest.mark.root
 
@@ -88,3 +91,80 @@ def test_the_hosts_switch_of_io_uring_is_told(layerfs_command):
     answer = layerfs_command("debug", "uring")
     assert answer.stdout in (b"on\n", b"off\n") or b"Linux 6.14" in answer.stderr
     assert layerfs_command("debug", "uring", "maybe").returncode != 0
+
+
+def test_stats_and_mounts_tell_of_it(layerfs_command):
+    place, server = mounted(layerfs_command)
+    row = json.loads(layerfs_command("debug", "mounts", "--format", "json").stdout)
+    assert (row["Mode"], row["Options"], row["Since"].endswith(" ago")) == ("rw", "", True)
+    for name in ("one", place, row["ID"], row["ShortID"], None):
+        done = layerfs_command("debug", "stats", *([name] if name else []), "--format", "json")
+        stats = json.loads(done.stdout)
+        assert (stats["id"], stats["pid"], stats["requests"]["CREATE"]["count"]) == (row["ID"], server, 1)
+        assert 0 < stats["memory"] < 100_000_000
+    text = layerfs_command("debug", "stats", "one").stdout.decode()
+    assert [line.split()[:2] for line in text.splitlines() if line.startswith("CREATE")] == [["CREATE", "1"]]
+    assert layerfs_command("umount", "one").returncode == 0
+    done = layerfs_command("debug", "stats", "one")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert len(done.stderr.splitlines()) == 1
+    assert layerfs_command("debug", "stats").stdout == b""
+
+
+def test_stats_are_watched_until_ctrl_c(layerfs_command, store):
+    mounted(layerfs_command)
+    words = [*LAYERFS, "--store", str(store), "debug", "stats", "--watch", "0.1", "--format", "json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        seen = [json.loads(process.stdout.readline())["seconds"] for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert seen[0] < seen[1]
+    layerfs_command("umount", "one")
+
+
+@pytest.fixture
+def in_foreground(layerfs_command, store):
+    """The command, once it has mounted, where, and the server."""
+    layerfs_command("create", "--name", "one", "box:1")
+    words = [*LAYERFS, "--store", str(store), "mount", "--foreground", "one"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        place = Path(os.fsdecode(process.stdout.readline().strip()))
+        row = json.loads(layerfs_command("debug", "mounts", "--format", "json").stdout)
+        yield process, place, int(row["Pid"])
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_in_the_foreground_a_signal_unmounts(layerfs_command, in_foreground, number):
+    process, place, server = in_foreground
+    (place / "new").write_text("x")
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert layerfs_command("debug", "mounts", "--format", "json").stdout == b""
+    assert not Path(f"/proc/{server}").exists()
+    assert layerfs_command("diff", "one").stdout == b"A /new\n"
+
+
+def test_in_the_foreground_it_ends_with_its_mount(layerfs_command, in_foreground):
+    process, place, _ = in_foreground
+    assert layerfs_command("umount", place).returncode == 0
+    assert process.wait(20) == 0
+
+
+def test_in_the_foreground_a_killed_server_is_an_error(layerfs_command, in_foreground):
+    process, place, server = in_foreground
+    os.kill(server, signal.SIGKILL)
+    assert process.wait(20) == 1
+    assert process.stderr.read() == b"layerfs: the server of %s was killed\n" % os.fsencode(place)
+    assert layerfs_command("debug", "mounts", "--format", "json").stdout == b""
+
+
+def test_in_the_foreground_a_busy_mount_stays_and_says_so(layerfs_command, in_foreground):
+    process, place, _ = in_foreground
+    with (place / "etc/passwd").open():
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 1
+    assert b"in use" in process.stderr.read()
+    assert layerfs_command("umount", place).returncode == 0
