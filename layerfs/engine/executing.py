@@ -55,7 +55,7 @@ def start_exec(
     changes |= {name: value for name, value in (("user", mine.user), ("workdir", mine.workdir)) if value is not None}
     merged = wanted.changed(changes)
     procs = tuple(place / "cgroup.procs" for found in cgroups(box)[:1] for place in found.directories.values())
-    seccomp = filter_of(box.store.root, merged)
+    seccomp = b"" if privileged else filter_of(box.store.root, wanted)
     options = replace(merged.run_options(box.id, terminal=size), cgroup_procs=procs, seccomp=seccomp)
     config = box.image.config.config.document()
     spec = plan_exec(*process, config, options, default_hostname(options), privileged=privileged)

@@ -145,6 +145,7 @@ def plan_exec(
         steps=(),
         no_new_privileges=options.no_new_privileges,
         limits=tuple(options.limits),
+        oom_score_adj=options.oom_score_adj,
         cgroup_procs=tuple(os.fsencode(path) for path in options.cgroup_procs),
         seccomp=b"" if privileged else options.seccomp,
         terminal=options.terminal,

@@ -272,6 +272,15 @@ def test_exec_capabilities_are_the_containers(shell):
     assert int(box.exec(caps, privileged=True).stdout, 16) > 1 << 36
 
 
+def test_exec_has_the_containers_filter_and_groups(shell):
+    box = shell(FOREVER, group_add=["50"])
+    box.start()
+    script = "while read a b; do case $a in Seccomp:|Groups:) echo $b; esac; done < /proc/self/status"
+    own = Path(f"/proc/{box.state.pid}/status").read_text().split("\nSeccomp:")[1].split()[0]
+    assert box.exec(["sh", "-c", script]).stdout.split() == [b"0", b"50", own.encode()]
+    assert own == "2"
+
+
 def test_exec_ends_with_its_caller_and_with_the_container(shell):
     box = shell(FOREVER)
     box.start()
