@@ -54,7 +54,7 @@ PARTS = {
             ),
         ),
     ),
-    "helper": (Part("address", ADDRESS, "", ("tests/runtime",)),),
+    "helper": (Part("address", ADDRESS, "", ("tests/runtime", "tests/cli/test_life.py", "tests/cli/test_kill.py")),),
     "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native")),),
     "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native")),),
     "quick": (

@@ -19,16 +19,9 @@ from layerfs.errors import RunError
 PATH: Final = Path(__file__).parents[1] / "libexec" / "layerfs-run"
 Stream = int | IO[Any] | None  # as subprocess.Popen takes it: None inherits, PIPE, DEVNULL, a descriptor or a file
 
-_KEPT = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "TMPDIR",
-)  # a monitor's environment
+# a monitor's environment; a test build's sanitizers are told there where to write
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR")
+_KEPT += ("ASAN_OPTIONS", "UBSAN_OPTIONS")
 _MFD_EXEC = 0x10
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _lock = threading.Lock()

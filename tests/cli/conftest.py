@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import layerfs
+from layerfs.runtime import helper
 
 BUSYBOX = Path("/bin/busybox")
 LAYERFS = [sys.executable, "-c", "import sys; from layerfs.cli import main; sys.exit(main())"]
@@ -34,6 +35,13 @@ PROGRAMS = (
     "trap",
     *("ps", "tty", "stty", "yes", "head", "seq", "find", "mkdir", "ln", "true", "test", "dd", "mknod", "chmod", "sync"),
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def the_helper() -> None:
+    """Sanitizer builds are tested by naming one in LAYERFS_TEST_HELPER."""
+    if place := os.environ.get("LAYERFS_TEST_HELPER"):
+        helper.PATH = Path(place)  # type: ignore[misc]
 
 
 @pytest.fixture(scope="session")
