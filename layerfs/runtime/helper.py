@@ -19,9 +19,10 @@ from layerfs.errors import RunError
 PATH: Final = Path(__file__).parents[1] / "libexec" / "layerfs-run"
 Stream = int | IO[Any] | None  # as subprocess.Popen takes it: None inherits, PIPE, DEVNULL, a descriptor or a file
 
-# a monitor's environment; a test build's sanitizers are told there where to write
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR")
-_KEPT += ("ASAN_OPTIONS", "UBSAN_OPTIONS")
+_KEPT = (  # a monitor's environment; a test build's sanitizers are told in the last two where to write
+    *("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR"),
+    *("ASAN_OPTIONS", "UBSAN_OPTIONS"),
+)
 _MFD_EXEC = 0x10
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _lock = threading.Lock()
