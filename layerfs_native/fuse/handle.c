@@ -70,6 +70,26 @@ static void trim(struct lfs_server *server)
 	}
 }
 
+/* Closing the last descriptor of a nameless file frees its blocks: half the cost of removing it. The lock is let go first, except where
+ * limits must see the space at once. */
+static void close_later(struct lfs_server *server, int fd)
+{
+	struct lfs_closing *closing = &server->closing;
+	if (server->quota.on || closing->count == LFS_CLOSING_MAX)
+		close(fd);
+	else
+		closing->fds[closing->count++] = fd;
+}
+
+void lfs_unlock_and_close(struct lfs_server *server)
+{
+	struct lfs_closing closing = server->closing;
+	server->closing.count = 0;
+	pthread_mutex_unlock(&server->lock);
+	for (unsigned i = 0; i < closing.count; i++)
+		close(closing.fds[i]);
+}
+
 void lfs_file_free(struct lfs_server *server, struct lfs_node *node)
 {
 	struct lfs_file *file = node->file;
@@ -79,7 +99,7 @@ void lfs_file_free(struct lfs_server *server, struct lfs_node *node)
 	drop_fd(&file->old_fd);
 	if (file->pinned >= 0) {
 		server->files.pinned--;
-		close(file->pinned);
+		close_later(server, file->pinned);
 	}
 	if (file->successor)
 		lfs_node_put(server, file->successor);

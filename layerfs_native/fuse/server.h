@@ -376,6 +376,12 @@ struct lfs_files {
 	uint32_t open, limit, pinned;
 	uint64_t handles; /* the kernel's */
 };
+#define LFS_CLOSING_MAX 64u
+struct lfs_closing { /* descriptors to be closed when the lock is let go */
+	int fds[LFS_CLOSING_MAX];
+	unsigned count;
+};
+void lfs_unlock_and_close(struct lfs_server *server);
 int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, bool kill, int fd, struct fuse_open_out *out);
 	/* fd: owned descriptor of the upper file, or -1. May let the lock go. */
 void lfs_release(struct lfs_server *server, struct lfs_node *node, uint64_t fh);
@@ -573,6 +579,7 @@ struct lfs_server {
 	struct lfs_moves moves;
 	struct lfs_listings listings;
 	struct lfs_files files;
+	struct lfs_closing closing;
 	struct lfs_quota quota;
 	struct lfs_stats stats;
 	struct lfs_aside aside;
@@ -598,7 +605,10 @@ static inline void lfs_lock(struct lfs_server *server)
 }
 static inline void lfs_unlock(struct lfs_server *server)
 {
-	pthread_mutex_unlock(&server->lock);
+	if (server->closing.count)
+		lfs_unlock_and_close(server);
+	else
+		pthread_mutex_unlock(&server->lock);
 }
 
 #endif
