@@ -68,6 +68,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "completion": ("completion", "The store"),
 }
 _INNER = {  # what only a noun has
+    **{f"volume_{name}": "volumes" for name in ("create", "ls", "inspect", "rm", "prune")},
     **{f"network_{name}": "networks" for name in ("create", "ls", "inspect", "rm", "prune", "connect", "disconnect")},
     "image_inspect": "images",
     "container_inspect": "images",
@@ -86,6 +87,14 @@ _NOUNS: dict[str, dict[str, str]] = {
         "load": "load",
         "save": "save",
         "prune": "image_prune",
+    },
+    "volume": {
+        "ls": "volume_ls",
+        "list": "volume_ls",
+        "create": "volume_create",
+        "inspect": "volume_inspect",
+        "rm": "volume_rm",
+        "prune": "volume_prune",
     },
     "network": {
         "ls": "network_ls",

@@ -71,7 +71,7 @@ def rm_command(session: Session, names: tuple[str, ...], force: bool, volumes: b
 
     def remove(name: str) -> None:
         try:
-            session.store.container(name).remove(force=force)
+            session.store.container(name).remove(force=force, volumes=volumes)
         except ContainerNotFound as error:
             if not force:
                 raise

@@ -46,7 +46,9 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--entrypoint", help="Replace the image's ENTRYPOINT."),
     click.option("-l", "--label", multiple=True, metavar="NAME[=VALUE]", help="Set a label."),
     click.option("--label-file", multiple=True, metavar="FILE", help="Read labels from a file."),
-    click.option("-v", "--volume", multiple=True, metavar="SRC:DST[:ro]", help="Bind mount a host path."),
+    click.option("-v", "--volume", multiple=True, metavar="[SRC:]DST[:ro]", help="A volume, or a path of the host."),
+    click.option("--mount", "mounts", multiple=True, metavar="type=…,src=…,dst=…", help="bind, volume or tmpfs."),
+    click.option("--volumes-from", multiple=True, metavar="CONTAINER[:ro]", help="The mounts of another."),
     click.option("--tmpfs", multiple=True, metavar="DST[:OPTIONS]", help="Mount a tmpfs."),
     click.option("--read-only", is_flag=True, help="Mount the root file system read-only."),
     click.option("--privileged", is_flag=True, help="All capabilities, no masks."),
@@ -119,10 +121,8 @@ def _with_ours(pairs: Iterable[str]) -> list[str]:
 
 
 def _volume(text: str) -> str:
-    """`./here:/there` is relative to where we are, as with docker. Raises InvalidInput for docker's named volumes."""
-    source, colon, rest = text.partition(":")
-    if not colon or (source and "/" not in source and not source.startswith(".")):
-        raise InvalidInput(f"named and anonymous volumes are not supported yet: '{text}'")
+    """`./here:/there` is relative to where we are, as with docker."""
+    source, _, rest = text.partition(":")
     return f"{os.path.abspath(source)}:{rest}" if source.startswith(".") else text  # noqa: PTH100
 
 
@@ -163,18 +163,34 @@ def _settings(options: dict[str, Any], command: tuple[str, ...]) -> dict[str, An
         "log_opts": options.pop("log_opt"),
         "labels": [*labels, *options.pop("label")],
         "volumes": [_volume(text) for text in options.pop("volume")],
+        "mounts": list(options.pop("mounts")),
         **_security(options.pop("security_opt")),
         **limits,
         **network_settings(options.pop("networks"), limits),
     }
 
 
+def _take_volumes(session: Session, settings: dict[str, Any], text: str) -> None:
+    """`--volumes-from`: the mounts of another container, read-only with `:ro`."""
+    name, _, mode = text.partition(":")
+    if mode not in ("", "ro", "rw"):
+        raise InvalidInput(f"invalid mode: {mode}")
+    other = session.store.container(name).settings
+    add = ",ro" if mode == "ro" else ""
+    joined = [each + add if each.count(":") > 1 else each + add.replace(",", ":") for each in other.volumes]
+    settings["volumes"] = [*joined, *settings["volumes"]]
+    settings["mounts"] = [*(each + add for each in other.mounts), *settings["mounts"]]
+
+
 def _create(session: Session, image: str, command: tuple[str, ...], options: dict[str, Any]) -> Container:
     cidfile = options.pop("cidfile")
     if cidfile and Path(cidfile).exists():
         raise InvalidInput(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
+    others = options.pop("volumes_from")
     settings = _settings(options, command)
     try:
+        for text in others:
+            _take_volumes(session, settings, text)
         box = session.store.create(image, **settings)
     except ImageNotFound as error:
         fail(f"Unable to find image '{error.message.removeprefix('No such image: ')}' locally")

@@ -129,9 +129,9 @@ def container_rows(boxes: Iterable[Container], *, truncate: bool, size: bool) ->
             "Ports": _ports(box, config.exposed_ports),
             "Names": record.name,
             "Labels": ",".join(f"{k}={v}" for k, v in config.labels),
-            "Mounts": ",".join(_shortened(v.partition(":")[0], truncate) for v in box.settings.volumes),
+            "Mounts": ",".join(_shortened(source, truncate) for source in _sources(box)),
             "Networks": box.settings.network,
-            "LocalVolumes": "0",
+            "LocalVolumes": str(sum(not source.startswith("/") for source in _sources(box))),
         }
         if size:
             sizes = box.sizes()
@@ -286,3 +286,9 @@ def _ports(box: Container, exposed_ports: Iterable[str]) -> str:
     shown = [f"{address}:{number}->{port}" for port, address, number in found]
     exposed = {port if "/" in port else f"{port}/tcp" for port in exposed_ports}
     return ", ".join([*sorted(exposed - {port for port, _, _ in found}), *shown])
+
+
+def _sources(box: Container) -> list[str]:
+    from layerfs.engine.volumes import wanted_of
+
+    return [each.source for each in wanted_of(box.settings) if each.source]

@@ -33,6 +33,8 @@ class Confinement:
     dns_options: tuple[str, ...] = ()
     shm_size: int | None = None
     oom_score_adj: int | None = None
+    mounts: tuple[str, ...] = ()
+    unnamed_volumes: tuple[str, ...] = ()  # names that we gave
     ipc: str | None = None  # private, shareable, host, container:NAME
     pid: str | None = None  # host, container:NAME
     uts: str | None = None  # host
@@ -103,7 +105,7 @@ _SHARING: Final = {
 LISTS: Final = frozenset(
     {
         *("ulimits", "sysctls", "devices", "group_add", "extra_hosts", "dns", "dns_search", "dns_options"),
-        *("time_offsets", "networks", "network_aliases", "publish", "expose"),
+        *("time_offsets", "networks", "network_aliases", "publish", "expose", "mounts"),
     }
 )
 FLAGS: Final = frozenset({"publish_all"})

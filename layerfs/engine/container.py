@@ -148,14 +148,15 @@ class Container(Programs):
         self._name = self.store.container_table.rename(self._id, name).name
         record_event(self, "rename", oldName=f"/{old}")
 
-    def remove(self, *, force: bool = False) -> None:
-        """Remove it and its writable layer.
+    def remove(self, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove it and its writable layer; with `volumes` also those that have no name of their own.
 
         Raises:
             InUse: it runs or is mounted; `force` kills and unmounts. ContainerNotFound.
         """
         from layerfs.engine.events import record_event
         from layerfs.engine.running import release
+        from layerfs.engine.volumes import remove_unnamed
 
         record, state = self.record, self.state
         if state.running:
@@ -165,7 +166,10 @@ class Container(Programs):
             self._kill_for_removal(state)
         release(self)
         record_event(self, "destroy")
+        settings = self.settings
         self.store.container_table.remove(self._id, force=force)
+        if volumes:
+            remove_unnamed(self.store, settings)
 
     def _kill_for_removal(self, state: State) -> None:
         from layerfs.engine.life import stop

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from layerfs.engine.connections import network_settings
 from layerfs.engine.logs import log_file
 from layerfs.engine.surroundings import oom_killed, paused
+from layerfs.engine.volumes import mount_points
 from layerfs.oci.fields import format_time
 from layerfs.runtime.layout import unified_cgroups
 
@@ -124,7 +125,7 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
                 "MergedDir": str(table.merged(record.id)),
             },
         },
-        "Mounts": [_mount(v) for v in settings.volumes],
+        "Mounts": list(mount_points(box.store, settings)),
         "Config": _config(box) | {"Image": called},
         "NetworkSettings": network_settings(box, settings),
     }
@@ -224,17 +225,4 @@ def _config(box: Container) -> dict[str, Any]:
         "StdinOnce": settings.stdin_once,
         **box.config().document(),
         **({"StopTimeout": settings.stop_timeout} if settings.stop_timeout is not None else {}),
-    }
-
-
-def _mount(volume: str) -> dict[str, Any]:
-    source, _, rest = volume.partition(":")
-    target, _, mode = rest.partition(":")
-    return {
-        "Type": "bind",
-        "Source": source,
-        "Destination": target,
-        "Mode": mode,
-        "RW": mode != "ro",
-        "Propagation": "rprivate",
     }

@@ -62,7 +62,7 @@ def _start_locked(box: Container, lock: int, attach: Attach, size: tuple[int, in
     from layerfs.runtime.plan import default_hostname, plan
 
     wanted = box.settings
-    with borrowed_place(box, engine) as (place, place_lock), surroundings_of(box, wanted) as options:
+    with borrowed_place(box, engine) as (place, place_lock), surroundings_of(box, wanted, place.root) as options:
         options = replace(options, terminal=size if wanted.tty else None)
         files = place.files
         hostname = default_hostname(options)
@@ -73,9 +73,9 @@ def _start_locked(box: Container, lock: int, attach: Attach, size: tuple[int, in
 
 
 @contextlib.contextmanager
-def surroundings_of(box: Container, wanted: Settings) -> Iterator[RunOptions]:
+def surroundings_of(box: Container, wanted: Settings, root: Path) -> Iterator[RunOptions]:
     """With control groups that stay until the container is cleaned up, unless something goes wrong."""
-    around = enter(box, wanted, everything=True)
+    around = enter(box, wanted, root, everything=True)
     try:
         yield around.options
     except BaseException:
@@ -230,7 +230,7 @@ def finish(box: Container) -> None:
         release(box)
         if box.settings.auto_remove:
             with contextlib.suppress(InUse):
-                box.remove()
+                box.remove(volumes=True)
 
 
 def again(box: Container) -> None:

@@ -84,7 +84,7 @@ class Programs:
         with (
             place_of(box, engine) as place,
             recorded(box) as record,
-            surrounded(box, wanted, place.files.name) as around,
+            surrounded(box, wanted, place) as around,
         ):
             result = run(
                 place.root,

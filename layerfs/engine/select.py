@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -54,7 +55,11 @@ def _test(store: Store, name: str, values: Sequence[str]) -> Callable[[Container
     if name == "network":
         return lambda box: box.settings.network in values
     if name == "volume":
-        return lambda box: any(v in volume.split(":")[:2] for volume in box.settings.volumes for v in values)
+        from layerfs.engine.volumes import wanted_of
+
+        return lambda box: any(
+            v in (each.source, os.fsdecode(each.target)) for each in wanted_of(box.settings) for v in values
+        )
     if name == "ancestor":
         images = {_image(store, v) for v in values}
         return lambda box: any(image in images for image in _ancestors(box))

@@ -136,9 +136,11 @@ class Settings(Confinement):
     def run_options(self, container_id: str, terminal: tuple[int, int] | None = None) -> RunOptions:
         """For the runtime; `terminal`: rows and columns of the one the program gets. Raises InvalidInput for a value
         that is none."""
-        from layerfs.runtime import Bind, RunOptions, Tmpfs
+        from layerfs.engine.volumes import wanted_of
+        from layerfs.runtime import RunOptions, Tmpfs
         from layerfs.runtime.options import network_kind
 
+        wanted = wanted_of(self)
         options = RunOptions(
             command=self.command,
             entrypoint=self.entrypoint,
@@ -153,8 +155,8 @@ class Settings(Confinement):
             privileged=self.privileged,
             cap_add=self.cap_add,
             cap_drop=self.cap_drop,
-            binds=tuple(map(Bind.parse, self.volumes)),
-            tmpfs=tuple(map(Tmpfs.parse, self.tmpfs)),
+            binds=[each.bind(each.source) for each in wanted if each.kind == "bind"],
+            tmpfs=[*map(Tmpfs.parse, self.tmpfs), *(each.tmpfs() for each in wanted if each.kind == "tmpfs")],
             stop_signal=self.stop_signal,
             init=self.init,
             terminal=terminal,

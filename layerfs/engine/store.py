@@ -215,14 +215,15 @@ class Store:
                 no_new_privileges cap_add cap_drop stop_signal storage_opt, as for `docker create`. Lists of strings
                 where docker has several; `env`, `labels` and `storage_opt` may be mappings. Limits:
                 memory memory_swap memory_reservation cpus cpu_shares cpu_period cpu_quota cpuset_cpus cpuset_mems pids
-                blkio_weight device_read_bps … (texts or numbers); ulimits sysctls devices group_add extra_hosts dns
-                dns_search dns_options shm_size oom_score_adj cgroup_parent.
+                blkio_weight device_read_bps … (texts or numbers); mounts ulimits sysctls devices group_add extra_hosts
+                dns dns_search dns_options shm_size oom_score_adj cgroup_parent.
 
         Raises:
             AlreadyExists: the name is taken. ImageNotFound, InvalidInput.
         """
         from layerfs.engine.events import record_event
         from layerfs.engine.settings import Settings
+        from layerfs.engine.volumes import with_names
 
         if engine is not None:
             check_engine(engine)
@@ -231,6 +232,7 @@ class Store:
             wanted.mount_options.check_engine(engine)
         found = self.image(image) if isinstance(image, str) else image
         called = image if isinstance(image, str) else next(iter(found.tags), found.id)
+        wanted = with_names(wanted, found.config.config.volumes)
         row = wanted.row() | {"layers": [diff_id.hex for diff_id in found.record.diff_ids], "image_name": called}
 
         def still_there(txn: Txn) -> None:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from layerfs.engine.connections import connect_all, disconnect_all, names_block, names_for, wants_bridge
 from layerfs.engine.filters import filter_of
 from layerfs.engine.networks import Networks
+from layerfs.engine.volumes import mounted
 from layerfs.errors import InUse, LayerfsError, RunError
 from layerfs.runtime.cgroup import PARENT, Cgroup, existing, parse_parent
 from layerfs.runtime.resources import NAMES
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
+    from layerfs.engine.running import Place
     from layerfs.engine.settings import Settings
     from layerfs.runtime import RunOptions
 
@@ -49,15 +51,16 @@ class Surroundings:
         self._cgroup.remove()
 
 
-def enter(box: Container, settings: Settings, *, token: str = "", everything: bool = False) -> Surroundings:
-    """Makes what a run needs. `token` is another run's than the container's own program's; `everything` makes every
-    group there is (to be frozen and counted), else only those that limit something.
+def enter(box: Container, settings: Settings, root: Path, *, token: str = "", everything: bool = False) -> Surroundings:
+    """Makes what a run needs. `root` is its mounted root, `token` is another run's than the container's own
+    program's; `everything` makes every group there is (to be frozen and counted), else only those that limit something.
 
     Raises:
         InvalidInput, Unsupported, RunError: a setting, a controller that is missing, a limit that is refused.
     """
     options = replace(settings.run_options(box.id), seccomp=filter_of(box.store.root, settings))
     options = replace(options, shared=shared_namespaces(box, settings))
+    options = mounted(box, settings, options, root)
     everything = everything or "pid" in options.shared  # else nobody would know which processes were its own
     cgroup = Cgroup(f"{box.id}.{token}" if token else box.id, cgroup_parent(settings))
     with contextlib.suppress(FileNotFoundError):
@@ -114,9 +117,9 @@ def _rules(settings: Settings) -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def surrounded(box: Container, settings: Settings, token: str) -> Iterator[Surroundings]:
+def surrounded(box: Container, settings: Settings, place: Place) -> Iterator[Surroundings]:
     """For a run that this process waits for."""
-    around = enter(box, settings, token=token)
+    around = enter(box, settings, place.root, token=place.files.name)
     try:
         yield around
     finally:

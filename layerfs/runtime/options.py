@@ -40,15 +40,19 @@ class Bind:
     source: Path
     target: bytes
     read_only: bool = False
+    propagation: str = ""  # docker's word; "" is rprivate
+    recursive: bool = True
+    make_source: bool = False  # a directory that is missing is made
 
     @classmethod
     def parse(cls, text: str) -> Bind:
-        """`SOURCE:TARGET[:ro|rw]`, as `-v` takes it for host paths."""
-        source, _, rest = text.partition(":")
-        target, _, mode = rest.partition(":")
-        if not source.startswith("/") or not target or mode not in ("", "ro", "rw"):
+        """`SOURCE:TARGET[:OPTION,...]`, as `-v` takes it for host paths."""
+        from layerfs.runtime.mountflags import parse_volume
+
+        wanted = parse_volume(text)
+        if wanted.kind != "bind":
             raise InvalidInput(f"invalid volume specification: '{text}'")
-        return cls(Path(source), container_path(target, "the volume's target"), mode == "ro")
+        return wanted.bind(wanted.source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,3 +84,16 @@ def read_in_root(root: Path, path: bytes, limit: int) -> bytes | None:
     if len(data) > limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), os.fsdecode(path))
     return data
+
+
+def open_in_root(root: Path, path: bytes) -> int | None:
+    """A descriptor (O_PATH) of what is at `path` inside, or None."""
+    walk = _Walk(root)
+    try:
+        return _find(walk, path)
+    except IsADirectoryError:
+        return os.dup(walk.stack[-1])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    finally:
+        walk.close()

@@ -15,18 +15,41 @@ from layerfs.runtime.spec import KERNEL, NODEV, NOEXEC, NOSUID, READ_ONLY, Step,
 
 _ADDS: Final = {"ro": READ_ONLY, "nosuid": NOSUID, "nodev": NODEV, "noexec": NOEXEC}
 _REMOVES: Final = {"rw": READ_ONLY, "suid": NOSUID, "dev": NODEV, "exec": NOEXEC}
+_PROPAGATION: Final = {"private": 0, "slave": 1 << 19, "shared": 1 << 20}  # MS_*
 _OPTION: Final = re.compile(r"(size|nr_blocks|nr_inodes|mode|uid|gid|huge|mpol)=[\w%:.+-]+\Z", re.ASCII)
 
 
 def _bind_step(bind: Bind, confined: bool) -> Step:
     if not bind.source.is_absolute():
         raise InvalidInput(f"the source of a bind must be an absolute path: {bind.source}")
+    if bind.make_source and not bind.source.exists():
+        bind.source.mkdir(parents=True, exist_ok=True)
     if not bind.source.exists():
         raise RunError(f'invalid mount config for type "bind": bind source path does not exist: {bind.source}')
     attributes = READ_ONLY if bind.read_only else 0
     if confined and not bind.source.is_relative_to("/dev"):  # who binds from /dev asks for devices
         attributes |= NODEV
-    return Step(StepKind.BIND, bind.target, os.fsencode(bind.source), attributes=attributes, recursive=True)
+    propagation = _PROPAGATION[bind.propagation.removeprefix("r") or "private"]
+    if bind.propagation.removeprefix("r") == "shared" and not _is_shared(bind.source):
+        raise RunError(f"path {bind.source} is mounted on a mount that is not shared")
+    return Step(
+        StepKind.BIND,
+        bind.target,
+        os.fsencode(bind.source),
+        attributes=attributes,
+        mode=propagation,
+        recursive=bind.recursive,
+    )
+
+
+def _is_shared(source: Path) -> bool:
+    """Whether what happens below `source` could be seen by others."""
+    best, shared = "", False
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split(" - ")[0].split()
+        if source.is_relative_to(fields[4]) and len(fields[4]) >= len(best):
+            best, shared = fields[4], any(field.startswith("shared:") for field in fields[6:])
+    return shared
 
 
 def _tmpfs_step(tmpfs: Tmpfs, confined: bool) -> Step:

@@ -57,7 +57,7 @@ static int build_root(const struct lfs_spec *spec, struct lfs_failure *failure)
 {
 	struct lfs_scene scene;
 	umask(0);
-	int rc = lfs_scene_open(&scene, spec->root, failure);
+	int rc = lfs_scene_open(&scene, spec, failure);
 	if (rc == 0)
 		rc = lfs_steps_perform(&scene, spec, failure);
 	if (rc == 0)

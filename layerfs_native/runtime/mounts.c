@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,9 +12,29 @@
 #include "run.h"
 
 /* A private copy of the mount at `root` is the container's root: what is done to it does not reach the host's. */
-int lfs_scene_open(struct lfs_scene *scene, const char *root, struct lfs_failure *failure)
+static int take_shared(struct lfs_scene *scene, const struct lfs_spec *spec, struct lfs_failure *failure)
 {
-	*scene = (struct lfs_scene){ -1, -1, -1 };
+	scene->shared = calloc(spec->step_count + 1, sizeof *scene->shared);
+	if (!scene->shared)
+		return lfs_failed(failure, LFS_STAGE_MOUNT, -ENOMEM, "taking the shared mounts");
+	for (size_t i = 0; i < spec->step_count; i++) {
+		const struct lfs_step *step = &spec->steps[i];
+		scene->shared[i] = -1;
+		if (step->kind != LFS_STEP_BIND || step->mode != MS_SHARED)
+			continue;
+		scene->shared[i] = lfs_sys_open_tree(AT_FDCWD, step->source, step->flags & LFS_STEP_RECURSIVE);
+		if (scene->shared[i] < 0)
+			return lfs_failed(failure, LFS_STAGE_MOUNT, scene->shared[i], "opening \"%s\"", step->source);
+	}
+	return 0;
+}
+
+int lfs_scene_open(struct lfs_scene *scene, const struct lfs_spec *spec, struct lfs_failure *failure)
+{
+	const char *root = spec->root;
+	*scene = (struct lfs_scene){ -1, -1, -1, NULL };
+	if (take_shared(scene, spec, failure) < 0)
+		return -failure->error;
 	/* slave, not private: an unmount on the host still reaches the copies we hold until pivot_root lets them go */
 	int rc = lfs_sys_set_mount(AT_FDCWD, "/", true, 0, MS_SLAVE);
 	if (rc < 0)
@@ -45,16 +66,16 @@ static int mount_filesystem(struct lfs_scene *scene, const struct lfs_step *step
 	return mount < 0 ? mount : attach_at(scene, step, mount, true);
 }
 
-static int mount_bind(struct lfs_scene *scene, const struct lfs_step *step)
+static int mount_bind(struct lfs_scene *scene, const struct lfs_step *step, int *shared)
 {
 	struct stat info;
 	bool recursive = step->flags & LFS_STEP_RECURSIVE;
-	LFS_AUTO_FD mount = lfs_sys_open_tree(AT_FDCWD, step->source, recursive);
+	LFS_AUTO_FD mount = *shared >= 0 ? lfs_steal_fd(shared) : lfs_sys_open_tree(AT_FDCWD, step->source, recursive);
 	if (mount < 0)
 		return mount;
 	if (fstat(mount, &info) < 0)
 		return -errno;
-	int rc = lfs_sys_set_mount(mount, "", recursive, step->attributes, MS_PRIVATE);
+	int rc = lfs_sys_set_mount(mount, "", recursive, step->attributes, step->mode ? step->mode : MS_PRIVATE);
 	return rc < 0 ? rc : attach_at(scene, step, mount, S_ISDIR(info.st_mode));
 }
 
@@ -123,11 +144,11 @@ static int write_sysctl(struct lfs_scene *scene, const struct lfs_step *step)
 	return write(file, step->source, strlen(step->source)) < 0 ? -errno : 0;
 }
 
-static int perform(struct lfs_scene *scene, const struct lfs_step *step)
+static int perform(struct lfs_scene *scene, const struct lfs_step *step, int *shared)
 {
 	switch (step->kind) {
 	case LFS_STEP_FILESYSTEM: return mount_filesystem(scene, step);
-	case LFS_STEP_BIND: return mount_bind(scene, step);
+	case LFS_STEP_BIND: return mount_bind(scene, step, shared);
 	case LFS_STEP_ATTRIBUTES: return add_attributes(scene, step);
 	case LFS_STEP_READ_ONLY: return bind_read_only(scene, step);
 	case LFS_STEP_MASK: return mask(scene, step);
@@ -154,7 +175,7 @@ int lfs_steps_perform(struct lfs_scene *scene, const struct lfs_spec *spec, stru
 {
 	for (size_t i = 0; i < spec->step_count; i++) {
 		const struct lfs_step *step = &spec->steps[i];
-		int rc = perform(scene, step);
+		int rc = perform(scene, step, &scene->shared[i]);
 		if (rc == -ENOENT && step->flags & LFS_STEP_OPTIONAL)
 			continue;
 		const char *what = *step->type ? step->type : step->source;

@@ -91,7 +91,7 @@ enum lfs_stage {
 
 enum lfs_step_kind {
 	LFS_STEP_FILESYSTEM = 1, /* a new file system `type` from `source` at `target` with `options` (comma separated) */
-	LFS_STEP_BIND = 2,       /* `source` of the host at `target` */
+	LFS_STEP_BIND = 2,       /* `source` of the host at `target`; `mode`: its propagation, MS_SLAVE or MS_SHARED, 0 for private */
 	LFS_STEP_ATTRIBUTES = 3, /* adds `attributes` to the mount at `target` */
 	LFS_STEP_READ_ONLY = 4,  /* `target` bound onto itself, read-only */
 	LFS_STEP_MASK = 5,       /* an empty read-only directory, or the null device, over `target` */
@@ -191,8 +191,9 @@ struct lfs_scene {
 	int root;      /* O_PATH fd of the container's root mount */
 	int null;      /* O_PATH fd of our own 1:3 node, or -1 */
 	int empty_dir; /* the read-only tmpfs that masks directories, or -1 */
+	int *shared;   /* for each step: a bind that was taken while the mounts still were the host's peers, or -1 */
 };
-int lfs_scene_open(struct lfs_scene *scene, const char *root, struct lfs_failure *failure);
+int lfs_scene_open(struct lfs_scene *scene, const struct lfs_spec *spec, struct lfs_failure *failure);
 int lfs_steps_perform(struct lfs_scene *scene, const struct lfs_spec *spec, struct lfs_failure *failure);
 int lfs_scene_enter(struct lfs_scene *scene, bool read_only, struct lfs_failure *failure); /* pivot_root */
 int lfs_device_make(struct lfs_scene *scene, const struct lfs_step *step);

@@ -1,0 +1,145 @@
+"""volume create, ls, inspect, rm, prune."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from layerfs.cli.app import Session
+from layerfs.cli.options import filter_option, format_option, quiet_option
+from layerfs.cli.output import fail, for_each, out
+from layerfs.cli.table import render
+from layerfs.cli.template import Template
+from layerfs.cli.verbs import verb
+from layerfs.errors import InvalidInput, NotFound
+from layerfs.image.text import human_size
+
+if TYPE_CHECKING:
+    from layerfs.engine.volumes import Volume, Volumes
+
+_COLUMNS = {"DRIVER": "Driver", "VOLUME NAME": "Name"}
+
+
+def _volumes(session: Session) -> Volumes:
+    from layerfs.engine.volumes import Volumes
+
+    return Volumes(session.store)
+
+
+@verb("create")
+@click.argument("name", required=False)
+@click.option("-d", "--driver", default="local", help="local, the only one.")
+@click.option("--label", "labels", multiple=True, metavar="NAME[=VALUE]", help="Set a label.")
+@click.pass_obj
+def volume_create_command(session: Session, name: str | None, driver: str, labels: tuple[str, ...]) -> None:
+    """Make a volume."""
+    if driver != "local":
+        raise InvalidInput(f"error looking up volume plugin {driver}: plugin not found")
+    out(_volumes(session).create(name, dict(label.partition("=")[::2] for label in labels)).name)
+
+
+@verb("ls")
+@quiet_option("Only names.")
+@filter_option("dangling, driver, label, name")
+@format_option()
+@click.pass_obj
+def volume_ls_command(session: Session, quiet: bool, filters: dict[str, list[str]], format_: str | None) -> None:
+    """List volumes."""
+    found = [_row(volume) for volume in _volumes(session).all() if _matches(session, volume, filters)]
+    render(found, _COLUMNS, format=format_, quiet="Name" if quiet else None)
+
+
+def _matches(session: Session, volume: Volume, filters: dict[str, list[str]]) -> bool:
+    labels = [text for name, value in volume.labels.items() for text in (name, f"{name}={value}")]
+    for name, values in filters.items():
+        if name == "dangling":
+            unused = not _volumes(session).users(volume.name)
+            fits = any((value.lower() in ("1", "true")) == unused for value in values)
+        elif name in ("driver", "label", "name"):
+            known = {"driver": ["local"], "label": labels}.get(name)
+            fits = any(value in known if known is not None else value in volume.name for value in values)
+        else:
+            raise InvalidInput(f"invalid filter '{name}'")
+        if not fits:
+            return False
+    return True
+
+
+def _row(volume: Volume) -> dict[str, Any]:
+    labels = ",".join(f"{name}={value}" for name, value in volume.labels.items())
+    return {
+        "Driver": "local",
+        "Name": volume.name,
+        "Mountpoint": str(volume.path),
+        "Scope": "local",
+        "Labels": labels,
+        "Size": "N/A",
+    }
+
+
+@verb("inspect")
+@click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
+@format_option("json or a Go template.")
+@click.pass_obj
+def volume_inspect_command(session: Session, names: tuple[str, ...], format_: str | None) -> int:
+    """All about volumes, as JSON."""
+    documents, code = [], 0
+    for name in names:
+        try:
+            documents.append(_document(_volumes(session).get(name)))
+        except NotFound as error:
+            code = fail(str(error))
+    if format_ and format_ != "json":
+        template = Template(format_)
+        for document in documents:
+            out(template(document))
+    else:
+        out(json.dumps(documents, indent=4, ensure_ascii=False))
+    return code
+
+
+def _document(volume: Volume) -> dict[str, Any]:
+    return {
+        "CreatedAt": volume.created,
+        "Driver": "local",
+        "Labels": dict(volume.labels) or None,
+        "Mountpoint": str(volume.path),
+        "Name": volume.name,
+        "Options": None,
+        "Scope": "local",
+    }
+
+
+@verb("rm")
+@click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
+@click.option("-f", "--force", is_flag=True, help="No error for one that is not there.")
+@click.pass_obj
+def volume_rm_command(session: Session, names: tuple[str, ...], force: bool) -> int:
+    """Remove volumes."""
+
+    def remove(name: str) -> None:
+        try:
+            _volumes(session).remove(name)
+        except NotFound:
+            if not force:
+                raise
+        out(name)
+
+    return for_each(names, remove)
+
+
+@verb("prune")
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Named ones, too.")
+@click.pass_obj
+def volume_prune_command(session: Session, force: bool, everything: bool) -> None:
+    """Remove volumes that no container uses."""
+    from layerfs.cli.upkeep import _confirm
+
+    _confirm(force, f"{'all' if everything else 'anonymous'} local volumes not used by at least one container")
+    gone = _volumes(session).prune(everything=everything)
+    if gone:
+        out("Deleted Volumes:\n" + "\n".join(name for name, _ in gone) + "\n")
+    out(f"Total reclaimed space: {human_size(sum(size for _, size in gone))}")

@@ -1,0 +1,245 @@
+"""Named volumes of a store: `volumes/<name>/_data` and a record beside it. They live until somebody removes them; an
+unnamed one gets a random name and goes with its container where `rm -v` or `--rm` asks for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerfs.errors import InUse, InvalidInput, NotFound, RunError
+from layerfs.runtime.mountflags import NAME, Wanted, parse_mount, parse_volume
+from layerfs.runtime.options import Bind, container_path
+from layerfs.runtime.rootpath import open_in_root
+
+if TYPE_CHECKING:
+    from layerfs.engine.container import Container
+    from layerfs.engine.settings import Settings
+    from layerfs.engine.store import Store
+    from layerfs.runtime import RunOptions
+
+_COPY_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """`path` is what a container sees at the target."""
+
+    name: str
+    path: Path
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_ns: int = 0
+
+    @property
+    def created(self) -> str:
+        from layerfs.oci.fields import format_time
+
+        return format_time(self.created_ns)
+
+
+class Volumes:
+    """Those of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._path = store.path / "volumes"
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        return self._store.root.lock("volumes")
+
+    def _record(self, name: str) -> Volume | None:
+        place = self._path / name
+        try:
+            row = json.loads((place / "volume.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return Volume(name, place / "_data", row.get("labels", {}), row.get("created_ns", 0))
+
+    def all(self) -> list[Volume]:
+        """By name."""
+        try:
+            names = sorted(os.listdir(self._path))  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+        return [volume for name in names if (volume := self._record(name))]
+
+    def get(self, name: str) -> Volume:
+        """Raises NotFound in docker's words."""
+        volume = self._record(name) if NAME.match(name) else None
+        if volume is None:
+            raise NotFound(f"get {name}: no such volume")
+        return volume
+
+    def create(self, name: str | None = None, labels: Mapping[str, str] | None = None) -> Volume:
+        """The one of that name when there is one. Raises InvalidInput."""
+        name = name or secrets.token_hex(32)
+        if not NAME.match(name) or len(name) > 255:
+            raise InvalidInput(f'"{name}" includes invalid characters for a local volume name')
+        with self.lock():
+            if known := self._record(name):
+                return known
+            place = self._path / name
+            (place / "_data").mkdir(mode=0o755, parents=True, exist_ok=True)
+            (place / "_data").chmod(0o755)
+            temporary = place / ".volume.json"
+            temporary.write_text(json.dumps({"labels": dict(labels or {}), "created_ns": time.time_ns()}))
+            temporary.replace(place / "volume.json")
+        return self.get(name)
+
+    def users(self, name: str) -> list[Container]:
+        return [box for box in self._store.containers() if name in names_of(box.settings)]
+
+    def remove(self, name: str) -> None:
+        """Raises InUse, NotFound."""
+        self.get(name)
+        if users := self.users(name):
+            raise InUse(f"remove {name}: volume is in use - [{', '.join(box.id for box in users)}]")
+        with self.lock():
+            doomed = self._store.root.path / "tmp" / f"volume-{secrets.token_hex(8)}"
+            with contextlib.suppress(FileNotFoundError):
+                (self._path / name).rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+
+    def prune(self, *, everything: bool = False) -> list[tuple[str, int]]:
+        """Removes those that no container uses: the unnamed ones, or `everything`. Names and bytes."""
+        used = {name for box in self._store.containers() for name in names_of(box.settings)}
+        gone = []
+        for volume in self.all():
+            if volume.name not in used and (everything or _unnamed(volume.name)):
+                size = _size(volume.path)
+                with contextlib.suppress(InUse, NotFound):
+                    self.remove(volume.name)
+                    gone.append((volume.name, size))
+        return gone
+
+
+def _unnamed(name: str) -> bool:
+    return len(name) == 64 and all(c in "0123456789abcdef" for c in name)
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for directory, _, files in os.walk(path):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(directory, name)).st_size  # noqa: PTH118
+    return total
+
+
+def wanted_of(settings: Settings) -> list[Wanted]:
+    """All mounts of a container, by its settings; the last one for a place counts."""
+    found = [*map(parse_volume, settings.volumes), *map(parse_mount, settings.mounts)]
+    return list({each.target: each for each in found}.values())
+
+
+def names_of(settings: Settings) -> list[str]:
+    return [each.source for each in wanted_of(settings) if each.kind == "volume" and each.source]
+
+
+def with_names(settings: Settings, image_volumes: Sequence[str]) -> Settings:
+    """Every volume without a name gets one, also those that the image asks for."""
+    taken = {each.target for each in wanted_of(settings)}
+    taken |= {os.fsencode(text.partition(":")[0].rstrip("/")) for text in settings.tmpfs}
+    volumes, mounts, unnamed = list(settings.volumes), list(settings.mounts), []
+    for place, text in enumerate(volumes):
+        if not (each := parse_volume(text)).source:
+            unnamed.append(secrets.token_hex(32))
+            volumes[place] = f"{unnamed[-1]}:{os.fsdecode(each.target)}"
+    for place, text in enumerate(mounts):
+        each = parse_mount(text)
+        if each.kind == "volume" and not each.source:
+            unnamed.append(secrets.token_hex(32))
+            mounts[place] = f"{text},source={unnamed[-1]}"
+    for text in image_volumes:
+        if (target := container_path(text, "a volume's target")) not in taken:
+            unnamed.append(secrets.token_hex(32))
+            volumes.append(f"{unnamed[-1]}:{os.fsdecode(target)}")
+    return replace(settings, volumes=tuple(volumes), mounts=tuple(mounts), unnamed_volumes=tuple(unnamed))
+
+
+def mounted(box: Container, settings: Settings, options: RunOptions, root: Path) -> RunOptions:
+    """`options` with the container's volumes as binds; made, and filled from the mounted `root`, where they are new."""
+    binds = [_bind(box.store, each, root) for each in wanted_of(settings) if each.kind == "volume"]
+    return replace(options, binds=[*options.binds, *binds])
+
+
+def _bind(store: Store, each: Wanted, root: Path) -> Bind:
+    volumes = Volumes(store)
+    volume = volumes.create(each.source or None)
+    if each.copy and not each.subpath:
+        with volumes.lock():
+            _fill(volume, root, each.target)
+    source = volume.path
+    if each.subpath:
+        descriptor = open_in_root(volume.path, os.fsencode(each.subpath))
+        if descriptor is None:
+            raise RunError(f"cannot access path {each.subpath} in volume {each.source}: no such file or directory")
+        source = Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115
+        os.close(descriptor)
+    return each.bind(str(source))
+
+
+def _fill(volume: Volume, root: Path, target: bytes) -> None:
+    """An empty volume gets what the image has at its place, with the directory's owner and mode; all or nothing."""
+    if any(volume.path.iterdir()):
+        return
+    descriptor = open_in_root(root, target)
+    if descriptor is None:
+        return
+    new = volume.path.with_name(f".new-{secrets.token_hex(4)}")
+    try:
+        if not os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112
+            return
+        new.mkdir()
+        done = subprocess.run(
+            ["cp", "-a", "--", f"/proc/self/fd/{descriptor}/.", str(new)],
+            pass_fds=(descriptor,),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_COPY_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["cp failed"]
+            raise RunError(f"filling the volume {volume.name}: {reason[0]}")
+        new.replace(volume.path)
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def remove_unnamed(store: Store, settings: Settings) -> None:
+    """Of a container that was removed, with the wish that they go, too."""
+    for name in settings.unnamed_volumes:
+        with contextlib.suppress(InUse, NotFound):
+            Volumes(store).remove(name)
+
+
+def mount_points(store: Store, settings: Settings) -> Iterator[dict[str, object]]:
+    """docker's Mounts."""
+    for each in wanted_of(settings):
+        target = os.fsdecode(each.target)
+        if each.kind == "tmpfs":
+            yield {"Type": "tmpfs", "Source": "", "Destination": target, "Mode": "", "RW": True, "Propagation": ""}
+            continue
+        volume = each.kind == "volume"
+        source = str(store.path / "volumes" / each.source / "_data") if volume else each.source
+        yield {
+            "Type": each.kind,
+            **({"Name": each.source} if volume else {}),
+            "Source": source,
+            "Destination": target,
+            **({"Driver": "local"} if volume else {}),
+            "Mode": "ro" if each.read_only else "",
+            "RW": not each.read_only,
+            "Propagation": "" if volume else each.propagation or "rprivate",
+        }
