@@ -334,7 +334,8 @@ def _await_end(record: MountRecord, device: int | None) -> None:
         if users:
             raise InUse(f"in use in another mount namespace by {', '.join(users)}", path=record.target)
         for patience in (0.5, _END_SECONDS):  # the first one asks it to unmount, the second one to end
-            signal.pidfd_send_signal(server, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                signal.pidfd_send_signal(server, signal.SIGTERM)
             if _ended(server, patience):
                 return
         raise MountError(f"unmounted, but the server (pid {record.pid}) has not ended", path=record.target)

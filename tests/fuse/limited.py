@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,3 +73,12 @@ class OptionBox:
             if not (stat.S_ISCHR(status.st_mode) and status.st_rdev == 0):
                 seen[status.st_ino] = status.st_blocks * 512
         return sum(seen.values()), len(seen)
+
+    def held_files(self) -> int:
+        """Bytes of the files at the top, while somebody changes them."""
+        total = 0
+        with os.scandir(self.upper) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+        return total

@@ -274,6 +274,34 @@ def test_limits_need_a_writable_native_mount(box: OptionBox, store: StoreRoot, l
             box.mount()
 
 
+def test_several_writers_cannot_take_more_together(box: OptionBox) -> None:
+    def write(number: int) -> None:
+        for round_ in range(6):
+            fill(box.root / f"w{number}-{round_}", chunk=100_000, limit=40)
+            (box.root / f"w{number}-{round_ - 1}").unlink(missing_ok=True)
+
+    children = []
+    for number in range(4):
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                write(number)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+    most = 0
+    while children:
+        most = max(most, box.held_files())
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            assert os.waitstatus_to_exitcode(status) in (0, 1)  # 1: no room for a name
+            children.remove(pid)
+    assert most <= 8 * MIB + OVER
+    eventually(lambda: box.counted() == box.held())
+
+
 class Mess:
     """Random changes, some of which there is no room for."""
 
