@@ -37,16 +37,24 @@ EXECUTABLES = {  # each becomes layerfs/libexec/NAME, package data of the wheel
     "layerfs-run": sources("runtime"),
     "layerfs-fuse": [*sources("fuse"), *(f"{NATIVE}/core/{name}.c" for name in TREE_READER)],
 }
-EXTENSION = Extension(
-    "layerfs._native",
-    sources=sources("core", "module"),
-    depends=sorted(map(str, [*NATIVE.rglob("*.h"), "setup.py"])),
-    include_dirs=[str(NATIVE / "include")],
-    extra_compile_args=CFLAGS,
-    extra_link_args=LDFLAGS,
-    define_macros=[("Py_LIMITED_API", "0x030b0000")],
-    py_limited_api=True,
-)
+SERVER = [name for name in EXECUTABLES["layerfs-fuse"] if not name.endswith("/main.c")]
+
+
+def extension(name: str, files: Sequence[str]) -> Extension:
+    return Extension(
+        name,
+        sources=list(files),
+        depends=sorted(map(str, [*NATIVE.rglob("*.h"), "setup.py"])),
+        include_dirs=[str(NATIVE / "include")],
+        extra_compile_args=CFLAGS,
+        extra_link_args=LDFLAGS,
+        define_macros=[("Py_LIMITED_API", "0x030b0000")],
+        py_limited_api=True,
+    )
+
+
+EXTENSION = extension("layerfs._native", sources("core", "module"))
+EMBEDDED = extension("layerfs._server", [*sources("embed"), *SERVER])
 
 
 def newer(target: Path, needed: Sequence[str]) -> bool:
@@ -122,7 +130,7 @@ class BuildNative(build_ext):
 
 
 setup(
-    ext_modules=[EXTENSION],
+    ext_modules=[EXTENSION, EMBEDDED],
     cmdclass={"build_ext": BuildNative},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

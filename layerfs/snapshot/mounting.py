@@ -20,7 +20,7 @@ from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED, prefix_of
 from layerfs.snapshot import control
 from layerfs.snapshot.kernel import mount_kernel
-from layerfs.snapshot.native import SERVER, start_native
+from layerfs.snapshot.native import SERVER, join_thread, serve_in_thread, start_native
 from layerfs.snapshot.options import MountOptions, Options
 from layerfs.snapshot.pending import await_mounted, pending
 from layerfs.snapshot.python import start_server
@@ -85,11 +85,13 @@ def mount_tree(
     read_only: bool = False,
     image: str = "",
     options: Options = (),
+    in_process: bool = False,
 ) -> MountHandle:
     """Mount a merged tree at `target`, an empty directory (made when missing).
 
     Without `writable` the mount is read-only. With it and `read_only` the container's changes are shown but not
     changed. `options`: see MountOptions.parse; limits (size, inodes) need a writable mount.
+    `in_process` (engine native, for tests): its server is a thread of this process, and ends with it.
 
     Raises:
         InUse: the container has a writable mount already, or something is mounted at the target.
@@ -125,7 +127,7 @@ def mount_tree(
                     (writable.work / "usage").unlink(missing_ok=True)  # this engine does not count (quota.c)
                 keep = engine == "kernel" and not writable.frozen
                 settle(tree, writable.upper, writable.work, writable.frozen, keep_index=keep)
-            pid = _mount(root, tree, record, writable, wanted, lock_fd)
+            pid = _mount(root, tree, record, writable, wanted, lock_fd, in_process=in_process)
             if pid is not None:
                 record = record.with_process(pid)
                 MountTable(root).add(record)
@@ -143,6 +145,8 @@ def _mount(
     writable: Writable | None,
     options: MountOptions,
     lock_fd: int | None,
+    *,
+    in_process: bool = False,
 ) -> int | None:
     """Makes the mount; the pid of its server, if it has one."""
     frozen: Sequence[Path] = writable.frozen if writable else ()
@@ -163,7 +167,7 @@ def _mount(
             orders |= {"upper": str(writable.upper), "work": str(writable.work)}
         return start_server(orders, lock_fd=lock_fd)
     if record.engine == "native":
-        return _mount_native(root, tree, record, writable, options, lock_fd)
+        return _mount_native(root, tree, record, writable, options, lock_fd, in_process)
     if writable is not None and prefix_of(writable.upper) != TRUSTED:
         raise Unsupported("the engine kernel cannot mount an ordinary user's container: use another engine")
     attributes = 0
@@ -192,6 +196,7 @@ def _mount_native(
     writable: Writable | None,
     options: MountOptions,
     lock_fd: int | None,
+    in_process: bool,
 ) -> int:
     if writable is not None and writable.frozen:
         raise Unsupported("the engine native does not mount snapshots yet: use another engine")
@@ -206,7 +211,8 @@ def _mount_native(
         orders |= {"upper": str(writable.upper), "work": str(writable.work)}
     flags = [*options.switches(), *(["read_only"] if record.read_only else [])]
     with control.listening(root, record.id) as listener:
-        return start_native(orders | options.orders(), flags, lock_fd=lock_fd, control_fd=listener.fileno())
+        start = serve_in_thread if in_process else start_native
+        return start(orders | options.orders(), flags, lock_fd=lock_fd, control_fd=listener.fileno())
 
 
 @contextlib.contextmanager
@@ -322,6 +328,7 @@ def _detach(target: Path, lazy: bool) -> None:
 def _await_end(record: MountRecord, device: int | None) -> None:
     """A mount namespace that somebody copied meanwhile holds the mount too; where nobody uses it, it ends with ours."""
     if record.pid == os.getpid():
+        join_thread(source_of(record.id), _END_SECONDS)
         return
     try:
         server = os.pidfd_open(record.pid)

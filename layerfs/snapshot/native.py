@@ -7,13 +7,14 @@ import errno
 import os
 import struct
 import subprocess
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from layerfs import mount
 from layerfs.errors import LayerfsError, MountError, Unsupported
 
-__all__ = ["SERVER", "SWITCHES", "encode_orders", "start_native"]
+__all__ = ["SERVER", "SWITCHES", "encode_orders", "join_thread", "serve_in_thread", "start_native"]
 
 SERVER = Path(__file__).resolve().parents[1] / "libexec" / "layerfs-fuse"
 SWITCHES = (
@@ -29,6 +30,7 @@ SWITCHES = (
     "strict",
 )
 _START_SECONDS = 30
+_threads: dict[str, threading.Thread] = {}  # servers in this process, by the source of their mounts
 
 
 def encode_orders(orders: Mapping[str, str | bytes], flags: Iterable[str] = ()) -> bytes:
@@ -77,6 +79,56 @@ def start_native(
             os.close(write_end)
 
 
+def serve_in_thread(
+    orders: Mapping[str, str],
+    flags: Iterable[str] = (),
+    *,
+    lock_fd: int | None = None,
+    control_fd: int | None = None,
+) -> int:
+    """`start_native` for tests: the server runs in a thread of this process, which ends with the mount or the process.
+
+    Nothing of the process but that thread is changed. A child that this process forks keeps the mount alive as long as
+    it lives.
+    """
+    from layerfs import _server
+
+    read_end, write_end = os.pipe()
+    lock = os.dup(lock_fd) if lock_fd is not None else None
+    words = {"report": str(write_end)} | ({"control": str(os.dup(control_fd))} if control_fd is not None else {})
+    place = os.memfd_create("layerfs-orders", os.MFD_CLOEXEC)
+    os.write(place, encode_orders({**orders, **words}, flags))
+    os.lseek(place, 0, os.SEEK_SET)
+
+    def serve() -> None:
+        _server.serve(place)
+        os.close(place)
+        if lock is not None:
+            os.close(lock)
+
+    thread = threading.Thread(target=serve, name="layerfs-server", daemon=True)
+    thread.start()
+    with os.fdopen(read_end, "rb") as report:
+        line = report.readline().decode("utf-8", "replace").strip()
+    if line != "ready":
+        thread.join()
+        with contextlib.suppress(LayerfsError):
+            mount.detach(Path(orders["target"]), lazy=True)
+        raise _failure(line)
+    _threads[orders["name"]] = thread
+    return os.getpid()
+
+
+def join_thread(name: str, seconds: float) -> None:
+    """Waits for the server in this process whose mount has that source. Raises MountError when it does not end."""
+    thread = _threads.get(name)
+    if thread is not None:
+        thread.join(seconds)
+        if thread.is_alive():
+            raise MountError("unmounted, but the server in this process has not ended")
+        del _threads[name]
+
+
 def _spawn(
     program: Path, orders: bytes, passed: list[int], errors: int, environment: Mapping[str, str] | None
 ) -> subprocess.Popen[bytes]:
@@ -122,8 +174,6 @@ def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: P
 
 def _reap_later(process: subprocess.Popen[bytes]) -> None:
     """The server outlives this object; a daemon thread reaps it, so that no zombie looks alive."""
-    import threading
-
     threading.Thread(target=process.wait, name="layerfs-reaper", daemon=True).start()
 
 

@@ -20,25 +20,6 @@ const char *__asan_default_options(void)
 }
 #endif
 
-static bool say(struct lfs_server *server, const char *text) /* false: nobody listens any more */
-{
-	if (server->options.report < 0)
-		return true;
-	bool heard = write(server->options.report, text, strlen(text)) > 0;
-	close(server->options.report);
-	server->options.report = LFS_NO_FD;
-	return heard;
-}
-
-static int fail(struct lfs_server *server, int rc, const struct lfs_error *error)
-{
-	char line[600];
-	snprintf(line, sizeof line, "%d %s\n", -rc, error->text);
-	fputs(line, stderr);
-	say(server, line);
-	return 1;
-}
-
 static void raise_limit(struct lfs_server *server)
 {
 	struct rlimit limit;
@@ -85,22 +66,6 @@ static void block_signals(void)
 	signal(SIGXFSZ, SIG_IGN);
 }
 
-static int start(struct lfs_server *server, struct lfs_error *error)
-{
-	int rc = lfs_options_read(0, &server->options, error);
-	if (rc < 0)
-		return rc;
-	if ((rc = lfs_server_open(server, error)) < 0)
-		return rc;
-	if ((rc = lfs_mount(server, error)) < 0)
-		return rc;
-	lfs_clone_devices(server);
-	lfs_uring_prepare(server);
-	if ((rc = lfs_serve_init(server)) < 0)
-		return lfs_fail(error, rc, "the kernel and this server do not agree on the FUSE protocol");
-	return 0;
-}
-
 int main(void)
 {
 	static struct lfs_server server;
@@ -110,14 +75,17 @@ int main(void)
 	block_signals();
 	raise_limit(&server);
 	keep_capabilities();
-	int rc = start(&server, &error);
-	if (rc < 0)
-		return fail(&server, rc, &error);
+	int rc = lfs_server_start(&server, STDIN_FILENO, &error);
+	if (rc < 0) {
+		fprintf(stderr, "%s\n", error.text);
+		lfs_server_say_error(&server, rc, &error);
+		return 1;
+	}
 	lfs_leave_namespace(&server);
 	pthread_create(&signals, NULL, await_signal, &server);
 	if (lfs_control_start(&server) < 0)
 		fputs("no control socket\n", stderr);
-	if (!say(&server, "ready\n"))
+	if (!lfs_server_say(&server, "ready\n"))
 		lfs_unmount(&server, true); /* who started us was killed: a mount that no one knows of */
 	lfs_serve_device(&server);
 	lfs_control_stop(&server);

@@ -1,6 +1,7 @@
 /* A server's beginning and end, without its mount. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -14,6 +15,8 @@ void lfs_server_init(struct lfs_server *server)
 	pthread_mutex_init(&server->aside.lock, NULL);
 	pthread_cond_init(&server->aside.wanted, NULL);
 	pthread_cond_init(&server->copied, NULL);
+	for (size_t i = 0; i < sizeof server->clones / sizeof *server->clones; i++)
+		server->clones[i] = LFS_NO_FD;
 	server->device = server->proc = server->own_namespace = LFS_NO_FD;
 	server->upper.root = server->upper.work = server->upper.scratch = server->upper.links = LFS_NO_FD;
 	server->options.report = server->options.control = server->control_end = LFS_NO_FD;
@@ -39,6 +42,46 @@ int lfs_server_open(struct lfs_server *server, struct lfs_error *error)
 	return lfs_quota_open(server, error);
 }
 
+int lfs_server_start(struct lfs_server *server, int orders, struct lfs_error *error)
+{
+	int rc = lfs_options_read(orders, &server->options, error);
+	if (rc < 0)
+		return rc;
+	if ((rc = lfs_server_open(server, error)) < 0)
+		return rc;
+	if ((rc = lfs_mount(server, error)) < 0)
+		return rc;
+	lfs_clone_devices(server);
+	lfs_uring_prepare(server);
+	if ((rc = lfs_serve_init(server)) < 0)
+		return lfs_fail(error, rc, "the kernel and this server do not agree on the FUSE protocol");
+	return 0;
+}
+
+bool lfs_server_say(struct lfs_server *server, const char *text)
+{
+	if (server->options.report < 0)
+		return true;
+	bool heard = write(server->options.report, text, strlen(text)) > 0;
+	close(server->options.report);
+	server->options.report = LFS_NO_FD;
+	return heard;
+}
+
+void lfs_server_say_error(struct lfs_server *server, int rc, const struct lfs_error *error)
+{
+	char line[600];
+	snprintf(line, sizeof line, "%d %s\n", -rc, error->text);
+	lfs_server_say(server, line);
+}
+
+static void close_devices(struct lfs_server *server)
+{
+	lfs_close_fd(&server->device);
+	for (size_t i = 0; i < sizeof server->clones / sizeof *server->clones; i++)
+		lfs_close_fd(&server->clones[i]);
+}
+
 void lfs_server_close(struct lfs_server *server)
 {
 	lfs_stats_free(server);
@@ -48,5 +91,9 @@ void lfs_server_close(struct lfs_server *server)
 	lfs_upper_close(server);
 	lfs_lower_close(server);
 	lfs_rights_free(server);
+	close_devices(server);
+	lfs_close_fd(&server->proc);
+	lfs_close_fd(&server->own_namespace);
+	lfs_close_fd(&server->options.control);
 	lfs_options_free(&server->options);
 }

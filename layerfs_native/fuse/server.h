@@ -597,6 +597,12 @@ struct lfs_server {
 /* --- server.c: all but the mount --- */
 void lfs_server_init(struct lfs_server *server);
 int lfs_server_open(struct lfs_server *server, struct lfs_error *error); /* as server->options say */
+int lfs_server_start(struct lfs_server *server, int orders, struct lfs_error *error); /* mounted, and ready to serve */
+bool lfs_server_say(struct lfs_server *server, const char *text); /* to who started us; false: nobody listens any more */
+void lfs_server_say_error(struct lfs_server *server, int rc, const struct lfs_error *error);
+
+/* --- embedded.c --- */
+int lfs_serve_here(int orders); /* all of it, in the calling thread */
 void lfs_server_close(struct lfs_server *server);
 
 static inline void lfs_lock(struct lfs_server *server)

@@ -25,7 +25,7 @@ BELOW = {  # part -> parts it may import
     "layer": {"_lazy", "_pure", "digest", "errors", "native", "oci", "store"},
     "union": {"errors", "layer", "native", "_native"},
     "fuse": {"errors", "layer", "mount", "union"},
-    "snapshot": {"_lazy", "digest", "errors", "layer", "mount", "store", "union"},
+    "snapshot": {"_lazy", "_server", "digest", "errors", "layer", "mount", "store", "union"},
     "image": {"digest", "errors", "layer", "native", "oci", "reference", "store"},
     "runtime": {"errors", "mount"},
     "engine": {
