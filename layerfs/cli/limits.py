@@ -43,16 +43,21 @@ def _with_limits(function: Any) -> Any:
 
 @verb("update")
 @_with_limits
+@click.option("--restart", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped.")
 @container_argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 @click.pass_obj
-def update_command(session: Session, /, names: tuple[str, ...], **limits: Any) -> int:
-    """Change the limits of containers, also of running ones."""
+def update_command(session: Session, /, names: tuple[str, ...], restart: str | None, **limits: Any) -> int:
+    """Change the limits and restart policies of containers, also of running ones."""
     wanted = given(limits)
     if limits.get("pids_limit") is not None:
         wanted["pids_limit"] = limits["pids_limit"]
 
     def update(name: str) -> None:
-        session.store.container(name).update(**wanted)
+        box = session.store.container(name)
+        if restart is not None:
+            box.set_restart(restart)
+        if wanted:
+            box.update(**wanted)
         out(name)
 
     return for_each(names, update)

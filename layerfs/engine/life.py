@@ -27,6 +27,7 @@ from layerfs.runtime.monitor import NOTHING, Attach, Connection, Ended, start_mo
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
     from layerfs.engine.settings import Settings
+    from layerfs.engine.store import Store
     from layerfs.runtime import RunOptions
     from layerfs.runtime.spec import Life
 
@@ -202,6 +203,27 @@ def kill(box: Container, number: int) -> None:
             send_signal(process, number)
     if last:
         _thaw(box)
+
+
+def set_restart(box: Container, policy: str) -> None:
+    """For what runs, and in its record. Raises InvalidInput."""
+    kind, most = box.settings.changed({"restart": policy}).restart_policy()
+    box.store.container_table.update(
+        box.id, lambda record: replace(record, config={**record.config, "restart": policy})
+    )
+    connection = Connection.open(box.directory)
+    if connection is not None:
+        with connection:
+            connection.restart_policy(kind, most)
+
+
+def finish_abandoned(store: Store) -> None:
+    """Containers to be removed at their end whose end nobody was left to see: the monitor was killed."""
+    for record in store.container_table.list():
+        if record.config.get("auto_remove"):
+            box = store.container(record.id)
+            if box.state.started_at and not box.state.running:
+                finish(box)
 
 
 def wait(box: Container, timeout: float | None = None) -> int:

@@ -121,8 +121,13 @@ def _terminal(number: int) -> str:
 
 
 def _by_ps(arguments: Sequence[str], inside: set[int]) -> TopTable:
+    def ps(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["ps", *words], capture_output=True, text=True, errors="replace", check=False)
+
     try:
-        done = subprocess.run(["ps", *arguments], capture_output=True, text=True, errors="replace", check=False)
+        done = ps(*arguments, "-q", ",".join(map(str, sorted(inside))))
+        if done.returncode:  # some options do not go with -q
+            done = ps(*arguments)
     except FileNotFoundError:
         raise InvalidInput("options of top need ps(1) on this machine") from None
     if done.returncode:

@@ -143,6 +143,12 @@ class Programs:
         self.start()
         record_event(self._box, "restart")
 
+    def set_restart(self, policy: str) -> None:
+        """Another restart policy, from now on: no, on-failure[:N], always, unless-stopped. Raises InvalidInput."""
+        from layerfs.engine.life import set_restart
+
+        set_restart(self._box, policy)
+
     def kill(self, number: int | str = signal.SIGKILL) -> None:
         """Send a signal to its program. Raises InUse when it does not run, InvalidInput for what is no signal."""
         from layerfs.engine.life import kill

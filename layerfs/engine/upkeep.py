@@ -71,6 +71,9 @@ def live_roots(store: Store, txn: Txn) -> Roots:
 
 def collect_garbage(store: Store, *, dry_run: bool, progress: Report | None) -> GcResult:
     if not dry_run:
+        from layerfs.engine.life import finish_abandoned
+
+        finish_abandoned(store)
         MountTable(store.root).clean_dead()
         store.container_table.clean_orphans()
     return collect(store.root, lambda txn: live_roots(store, txn), dry_run=dry_run, progress=progress)

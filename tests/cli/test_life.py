@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -474,3 +475,54 @@ def test_a_second_client_waits_beside_the_first(shell, layerfs_command, store):
     assert ready(box)
     box.stop()
     assert [process.communicate()[0] for process in waiting] == [b"3\n"] * 3
+
+
+def test_another_restart_policy_counts_at_once(shell, layerfs_command):
+    box = shell("sleep 0.4; exit 2", restart="always")
+    box.start()
+    assert layerfs_command("update", "--restart", "no", box.name).returncode == 0
+    assert box.wait(20) == 2
+    assert box.settings.restart == "no"
+
+
+def test_after_a_reboot_those_are_started_that_want_it(shell, layerfs_command, store):
+    """docker's rules: `unless-stopped` ones unless they were stopped. The reboot: monitors and programs are gone."""
+    always, unless, stopped, plain = (
+        shell(FOREVER, restart=policy) for policy in ("always", "unless-stopped", "unless-stopped", "no")
+    )
+    for box in (always, unless, stopped, plain):
+        box.start()
+    stopped.stop(0)
+    for monitor in monitors(store):
+        os.kill(int(monitor), signal.SIGKILL)
+    assert eventually(lambda: not any(box.state.running for box in (always, unless, plain)))
+    done = layerfs_command("start", "--restart-policy")
+    assert sorted(done.stdout.decode().split()) == sorted([always.name, unless.name])
+    assert [box.state.running for box in (always, unless, stopped, plain)] == [True, True, False, False]
+
+
+def test_gc_removes_what_should_have_been_removed_at_its_end(shell, store, opened):
+    box = shell(FOREVER, auto_remove=True)
+    box.start()
+    (monitor,) = monitors(store)
+    os.kill(int(monitor), signal.SIGKILL)
+    assert eventually(lambda: not box.state.running)
+    opened.gc()
+    assert opened.containers() == []
+    assert_nothing_left(store)
+
+
+def test_events_come_as_they_happen(shell, store):
+    from tests.cli.conftest import LAYERFS
+
+    command = [*LAYERFS, "--store", str(store), "events", "-f", "event=start", "--format", "{{.Action}} {{.Actor.ID}}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as watching:
+        box = shell("true")
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and watching.poll() is None:
+            box.start()  # until the watcher is there
+            box.wait()
+            if select.select([watching.stdout], [], [], 0.5)[0]:
+                break
+        assert watching.stdout.readline().decode().split() == ["start", box.id]
+        watching.terminate()
