@@ -223,7 +223,7 @@ def _container_lock(root: StoreRoot, writable: Writable) -> Iterator[int]:
     """
     fd = os.open(writable.upper.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        _take(fd, writable.container)
+        _take(fd, writable.container, MountTable(root))
         _check_rows(MountTable(root), writable.container)
         yield fd
     finally:
@@ -243,8 +243,9 @@ def _check_rows(table: MountTable, container: str) -> None:
         time.sleep(0.02)
 
 
-def _take(fd: int, container: str) -> None:
-    """A mount in progress is over soon; a server's lock stays."""
+def _take(fd: int, container: str, table: MountTable) -> None:
+    """A mount in progress is over soon; a server's lock stays, unless who started it was killed before its row told of
+    it: that mount is dead, and goes."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -253,6 +254,7 @@ def _take(fd: int, container: str) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise InUse(f"container {container[:12]} is mounted already") from None
+            table.clean_dead()
             time.sleep(0.02)
 
 

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,20 @@ def test_a_restart_finds_its_mount_again_after_the_server_was_killed(shell, stor
     (mounted,) = MountTable(box.store.root).of_container(box.id)
     os.kill(mounted.pid, signal.SIGKILL)
     assert eventually(lambda: text(box).count(b"ready") > 2, 40)
+    box.remove(force=True)
+    assert_nothing_left(store)
+
+
+def test_a_mount_whose_maker_was_killed_before_its_row_told_of_the_server(shell, store):
+    box = shell(FOREVER)
+    box.mount(engine="native")
+    table = MountTable(box.store.root)
+    (mounted,) = table.of_container(box.id)
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    table.add(replace(mounted, pid=dead.pid, pid_start=1))
+    box.start()
+    assert box.exec(["echo", "fine"]).stdout == b"fine\n"
     box.remove(force=True)
     assert_nothing_left(store)
 
