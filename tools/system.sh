@@ -5,7 +5,7 @@ set -eu
 build="python3-venv python3-dev gcc libc6-dev"
 mounts="mount fuse3 libfuse2 kmod"
 # peers and tools of the tests and benchmarks
-tests="acl attr busybox-static crun diffutils e2fsprogs erofs-utils fuse-overlayfs git libarchive-tools mmdebstrap podman procps skopeo umoci xz-utils zstd"
+tests="acl attr busybox-static crun diffutils e2fsprogs erofs-utils fio fuse-overlayfs git libarchive-tools mmdebstrap podman procps skopeo umoci xz-utils zstd"
 packages=${*:-$build $mounts $tests}
 
 if ! command -v dpkg-query >/dev/null; then

@@ -351,11 +351,12 @@ static int find_spots(struct lfs_server *server, const struct lfs_node *node, st
 /* A lower file that has no name any more gets an upper one without a name, so that it can change. */
 static int materialise(struct lfs_server *server, struct lfs_node *node, const char *temp, int *fd)
 {
-	if (unlinkat(server->upper.scratch, temp, 0) < 0)
-		return -errno;
-	if (node->flags & LFS_SHARED)
+	int rc = lfs_pin(server, node, lfs_steal_fd(fd));
+	if (rc >= 0 && unlinkat(server->upper.scratch, temp, 0) < 0)
+		rc = -errno;
+	if (rc >= 0 && node->flags & LFS_SHARED)
 		lfs_same_set(server, node, 0);
-	return lfs_pin(server, node, lfs_steal_fd(fd));
+	return rc;
 }
 
 static int publish_one(struct lfs_server *server, struct lfs_node *node, const char *temp, const struct lfs_spots *spots)

@@ -239,9 +239,12 @@ static int keep_bytes(struct lfs_server *server, struct lfs_node *node)
 static int link_into(struct lfs_server *server, struct lfs_node *node, int dir_fd, const char *name)
 {
 	const char *old;
-	if (node->file && node->file->pinned >= 0) {
+	if (lfs_is_pinned(node)) {
 		char path[300];
-		lfs_fd_path(node->file->pinned, NULL, path);
+		int pinned = lfs_pinned_fd(server, node);
+		if (pinned < 0)
+			return pinned;
+		lfs_fd_path(pinned, NULL, path);
 		return linkat(server->upper.links, path, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 	}
 	int fd = lfs_place(server, node, &old);
@@ -268,11 +271,10 @@ static int link_place(struct lfs_server *server, struct lfs_node *node, struct l
 static void named_again(struct lfs_server *server, struct lfs_node *node)
 {
 	node->flags &= (uint16_t)~LFS_UNLINKED;
-	if (!node->file || node->file->pinned < 0)
+	if (!lfs_is_pinned(node))
 		return;
-	server->files.pinned--;
 	atomic_fetch_sub(&server->quota.doomed, 1);
-	close(lfs_steal_fd(&node->file->pinned));
+	lfs_pin_end(server, node);
 	if (!node->file->handles && !node->file->busy)
 		lfs_file_free(server, node);
 }

@@ -72,7 +72,7 @@ static void trim(struct lfs_server *server)
 
 /* Closing the last descriptor of a nameless file frees its blocks: half the cost of removing it. The lock is let go first, except where
  * limits must see the space at once. */
-static void close_later(struct lfs_server *server, int fd)
+void lfs_close_later(struct lfs_server *server, int fd)
 {
 	struct lfs_closing *closing = &server->closing;
 	if (server->quota.on || closing->count == LFS_CLOSING_MAX)
@@ -94,13 +94,10 @@ void lfs_file_free(struct lfs_server *server, struct lfs_node *node)
 {
 	struct lfs_file *file = node->file;
 	lfs_quota_forget(server, node);
+	lfs_pin_end(server, node);
 	node->file = NULL;
 	close_data(server, file);
 	drop_fd(&file->old_fd);
-	if (file->pinned >= 0) {
-		server->files.pinned--;
-		close_later(server, file->pinned);
-	}
 	if (file->successor)
 		lfs_node_put(server, file->successor);
 	free(file);
@@ -118,24 +115,11 @@ static void rest(struct lfs_server *server, struct lfs_node *node)
 	if (in_use(file))
 		return;
 	close_data(server, file);
-	if (file->counted && file->pinned < 0)
+	if (file->counted && !lfs_is_pinned(node))
 		lfs_quota_changed(server, node, 0); /* some hosts allocate more than is written, and take it back at the end */
-	if (file->pinned < 0)
+	if (!lfs_is_pinned(node))
 		lfs_file_free(server, node);
 	lfs_node_put(server, node);
-}
-
-int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd)
-{
-	struct lfs_file *file = lfs_file_get(node);
-	if (!file || file->pinned >= 0) {
-		close(fd);
-		return file ? 0 : -ENOMEM;
-	}
-	file->pinned = fd;
-	server->files.pinned++;
-	atomic_fetch_add(&server->quota.doomed, 1);
-	return 0;
 }
 
 /* --- the bytes --- */

@@ -2,6 +2,7 @@
  * their inode number. A node lives while something refers to it; its names go with it. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -10,6 +11,7 @@
 #include "server.h"
 
 #define FIRST_BITS 8
+#define KEPT_NAMES 4096u /* memory for so many is not worth giving back */
 #define TREE_REST_EVERY 4096u /* new nodes */
 #define BLOCK_SIZE (LFS_BLOCK_NODES * sizeof(struct lfs_node))
 
@@ -47,7 +49,7 @@ static void free_node(struct lfs_server *server, struct lfs_node *node)
 	else if (node->file) {
 		lfs_quota_forget(server, node);
 		lfs_close_fd(&node->file->fd);
-		lfs_close_fd(&node->file->pinned);
+		lfs_pin_end(server, node);
 		free(node->file);
 	}
 }
@@ -279,29 +281,43 @@ struct lfs_name *lfs_name_find(struct lfs_server *server, const struct lfs_node 
 	return found;
 }
 
-static void grow_hash(struct lfs_nodes *nodes)
+static void resize_hash(struct lfs_nodes *nodes, uint32_t bits)
 {
-	uint32_t bits = nodes->hash_bits + 1;
-	struct lfs_name **wider = calloc((size_t)1 << bits, sizeof *wider);
-	if (!wider)
-		return; /* longer chains will do */
+	struct lfs_name **other = calloc((size_t)1 << bits, sizeof *other);
+	if (!other)
+		return; /* other chains will do */
 	for (size_t i = 0; i < (size_t)1 << nodes->hash_bits; i++)
 		for (struct lfs_name *name = nodes->hash[i], *next; name; name = next) {
-			struct lfs_name **place = &wider[name->hash & ((1u << bits) - 1)];
+			struct lfs_name **place = &other[name->hash & ((1u << bits) - 1)];
 			next = name->chain;
 			name->chain = *place;
 			*place = name;
 		}
 	free(nodes->hash);
-	nodes->hash = wider;
+	nodes->hash = other;
 	nodes->hash_bits = bits;
+}
+
+/* Pays once for every four names that went, so often enough and never too often. */
+void lfs_nodes_trim(struct lfs_server *server)
+{
+	struct lfs_nodes *nodes = &server->nodes;
+	uint32_t bits = nodes->hash_bits;
+	if (nodes->name_peak < KEPT_NAMES || nodes->name_count > nodes->name_peak / 4)
+		return;
+	while (bits > FIRST_BITS && nodes->name_count < (uint64_t)1 << (bits - 1))
+		bits--;
+	if (bits < nodes->hash_bits)
+		resize_hash(nodes, bits);
+	nodes->name_peak = nodes->name_count;
+	malloc_trim(0);
 }
 
 int lfs_name_add(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, struct lfs_node *node)
 {
 	struct lfs_nodes *nodes = &server->nodes;
 	if (nodes->name_count >= (uint64_t)1 << nodes->hash_bits && nodes->hash_bits < 31)
-		grow_hash(nodes);
+		resize_hash(nodes, nodes->hash_bits + 1);
 	struct lfs_name *new = malloc(sizeof *new + name.size + 1);
 	if (!new)
 		return -ENOMEM;
@@ -317,7 +333,8 @@ int lfs_name_add(struct lfs_server *server, struct lfs_node *dir, struct lfs_byt
 	struct lfs_name **place = &nodes->hash[new->hash & ((1u << nodes->hash_bits) - 1)];
 	new->chain = *place;
 	*place = new;
-	nodes->name_count++;
+	if (++nodes->name_count > nodes->name_peak)
+		nodes->name_peak = nodes->name_count;
 	return 0;
 }
 

@@ -45,8 +45,8 @@ int lfs_op_readlink(struct lfs_request *request)
 		request->out_size = target.size;
 		return 0;
 	}
-	bool pinned = node->file && node->file->pinned >= 0;
-	int fd = pinned ? node->file->pinned : lfs_place(server, node, &name);
+	bool pinned = lfs_is_pinned(node);
+	int fd = pinned ? lfs_pinned_fd(server, node) : lfs_place(server, node, &name);
 	if (fd < 0)
 		return fd;
 	ssize_t size = readlinkat(fd, pinned ? "" : name, (char *)request->out, LFS_BLOCK);
@@ -97,8 +97,10 @@ static int apply(struct lfs_server *server, struct lfs_node *node, const struct 
 	char path[300];
 	const char *name;
 	int fd = LFS_NO_FD, flags = AT_SYMLINK_NOFOLLOW;
-	if ((!lfs_node_is_dir(node) || node->flags & LFS_UNLINKED) && node->file && node->file->pinned >= 0) {
-		lfs_fd_path(node->file->pinned, NULL, path);
+	if (lfs_is_pinned(node)) {
+		if ((fd = lfs_pinned_fd(server, node)) < 0)
+			return fd;
+		lfs_fd_path(fd, NULL, path);
 		fd = server->upper.links, name = path, flags = 0;
 	} else {
 		fd = lfs_place(server, node, &name);
@@ -135,6 +137,13 @@ static int stored_ids(struct lfs_server *server, struct lfs_node *node, struct f
 	return rc >= 0 && in->valid & FATTR_GID ? lfs_id_store_group(server, &in->gid) : rc;
 }
 
+/* A change through an old descriptor is one of the node that has the name now; the kernel knows only of the other. */
+static void tell_successor(struct lfs_server *server, struct lfs_node *node)
+{
+	if (node->flags & LFS_SPLIT && node->file && node->file->successor)
+		lfs_notify_attr(server, node->file->successor);
+}
+
 int lfs_op_setattr(struct lfs_request *request)
 {
 	struct lfs_server *server = request->server;
@@ -153,6 +162,7 @@ int lfs_op_setattr(struct lfs_request *request)
 			real = node->file->successor;
 		if (rc >= 0)
 			rc = apply(server, real, &in);
+		tell_successor(server, node);
 	}
 	return rc < 0 ? rc : reply_attr(request, node);
 }
@@ -273,6 +283,7 @@ int lfs_op_setxattr(struct lfs_request *request)
 		rc = lfs_ids_store_xattr(server, name, &value, request->out, request->out_room);
 	if (rc >= 0)
 		rc = lfs_xattr_set(server, request->node, name, value, (int)in.flags);
+	tell_successor(server, request->node);
 	if (rc >= 0 && in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID)
 		kill_sgid(server, request->node);
 	return rc;
@@ -284,7 +295,10 @@ int lfs_op_removexattr(struct lfs_request *request)
 	int rc = xattr_name(request, 0, &name);
 	if (rc >= 0)
 		rc = lfs_may_set_xattr(request->server, request->node);
-	return rc < 0 ? rc : lfs_xattr_remove(request->server, request->node, name);
+	if (rc >= 0)
+		rc = lfs_xattr_remove(request->server, request->node, name);
+	tell_successor(request->server, request->node);
+	return rc;
 }
 
 /* --- the file system --- */

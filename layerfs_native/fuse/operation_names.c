@@ -53,6 +53,7 @@ int lfs_op_batch_forget(struct lfs_request *request)
 		if (node)
 			lfs_node_forget(server, node, one.nlookup);
 	}
+	lfs_nodes_trim(server);
 	lfs_unlock(server);
 	return 0;
 }

@@ -193,9 +193,10 @@ void lfs_quota_forget(struct lfs_server *server, struct lfs_node *node)
 {
 	struct lfs_file *file = node->file;
 	struct stat status;
-	if (file->pinned >= 0)
-		atomic_fetch_sub(&server->quota.doomed, 1);
-	if (!server->quota.on || file->pinned < 0 || !(node->flags & LFS_UNLINKED) || fstatat(file->pinned, "", &status, AT_EMPTY_PATH) < 0)
+	if (!lfs_is_pinned(node))
+		return;
+	atomic_fetch_sub(&server->quota.doomed, 1);
+	if (!server->quota.on || !(node->flags & LFS_UNLINKED) || lfs_entry_stat(server, node, &status) < 0)
 		return;
 	if (!status.st_nlink || lfs_node_is_dir(node))
 		lfs_quota_add(server, -1, -(int64_t)(file->counted ? file->charged : (uint64_t)status.st_blocks));

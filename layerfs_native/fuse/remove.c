@@ -97,9 +97,7 @@ static int last_name(struct lfs_server *server, struct lfs_node *node, bool *las
 		return LFS_NO_FD;
 	}
 	*last = lfs_node_is_dir(node) || (lfs_entry_stat(server, node, &status) == 0 && status.st_nlink <= 1);
-	if ((!*last && node->names->sibling) || !node->lookups || server->files.pinned > server->files.limit)
-		return LFS_NO_FD;
-	return lfs_entry_open(server, node, lfs_node_is_dir(node) ? O_RDONLY | O_DIRECTORY : O_PATH);
+	return lfs_pin_before(server, node, *last);
 }
 
 int lfs_unlink(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, bool directory)
@@ -123,8 +121,7 @@ int lfs_unlink(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 		uint64_t weight = lfs_quota_weight(server, node);
 		rc = remove_entry(server, dir, node, known->text, lower);
 		if (rc < 0) {
-			if (fd >= 0)
-				close(fd);
+			lfs_pin_undo(server, node, fd);
 		} else {
 			if (lower || !(node->flags & LFS_HERE))
 				lfs_listing_whiteout(server, dir, known->text);
@@ -132,7 +129,7 @@ int lfs_unlink(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 				lfs_listing_gone(server, dir, known->text);
 			if (lfs_node_is_dir(node))
 				lfs_moves_forget(server);
-			if (last && node->flags & LFS_HERE && fd < 0)
+			if (last && node->flags & LFS_HERE && fd < 0 && !lfs_is_pinned(node))
 				lfs_quota_add(server, -1, -(int64_t)weight);
 			lfs_name_lost(server, known, last, fd < 0 ? LFS_NO_FD : fd);
 		}

@@ -231,9 +231,7 @@ static int replaced(struct lfs_server *server, struct lfs_node *node, bool *last
 		return LFS_NO_FD;
 	}
 	*last |= lfs_entry_stat(server, node, &status) == 0 && status.st_nlink <= 1;
-	if ((!*last && node->names->sibling) || !node->lookups || server->files.pinned > server->files.limit)
-		return LFS_NO_FD;
-	return lfs_entry_open(server, node, lfs_node_is_dir(node) ? O_RDONLY | O_DIRECTORY : O_PATH);
+	return lfs_pin_before(server, node, *last);
 }
 
 static int perform(struct lfs_server *server, const struct side *old, const struct side *new, unsigned flags)
@@ -255,9 +253,12 @@ static int perform(struct lfs_server *server, const struct side *old, const stru
 		rc = move(server, old, new, flags);
 	lfs_quota_settle_dir(server, old->dir);
 	lfs_quota_settle_dir(server, new->dir);
-	if (rc < 0)
+	if (rc < 0) {
+		if (new->node && !exchange)
+			lfs_pin_undo(server, new->node, lfs_steal_fd(&kept));
 		return rc;
-	if (last && new->node->flags & LFS_HERE && kept < 0)
+	}
+	if (last && new->node->flags & LFS_HERE && kept < 0 && !lfs_is_pinned(new->node))
 		lfs_quota_add(server, -1, -(int64_t)weight);
 	relist(server, old, new, flags);
 	if (lfs_node_is_dir(old->node) || (new->node && lfs_node_is_dir(new->node)))

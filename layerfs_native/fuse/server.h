@@ -148,7 +148,7 @@ struct lfs_nodes {
 	uint32_t spare; /* empty blocks that kept their memory: one, so that creating and removing at a border is cheap */
 	struct lfs_name **hash;
 	uint32_t hash_bits;
-	uint64_t name_count, node_count;
+	uint64_t name_count, node_count, name_peak; /* name_peak: since memory was last given back */
 	struct lfs_same **same, **same_slots;
 	uint32_t same_bits, same_count;
 	uint32_t generation;
@@ -162,6 +162,7 @@ int lfs_node_new(struct lfs_server *server, uint32_t mode, struct lfs_node **out
 void lfs_node_get(struct lfs_node *node);
 void lfs_node_put(struct lfs_server *server, struct lfs_node *node);
 void lfs_node_forget(struct lfs_server *server, struct lfs_node *node, uint64_t count);
+void lfs_nodes_trim(struct lfs_server *server); /* gives memory back after many names went */
 void lfs_node_look(struct lfs_node *node); /* the kernel is given one more reference */
 static inline uint64_t lfs_node_id(const struct lfs_node *node)
 {
@@ -365,6 +366,7 @@ struct lfs_file {
 	int fd;				 /* of the bytes; opened when needed */
 	int old_fd;			 /* of the lower bytes, after a copy-up while in use */
 	int pinned;			 /* O_PATH or better, of an entry without a name */
+	uint64_t parked;		 /* instead: the number of its name in scratch; 0: none */
 	uint32_t handles, writers, busy; /* busy: fd is in use without the lock */
 	int32_t backing;		 /* 0: none */
 	uint8_t mode;
@@ -373,7 +375,9 @@ struct lfs_file {
 };
 struct lfs_files {
 	struct lfs_file *oldest, *newest;
-	uint32_t open, limit, pinned;
+	uint32_t open, limit, pinned; /* limit: of pinned ones */
+	uint64_t last_parked;
+	int lent; /* of a parked entry, for one operation; 0: none */
 	uint64_t handles; /* the kernel's */
 };
 #define LFS_CLOSING_MAX 64u
@@ -385,6 +389,7 @@ void lfs_unlock_and_close(struct lfs_server *server);
 int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, bool kill, int fd, struct fuse_open_out *out);
 	/* fd: owned descriptor of the upper file, or -1. May let the lock go. */
 void lfs_release(struct lfs_server *server, struct lfs_node *node, uint64_t fh);
+void lfs_close_later(struct lfs_server *server, int fd); /* when the lock is let go */
 struct lfs_file *lfs_file_get(struct lfs_node *node); /* makes it; NULL: no memory */
 void lfs_file_free(struct lfs_server *server, struct lfs_node *node);
 int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, struct lfs_content *content);
@@ -395,7 +400,6 @@ int lfs_settle_data(struct lfs_server *server, struct lfs_node *node); /* after 
 int lfs_settle_names(struct lfs_server *server, struct lfs_node *node); /* before it gets another name: the same, as a split finds one name only */
 int lfs_backing_open(struct lfs_server *server, int fd);	 /* an id, or -errno */
 void lfs_backing_close(struct lfs_server *server, int32_t id);
-int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd); /* fd: owned; the entry is about to lose its last name */
 
 /* --- quota.c --- */
 struct lfs_quota {
@@ -448,6 +452,14 @@ bool lfs_ids_known(struct lfs_server *server, struct lfs_node *node, bool *user,
 int lfs_ids_show_xattr(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, uint8_t *out, size_t room);
 int lfs_ids_store_xattr(const struct lfs_server *server, struct lfs_bytes name, struct lfs_bytes *value, uint8_t *space, size_t room);
 	/* `value` may be moved to `space` for that. */
+
+/* --- orphan.c: entries that are in use and have no name --- */
+bool lfs_is_pinned(const struct lfs_node *node);
+int lfs_pinned_fd(struct lfs_server *server, struct lfs_node *node); /* of one that is pinned: borrowed until the next call */
+int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd); /* fd: owned; it has lost its last name */
+int lfs_pin_before(struct lfs_server *server, struct lfs_node *node, bool last); /* it is about to lose a name: a descriptor for lfs_pin, if needed */
+void lfs_pin_undo(struct lfs_server *server, struct lfs_node *node, int fd); /* it did not */
+void lfs_pin_end(struct lfs_server *server, struct lfs_node *node);
 
 /* --- xattr.c --- */
 int lfs_xattr_get(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, void *out, size_t size);

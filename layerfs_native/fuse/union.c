@@ -136,6 +136,16 @@ static int make_node(struct lfs_server *server, const struct verdict *verdict, s
 	return verdict->key ? lfs_same_set(server, *out, verdict->key) : 0;
 }
 
+/* Also by what is the last name now: the one that the node was known by may be gone, while it is open. */
+static struct lfs_node *find_same(struct lfs_server *server, const struct verdict *verdict)
+{
+	if (verdict->key)
+		return lfs_same_find(server, verdict->key);
+	if (!(verdict->flags & LFS_HERE) || S_ISDIR(verdict->mode) || !server->nodes.same_count)
+		return NULL;
+	return lfs_same_find(server, verdict->status.st_ino);
+}
+
 int lfs_look(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, struct lfs_node **out, struct fuse_attr *attr)
 {
 	char text[LFS_NAME_MAX + 1];
@@ -161,7 +171,7 @@ int lfs_look(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes n
 	int rc = judge(server, dir, name, text, &verdict);
 	if (rc < 0)
 		return rc;
-	struct lfs_node *node = verdict.key ? lfs_same_find(server, verdict.key) : NULL;
+	struct lfs_node *node = find_same(server, &verdict);
 	if (node)
 		lfs_node_get(node);
 	else if ((rc = make_node(server, &verdict, &node)) < 0)

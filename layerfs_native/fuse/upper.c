@@ -201,7 +201,7 @@ int lfs_dir_fd(struct lfs_server *server, struct lfs_node *dir)
 	if (!(dir->flags & LFS_HERE))
 		return -ENOENT;
 	if (dir->flags & LFS_UNLINKED)
-		return dir->file && dir->file->pinned >= 0 ? dir->file->pinned : -ESTALE;
+		return lfs_is_pinned(dir) ? lfs_pinned_fd(server, dir) : -ESTALE;
 	fd = walk_down(server, dir);
 	if (fd < 0)
 		return fd;
@@ -262,9 +262,10 @@ int lfs_fd_reopen(struct lfs_server *server, int fd, int flags)
 int lfs_entry_open(struct lfs_server *server, struct lfs_node *node, int flags)
 {
 	const char *name;
-	if (!lfs_node_is_dir(node) || node->flags & LFS_UNLINKED)
-		if (node->file && node->file->pinned >= 0)
-			return lfs_fd_reopen(server, node->file->pinned, flags);
+	if (lfs_is_pinned(node)) {
+		int pinned = lfs_pinned_fd(server, node);
+		return pinned < 0 ? pinned : lfs_fd_reopen(server, pinned, flags);
+	}
 	int dir = lfs_place(server, node, &name);
 	if (dir < 0)
 		return dir;
@@ -274,8 +275,13 @@ int lfs_entry_open(struct lfs_server *server, struct lfs_node *node, int flags)
 int lfs_entry_stat(struct lfs_server *server, struct lfs_node *node, struct stat *status)
 {
 	const char *name;
-	if ((!lfs_node_is_dir(node) || node->flags & LFS_UNLINKED) && node->file && node->file->pinned >= 0)
-		return fstatat(node->file->pinned, "", status, AT_EMPTY_PATH) < 0 ? -errno : 0;
+	if (lfs_is_pinned(node)) {
+		int pinned = lfs_pinned_fd(server, node);
+		if (pinned < 0 || fstatat(pinned, "", status, AT_EMPTY_PATH) < 0)
+			return pinned < 0 ? pinned : -errno;
+		status->st_nlink -= node->file->parked != 0; /* the name in scratch is none */
+		return 0;
+	}
 	if (lfs_node_is_dir(node)) {
 		int fd = known_fd(server, node);
 		if (fd >= 0)

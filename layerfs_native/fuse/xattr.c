@@ -53,9 +53,11 @@ static int entry_path(struct lfs_server *server, struct lfs_node *node, char pat
 		lfs_fd_path(fd, NULL, path);
 		return 0;
 	}
-	if (node->file && node->file->pinned >= 0) {
-		lfs_fd_path(node->file->pinned, NULL, path);
-		return 0;
+	if (lfs_is_pinned(node)) {
+		int pinned = lfs_pinned_fd(server, node);
+		if (pinned >= 0)
+			lfs_fd_path(pinned, NULL, path);
+		return pinned < 0 ? pinned : 0;
 	}
 	int fd = lfs_place(server, node, &name);
 	if (fd < 0)

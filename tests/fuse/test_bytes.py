@@ -73,5 +73,26 @@ def test_a_file_that_is_linked_while_it_is_passed_through_is_one_file(make: Call
         assert reader.read() == BIG[9:]
 
 
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("over", [False, True], ids=["unlink", "rename"])
+def test_a_file_whose_name_goes_while_it_is_open_is_found_by_its_last_one(
+    name: str, over: bool, make: Callable[..., Box]
+) -> None:
+    """With two nodes for one file its descriptors and its names showed different bytes."""
+    box = make(*SETS[name])
+    root = box.mount()
+    (root / "one").write_bytes(b"old")
+    os.link(root / "one", root / "two")
+    root = box.remount()
+    with (root / "one").open("r+b", buffering=0) as stream:
+        (root / "small").rename(root / "one") if over else (root / "one").unlink()
+        assert os.fstat(stream.fileno()).st_nlink == 1
+        with (root / "two").open("ab") as other:
+            other.write(b" and new")
+        assert (os.fstat(stream.fileno()).st_ino, stream.read()) == ((root / "two").stat().st_ino, b"old and new")
+        stream.write(b"!")
+        assert (root / "two").read_bytes() == b"old and new!"
+
+
 def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
