@@ -215,6 +215,7 @@ def test_sqlite_in_wal_mode_from_four_processes_some_of_them_killed(
     """fuse-overlayfs#475: a database of a lower layer came to harm."""
     source = tmp_path / "db"
     with closing(sqlite3.connect(source)) as database, database:
+        database.execute("pragma journal_mode=wal")  # four processes that change it at once disturb each other
         database.execute("create table rows (id integer primary key, writer int, count int, text)")
         rows = ((n, -1, n, "x" * 200) for n in range(20_000))
         database.executemany("insert into rows values (?, ?, ?, ?)", rows)
@@ -251,7 +252,6 @@ def database_client(path: str, writer: str, log: str) -> None:
     ending: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ending.append(number))
     with closing(sqlite3.connect(path, timeout=60)) as database, open(log, "w") as notes:
-        database.execute("pragma journal_mode=wal")
         database.execute("pragma synchronous=normal")
         count = 0
         while not ending:
