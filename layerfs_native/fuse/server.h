@@ -524,7 +524,8 @@ int lfs_serve_init(struct lfs_server *server);
 int lfs_serve_device(struct lfs_server *server); /* returns when the mount is gone */
 void lfs_uring_prepare(struct lfs_server *server); /* before INIT: server->rings, when this host allows it */
 bool lfs_uring_start(struct lfs_server *server);   /* after INIT; false: requests come by the device */
-void lfs_uring_end(struct lfs_server *server);	   /* when the mount is gone */
+void lfs_uring_join(struct lfs_server *server);	   /* when the mount is gone: until its threads have ended */
+void lfs_uring_end(struct lfs_server *server);
 int lfs_notify_attr(struct lfs_server *server, const struct lfs_node *node); /* drops the kernel's cached attributes */
 void lfs_thread_start(struct lfs_server *server);  /* a thread's own working directory, umask and identity */
 

@@ -254,7 +254,8 @@ int lfs_serve_device(struct lfs_server *server)
 		if (workers[i].in)
 			munmap(workers[i].in, workers[i].size * 2);
 	}
+	lfs_uring_join(server);
+	lfs_aside_end(server); /* before its rings go: who woke one up last may still be at it */
 	lfs_uring_end(server);
-	lfs_aside_end(server);
 	return rc;
 }

@@ -378,14 +378,19 @@ bool lfs_uring_start(struct lfs_server *server)
 	return server->uring = ready;
 }
 
+void lfs_uring_join(struct lfs_server *server)
+{
+	struct lfs_uring *rings = server->rings;
+	for (unsigned i = 0; rings && i < rings->rings; i++)
+		if (rings[i].started)
+			pthread_join(rings[i].thread, NULL);
+}
+
 void lfs_uring_end(struct lfs_server *server)
 {
 	struct lfs_uring *rings = server->rings;
-	for (unsigned i = 0; rings && i < rings->rings; i++) {
-		if (rings[i].started)
-			pthread_join(rings[i].thread, NULL);
+	for (unsigned i = 0; rings && i < rings->rings; i++)
 		ring_free(&rings[i]);
-	}
 	free(rings);
 	server->rings = NULL;
 }
