@@ -55,13 +55,13 @@ PARTS = {
         ),
     ),
     "helper": (Part("address", ADDRESS, "", ("tests/runtime", "tests/cli/test_life.py", "tests/cli/test_kill.py")),),
-    "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native")),),
-    "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native")),),
+    "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native or uring")),),
+    "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native or uring")),),
     "quick": (
         Part("address", ADDRESS, "libasan.so", ("tests/native/test_layer_reader.py",)),
         Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),
         Part("address", ADDRESS, "", (*SHORT, "-k", "native and not strict and not plain")),
-        Part("thread", THREAD, "", ("tests/fuse/test_native.py", "-k", "clients and default")),
+        Part("thread", THREAD, "", ("tests/fuse/test_native.py", "-k", "clients and (default or uring)")),
     ),
 }
 ALL = ("address", "thread", "helper", "server", "races")

@@ -391,12 +391,13 @@ int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, b
 	lfs_count(file->backing ? LFS_COUNT_opens_passthrough : LFS_COUNT_opens_cached, 1);
 	out->fh = write ? 2 : 1;
 	if (file->backing) {
-		out->open_flags = FOPEN_PASSTHROUGH;
+		out->open_flags = FOPEN_PASSTHROUGH | FOPEN_NOFLUSH; /* the kernel holds nothing back of it */
 		out->backing_id = file->backing;
 		if (write)
 			node->flags |= LFS_STALE_PAGES;
 	} else {
 		out->open_flags = node->flags & LFS_STALE_PAGES || server->options.no_cache ? 0 : FOPEN_KEEP_CACHE;
+		out->open_flags |= write ? 0 : FOPEN_NOFLUSH;
 		node->flags &= (uint16_t)~LFS_STALE_PAGES;
 	}
 	return 0;

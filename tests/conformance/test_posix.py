@@ -756,6 +756,7 @@ def test_a_lower_script_runs_and_its_new_version_too(world: World) -> None:
 
 @base
 @no_python
+@pytest.mark.diverges("native-plain", reason="O_TMPFILE came with Linux 6.1")
 def test_a_nameless_file_obeys_its_flags(world: World) -> None:
     fd = os.open(world.root / "d", os.O_TMPFILE | os.O_RDWR, 0o640)
     try:

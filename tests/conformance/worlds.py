@@ -147,7 +147,7 @@ class UringWorld(NativeWorld):
 
 
 class PlainNativeWorld(NativeWorld):
-    """The same with every feature switched off that a kernel need not offer: no passthrough, no caches."""
+    """The same as on Linux 5.4: protocol 7.31, and every feature switched off: no passthrough, no caches."""
 
     name = "native-plain"
     pid = 0
@@ -164,6 +164,7 @@ class PlainNativeWorld(NativeWorld):
             "name": f"layerfs:{self.home.name}",
             "upper": str(self.upper),
             "work": str(self.work),
+            "minor": "31",
         }
         self.pid = start_native(orders, ["volatile", *(set(SWITCHES) - {"strict"})])
         return self.root

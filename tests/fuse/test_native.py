@@ -593,6 +593,17 @@ def test_requests_come_over_io_uring_where_the_host_has_it_switched_on(make: Cal
     assert uring.rings(box.pid) == 0
 
 
+@pytest.mark.skipif(not uring.available(), reason="this kernel has no FUSE over io_uring (Linux 6.14)")
+def test_buffers_of_large_requests_are_given_back(make: Callable[..., Box]) -> None:
+    box = make(URING, "no_passthrough")
+    box.mount()
+    (box.root / "large").write_bytes(bytes(64 << 20))
+    deadline = time.monotonic() + 20
+    while box.resident() > 4 << 20 and "LAYERFS_TEST_SERVER" not in os.environ:
+        assert time.monotonic() < deadline, f"{box.resident()} bytes"
+        time.sleep(0.1)
+
+
 NO_IO_URING = """
 import ctypes, struct, sys
 from layerfs.snapshot.native import start_native
