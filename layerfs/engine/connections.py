@@ -100,7 +100,7 @@ def _connect(
     )
     networks.write_endpoint(network, endpoint)
     _plug_in(network, endpoint, networks.namespace(box.id), default_route=number == 0)
-    _publish(network, endpoint, add=True)
+    _publish(networks, network, endpoint, add=True)
     _tell_names(networks, network)
 
 
@@ -179,14 +179,18 @@ def _plug_in(network: Network, endpoint: Endpoint, namespace: Path, *, default_r
         os.close(kept)
 
 
-def _publish(network: Network, endpoint: Endpoint, *, add: bool) -> None:
+def _publish(networks: Networks, network: Network, endpoint: Endpoint, *, add: bool) -> None:
     ports = [Published(*port) for port in endpoint.ports]
     if ports and firewall.available():
         firewall.apply(firewall.port_text(network.table, endpoint.address, ports, add=add))
-    elif ports and add:
-        from layerfs.runtime.proxy import start_proxies
+    elif ports:
+        from layerfs.runtime import proxy
 
-        start_proxies(endpoint.address, ports)
+        place = networks.namespace(endpoint.container).with_name("proxy")
+        if add:
+            proxy.start(place, endpoint.address, ports)
+        else:
+            proxy.stop(place)
 
 
 # the end
@@ -209,7 +213,7 @@ def _disconnect_all(networks: Networks, box: Container) -> None:
 
 def _unplug(networks: Networks, network: Network, endpoint: Endpoint) -> None:
     with contextlib.suppress(RunError):  # the rules went with somebody's flush
-        _publish(network, endpoint, add=False)
+        _publish(networks, network, endpoint, add=False)
     with Netlink() as host, contextlib.suppress(OSError):
         if link := host.find(endpoint.link):
             host.delete(link.index)

@@ -118,6 +118,28 @@ def test_ports_are_published_on_the_loopback_and_elsewhere(store, image):
 
 
 @apart
+def test_ports_without_nftables_go_through_a_proxy(store, image, monkeypatch):
+    monkeypatch.setattr(firewall, "available", lambda: False)
+    box = server(store, publish=["127.0.0.1:7003:80", "7004:90/udp"], network="bridge")
+    assert fetch("127.0.0.1", 7003) == b"hello\n"
+    with pytest.raises(errors.RunError, match="7003 failed: port is already allocated"):
+        store.create(image, publish=["7003:80"], network="bridge").run(["echo"])
+    udp = functools.partial(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+    with udp() as sock, netns.inside(f"/proc/{box.state.pid}/ns/net", udp) as inner:
+        inner.bind(("0.0.0.0", 90))
+        inner.settimeout(10)
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", 7004))
+        sock.send(b"there")
+        data, sender = inner.recvfrom(100)
+        inner.sendto(data + b" and back", sender)
+        assert sock.recv(100) == b"there and back"
+    box.remove(force=True)
+    with pytest.raises(ConnectionRefusedError):
+        fetch("127.0.0.1", 7003, seconds=0)
+
+
+@apart
 def test_publish_all_takes_what_is_exposed(store, image):
     box = server(store, publish_all=True, expose=["90"], network="bridge")
     assert [row[0] for row in bindings(box)] == ["80/tcp", "81/udp", "90/tcp"]
