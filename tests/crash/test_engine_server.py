@@ -15,7 +15,7 @@ from tests.crash.harness import finish, start
 from tests.crash.world import base_tar, command, docker_archive, mounted_sources, whole
 
 pytestmark = pytest.mark.root
-ROUNDS = 8
+ROUNDS = 8 * int(os.environ.get("LAYERFS_KILLS", "1"))
 
 
 @pytest.fixture
