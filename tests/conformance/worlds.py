@@ -28,6 +28,7 @@ from layerfs.snapshot.settle import settle
 from layerfs.store.root import StoreRoot
 from layerfs.union import Contents, Union
 
+IN_PROCESS = bool(os.environ.get("LAYERFS_TEST_IN_PROCESS"))  # the native server as a thread of the tests
 Layers = tuple[Sequence[Entry], ...]
 
 
@@ -102,7 +103,13 @@ class EngineWorld(World):
     def mount_with(self, engine: str) -> Path:
         writable = Writable(str(self.home), self.upper, self.work)
         self._handle = mount_tree(
-            self.store, self.tree, engine=engine, target=self.root, writable=writable, options=("volatile",)
+            self.store,
+            self.tree,
+            engine=engine,
+            target=self.root,
+            writable=writable,
+            in_process=IN_PROCESS and engine == "native",
+            options=("volatile",),
         )
         return self.root
 
