@@ -6,7 +6,9 @@ on mounts; so each run brings a directory of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -23,8 +25,19 @@ def mounts_in(place: Path) -> list[str]:
     return [os.fsdecode(target) for target in reversed(targets) if target.startswith(os.fsencode(place) + b"/")]
 
 
+def end_monitors(place: Path) -> None:
+    """Kills the monitors of containers in stores below a directory, and so the containers."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "comm").read_text() == "layerfs-monitor\n" and any(
+                str(fd.readlink()).startswith(f"{place}/") for fd in (process / "fd").iterdir()
+            ):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
 def remove(place: Path) -> list[str]:
     """Detaches what is mounted below a directory and removes it; the mount points that were left."""
+    end_monitors(place)
     left = mounts_in(place)
     for target in left:
         _native.umount(target, 2)  # MNT_DETACH

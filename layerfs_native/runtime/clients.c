@@ -29,7 +29,7 @@ void lfs_clients_accept(struct lfs_monitor *self)
 		lfs_clients_add(self, fd);
 }
 
-static void drop(struct lfs_monitor *self, struct lfs_client *client)
+void lfs_clients_drop(struct lfs_monitor *self, struct lfs_client *client)
 {
 	bool typed = client->flags & LFS_ATTACH_STDIN;
 	close(client->fd);
@@ -92,7 +92,7 @@ void lfs_clients_read(struct lfs_monitor *self, struct lfs_client *client)
 	if (got > 0)
 		obey(self, client, packet, (size_t)got);
 	else if (got == 0 || (errno != EAGAIN && errno != EINTR))
-		drop(self, client);
+		lfs_clients_drop(self, client);
 }
 
 static void send_numbers(const struct lfs_client *client, char kind, const uint32_t *numbers, int count, int pidfd)
@@ -158,9 +158,17 @@ static void tell_exit(struct lfs_monitor *self, struct lfs_client *client)
 {
 	struct pollfd event = { client->fd, POLLOUT, 0 };
 	uint32_t numbers[] = { self->code, self->signal_number };
-	if (client->flags && poll(&event, 1, FINISH_MS) <= 0)
+	if (client->told || (client->flags && poll(&event, 1, FINISH_MS) <= 0))
 		return;
+	client->told = true;
 	send_numbers(client, 'X', numbers, 2, -1);
+}
+
+void lfs_clients_tell_waiting(struct lfs_monitor *self)
+{
+	for (int i = 0; i < LFS_CLIENTS_MAX; i++)
+		if (self->clients[i].fd >= 0 && !self->clients[i].flags)
+			tell_exit(self, &self->clients[i]);
 }
 
 bool lfs_clients_finish(struct lfs_monitor *self)

@@ -72,6 +72,7 @@ struct lfs_client {
 	int fd; /* -1: free */
 	uint32_t flags;
 	bool behind; /* the chunk was not taken yet */
+	bool told;   /* of the end */
 };
 
 enum lfs_phase { LFS_PHASE_STARTING, LFS_PHASE_RUNNING, LFS_PHASE_RESTARTING, LFS_PHASE_EXITED };
@@ -107,7 +108,7 @@ struct lfs_monitor {
 	uint64_t start_ticks;
 	int64_t started_at; /* ms, monotonic */
 	uint32_t code, signal_number, restarts;
-	bool was_started, stopped, stopped_by_user, finished_once;
+	bool was_started, stopped, stopped_by_user;
 	struct lfs_failure failure;
 	int64_t kill_at, restart_at, delay;
 	/* streams */
@@ -146,6 +147,8 @@ void lfs_streams_end_input(struct lfs_monitor *self);
 void lfs_clients_accept(struct lfs_monitor *self);
 void lfs_clients_add(struct lfs_monitor *self, int fd);
 void lfs_clients_read(struct lfs_monitor *self, struct lfs_client *client);
+void lfs_clients_drop(struct lfs_monitor *self, struct lfs_client *client);
+void lfs_clients_tell_waiting(struct lfs_monitor *self); /* EXIT to those that only wait for it */
 void lfs_clients_tell(struct lfs_monitor *self, char kind, const uint32_t *numbers, int count, int pidfd);
 void lfs_clients_failed(struct lfs_monitor *self);
 bool lfs_clients_finish(struct lfs_monitor *self); /* EXIT to all; whether one of them has cleaned up */

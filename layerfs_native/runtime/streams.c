@@ -9,6 +9,8 @@
 
 #include "monitor.h"
 
+enum { STOPPED_PATIENCE_MS = 2000 };
+
 static bool send_chunk(struct lfs_monitor *self, struct lfs_client *client)
 {
 	ssize_t sent = send(client->fd, self->chunk, 1 + self->chunk_size, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -81,12 +83,35 @@ void lfs_streams_end_input(struct lfs_monitor *self)
 	close(lfs_steal_fd(&self->input));
 }
 
+static void drop_behind(struct lfs_monitor *self)
+{
+	for (int i = 0; i < LFS_CLIENTS_MAX; i++)
+		if (self->clients[i].behind)
+			lfs_clients_drop(self, &self->clients[i]);
+}
+
+/* Clients that have not taken the chunk: until they do, others are heard too. Who wants the container stopped waits for
+ * those that read nothing no longer than a moment. */
 static void await_clients(struct lfs_monitor *self)
 {
-	struct pollfd events[LFS_CLIENTS_MAX];
+	struct pollfd events[1 + LFS_CLIENTS_MAX];
+	events[0] = (struct pollfd){ self->listener, POLLIN, 0 };
+	if (self->phase == LFS_PHASE_EXITED)
+		lfs_clients_tell_waiting(self);
+	for (int i = 0; i < LFS_CLIENTS_MAX; i++) {
+		struct lfs_client *client = &self->clients[i];
+		events[1 + i] = (struct pollfd){ client->fd, client->behind ? POLLOUT : POLLIN, 0 };
+	}
+	int ready = poll(events, 1 + LFS_CLIENTS_MAX, self->stopped ? STOPPED_PATIENCE_MS : -1);
+	if (ready == 0)
+		drop_behind(self);
+	if (ready <= 0)
+		return;
 	for (int i = 0; i < LFS_CLIENTS_MAX; i++)
-		events[i] = (struct pollfd){ self->clients[i].behind ? self->clients[i].fd : -1, POLLOUT, 0 };
-	poll(events, LFS_CLIENTS_MAX, -1);
+		if (events[1 + i].revents & (POLLIN | POLLHUP | POLLERR))
+			lfs_clients_read(self, &self->clients[i]);
+	if (events[0].revents)
+		lfs_clients_accept(self);
 }
 
 /* All that is left in the pipes; the program and all its relatives are dead. */

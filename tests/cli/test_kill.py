@@ -125,7 +125,7 @@ def test_kill_9_of_commands_at_any_moment(store, opened):
             box.start()
             assert box.wait(20) == 7
             box.remove(force=True)
-    assert_nothing_left(store)
+    assert_nothing_left(store, newborn=True)
 
 
 def test_kill_9_of_the_monitor_at_any_moment(shell, store):
