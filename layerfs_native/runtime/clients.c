@@ -10,7 +10,10 @@
 
 #include "monitor.h"
 
-enum { FINISH_MS = 600000 }; /* how long the end waits for a client that has promised to clean up */
+enum {
+	FINISH_MS = 600000, /* how long the end waits for a client: to read, and to clean up as it has promised */
+	STOPPED_MS = 2000,  /* to read, when somebody wanted the container stopped */
+};
 
 void lfs_clients_add(struct lfs_monitor *self, int fd)
 {
@@ -153,12 +156,11 @@ static bool has_cleaned(const struct lfs_client *client)
 	}
 }
 
-/* A client that does not read is waited for, since what it attached to is complete only with the EXIT behind it. */
-static void tell_exit(struct lfs_monitor *self, struct lfs_client *client)
+static void tell_exit(struct lfs_monitor *self, struct lfs_client *client, int patience)
 {
 	struct pollfd event = { client->fd, POLLOUT, 0 };
 	uint32_t numbers[] = { self->code, self->signal_number };
-	if (client->told || (client->flags && poll(&event, 1, FINISH_MS) <= 0))
+	if (client->fd < 0 || client->told || poll(&event, 1, patience) <= 0)
 		return;
 	client->told = true;
 	send_numbers(client, 'X', numbers, 2, -1);
@@ -168,15 +170,17 @@ void lfs_clients_tell_waiting(struct lfs_monitor *self)
 {
 	for (int i = 0; i < LFS_CLIENTS_MAX; i++)
 		if (self->clients[i].fd >= 0 && !self->clients[i].flags)
-			tell_exit(self, &self->clients[i]);
+			tell_exit(self, &self->clients[i], 0);
 }
 
+/* First those that read; then the others are waited for, since what they attached to is complete only with the EXIT behind it. */
 bool lfs_clients_finish(struct lfs_monitor *self)
 {
 	bool cleaned = false;
 	for (int i = 0; i < LFS_CLIENTS_MAX; i++)
-		if (self->clients[i].fd >= 0)
-			tell_exit(self, &self->clients[i]);
+		tell_exit(self, &self->clients[i], 0);
+	for (int i = 0; i < LFS_CLIENTS_MAX; i++)
+		tell_exit(self, &self->clients[i], self->stopped ? STOPPED_MS : FINISH_MS);
 	for (int i = 0; i < LFS_CLIENTS_MAX && !cleaned; i++)
 		if (self->clients[i].fd >= 0 && self->clients[i].flags & LFS_ATTACH_CLEANS)
 			cleaned = has_cleaned(&self->clients[i]);
