@@ -305,7 +305,11 @@ def _unmount(root: StoreRoot, id: str, *, lazy: bool) -> None:
     source = source_of(id).encode()
     entries = [each for each in mount.mount_table() if each.source == source]
     for entry in reversed(entries):
-        _detach(Path(os.fsdecode(entry.target)), lazy)
+        try:
+            _detach(Path(os.fsdecode(entry.target)), lazy)
+        except MountError:
+            if any(each.source == source for each in mount.mount_table()):
+                raise  # else somebody else was faster
     if record.engine in SERVED and not lazy:
         _await_end(record, os.makedev(*map(int, entries[0].device.split(":"))) if entries else None)
     if record.made:
