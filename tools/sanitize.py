@@ -37,7 +37,12 @@ class Part:
 
 
 ADDRESS, THREAD = "address,undefined", "thread"
-ENGINE = ("tests/conformance", "tests/fuse", "tests/property/test_union_stateful.py")
+ENGINE = (
+    "tests/conformance",
+    "tests/fuse",
+    "tests/property/test_union_stateful.py",
+    "tests/property/test_native_stateful.py",
+)
 SHORT = ("tests/conformance/test_copyup.py", "tests/fuse/test_native.py")
 PARTS = {
     "address": (Part("address", ADDRESS, "libasan.so", ("tests/native", "tests/unit/layer", "tests/property")),),
@@ -55,8 +60,8 @@ PARTS = {
         ),
     ),
     "helper": (Part("address", ADDRESS, "", ("tests/runtime", "tests/cli/test_life.py", "tests/cli/test_kill.py")),),
-    "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native or uring")),),
-    "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native or uring")),),
+    "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native or uring or bytes or load")),),
+    "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native or uring or bytes or load")),),
     "quick": (
         Part("address", ADDRESS, "libasan.so", ("tests/native/test_layer_reader.py",)),
         Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),
