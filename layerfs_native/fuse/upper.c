@@ -162,6 +162,18 @@ static int open_at(struct lfs_server *server, int dir, const char *name, int fla
 	return fd < 0 ? rc : fd;
 }
 
+/* Opens a directory from below, on the way up from a deep place: from a subdirectory whose descriptor is kept. */
+static int step_up(struct lfs_server *server, const struct lfs_node *dir)
+{
+	const struct lfs_kept *kept = server->upper.kept;
+	for (unsigned i = 1; i <= LFS_KEPT_DIRS; i++) {
+		const struct lfs_node *below = kept[i].node;
+		if (below && below->names && below->names->dir == dir && !(below->flags & LFS_UNLINKED))
+			return openat(kept[i].fd, "..", DIR_FLAGS);
+	}
+	return LFS_NO_FD;
+}
+
 /* Opens a directory from its nearest ancestor whose descriptor is known; the ones between are closed again. */
 static int walk_down(struct lfs_server *server, struct lfs_node *dir)
 {
@@ -192,19 +204,9 @@ static int walk_down(struct lfs_server *server, struct lfs_node *dir)
 	return fd;
 }
 
-int lfs_dir_fd(struct lfs_server *server, struct lfs_node *dir)
+static int keep(struct lfs_server *server, struct lfs_node *dir, int fd)
 {
 	struct lfs_upper *upper = &server->upper;
-	int fd = known_fd(server, dir);
-	if (fd >= 0)
-		return fd;
-	if (!(dir->flags & LFS_HERE))
-		return -ENOENT;
-	if (dir->flags & LFS_UNLINKED)
-		return lfs_is_pinned(dir) ? lfs_pinned_fd(server, dir) : -ESTALE;
-	fd = walk_down(server, dir);
-	if (fd < 0)
-		return fd;
 	uint8_t at = kept_slot(server);
 	upper->kept[at].node = dir;
 	upper->kept[at].fd = fd;
@@ -212,6 +214,21 @@ int lfs_dir_fd(struct lfs_server *server, struct lfs_node *dir)
 	dir->kept = at;
 	kept_newest(upper, at);
 	return fd;
+}
+
+int lfs_dir_fd(struct lfs_server *server, struct lfs_node *dir)
+{
+	int fd = known_fd(server, dir);
+	if (fd >= 0)
+		return fd;
+	if (!(dir->flags & LFS_HERE))
+		return -ENOENT;
+	if (dir->flags & LFS_UNLINKED)
+		return lfs_is_pinned(dir) ? lfs_pinned_fd(server, dir) : -ESTALE;
+	fd = step_up(server, dir);
+	if (fd < 0)
+		fd = walk_down(server, dir);
+	return fd < 0 ? fd : keep(server, dir, fd);
 }
 
 int lfs_dir_reopen(struct lfs_server *server, struct lfs_node *dir)
@@ -284,6 +301,8 @@ int lfs_entry_stat(struct lfs_server *server, struct lfs_node *node, struct stat
 	}
 	if (lfs_node_is_dir(node)) {
 		int fd = known_fd(server, node);
+		if (fd < 0 && node->names && known_fd(server, node->names->dir) < 0 && (fd = step_up(server, node)) >= 0)
+			fd = keep(server, node, fd);
 		if (fd >= 0)
 			return fstat(fd, status) < 0 ? -errno : 0;
 	}

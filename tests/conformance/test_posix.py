@@ -686,6 +686,30 @@ def test_removing_while_reading_empties_a_directory_of_any_mixture(world: World)
     folder.rmdir()
 
 
+@base
+@pytest.mark.no_remount
+def test_climbing_out_of_a_deep_tree_finds_every_directory(world: World) -> None:
+    """Deeper than any server keeps descriptors for; directories on the way move."""
+    depth = 300 if world.name != "python" else 30  # slow by design
+    place = os.open(world.root, os.O_RDONLY)
+    for number in range(depth):
+        os.mkdir("deep", dir_fd=place)
+        os.mkdir(f"mark-{number}", dir_fd=place)
+        below, place = place, os.open("deep", os.O_RDONLY, dir_fd=place)
+        os.close(below)
+    for number in reversed(range(depth)):
+        below, place = place, os.open("..", os.O_RDONLY, dir_fd=place)
+        os.close(below)
+        if number % 7 == 0:
+            os.rename("deep", "moved", src_dir_fd=place, dst_dir_fd=place)
+        listed = set(os.listdir(place))
+        assert {"moved" if number % 7 == 0 else "deep", f"mark-{number}"} <= listed
+        assert os.stat("..", dir_fd=place).st_ino != os.fstat(place).st_ino or number == 0
+    assert os.path.samestat(os.fstat(place), world.root.stat())
+    os.close(place)
+    subprocess.run(["rm", "-r", world.root / "moved"], check=True)
+
+
 # --- watching, running, odd calls ------------------------------------------------------------------------------------
 
 
