@@ -38,8 +38,12 @@ __all__ = [
     "overlay",
 ]
 
-READ_ONLY, NO_SUID, NO_DEV, NO_EXEC, NO_ATIME = 0x1, 0x2, 0x4, 0x8, 0x10  # MOUNT_ATTR_*
-ATTRIBUTES = {"ro": READ_ONLY, "nosuid": NO_SUID, "nodev": NO_DEV, "noexec": NO_EXEC, "noatime": NO_ATIME}
+READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 0x1, 0x2, 0x4, 0x8  # MOUNT_ATTR_*
+ATTRIBUTES = {"ro": READ_ONLY, "nosuid": NO_SUID, "nodev": NO_DEV, "noexec": NO_EXEC} | {
+    "noatime": 0x10,
+    "strictatime": 0x20,
+    "nodiratime": 0x80,
+}
 _LAZY, _NO_FOLLOW = 2, 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 _STRING_MAX = 255  # fsconfig(2) takes strings of 256 bytes with their end
 _PATIENCE = 10.0  # seconds

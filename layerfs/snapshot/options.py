@@ -12,7 +12,8 @@ from layerfs.errors import InvalidInput, Unsupported
 __all__ = ["KNOWN", "MountOptions", "Options", "parse_size"]
 
 
-_ATTRIBUTES = ("nosuid", "nodev", "noexec", "noatime")
+_TIMES = ("noatime", "strictatime")  # one of them
+_ATTRIBUTES = ("nosuid", "nodev", "noexec", *_TIMES, "nodiratime")
 _FLAGS = (*_ATTRIBUTES, "volatile")
 _VALUES = ("size", "inodes", "uidmap", "gidmap", "cache", "coherence", "access")
 KNOWN = (*_FLAGS, *_VALUES)
@@ -80,6 +81,8 @@ class MountOptions:
                 raise InvalidInput(f"mount option {name} needs a value")
             else:
                 chosen |= _value(name, value)
+        if flags.issuperset(_TIMES):
+            raise InvalidInput(f"the mount options {' and '.join(_TIMES)} exclude each other")
         return cls(frozenset(flags), **chosen)  # type: ignore[arg-type]
 
     def changed(self, other: MountOptions) -> MountOptions:
@@ -92,7 +95,7 @@ class MountOptions:
 
     @property
     def attributes(self) -> list[str]:
-        """Those that are the mount's own: nosuid, nodev, noexec, noatime."""
+        """Those that are the mount's own, as mount(8) has them."""
         return sorted(self.flags - {"volatile"})
 
     @property

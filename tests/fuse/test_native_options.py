@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def test_noatime(box: OptionBox, engine: str) -> None:
     box.engine = engine
     assert read_after_a_change(box, "noatime") == LONG_AGO
     assert read_after_a_change(box, "") > LONG_AGO + 5
+
+
+@pytest.mark.parametrize("engine", ["native", "kernel"])
+def test_strictatime(box: OptionBox, engine: str) -> None:
+    box.engine = engine
+    first = read_after_a_change(box, "strictatime")
+    time.sleep(0.05)
+    (box.root / "f").read_bytes()
+    assert (box.root / "f").stat().st_atime > first > LONG_AGO + 5
+    with pytest.raises(InvalidInput, match="exclude"):
+        box.mount("noatime,strictatime")
 
 
 def test_access_times_of_what_the_server_reads(box: OptionBox) -> None:
