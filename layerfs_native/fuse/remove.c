@@ -115,8 +115,10 @@ int lfs_unlink(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 	if (rc >= 0)
 		rc = lfs_dir_here(server, dir);
 	struct lfs_name *known = lfs_name_find(server, dir, name);
+	bool last, lower = lfs_low_shows(server, dir, name);
+	if (rc >= 0 && lower)
+		rc = lfs_quota_want(server, 0, 0); /* whiteouts make directories grow */
 	if (rc >= 0 && known) {
-		bool last, lower = lfs_low_shows(server, dir, name);
 		int fd = last_name(server, node, &last);
 		uint64_t weight = lfs_quota_weight(server, node);
 		rc = remove_entry(server, dir, node, known->text, lower);

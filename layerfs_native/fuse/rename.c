@@ -234,11 +234,22 @@ static int replaced(struct lfs_server *server, struct lfs_node *node, bool *last
 	return lfs_pin_before(server, node, *last);
 }
 
+/* Names that come to a directory make it grow, also those of whiteouts. */
+static int room_for_name(struct lfs_server *server)
+{
+	lfs_quota_removing(server, true);
+	int rc = lfs_quota_want(server, 0, 0);
+	lfs_quota_removing(server, false);
+	return rc;
+}
+
 static int perform(struct lfs_server *server, const struct side *old, const struct side *new, unsigned flags)
 {
 	bool exchange = flags & RENAME_EXCHANGE, last = false;
 	LFS_AUTO_FD kept = LFS_NO_FD;
-	int rc = keep_identity(server, old, new);
+	int rc = exchange || (!old->lower && (new->node || old->dir == new->dir)) ? 0 : room_for_name(server);
+	if (rc >= 0)
+		rc = keep_identity(server, old, new);
 	if (rc >= 0 && exchange)
 		rc = keep_identity(server, new, old);
 	uint64_t weight = 0;

@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,23 @@ def test_a_full_container_can_be_cleared(box: OptionBox) -> None:
     (box.root / "small").unlink()
     (box.root / "new").unlink()
     eventually(lambda: box.counted() == box.held())
+
+
+def test_moving_names_about_cannot_take_more(box: OptionBox) -> None:
+    """Directories that were large once stay so on ext4."""
+    box.mount("size=3m")
+    names = ["n" * 200 + str(number) for number in range(1500)]
+    places = [box.root / f"p{number}" for number in range(40)]
+    for place in places:
+        place.mkdir()
+    for name in names:
+        (places[0] / name).touch()
+    with pytest.raises(OSError) as caught:
+        for source, target in pairwise(places):
+            for name in names:
+                (source / name).rename(target / name)
+    assert caught.value.errno == errno.ENOSPC
+    assert box.held()[0] <= 3 * MIB + OVER
 
 
 def test_statfs_is_the_limits(box: OptionBox, store: StoreRoot) -> None:
