@@ -59,11 +59,18 @@ static const struct entry operations[FUSE_OP_LIMIT] = {
 };
 /* FLUSH, ACCESS, STATX, INTERRUPT and all others: ENOSYS, after which the kernel does without them. */
 
+static bool makes_entry(uint32_t opcode)
+{
+	return opcode == FUSE_MKNOD || opcode == FUSE_MKDIR || opcode == FUSE_SYMLINK || opcode == FUSE_CREATE || opcode == FUSE_TMPFILE;
+}
+
 static int run(struct lfs_request *request, const struct entry *entry)
 {
 	struct lfs_server *server = request->server;
 	if (entry->free)
 		return entry->run(request);
+	if (server->quota.on && makes_entry(request->header.opcode))
+		lfs_quota_await(server, 1, 0);
 	lfs_lock(server);
 	request->node = lfs_node_find(server, request->header.nodeid);
 	int rc = -ESTALE;

@@ -70,6 +70,14 @@ int lfs_quota_want(struct lfs_server *server, uint64_t inodes, uint64_t bytes)
 	return enough ? 0 : -ENOSPC;
 }
 
+/* What was unlinked just now goes when the kernel's FORGET comes, which is a moment after unlink(2) has returned. */
+void lfs_quota_await(struct lfs_server *server, uint64_t inodes, uint64_t bytes)
+{
+	const struct timespec moment = {0, 2000000};
+	for (unsigned tries = 0; tries < 10 && atomic_load(&server->quota.doomed) && lfs_quota_want(server, inodes, bytes) < 0; tries++)
+		nanosleep(&moment, NULL);
+}
+
 int lfs_quota_reserve(struct lfs_server *server, uint64_t bytes)
 {
 	struct lfs_quota *quota = &server->quota;
@@ -257,14 +265,6 @@ static void walk_data(int fd, struct room *room)
 	}
 }
 
-/* What was unlinked just now goes when the kernel's FORGET comes, which is a moment after unlink(2) has returned. */
-static void await_forgets(struct lfs_server *server, uint64_t bytes)
-{
-	const struct timespec moment = {0, 2000000};
-	for (unsigned tries = 0; tries < 10 && atomic_load(&server->quota.doomed) && lfs_quota_want(server, 0, bytes) < 0; tries++)
-		nanosleep(&moment, NULL);
-}
-
 int64_t lfs_quota_begin(struct lfs_server *server, int fd, uint64_t offset, uint64_t size, uint64_t *reserved)
 {
 	struct lfs_quota *quota = &server->quota;
@@ -273,7 +273,7 @@ int64_t lfs_quota_begin(struct lfs_server *server, int fd, uint64_t offset, uint
 	if (!quota->on || !server->options.size_limit || !size)
 		return (int64_t)size;
 	uint64_t start = offset & ~mask, end = (offset + size + mask) & ~mask;
-	await_forgets(server, end - start);
+	lfs_quota_await(server, 0, end - start);
 	pthread_mutex_lock(&quota->lock);
 	if (fits(server, 0, end - start)) {
 		*reserved = end - start;

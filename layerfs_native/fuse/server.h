@@ -413,6 +413,7 @@ struct lfs_quota {
 int lfs_quota_open(struct lfs_server *server, struct lfs_error *error);
 void lfs_quota_close(struct lfs_server *server);
 int lfs_quota_want(struct lfs_server *server, uint64_t inodes, uint64_t bytes); /* -ENOSPC */
+void lfs_quota_await(struct lfs_server *server, uint64_t inodes, uint64_t bytes); /* without the lock: until it fits, for 20 ms at most */
 int lfs_quota_reserve(struct lfs_server *server, uint64_t bytes);
 void lfs_quota_unreserve(struct lfs_server *server, uint64_t bytes);
 void lfs_quota_removing(struct lfs_server *server, bool removing); /* what goes on frees something: it may go a little over the limits */
