@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from layerfs.errors import InUse, LayerfsError, NotFound
 from layerfs.image.record import scan_images
 from layerfs.image.text import human_size
 from layerfs.image.usage import image_roots
+from layerfs.layer.host import Descent
 from layerfs.layer.layers import get_layer
 from layerfs.snapshot import MountTable
 from layerfs.store.gc import GcResult, Roots, collect
@@ -42,11 +44,23 @@ def upper_size(upper: Path) -> int:
 
 
 def _files(upper: Path) -> Iterator[os.stat_result]:
-    for base, _, names in os.walk(os.fsencode(upper)):
-        for name in names:
-            found = os.lstat(base + b"/" + name)
-            if stat.S_ISREG(found.st_mode):
-                yield found
+    """Of trees of any depth; what goes meanwhile is not there."""
+    with Descent(upper, own=True) as place:
+        pending = [iter(place.names())]
+        while pending:
+            for name in pending[-1]:
+                with contextlib.suppress(OSError):
+                    found = place.status(name)
+                    if stat.S_ISREG(found.st_mode):
+                        yield found
+                    elif stat.S_ISDIR(found.st_mode):
+                        place.enter(name)
+                        pending.append(iter(place.names()))
+                        break
+            else:
+                pending.pop()
+                if pending:
+                    place.leave()
 
 
 def live_roots(store: Store, txn: Txn) -> Roots:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfs.engine.upkeep import upper_size
 from layerfs.errors import AlreadyExists, Ambiguous, ContainerNotFound, InvalidInput
 from layerfs.snapshot import Containers
 from layerfs.store.root import StoreRoot
@@ -126,3 +127,20 @@ def test_a_container_survives_a_restart(tmp_path: Path) -> None:
         record = Containers(root).create(IMAGE, "box")
     with StoreRoot.open(tmp_path / "s") as root:
         assert Containers(root).get("box") == record
+
+
+def test_a_tree_of_any_depth_is_measured_and_removed(store: StoreRoot) -> None:
+    containers = Containers(store)
+    record = containers.create(IMAGE, "deep")
+    fd = os.open(containers.upper(record.id), os.O_RDONLY)
+    for depth in range(1500):
+        os.mkdir("d", 0o700 if depth % 2 else 0o500, dir_fd=fd)
+        inner = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.write(file := os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=fd), b"x" * 10)
+    os.close(file)
+    os.close(fd)
+    assert upper_size(containers.upper(record.id)) == 10
+    containers.remove("deep")
+    assert os.listdir(store.path / "containers") == []
