@@ -129,6 +129,8 @@ static void read_meanwhile(struct lfs_job *job)
 		atomic_fetch_sub(&worker->server->readers, 1);
 	if (worker->in)
 		munmap(worker->in, worker->size * 2);
+	if (worker->processor >= 0)
+		bind_to(worker, -1); /* the thread goes on to other things */
 	free(spare);
 }
 
