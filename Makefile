@@ -1,6 +1,6 @@
 # Developer commands; `make help` lists them. Everything they need is installed by themselves: Debian packages as root,
 # Python packages into .venv. PYTHON may name another interpreter (3.11 or newer), PYTEST hold options for pytest,
-# FUZZ_SECONDS the time of each fuzzer.
+# FUZZ_SECONDS the time of each fuzzer. LAYERFS_STEPS and LAYERFS_ROUNDS in the environment make random tests and kills longer.
 PYTHON ?= python3
 PYTEST ?=
 FUZZ_SECONDS ?= 60

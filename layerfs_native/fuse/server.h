@@ -7,6 +7,7 @@
  * quota.c        limits of the upper directory                    idmap.c     ids as stored and as shown
  * rights.c       what the host allows us                        fusermount.c  mounting as an ordinary user
  * view.c         the host's directories, through mounts of our own
+ * orphan.c       entries in use that lost their name
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
  * stats.c        what is counted                                  flags.c     immutable, append-only; what they forbid
  *
