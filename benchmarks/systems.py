@@ -164,7 +164,7 @@ def uring_offered() -> bool:
     """Whether the kernel has FUSE over io_uring, and this server too."""
     from layerfs.snapshot.native import SERVER
 
-    return URING_SWITCH.exists() and os.access(URING_SWITCH, os.W_OK) and b"transport_uring" in SERVER.read_bytes()
+    return URING_SWITCH.exists() and os.access(URING_SWITCH, os.W_OK) and b"enable_uring" in SERVER.read_bytes()
 
 
 def unmount_below(base: Path) -> None:

@@ -14,7 +14,7 @@ from benchmarks.inputs import names, small_files, write_layer, write_list
 from benchmarks.systems import FUSE_OVERLAY, OVERLAY, SYSTEMS, URING, Place, Stack, uring_offered
 
 GROUP = "Small files: 10k of up to 8 KiB"
-ROUNDS = 5
+ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,6 @@ def test_create_and_unlink(versus: Any, places: Any, workload: Any, base: Path, 
         overlay=4.0,
         uring=4.0,
         rounds=ROUNDS,
-        prepare=lambda place: os.sync(),
     )
 
 

@@ -8,9 +8,12 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <linux/securebits.h>
 
 #include "server.h"
+
+#define TIDY_AFTER_US 200000
 
 #ifdef __SANITIZE_ADDRESS__ /* the leak check at exit needs /proc, which is out of reach by then: it would hang */
 const char *__asan_default_options(void);
@@ -39,27 +42,54 @@ static void keep_capabilities(void)
 	umask(0);
 }
 
+void lfs_tidy_arm(struct lfs_server *server)
+{
+	const struct itimerval soon = {.it_value = {.tv_usec = TIDY_AFTER_US}};
+	server->tidy.armed = setitimer(ITIMER_REAL, &soon, NULL) == 0;
+}
+
+/* Nobody has looked for a moment, or many have: what they looked at need not stay mapped. */
+static void tidy(struct lfs_server *server)
+{
+	lfs_lock(server);
+	server->tidy.armed = false;
+	if (!atomic_load(&server->ending))
+		lfs_lower_rest(server);
+	lfs_unlock(server);
+}
+
+static void handled_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGALRM);
+}
+
+static int next_signal(struct lfs_server *server)
+{
+	sigset_t set;
+	int signal;
+	handled_signals(&set);
+	while (sigwait(&set, &signal) == 0 && signal == SIGALRM)
+		tidy(server);
+	return signal;
+}
+
 static void *await_signal(void *context)
 {
 	struct lfs_server *server = context;
-	sigset_t set;
-	int signal;
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigwait(&set, &signal);
+	next_signal(server);
 	if (lfs_unmount(server, true) < 0)
 		_exit(1); /* nobody can be found who sees the mount, or we may not: it answers ENOTCONN from now on */
-	sigwait(&set, &signal); /* asked again while somebody still uses it: end now */
+	next_signal(server); /* asked again while somebody still uses it: end now */
 	_exit(0);
 }
 
 static void block_signals(void)
 {
 	sigset_t set;
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
+	handled_signals(&set);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
@@ -88,6 +118,8 @@ int main(void)
 	if (!lfs_server_say(&server, "ready\n"))
 		lfs_unmount(&server, true); /* who started us was killed: a mount that no one knows of */
 	lfs_serve_device(&server);
+	lfs_lock(&server); /* tidy() may be at it; it does nothing from now on */
+	lfs_unlock(&server);
 	lfs_control_stop(&server);
 	lfs_server_close(&server);
 	return 0;

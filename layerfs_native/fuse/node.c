@@ -12,7 +12,6 @@
 
 #define FIRST_BITS 8
 #define KEPT_NAMES 4096u /* memory for so many is not worth giving back */
-#define TREE_REST_EVERY 4096u /* new nodes */
 #define BLOCK_SIZE (LFS_BLOCK_NODES * sizeof(struct lfs_node))
 
 _Static_assert(sizeof(struct lfs_node) == 48, "memory for each inode that the kernel holds");
@@ -192,8 +191,6 @@ int lfs_node_new(struct lfs_server *server, uint32_t mode, struct lfs_node **out
 	node->refs = 1;
 	node->type = (uint8_t)(mode >> 12 & 15);
 	node->generation = ++nodes->generation;
-	if (node->generation % TREE_REST_EVERY == 0)
-		lfs_lower_rest(server);
 	nodes->node_count++;
 	*out = node;
 	return 0;

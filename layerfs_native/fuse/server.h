@@ -205,7 +205,7 @@ struct lfs_lower {
 };
 int lfs_lower_open(struct lfs_server *server, struct lfs_error *error);
 void lfs_lower_close(struct lfs_server *server);
-void lfs_lower_rest(struct lfs_server *server); /* lets the mapped pages go: the page cache has them, when they are needed again */
+void lfs_lower_rest(struct lfs_server *server); /* lets the mapped pages go, which the page cache keeps */
 int lfs_low_child(const struct lfs_server *server, uint64_t dir, struct lfs_bytes name, uint64_t *low); /* -ENOENT */
 int lfs_low_inode(const struct lfs_server *server, uint64_t low, struct lfs_inode *inode);
 int lfs_low_resolve(const struct lfs_server *server, struct lfs_bytes path, uint64_t *low); /* from the root, no symlinks followed */
@@ -577,6 +577,14 @@ void lfs_stats_free(struct lfs_server *server);
 int lfs_control_start(struct lfs_server *server); /* on options.control, which it owns */
 void lfs_control_stop(struct lfs_server *server);
 
+/* --- main.c: mapped pages of the tree are let go a moment after many were used --- */
+#define LFS_TIDY_EVERY 256u
+struct lfs_tidy {
+	uint32_t count; /* looks at names */
+	bool armed;
+};
+void lfs_tidy_arm(struct lfs_server *server);
+
 struct lfs_server {
 	struct lfs_options options;
 	pthread_mutex_t lock;
@@ -595,6 +603,7 @@ struct lfs_server {
 	struct lfs_listings listings;
 	struct lfs_files files;
 	struct lfs_closing closing;
+	struct lfs_tidy tidy;
 	struct lfs_quota quota;
 	struct lfs_stats stats;
 	struct lfs_aside aside;
@@ -619,6 +628,12 @@ void lfs_server_say_error(struct lfs_server *server, int rc, const struct lfs_er
 /* --- embedded.c --- */
 int lfs_serve_here(int orders); /* all of it, in the calling thread */
 void lfs_server_close(struct lfs_server *server);
+
+static inline void lfs_tidy_soon(struct lfs_server *server)
+{
+	if (++server->tidy.count % LFS_TIDY_EVERY == 0 && !server->tidy.armed)
+		lfs_tidy_arm(server);
+}
 
 static inline void lfs_lock(struct lfs_server *server)
 {

@@ -150,6 +150,7 @@ int lfs_look(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes n
 {
 	char text[LFS_NAME_MAX + 1];
 	struct verdict verdict;
+	lfs_tidy_soon(server);
 	if (name.size > LFS_NAME_MAX)
 		return -ENAMETOOLONG;
 	if (!lfs_node_is_dir(dir))
@@ -196,6 +197,7 @@ int lfs_look_low(struct lfs_server *server, struct lfs_node *dir, struct lfs_byt
 		 struct fuse_attr *attr)
 {
 	struct lfs_inode inode;
+	lfs_tidy_soon(server);
 	if (name.size > LFS_NAME_MAX || lfs_name_find(server, dir, name))
 		return lfs_look(server, dir, name, out, attr);
 	int rc = lfs_low_inode(server, low, &inode);
