@@ -6,10 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 
 #include "../core/erofs_format.h"
 #include "../core/erofs_read.h"
 #include "server.h"
+
+#define TIDY_AFTER_US 200000
 
 /* --- opening --- */
 
@@ -17,6 +20,13 @@ void lfs_lower_rest(struct lfs_server *server)
 {
 	if (server->lower.image.base)
 		madvise((void *)server->lower.image.base, server->lower.image.size, MADV_DONTNEED);
+}
+
+void lfs_tidy_arm(struct lfs_server *server)
+{
+	const struct itimerval soon = {.it_value = {.tv_usec = TIDY_AFTER_US}};
+	if (server->tidy.possible)
+		server->tidy.armed = setitimer(ITIMER_REAL, &soon, NULL) == 0;
 }
 
 static int open_packs(struct lfs_server *server, struct lfs_error *error)

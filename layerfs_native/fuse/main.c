@@ -8,12 +8,9 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/time.h>
 #include <linux/securebits.h>
 
 #include "server.h"
-
-#define TIDY_AFTER_US 200000
 
 #ifdef __SANITIZE_ADDRESS__ /* the leak check at exit needs /proc, which is out of reach by then: it would hang */
 const char *__asan_default_options(void);
@@ -40,12 +37,6 @@ static void keep_capabilities(void)
 {
 	prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP);
 	umask(0);
-}
-
-void lfs_tidy_arm(struct lfs_server *server)
-{
-	const struct itimerval soon = {.it_value = {.tv_usec = TIDY_AFTER_US}};
-	server->tidy.armed = setitimer(ITIMER_REAL, &soon, NULL) == 0;
 }
 
 /* Nobody has looked for a moment, or many have: what they looked at need not stay mapped. */
@@ -112,7 +103,7 @@ int main(void)
 		return 1;
 	}
 	lfs_leave_namespace(&server);
-	pthread_create(&signals, NULL, await_signal, &server);
+	server.tidy.possible = pthread_create(&signals, NULL, await_signal, &server) == 0;
 	if (lfs_control_start(&server) < 0)
 		fputs("no control socket\n", stderr);
 	if (!lfs_server_say(&server, "ready\n"))

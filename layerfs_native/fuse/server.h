@@ -577,11 +577,12 @@ void lfs_stats_free(struct lfs_server *server);
 int lfs_control_start(struct lfs_server *server); /* on options.control, which it owns */
 void lfs_control_stop(struct lfs_server *server);
 
-/* --- main.c: mapped pages of the tree are let go a moment after many were used --- */
+/* --- lower.c, main.c: mapped pages of the tree are let go a moment after many were used, in a process of our own --- */
 #define LFS_TIDY_EVERY 256u
 struct lfs_tidy {
 	uint32_t count; /* looks at names */
 	bool armed;
+	bool possible; /* a thread of main.c awaits SIGALRM */
 };
 void lfs_tidy_arm(struct lfs_server *server);
 
