@@ -50,6 +50,7 @@ def test_memory(versus: Any, stack: Stack, workload: Any) -> None:
         before = _memory(stack, place, "VmRSS"), _memory(stack, place, "RssAnon")
         workload("walk", place.root)
         count = sum(len(folders) + len(files) for _, folders, files in os.walk(place.root))
+        time.sleep(0.5)  # mapped pages are let go a moment later
         after = _memory(stack, place, "VmRSS"), _memory(stack, place, "RssAnon")
         per_inode = "bytes for each inode the kernel holds"
         versus.figure(f"own memory, {per_inode}", (after[1] - before[1]) / count, "bytes", bar=150)
