@@ -233,7 +233,7 @@ struct lfs_upper {
 	int root, work, scratch, links; /* links: /proc/self/fd, the working directory of every thread */
 	dev_t device;
 	uint64_t next_name;
-	bool alternate; /* mknod is not allowed: whiteouts in their xattr form */
+	bool alternate, knows_whiteouts; /* mknod is not allowed: whiteouts in their xattr form */
 	struct lfs_kept kept[LFS_KEPT_DIRS + 1]; /* 0: the list's head */
 	const char *marks; /* "trusted.overlay." or "user.overlay." */
 	size_t marks_size;

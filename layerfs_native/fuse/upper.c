@@ -558,16 +558,28 @@ int lfs_rename_at(struct lfs_server *server, int old_dir, const char *old_name, 
 static int make_shared(struct lfs_server *server)
 {
 	struct lfs_upper *upper = &server->upper;
-	if (!upper->alternate) {
-		lfs_identity(0, 0, 0);
-		if (mknodat(upper->scratch, SHARED_WHITEOUT, S_IFCHR, 0) == 0)
-			return 0;
-		if (errno != EPERM)
-			return -errno;
-		upper->alternate = true;
-	}
+	lfs_identity(0, 0, 0);
+	if (mknodat(upper->scratch, SHARED_WHITEOUT, S_IFCHR, 0) == 0)
+		return 0;
+	if (errno != EPERM)
+		return -errno;
 	LFS_AUTO_FD fd = openat(upper->scratch, SHARED_WHITEOUT, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	return fd < 0 ? -errno : lfs_mark_set(server, upper->scratch, SHARED_WHITEOUT, "whiteout", "y", 1);
+}
+
+/* Which form whiteouts have here is told by the shared one; it is made before the first is needed. */
+static int know_shared(struct lfs_server *server)
+{
+	struct lfs_upper *upper = &server->upper;
+	struct stat status;
+	int rc = fstatat(upper->scratch, SHARED_WHITEOUT, &status, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	if (rc == -ENOENT && (rc = make_shared(server)) >= 0)
+		rc = fstatat(upper->scratch, SHARED_WHITEOUT, &status, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	if (rc < 0)
+		return rc;
+	upper->alternate = S_ISREG(status.st_mode);
+	upper->knows_whiteouts = true;
+	return 0;
 }
 
 int lfs_whiteout_make(struct lfs_server *server, char name[LFS_TEMP_SIZE])
@@ -594,8 +606,9 @@ int lfs_whiteout_make(struct lfs_server *server, char name[LFS_TEMP_SIZE])
 int lfs_allow_alternate(struct lfs_server *server, struct lfs_node *dir)
 {
 	char value;
-	if (!server->upper.alternate || dir->flags & LFS_ALTERNATE)
-		return 0;
+	int rc = server->upper.knows_whiteouts ? 0 : know_shared(server);
+	if (rc < 0 || !server->upper.alternate || dir->flags & LFS_ALTERNATE)
+		return rc;
 	int fd = lfs_dir_fd(server, dir);
 	if (fd < 0)
 		return fd;

@@ -214,10 +214,10 @@ def compare(found: dict[bytes, Any], expected: dict[bytes, Any]) -> None:
 
 
 def disk_files(store: Path) -> dict[str, int]:
-    """All files of a store with their sizes, without the index and the lock files."""
+    """All files of a store with their sizes, without the index, lock files, caches and the log of events."""
     found = {}
     for place in store.rglob("*"):
         name = str(place.relative_to(store))
-        if not name.startswith(("index/", "locks/")) and not place.is_dir():
+        if not name.startswith(("index/", "locks/", "events", "cache/")) and not place.is_dir():
             found[name] = place.lstat().st_size
     return found
