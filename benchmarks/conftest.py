@@ -48,10 +48,15 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """What there is so far is kept after each benchmark: a session that ends badly loses nothing."""
     if report.failed:
         lines = [line for line in report.longreprtext.splitlines() if line.startswith("E ")]
         reason = lines[0][2:].strip() if lines else report.longreprtext.splitlines()[-1]
         RESULTS["failed"].append({"what": report.nodeid.split("::")[-1], "error": reason[:200]})
+    place = os.environ.get("LAYERFS_BENCH_OUT")
+    if place and report.when == "teardown":
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        Path(place).write_text(json.dumps(RESULTS, indent=1))
 
 
 def timed(action: Callable[[], float | None], prepare: Callable[[], Any] | None = None) -> float:
@@ -267,9 +272,10 @@ def run() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[str]]]:
+def podman(base: Path) -> Iterator[Callable[..., list[str]]]:
     """A podman command line on a store of its own; stores are removed at the end."""
-    base = tmp_path_factory.mktemp("podman")
+    base = base / "podman"
+    base.mkdir()
     runtime = next((name for name in ("crun", "runc") if shutil.which(name)), "crun")
     options = ["--runtime", runtime, "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
 
@@ -279,6 +285,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., l
     yield command
     for root in sorted(p for p in base.iterdir() if not p.name.endswith(".run")):
         subprocess.run(command("system", "reset", "-f", root=root.name), check=False, capture_output=True)
+    systems.unmount_below(base)  # it leaves its store's own mount
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -291,6 +298,3 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"{row['what']:58} {times_text(row)}   {bars_text(row)}")
     for failed in RESULTS["failed"]:
         terminalreporter.write_line(f"FAILED {failed['what']}: {failed['error']}")
-    if place := os.environ.get("LAYERFS_BENCH_OUT"):
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
-        Path(place).write_text(json.dumps(RESULTS, indent=1))

@@ -14,7 +14,7 @@ from layerfs.cli.app import Session
 from layerfs.cli.launch_limits import CONFINEMENT, network_settings, take
 from layerfs.cli.life import detach_option, follow
 from layerfs.cli.mounts import engine_option
-from layerfs.cli.options import image_argument
+from layerfs.cli.options import complete_networks, image_argument
 from layerfs.cli.output import fail, out, reason
 from layerfs.cli.terminal import check_input_terminal, parse_keys, size_of
 from layerfs.cli.times import parse_duration
@@ -41,6 +41,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         "networks",
         multiple=True,
         metavar="NETWORK",
+        shell_complete=complete_networks,
         help="none: loopback only; host; bridge; container:NAME; a network's name.",
     ),
     click.option("--entrypoint", help="Replace the image's ENTRYPOINT."),

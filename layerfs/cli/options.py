@@ -76,6 +76,10 @@ def _known(ctx: click.Context, kind: str) -> list[str]:
         with Store(ctx.find_root().params.get("store"), create=False) as store:
             if kind == "container":
                 return [record.name for record in store.container_table.list()]
+            if kind == "network":
+                from layerfs.engine.networks import Networks
+
+                return [network.name for network in Networks(store).all()]
             return [tag.reference.familiar for summary in store.image_summaries() for tag in summary.tags]
     except Exception:
         return []
@@ -87,3 +91,7 @@ def _complete_images(ctx: click.Context, param: click.Parameter, start: str) -> 
 
 def _complete_containers(ctx: click.Context, param: click.Parameter, start: str) -> list[str]:
     return [name for name in _known(ctx, "container") if name.startswith(start)]
+
+
+def complete_networks(ctx: click.Context, param: click.Parameter, start: str) -> list[str]:
+    return [name for name in _known(ctx, "network") if name.startswith(start)]

@@ -315,7 +315,10 @@ def existing(identity: str, parent: str = PARENT, hierarchies: Hierarchies | Non
 def _make(base: Path, name: str, prepare: object = None) -> Path:
     """base/name, new. The base may go at any moment: the last container of another process took it away."""
     for _ in range(100):
-        base.mkdir(mode=0o755, parents=True, exist_ok=True)
+        try:
+            base.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except FileExistsError:  # it was there, and went before it could be looked at
+            continue
         try:
             if callable(prepare):
                 prepare()

@@ -257,7 +257,10 @@ def _age(path: Path) -> float:
 
 
 def _remove_tree(path: Path) -> None:
-    """Raises StoreError when something stays."""
-    remove_tree(path)
-    if os.path.lexists(path):
-        raise StoreError("could not be removed", path=str(path))
+    """Raises StoreError when something stays. A collection may be removing the same: both get into each other's way."""
+    for patience in (0, 0.02, 0.1, 0.5):
+        time.sleep(patience)
+        remove_tree(path)
+        if not os.path.lexists(path):
+            return
+    raise StoreError("could not be removed", path=str(path))

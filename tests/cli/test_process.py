@@ -119,7 +119,7 @@ def test_completion_in_bash(store):
     """
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the script asks the command, not a function
     done = _bash(script, store, PATH=path)
-    assert done.stdout.splitlines() == ["history", "--no-trunc", "box:1", "tag", "none host"]
+    assert done.stdout.splitlines() == ["history", "--no-trunc", "box:1", "tag", "bridge host none"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
