@@ -123,10 +123,7 @@ def mount_tree(
         MountTable(root).add(record)
         try:
             if writable is not None and not read_only:
-                if engine != "native":
-                    (writable.work / "usage").unlink(missing_ok=True)  # this engine does not count (quota.c)
-                keep = engine == "kernel" and not writable.frozen
-                settle(tree, writable.upper, writable.work, writable.frozen, keep_index=keep)
+                _settle(tree, writable, engine)
             pid = _mount(root, tree, record, writable, wanted, lock_fd, in_process=in_process)
             if pid is not None:
                 record = record.with_process(pid)
@@ -136,6 +133,14 @@ def mount_tree(
                 _unmount(root, record.id, lazy=True)
             raise
     return MountHandle(target, engine, record.id, root)
+
+
+def _settle(tree: Tree, writable: Writable, engine: str) -> None:
+    """Makes of what another engine has left what this one goes on with."""
+    if engine != "native":
+        (writable.work / "usage").unlink(missing_ok=True)  # this engine does not count (quota.c)
+    keep = engine == "kernel" and not writable.frozen
+    settle(tree, writable.upper, writable.work, writable.frozen, keep_index=keep)
 
 
 def _mount(

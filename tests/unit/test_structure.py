@@ -55,7 +55,6 @@ HOMES = {
     "isal": {"layer"},
     "fuse": {"fuse"},
     "pyseccomp": {"runtime"},
-    "pyroute2": {"runtime"},
     "click": {"cli"},
     "rich": {"cli"},
 }
