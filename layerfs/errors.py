@@ -8,7 +8,8 @@
     ├── Ambiguous                      a short ID with several candidates
     ├── InUse                          rmi of a used image, second mount of a container, rm of a running container
     ├── InvalidInput                   bad arguments, names, references, instructions
-    │   └── InvalidArchive             an archive, layer or layout that breaks its rules
+    │   ├── InvalidArchive             an archive, layer or layout that breaks its rules
+    │   └── InvalidDockerfile          a Dockerfile that cannot be read; knows the line and the word
     ├── Corrupt                        stored or streamed bytes are not what their digest says
     ├── StoreError                     the store cannot be used
     │   ├── StoreReadOnly              a write to a store on a read-only file system
@@ -87,6 +88,19 @@ class InvalidInput(LayerfsError):
 
 class InvalidArchive(InvalidInput):
     code = errno.EBADMSG
+
+
+class InvalidDockerfile(InvalidInput):
+    """A Dockerfile that cannot be read or planned; `str()` is one line, `excerpt` shows the place with a caret."""
+
+    file: str = ""
+    line: int = 0
+    last_line: int = 0
+    word: str = ""
+    excerpt: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}" if self.line else super().__str__()
 
 
 class Corrupt(LayerfsError):

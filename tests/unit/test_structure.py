@@ -27,6 +27,7 @@ BELOW = {  # part -> parts it may import
     "fuse": {"errors", "layer", "mount", "union"},
     "snapshot": {"_lazy", "_server", "digest", "errors", "layer", "mount", "store", "union"},
     "image": {"digest", "errors", "layer", "native", "oci", "reference", "store"},
+    "build": {"errors", "image", "oci", "reference"},
     "runtime": {"errors", "mount"},
     "engine": {
         "_lazy",
