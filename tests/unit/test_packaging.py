@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-NOT_SOURCE = shutil.ignore_patterns("__pycache__", "*.so", "libexec", "tests", "docs", ".*", "build", "shared")
+NOT_SOURCE = shutil.ignore_patterns("__pycache__", "*.so", "libexec", "tests", "docs", ".*", "shared")
 PURE = {"py.typed", "_native.pyi"}
 EXECUTABLES = {path.name for path in (PROJECT / "layerfs/libexec").glob("layerfs-*")}
+
+
+def _left_out(directory: str, names: list[str]) -> set[str]:
+    """Not `layerfs/build`, but what building leaves at the top."""
+    return NOT_SOURCE(directory, names) | ({"build"} if Path(directory) == PROJECT else set())
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources with a wheel and an sdist beside."""
     place = tmp_path_factory.mktemp("dist")
     source = place / "source"
-    shutil.copytree(PROJECT, source, ignore=NOT_SOURCE, symlinks=True)
+    shutil.copytree(PROJECT, source, ignore=_left_out, symlinks=True)
     code = f"from setuptools import build_meta as b; b.build_wheel({str(place)!r}); b.build_sdist({str(place)!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -41,7 +46,7 @@ def test_the_wheel_holds_the_compiled_parts_and_types(dist: Path) -> None:
         modes = {info.filename: info.external_attr >> 16 for info in archive.infolist()}
     extensions = [name for name in modes if name.endswith(".so")]
     assert sorted(extensions) == ["layerfs/_native.abi3.so", "layerfs/_server.abi3.so"]
-    assert {f"layerfs/{name}" for name in PURE} <= modes.keys()
+    assert {f"layerfs/{name}" for name in PURE} | {"layerfs/build/parse.py"} <= modes.keys()
     executables = {name.rpartition("/")[2]: mode for name, mode in modes.items() if "/libexec/" in name}
     assert executables.keys() == EXECUTABLES
     assert all(mode & 0o777 == 0o755 for mode in executables.values())

@@ -1,0 +1,1 @@
+"""Private part of layerfs; see docs/architecture.md."""
