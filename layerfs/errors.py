@@ -17,6 +17,10 @@
     ├── NoSpace                        ENOSPC / EDQUOT while writing
     ├── Unsupported                    this kernel, user or build cannot do it
     ├── MountError                     mount or unmount failed
+    ├── RegistryError                  a registry refused, or said what its protocol does not know
+    │   ├── RegistryUnreachable (ConnectionError)   no connection, or it broke off
+    │   ├── RegistryDenied (PermissionError)        not logged in there, or not allowed
+    │   └── RegistryNotFound (NotFound)             no such repository, manifest or blob there
     ├── RunTimeout (TimeoutError)      the container ran longer than it was allowed, and was killed
     └── RunError                       the container could not be started (exit code 125)
         ├── CommandNotExecutable       exit code 126
@@ -129,6 +133,28 @@ class Unsupported(LayerfsError):
 
 class MountError(LayerfsError):
     code = errno.EIO
+
+
+class RegistryError(LayerfsError):
+    """A registry refused, or said what its protocol does not know; `status` is HTTP's, 0 when there is none."""
+
+    code = errno.EREMOTEIO
+    status: int = 0
+
+
+class RegistryUnreachable(RegistryError, ConnectionError):
+    """No connection, or it broke off; `again`: another attempt may do better."""
+
+    code = errno.ECONNABORTED
+    again: bool = True
+
+
+class RegistryDenied(RegistryError, PermissionError):
+    code = errno.EACCES
+
+
+class RegistryNotFound(RegistryError, NotFound):
+    code = errno.ENOENT
 
 
 class RunError(LayerfsError):

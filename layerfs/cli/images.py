@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -21,7 +22,7 @@ from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.rows import history_rows, image_rows
 from layerfs.cli.table import render, unescape
 from layerfs.cli.verbs import verb
-from layerfs.errors import InvalidInput, NotFound
+from layerfs.errors import InvalidInput, NotFound, RegistryError
 
 
 @verb("images")
@@ -71,6 +72,10 @@ def history_command(
 
 
 def _inspect(session: Session, names: tuple[str, ...], format_: str | None, kind: str | None, size: bool) -> int:
+    return _inspect_all(names, format_, lambda name: session.store.inspect(name, kind=kind, size=size))
+
+
+def _inspect_all(names: tuple[str, ...], format_: str | None, inspect: Callable[[str], Any]) -> int:
     """docker's: one JSON array of what was found, or a line for each name by the template."""
     from layerfs.cli.template import Template, to_json
 
@@ -79,8 +84,8 @@ def _inspect(session: Session, names: tuple[str, ...], format_: str | None, kind
     code = 0
     for name in names:
         try:
-            found.append(session.store.inspect(name, kind=kind, size=size))
-        except (NotFound, InvalidInput) as error:
+            found.append(inspect(name))
+        except (NotFound, InvalidInput, RegistryError) as error:
             if template is not None:
                 out("")
             code = fail(str(error))
@@ -100,9 +105,23 @@ _inspect_format = click.option("-f", "--format", "format_", metavar="FORMAT", he
 @_inspect_format
 @click.option("--type", "kind", type=click.Choice(["container", "image"]), help="Look only for this kind.")
 @click.option("-s", "--size", is_flag=True, help="Add sizes of containers.")
+@click.option("--remote", is_flag=True, help="Ask the images' registries instead of the store.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="With --remote: what to take from an index.")
 @click.pass_obj
-def inspect_command(session: Session, names: tuple[str, ...], format_: str | None, kind: str | None, size: bool) -> int:
+def inspect_command(
+    session: Session,
+    names: tuple[str, ...],
+    format_: str | None,
+    kind: str | None,
+    size: bool,
+    remote: bool,
+    platform: str | None,
+) -> int:
     """Show all there is to know of containers and images."""
+    if remote:
+        from layerfs.engine.registries import inspect_remote
+
+        return _inspect_all(names, format_, lambda name: inspect_remote(name, platform=platform))
     return _inspect(session, names, format_, kind, size)
 
 

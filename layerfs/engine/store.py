@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from layerfs.image.removal import Removed
     from layerfs.image.usage import ImagesUsage
     from layerfs.layer.progress import Report
+    from layerfs.registry.push import Pushed
     from layerfs.snapshot import ContainerRecord, Containers, MountRecord
     from layerfs.snapshot.options import Options
     from layerfs.store.fsck import Problem
@@ -194,6 +195,34 @@ class Store:
     def image_of(self, record: ContainerRecord) -> ImageRecord:
         """The image a container stands on, also when it was removed by force."""
         return image_of(self, record)
+
+    # registries
+
+    def push(
+        self,
+        name: str,
+        *,
+        all_tags: bool = False,
+        compression: str = "gzip",
+        progress: Report | None = None,
+        **how: Any,
+    ) -> list[Pushed]:
+        """Push what a name means to its registry; what the registry has is not sent again.
+
+        An image goes with the manifest it came with, byte for byte, where its blobs can be had; else with a new one.
+
+        Args:
+            all_tags: all tags of the repository.
+            compression: of layers that have no compressed form yet: `gzip`, `zstd`, `none`.
+            how: `settings`: a layerfs.registry.Settings instead of what files and variables say; `done` and `pushed`
+                are told of each layer and each name.
+
+        Raises:
+            ImageNotFound; RegistryDenied, RegistryUnreachable, RegistryError: in docker's words.
+        """
+        from layerfs.engine.registries import push
+
+        return push(self, name, all_tags=all_tags, compression=compression, progress=progress, **how)
 
     # containers
 

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, Protocol, cast
 
 from layerfs.errors import InvalidArchive, InvalidInput, NotFound
 from layerfs.image.archive import Archive, DirectoryArchive, TarArchive, clean
@@ -18,7 +18,13 @@ from layerfs.image.tarindex import read_index
 from layerfs.layer.codec import Decompressed
 from layerfs.oci import layout
 from layerfs.store.durable import write_all, writing
-from layerfs.store.leases import Lease
+
+
+class Scratch(Protocol):
+    """What has a directory for temporary files; a lease is one."""
+
+    tmp: Path
+
 
 Kind = Literal["docker", "oci", "rootfs"]
 DOCKER_MANIFEST = "manifest.json"
@@ -48,7 +54,7 @@ def _is_object(archive: Archive, name: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_archive(source: str | os.PathLike[str] | BinaryIO, lease: Lease) -> Iterator[Archive]:
+def open_archive(source: str | os.PathLike[str] | BinaryIO, lease: Scratch) -> Iterator[Archive]:
     """The members of an image archive: a directory, or a tar, plain or compressed.
 
     What cannot be sought (a pipe, a compressed file) is written to the lease's directory first.
@@ -89,7 +95,7 @@ def stream_name(stream: BinaryIO) -> str:
 
 
 @contextlib.contextmanager
-def _seekable(file: BinaryIO, where: str, lease: Lease) -> Iterator[Archive]:
+def _seekable(file: BinaryIO, where: str, lease: Scratch) -> Iterator[Archive]:
     fd = _regular_fd(file)
     if fd is not None:
         start = file.tell()
@@ -116,7 +122,7 @@ def _is_plain(head: bytes) -> bool:
     return Decompressed(cast(BinaryIO, BytesIO(head))).codec == "plain"
 
 
-def _spool(file: BinaryIO, lease: Lease) -> int:
+def _spool(file: BinaryIO, lease: Scratch) -> int:
     """The uncompressed bytes in a file without a name below the lease's directory; an owned descriptor."""
     path = lease.tmp / f"archive-{secrets.token_hex(8)}"
     with writing("a copy of the archive"):

@@ -28,6 +28,7 @@ BELOW = {  # part -> parts it may import
     "snapshot": {"_lazy", "_server", "digest", "errors", "layer", "mount", "store", "union"},
     "image": {"digest", "errors", "layer", "native", "oci", "reference", "store"},
     "build": {"errors", "image", "oci", "reference"},
+    "registry": {"_lazy", "_version", "digest", "errors", "image", "layer", "oci", "reference", "store"},
     "runtime": {"errors", "mount"},
     "engine": {
         "_lazy",
@@ -41,12 +42,13 @@ BELOW = {  # part -> parts it may import
         "native",
         "oci",
         "reference",
+        "registry",
         "runtime",
         "snapshot",
         "store",
         "union",
     },
-    "cli": {"_version", "engine", "errors", "image", "native"},
+    "cli": {"_version", "engine", "errors", "image", "native", "reference"},
     "__init__": {"_lazy", "_version", "engine", "errors"},
 }
 HOMES = {
@@ -58,6 +60,7 @@ HOMES = {
     "pyseccomp": {"runtime"},
     "click": {"cli"},
     "rich": {"cli"},
+    "urllib3": {"registry"},
 }
 
 

@@ -1,0 +1,188 @@
+"""push, login, logout, search, tags, manifest, copy."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from layerfs.cli.app import Session
+from layerfs.cli.options import image_argument
+from layerfs.cli.output import fail, out
+from layerfs.cli.progress import bars
+from layerfs.cli.verbs import verb
+from layerfs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from layerfs.engine.registries import Pushed, PushedLayer
+
+_platform = click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What to take from an index.")
+
+
+@verb("push")
+@image_argument("name", metavar="NAME[:TAG]")
+@click.option("-a", "--all-tags", is_flag=True, help="Push all tags of the repository.")
+@click.option("-q", "--quiet", is_flag=True, help="Only the name that was pushed.")
+@click.option(
+    "--compression",
+    type=click.Choice(["gzip", "zstd", "none"]),
+    default="gzip",
+    help="Of layers that have no compressed form yet (default: gzip).",
+)
+@click.pass_obj
+def push_command(session: Session, name: str, all_tags: bool, quiet: bool, compression: str) -> None:
+    """Upload an image to a registry."""
+    from layerfs.reference import Reference
+
+    def told(layer: PushedLayer) -> None:
+        how = {"there": "Layer already exists", "mounted": f"Mounted from {layer.sent.source}"}
+        if not quiet:
+            out(f"{layer.diff_id.short}: {how.get(layer.sent.how, 'Pushed')}")
+
+    def finished(pushed: Pushed) -> None:
+        if quiet:
+            out(pushed.reference.familiar)
+        else:
+            out(f"{pushed.reference.tag or 'latest'}: digest: {pushed.digest} size: {pushed.size}")
+
+    reference = Reference.parse(name)
+    if not quiet:
+        if not all_tags and not reference.tag and not reference.digest:
+            out("Using default tag: latest")
+        out(f"The push refers to repository [{reference.name}]")
+    with bars(quiet) as progress:
+        session.store.push(
+            name, all_tags=all_tags, compression=compression, progress=progress, done=told, pushed=finished
+        )
+
+
+@verb("login")
+@click.argument("server", required=False, default="", metavar="[SERVER]")
+@click.option("-u", "--username", metavar="USER", help="User name.")
+@click.option("-p", "--password", metavar="PASSWORD", help="Password; others see it in the list of processes.")
+@click.option("--password-stdin", is_flag=True, help="Take the password from standard input.")
+def login_command(server: str, username: str | None, password: str | None, password_stdin: bool) -> None:
+    """Log in to a registry and keep the credentials, as docker does."""
+    from layerfs.engine import registries
+
+    if password is not None:
+        if password_stdin:
+            raise InvalidInput("--password and --password-stdin are mutually exclusive")
+        _warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
+    if password_stdin:
+        if not username:
+            raise InvalidInput("Must provide --username with --password-stdin")
+        password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    if username is None:
+        username = _ask_user(registries.known_user(server))
+    if password is None:
+        password = _ask_password()
+    if not username or not password:
+        raise InvalidInput("username is empty" if not username else "password is empty")
+    where = registries.login(server, username, password)
+    if where is not None:
+        _warn(f"\nWARNING! Your credentials are stored unencrypted in '{where}'.")
+        _warn("Configure a credential helper to remove this warning.\n")
+    out("Login Succeeded")
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _terminal() -> None:
+    if not sys.stdin.isatty():
+        raise InvalidInput("Cannot perform an interactive login from a non TTY device")
+
+
+def _ask_user(known: str) -> str:
+    _terminal()
+    value: str = click.prompt("Username", default=known or None, err=True)
+    return value
+
+
+def _ask_password() -> str:
+    _terminal()
+    value: str = click.prompt("Password", hide_input=True, err=True)
+    return value
+
+
+@verb("logout")
+@click.argument("server", required=False, default="", metavar="[SERVER]")
+def logout_command(server: str) -> None:
+    """Forget a registry's credentials."""
+    from layerfs.engine import registries
+
+    found = registries.logout(server)
+    name = registries.server_name(server)
+    out(f"Removing login credentials for {name}" if found else f"Not logged in to {name}")
+
+
+@verb("search")
+@click.argument("term", metavar="REGISTRY[/PART]")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
+def search_command(term: str, limit: int | None) -> None:
+    """List a registry's repositories, by its catalog."""
+    from layerfs.engine import registries
+
+    for name in registries.search(term)[:limit]:
+        out(name)
+
+
+@verb("tags")
+@click.argument("name", metavar="REPOSITORY")
+def tags_command(name: str) -> None:
+    """List the tags of a repository in its registry."""
+    from layerfs.engine import registries
+
+    for tag in registries.tags(name):
+        out(tag)
+
+
+@verb("inspect")
+@click.argument("name", metavar="NAME[:TAG|@DIGEST]")
+@_platform
+def manifest_inspect_command(name: str, platform: str | None) -> None:
+    """Print the manifest or index that a name means in its registry, byte for byte."""
+    from layerfs.engine import registries
+
+    raw = registries.manifest(name, platform=platform)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(raw if raw.endswith(b"\n") or not sys.stdout.isatty() else raw + b"\n")
+    sys.stdout.buffer.flush()
+
+
+@verb("rm")
+@click.argument("names", nargs=-1, required=True, metavar="NAME[:TAG|@DIGEST]...")
+def manifest_rm_command(names: tuple[str, ...]) -> int:
+    """Remove manifests from their registry; by digest with all their tags."""
+    from layerfs.cli.output import for_each
+    from layerfs.engine import registries
+
+    return for_each(names, registries.delete_manifest)
+
+
+@verb("copy")
+@click.argument("source", metavar="SOURCE")
+@click.argument("target", metavar="TARGET")
+@click.option("-a", "--all", "everything", is_flag=True, help="A whole index, with all platforms and attestations.")
+@_platform
+@click.option("--referrers", is_flag=True, help="Also what refers to the image: signatures, attestations.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+def copy_command(
+    source: str, target: str, everything: bool, platform: str | None, referrers: bool, quiet: bool
+) -> int | None:
+    """Copy an image between registries (docker://NAME), layouts (oci:DIR[:TAG], oci-archive:FILE[:TAG]) and
+    docker-archive:FILE[:NAME], without a store.
+    """
+    from layerfs.engine import registries
+
+    if everything and platform:
+        return fail("--all and --platform are mutually exclusive")
+    with bars(quiet) as progress:
+        copied = registries.copy(
+            source, target, everything=everything, platform=platform, referrers=referrers, progress=progress
+        )
+    out(str(copied.digest))
+    return None

@@ -1,0 +1,214 @@
+"""Registries, for a store and without one: push, login, copy, and what can be asked of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from layerfs.errors import InvalidInput
+from layerfs.oci import ImageConfig, Index, Manifest, Platform
+from layerfs.oci.config import CONFIG_MAX
+from layerfs.oci.fields import format_time
+from layerfs.reference import Reference
+from layerfs.registry.config import Settings
+from layerfs.registry.connect import Registries, open_client
+from layerfs.registry.credentials import AuthFiles, Credential
+from layerfs.registry.names import credential_key, domain_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from layerfs.engine.store import Store
+    from layerfs.layer.progress import Report
+    from layerfs.registry.client import Client, Fetched
+    from layerfs.registry.copy import Copied
+    from layerfs.registry.push import Pushed as Pushed
+    from layerfs.registry.push import PushedLayer as PushedLayer
+
+
+def registry_settings() -> Settings:
+    """What files and variables of this user say; see docs/registries.md."""
+    return Settings.load(os.environ)
+
+
+# with a store
+
+
+def push(
+    store: Store,
+    name: str,
+    *,
+    all_tags: bool = False,
+    compression: str = "gzip",
+    settings: Settings | None = None,
+    progress: Report | None = None,
+    done: Callable[[PushedLayer], object] | None = None,
+    pushed: Callable[[Pushed], object] | None = None,
+) -> list[Pushed]:
+    """See Store.push. `pushed` is told of each name when it is there."""
+    from layerfs.registry.push import Pusher, tags_to_push
+
+    if compression not in ("gzip", "zstd", "none"):
+        raise InvalidInput(f"unknown compression {compression!r}")
+    reference = Reference.parse(name)
+    results = []
+    tags = tags_to_push(store.root, reference, all_tags=all_tags)
+    with Registries(settings or registry_settings()) as registries:
+        pusher = Pusher(
+            store.root,
+            registries,
+            reference,
+            compression=compression,  # type: ignore[arg-type]
+            progress=progress,
+            done=done,
+        )
+        for tag in tags:
+            results.append(pusher.push(tag))
+            if pushed is not None:
+                pushed(results[-1])
+    return results
+
+
+# without one
+
+
+def login(server: str, user: str, secret: str, *, settings: Settings | None = None) -> Path | None:
+    """Tries a user and a password at a registry and keeps them; the file, where they are kept unencrypted.
+
+    Raises:
+        RegistryDenied: in docker's words. RegistryUnreachable; RegistryError: a credential helper does not work.
+    """
+    settings = settings or registry_settings()
+    domain = domain_of(server)
+    credential = Credential(user, secret)
+    with open_client(settings, domain, credential=credential) as client:
+        client.check()
+    return _files(settings).store(domain, credential)
+
+
+def logout(server: str, *, settings: Settings | None = None) -> bool:
+    """Forgets a registry's user and password; False when there were none."""
+    return _files(settings or registry_settings()).erase(domain_of(server))
+
+
+def known_user(server: str, *, settings: Settings | None = None) -> str:
+    """The user that is kept for a registry; empty when there is none."""
+    found = _files(settings or registry_settings()).find(domain_of(server))
+    return found.user if found else ""
+
+
+def server_name(server: str) -> str:
+    """What docker prints for a registry: the one of docker.io has its old address."""
+    return credential_key(domain_of(server))
+
+
+def _files(settings: Settings) -> AuthFiles:
+    if settings.auth is None:
+        raise InvalidInput("no files of credentials are known")
+    return settings.auth
+
+
+def tags(name: str, *, settings: Settings | None = None) -> list[str]:
+    """All tags of a repository, sorted. Raises RegistryNotFound, RegistryDenied."""
+    reference = Reference.parse(name)
+    if reference.tag or reference.digest:
+        raise InvalidInput("tags are listed of a repository: name it without a tag")
+    with Registries(settings or registry_settings()) as registries:
+        return sorted(registries.client(reference.domain, reference.path).tags(reference.path))
+
+
+def search(term: str, *, settings: Settings | None = None) -> list[str]:
+    """The repositories of a registry (`HOST[/PART]`) whose names have a part in them, by its catalog."""
+    first, _, part = term.partition("/")
+    is_host = "." in first or ":" in first or first == "localhost"
+    domain, part = (domain_of(first), part) if is_host else (domain_of(""), term)
+    with Registries(settings or registry_settings()) as registries:
+        return [f"{domain}/{name}" for name in registries.client(domain).catalog() if part in name]
+
+
+def manifest(name: str, *, platform: str | None = None, settings: Settings | None = None) -> bytes:
+    """The manifest, or index, that a name means in its registry, byte for byte; with a platform its manifest."""
+    with Registries(settings or registry_settings()) as registries:
+        reference = Reference.parse(name).tagged()
+        client = registries.client(reference.domain, reference.path)
+        wanted = reference.digest or reference.tag or ""
+        if platform is None:
+            return client.manifest(reference.path, wanted).raw
+        return client.choose(reference.path, wanted, Platform.parse(platform))[0].raw
+
+
+def delete_manifest(name: str, *, settings: Settings | None = None) -> None:
+    """Removes a manifest from a registry: by digest with all its tags, by tag where the registry can do that."""
+    with Registries(settings or registry_settings()) as registries:
+        reference = Reference.parse(name).tagged()
+        client = registries.client(reference.domain, reference.path)
+        client.delete_manifest(reference.path, reference.digest or reference.tag or "")
+
+
+def copy(
+    source: str,
+    target: str,
+    *,
+    everything: bool = False,
+    platform: str | None = None,
+    referrers: bool = False,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+) -> Copied:
+    """Copies an image between registries, layouts and archives; see layerfs.registry.copy."""
+    from layerfs.registry.copy import copy as copy_places
+    from layerfs.registry.places import Place
+
+    with Registries(settings or registry_settings()) as registries:
+        return copy_places(
+            Place.parse(source),
+            Place.parse(target),
+            registries,
+            everything=everything,
+            platform=Platform.parse(platform) if platform else None,
+            referrers=referrers,
+            progress=progress,
+        )
+
+
+def inspect_remote(name: str, *, platform: str | None = None, settings: Settings | None = None) -> dict[str, Any]:
+    """What `inspect` shows of an image, from its registry: only manifests and the config are fetched."""
+    with Registries(settings or registry_settings()) as registries:
+        reference = Reference.parse(name).tagged()
+        client = registries.client(reference.domain, reference.path)
+        wanted = Platform.parse(platform) if platform else Platform.host()
+        chosen, index = client.choose(reference.path, reference.digest or reference.tag or "", wanted)
+        assert isinstance(chosen.document, Manifest)
+        return _inspected(reference, chosen, chosen.document, index, _config(client, reference, chosen.document))
+
+
+def _config(client: Client, reference: Reference, document: Manifest) -> ImageConfig:
+    from layerfs.registry.client import read_blob
+
+    raw = read_blob(client, reference.path, document.config, limit=CONFIG_MAX)
+    return ImageConfig.parse(raw, what=f"config {document.config.digest}")
+
+
+def _inspected(
+    reference: Reference, chosen: Fetched, document: Manifest, index: Fetched | None, config: ImageConfig
+) -> dict[str, Any]:
+    digest = (index or chosen).digest
+    listed = index.document.manifests if index and isinstance(index.document, Index) else ()
+    return {
+        "Id": str(config.id),
+        "RepoTags": [reference.familiar] if reference.tag and not reference.digest else [],
+        "RepoDigests": [reference.with_digest(digest).familiar],
+        "Digest": str(chosen.digest),
+        "MediaType": document.media_type,
+        "Created": format_time(config.created_ns) if config.created_ns else "0001-01-01T00:00:00Z",
+        "Author": config.author,
+        "Config": config.config.document(),
+        "Architecture": config.platform.architecture,
+        **({"Variant": config.platform.variant} if config.platform.variant else {}),
+        "Os": config.platform.os,
+        "Size": sum(layer.size for layer in document.layers),
+        "RootFS": {"Type": "layers", "Layers": [str(diff_id) for diff_id in config.diff_ids]},
+        "Layers": [layer.document() for layer in document.layers],
+        "Platforms": [str(entry.platform) for entry in listed if entry.platform and not entry.platform.unknown],
+    }

@@ -1,0 +1,234 @@
+"""How registries are reached: a TOML file, docker's daemon.json, directories of certificates, the environment.
+
+# /etc/layerfs/registries.toml, then ~/.config/layerfs/registries.toml, or LAYERFS_REGISTRIES alone
+insecure-registries = ["registry.example:5000", "10.0.0.0/8"]   # docker's words
+registry-mirrors = ["https://mirror.example"]                   # of docker.io
+timeout = 60            # seconds without a byte
+attempts = 5
+
+[registry."registry.example"]
+mirrors = ["https://near.example"]
+insecure = false
+ca = "/etc/ssl/example.pem"
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import socket
+import ssl
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment
+from urllib.request import proxy_bypass_environment as bypass_proxy  # type: ignore[attr-defined]
+
+from layerfs.errors import InvalidInput
+from layerfs.oci.fields import Fields
+from layerfs.reference import DEFAULT_DOMAIN
+from layerfs.registry.credentials import AuthFiles
+from layerfs.registry.names import HUB_API, domain_of, host_name, is_loopback
+from layerfs.registry.transport import Limits
+
+_SYSTEM = Path("/etc/layerfs/registries.toml")
+_DAEMON = Path("/etc/docker/daemon.json")
+_CERTS = (Path("/etc/layerfs/certs.d"), Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is known of registries before one is asked.
+
+    insecure: hosts and networks (CIDR) that are reached without TLS when it has to be, and whose certificates are not
+        verified. This machine always is one.
+    mirrors: by domain, asked first when something is read.
+    certificates: directories with one directory for each `host[:port]`: `*.crt` are CAs, `*.cert` and `*.key` ours.
+    authorities: files with CAs, by domain.
+    proxies: by scheme, and `no` for the exceptions, as `urllib.request.getproxies` gives them.
+    """
+
+    insecure: tuple[str, ...] = ()
+    secure: tuple[str, ...] = ()
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    certificates: tuple[Path, ...] = ()
+    authorities: Mapping[str, str] = field(default_factory=dict)
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    auth: AuthFiles | None = None
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str], *, home: Path | None = None) -> Settings:
+        """From the files and variables that are there.
+
+        Raises:
+            InvalidInput: a file that cannot be understood; it says which and where.
+        """
+        home = home or Path(environ.get("HOME") or Path.home())
+        personal = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+        settings = cls(
+            certificates=(personal / "layerfs/certs.d", personal / "containers/certs.d", *_CERTS),
+            proxies=_proxies(environ),
+            auth=AuthFiles.of(environ, home),
+        )
+        settings = _with_daemon(settings, _DAEMON)
+        if alone := environ.get("LAYERFS_REGISTRIES"):
+            return _with_toml(settings, Path(alone), must=True)
+        for path in (_SYSTEM, personal / "layerfs/registries.toml"):
+            settings = _with_toml(settings, path)
+        return settings
+
+    def is_insecure(self, host: str) -> bool:
+        """Whether TLS, and its certificate, may be missing or bad at `host[:port]`."""
+        domain = domain_of(host)
+        if domain in self.secure or domain in self.authorities or any(self._certificate_dirs(host)):
+            return False
+        if is_loopback(host) or domain in self.insecure or host_name(host) in self.insecure:
+            return True
+        networks = [entry for entry in self.insecure if "/" in entry]
+        return bool(networks) and _within(host, networks)
+
+    def addresses(self, host: str) -> tuple[str, ...]:
+        """What to try for a registry's API, best first."""
+        return (f"https://{host}", f"http://{host}") if self.is_insecure(host) else (f"https://{host}",)
+
+    def context(self, host: str) -> ssl.SSLContext:
+        """TLS for a host: the system's CAs and its own.
+
+        Raises:
+            InvalidInput: a file of certificates that is none.
+        """
+        if self.is_insecure(host):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            return context
+        context = ssl.create_default_context()
+        if own := self.authorities.get(domain_of(host)):
+            _load(own, lambda: context.load_verify_locations(own))
+        for directory in self._certificate_dirs(host):
+            _load_directory(context, directory)
+        return context
+
+    def _certificate_dirs(self, host: str) -> Iterable[Path]:
+        names = {host, DEFAULT_DOMAIN} if host == HUB_API else {host}
+        return [path for top in self.certificates for name in sorted(names) if (path := top / name).is_dir()]
+
+    def proxy(self, url: str) -> str | None:
+        """The proxy for a URL; never for this machine, as Go has it."""
+        parts = urlsplit(url)
+        found = self.proxies.get(parts.scheme) or self.proxies.get("all")
+        if not found or is_loopback(parts.netloc) or bypass_proxy(parts.netloc, dict(self.proxies)):
+            return None
+        return found if "://" in found else f"http://{found}"
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """`https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` in either case; lower case counts."""
+    if environ is os.environ:
+        return getproxies_environment()
+    found: dict[str, str] = {}
+    for name, value in sorted(environ.items(), key=lambda item: item[0].islower()):
+        if name.lower().endswith("_proxy") and value:
+            found[name.lower().removesuffix("_proxy")] = value
+    return found
+
+
+def _within(host: str, networks: Iterable[str]) -> bool:
+    try:
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host_name(host), None)}
+    except OSError:
+        return False
+    for text in networks:
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            continue
+        if any(ipaddress.ip_address(address.partition("%")[0]) in network for address in addresses):
+            return True
+    return False
+
+
+def _with_daemon(settings: Settings, path: Path) -> Settings:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError:
+        return settings
+    except ValueError as error:
+        raise InvalidInput(f"not valid JSON: {error}", path=str(path)) from None
+    return _with(settings, Fields(value, str(path))) if isinstance(value, dict) else settings
+
+
+def _with_toml(settings: Settings, path: Path, *, must: bool = False) -> Settings:
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if must:
+            raise InvalidInput(f"open {path}: {(error.strerror or '').lower()}") from None
+        return settings
+    except (ValueError, OSError) as error:
+        raise InvalidInput(f"not valid TOML: {error}", path=str(path)) from None
+    return _with(settings, Fields(value, str(path)))
+
+
+def _with(settings: Settings, fields: Fields) -> Settings:
+    """What a document says, over what was said before."""
+    insecure = [_host(entry) for entry in fields.texts("insecure-registries") or ()]
+    mirrors = dict(settings.mirrors)
+    if (hub := fields.texts("registry-mirrors")) is not None:
+        mirrors[DEFAULT_DOMAIN] = hub
+    secure, authorities = list(settings.secure), dict(settings.authorities)
+    registries = fields.child("registry")
+    for name in registries.names() if registries else ():
+        entry = registries.child(name) if registries else None
+        if entry is None:
+            continue
+        domain = domain_of(name)
+        if (own := entry.texts("mirrors")) is not None:
+            mirrors[domain] = own
+        if entry.has("insecure"):
+            (insecure if entry.flag("insecure") else secure).append(domain)
+        if entry.has("ca"):
+            authorities[domain] = entry.text("ca")
+    limits = settings.limits
+    if fields.has("timeout"):
+        limits = replace(limits, read=float(fields.integer("timeout")))
+    if fields.has("attempts"):
+        limits = replace(limits, attempts=max(1, fields.integer("attempts")))
+    return replace(
+        settings,
+        insecure=(*settings.insecure, *insecure),
+        secure=tuple(secure),
+        mirrors=mirrors,
+        authorities=authorities,
+        limits=limits,
+    )
+
+
+def _host(entry: str) -> str:
+    """An entry of `insecure-registries`: a host, or a network."""
+    if "://" in entry:
+        return domain_of(entry)
+    return entry.strip().rstrip("/")
+
+
+def _load_directory(context: ssl.SSLContext, directory: Path) -> None:
+    """Docker's certs.d: `*.crt` are CAs; `x.cert` and `x.key` are what we show."""
+    for path in sorted(directory.iterdir()):
+        if path.suffix == ".crt":
+            _load(path, lambda path=path: context.load_verify_locations(path))
+        elif path.suffix == ".cert":
+            key = path.with_suffix(".key")
+            if not key.exists():
+                raise InvalidInput(f"missing key {key.name} for client certificate {path.name}", path=str(directory))
+            _load(path, lambda path=path, key=key: context.load_cert_chain(path, key))
+
+
+def _load(path: Path | str, load: Any) -> None:
+    try:
+        load()
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"cannot use the certificates: {error}", path=str(path)) from None

@@ -1,0 +1,84 @@
+"""Clients of registries, opened when they are first asked for and shared by all threads of one command."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+from layerfs.registry.client import Client
+from layerfs.registry.config import Settings
+from layerfs.registry.credentials import AuthFiles, Credential
+from layerfs.registry.names import api_host, domain_of
+from layerfs.registry.session import Session
+from layerfs.registry.transport import Transport
+
+
+class Registries:
+    """A context manager. Safe from threads.
+
+    Args:
+        stop: set it to cancel: waits end, and no new request begins.
+    """
+
+    def __init__(self, settings: Settings, stop: threading.Event | None = None) -> None:
+        self.settings = settings
+        self.stop = stop or threading.Event()
+        self._lock = threading.Lock()
+        self._clients: dict[tuple[str, str], Client] = {}
+
+    def client(self, domain: str, repository: str = "") -> Client:
+        """The client for a reference's domain. `repository`: for credentials that are for a part of a registry only."""
+        return self._client(domain, api_host(domain), repository)
+
+    def readers(self, domain: str, repository: str = "") -> list[Client]:
+        """What to read from: the mirrors of a domain, then the registry itself."""
+        mirrors = [text.rstrip("/") for text in self.settings.mirrors.get(domain, ())]
+        return [*(self._client(mirror, mirror, repository) for mirror in mirrors), self.client(domain, repository)]
+
+    def _client(self, domain: str, address: str, repository: str) -> Client:
+        key = (address, repository if self.settings.auth else "")
+        with self._lock:
+            client = self._clients.get(key)
+            if client is None:
+                client = self._clients[key] = open_client(self.settings, domain, address, repository, self.stop)
+        return client
+
+    def close(self) -> None:
+        with self._lock:
+            clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.close()
+
+    def __enter__(self) -> Registries:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_client(
+    settings: Settings,
+    domain: str,
+    address: str | None = None,
+    repository: str = "",
+    stop: threading.Event | None = None,
+    credential: Credential | None = None,
+) -> Client:
+    """A client of its own; nothing is sent yet.
+
+    Args:
+        address: a host, or a URL when it is reached in this way only; the domain's own API when None.
+        credential: instead of what the files say.
+    """
+    address = address or api_host(domain)
+    addresses = (address,) if "://" in address else settings.addresses(address)
+    name = domain_of(domain) if "://" in domain else domain
+    transport = Transport(settings.context, settings.proxy, settings.limits, stop)
+
+    def lookup() -> Credential | None:
+        files: AuthFiles | None = settings.auth
+        return credential or (files.find(name, repository) if files else None)
+
+    return Client(Session(name, addresses, transport, lookup))

@@ -1,0 +1,324 @@
+"""HTTP to a registry and to where it sends us: pooled connections, timeouts, retries, redirects.
+
+Nothing here knows of tokens or manifests. A redirect keeps `Authorization` only on the same scheme, host and port;
+it leads to nothing but HTTP, and never from https to http.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import unquote, urljoin, urlsplit
+
+import urllib3
+import urllib3.exceptions
+from urllib3 import HTTPHeaderDict
+
+from layerfs._version import __version__
+from layerfs.errors import InvalidInput, LayerfsError, RegistryError, RegistryUnreachable
+from layerfs.registry.failures import action, chain, connection_failure, place
+
+if TYPE_CHECKING:
+    import ssl
+
+REDIRECTS_MAX = 10
+BLOCK = 1 << 18
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+_DRAIN = 1 << 16
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long we wait (seconds) and how often we try."""
+
+    connect: float = 15.0
+    read: float = 60.0  # without a byte
+    attempts: int = 5
+    delay: float = 0.5  # before the second attempt; twice as long before each further one
+    delay_max: float = 30.0
+    patience: float = 120.0  # the longest Retry-After that is waited for
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is sent, and can be sent again."""
+
+    size: int
+    open: Callable[[], BinaryIO]
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what credentials belong to."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)
+
+
+def redirected(method: str, url: str, location: str) -> str:
+    """Where a redirect leads. Raises RegistryError when we do not go there."""
+    try:
+        target = urljoin(url, location)
+        scheme, host, _ = origin(target)
+        user = urlsplit(target).username
+    except ValueError:
+        raise RegistryError(f"{action(method, url)}: redirected to a bad address") from None
+    if scheme not in ("http", "https") or not host or user is not None:
+        raise RegistryError(f"{action(method, url)}: refused to follow a redirect to {place(target)[:300]}")
+    if scheme == "http" and url.startswith("https:"):
+        raise RegistryError(f"{action(method, url)}: refused to follow a redirect from https to {place(target)[:300]}")
+    return target
+
+
+class Response:
+    """An answer. `url` is where it came from in the end. Read its body or close it."""
+
+    def __init__(self, raw: urllib3.BaseHTTPResponse, method: str, url: str) -> None:
+        self._raw, self.method, self.url = raw, method, url
+        self.status: int = raw.status
+        self.headers: HTTPHeaderDict = raw.headers
+        self._ended = False
+
+    def read(self, count: int = BLOCK) -> bytes:
+        """The next bytes that have come; empty at the end. Raises RegistryUnreachable when it breaks off before."""
+        try:
+            data = self._raw.read1(count, decode_content=False)
+            self._ended = self._ended or not data
+            return data
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            self.close()
+            raise connection_failure(self.method, self.url, error) from error
+
+    def body(self, limit: int) -> bytes:
+        """All of it. Raises RegistryError when it is longer than `limit` bytes."""
+        pieces, size = [], 0
+        with self:
+            while data := self.read():
+                size += len(data)
+                if size > limit:
+                    raise RegistryError(f"{action(self.method, self.url)}: the answer is longer than {limit} bytes")
+                pieces.append(data)
+        return b"".join(pieces)
+
+    def beginning(self, limit: int = _DRAIN) -> bytes:
+        """At most so much of it, whatever happens; then it is closed. For errors."""
+        data = b""
+        try:
+            while len(data) < limit and (piece := self.read(limit - len(data))):
+                data += piece
+        except RegistryError:
+            pass
+        self.close()
+        return data
+
+    @property
+    def length(self) -> int | None:
+        text = self.headers.get("Content-Length", "")
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    def discard(self) -> None:
+        """Ends it so that the connection can be used again, when little is left."""
+        if self.method == "HEAD" or (self.length or 0) <= _DRAIN:
+            self.beginning()
+        self.close()
+
+    def close(self) -> None:
+        """Idempotent; a connection with bytes left on it is not used again."""
+        if not self._ended:
+            self._raw.close()
+        self._raw.release_conn()
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Unverified(urllib3.HTTPSConnectionPool):
+    """To a registry that is configured to be insecure, or on this machine: nobody is to be warned of it each time."""
+
+    def _validate_conn(self, conn: Any) -> None:
+        if conn.is_closed:
+            conn.connect()
+
+
+class Transport:
+    """Requests with retries and redirects; safe from threads.
+
+    Args:
+        trust: the TLS context for a host (`host[:port]`).
+        proxy: the proxy's URL for a URL, or None.
+        stop: set it and waits end, and no new request begins.
+    """
+
+    def __init__(
+        self,
+        trust: Callable[[str], ssl.SSLContext],
+        proxy: Callable[[str], str | None] = lambda url: None,
+        limits: Limits = Limits(),
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._trust, self._proxy, self.limits = trust, proxy, limits
+        self.stop = stop or threading.Event()
+        self._lock = threading.Lock()
+        self._managers: dict[tuple[str, str, int], urllib3.PoolManager] = {}
+        self._met: set[tuple[str, str, int]] = set()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Body | None = None,
+        attempts: int | None = None,
+    ) -> Response:
+        """The answer, whatever its status: after redirects, and after more attempts on 408, 429 and most of 5xx.
+
+        Raises:
+            RegistryUnreachable: no answer came. RegistryError: it redirects to where we do not go, or for ever.
+        """
+        send = partial(self._follow, method, url, dict(headers or {}), body)
+        attempts = self.limits.attempts if attempts is None else attempts
+        for attempt in range(1, attempts + 1):
+            try:
+                response = send()
+            except RegistryUnreachable as error:
+                if attempt == attempts or not error.again:
+                    raise
+                self._wait(self._delay(attempt), method, url)
+                continue
+            if response.status not in _AGAIN or attempt == attempts:
+                return response
+            asked = _retry_after(response)
+            if asked is not None and asked > self.limits.patience:
+                return response
+            response.discard()
+            self._wait(self._delay(attempt) if asked is None else asked, method, url)
+        raise AssertionError("no attempt was made")
+
+    def pause(self, attempt: int, method: str, url: str) -> None:
+        """The wait after a failed attempt, for those that count for themselves."""
+        self._wait(self._delay(attempt), method, url)
+
+    def _delay(self, attempt: int) -> float:
+        """Twice as long each time, and a little different for everybody."""
+        longest = min(self.limits.delay * 2 ** (attempt - 1), self.limits.delay_max)
+        return float(longest * random.uniform(0.75, 1))
+
+    def _wait(self, seconds: float, method: str, url: str) -> None:
+        if self.stop.wait(seconds):
+            raise RegistryError(f"{action(method, url)}: cancelled")
+
+    def _follow(self, method: str, url: str, headers: dict[str, str], body: bytes | Body | None) -> Response:
+        for _ in range(REDIRECTS_MAX + 1):
+            response = self._once(method, url, headers, body)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or location is None:
+                return response
+            if method not in ("GET", "HEAD") and response.status not in (307, 308):
+                return response
+            response.discard()
+            target = redirected(method, url, location)
+            if origin(target) != origin(url):
+                headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+            url = target
+        raise RegistryError(f"{action(method, url)}: stopped after {REDIRECTS_MAX} redirects")
+
+    def _once(self, method: str, url: str, headers: dict[str, str], body: bytes | Body | None) -> Response:
+        if self.stop.is_set():
+            raise RegistryError(f"{action(method, url)}: cancelled")
+        headers = {"User-Agent": f"layerfs/{__version__}", **headers}
+        manager, there = self._manager(url), origin(url)
+        source: bytes | BinaryIO | None = body.open() if isinstance(body, Body) else body
+        if body is not None:
+            headers["Content-Length"] = str(body.size if isinstance(body, Body) else len(body))
+        try:
+            raw = manager.urlopen(
+                method,
+                url,
+                body=source,
+                headers=headers,
+                redirect=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=self.limits.connect, read=self.limits.read),
+                preload_content=False,
+                decode_content=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._failure(method, url, error) from error
+        finally:
+            if isinstance(body, Body):
+                source.close()  # type: ignore[union-attr]
+        self._met.add(there)
+        return Response(raw, method, url)
+
+    def _failure(self, method: str, url: str, error: Exception) -> Exception:
+        """Whose fault it is: what reading the body raised stays what it was. One that has answered may come back."""
+        own = next((e for e in chain(error) if isinstance(e, LayerfsError)), None)
+        if own is not None:
+            return own
+        failure = connection_failure(method, url, error)
+        if isinstance(error, urllib3.exceptions.NewConnectionError) and origin(url) in self._met:
+            failure.again = True
+        return failure
+
+    def _manager(self, url: str) -> urllib3.PoolManager:
+        """The pool of connections for a URL's origin."""
+        key = origin(url)
+        with self._lock:
+            manager = self._managers.get(key)
+            if manager is None:
+                manager = self._managers[key] = self._new_manager(url)
+        return manager
+
+    def _new_manager(self, url: str) -> urllib3.PoolManager:
+        host = urlsplit(url).netloc.rpartition("@")[2]
+        context = self._trust(host) if url.startswith("https:") else None
+        proxy = self._proxy(url)
+        if proxy is not None:
+            manager = _proxy_manager(proxy, context)
+        else:
+            manager = urllib3.PoolManager(maxsize=8, blocksize=BLOCK, ssl_context=context)
+        if context is not None and not context.check_hostname:
+            manager.pool_classes_by_scheme = manager.pool_classes_by_scheme | {"https": _Unverified}
+        return manager
+
+    def close(self) -> None:
+        with self._lock:
+            managers, self._managers = self._managers, {}
+        for manager in managers.values():
+            manager.clear()
+
+
+def _proxy_manager(proxy: str, context: ssl.SSLContext | None) -> urllib3.PoolManager:
+    user, at, _ = urlsplit(proxy).netloc.rpartition("@")
+    who = urllib3.make_headers(proxy_basic_auth=unquote(user)) if at else None
+    try:
+        return urllib3.ProxyManager(proxy, proxy_headers=who, maxsize=8, blocksize=BLOCK, ssl_context=context)
+    except urllib3.exceptions.HTTPError as error:
+        raise InvalidInput(f"bad proxy {place(proxy)}: {error}") from None
+
+
+def _retry_after(response: Response) -> float | None:
+    """Seconds that the registry asks us to wait; None when it does not say."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    if not text:
+        return None
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+        return max(0.0, moment.timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,146 @@
+"""The command line against registries: docker's words, and no tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import layerfs
+from tests.registry.servers import PASSWORD, USER, Registry, free_port
+
+LAYERFS = [sys.executable, "-c", "import sys; from layerfs.cli import main; sys.exit(main())"]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, store: layerfs.Store) -> Run:
+    """run("push", name): the finished process, at a home of its own; an error is one line."""
+    home = tmp_path / "home"
+    home.mkdir()
+    passed = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    environ = passed | {"HOME": str(home), "LAYERFS_STORE": str(store.path)}
+
+    def run(*arguments: str, code: int = 0, input: str = "") -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*LAYERFS, *arguments], env=environ, input=input, capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def trusted(tmp_path: Path, guarded: Registry, run: Run) -> Registry:
+    """The registry with TLS, whose CA the home knows."""
+    place = tmp_path / "home/.config/containers/certs.d" / guarded.host
+    place.mkdir(parents=True)
+    assert guarded.ca is not None
+    (place / "ca.crt").write_bytes(guarded.ca.read_bytes())
+    return guarded
+
+
+def test_push_says_what_docker_says(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], run: Run
+) -> None:
+    name = f"{plain.host}/{repository}"
+    image = make_image(name, motd=repository)
+    layer = image.layers[0].diff_id.short
+    first, second = run("push", name).stdout.splitlines(), run("push", name).stdout.splitlines()
+    assert first[:3] == ["Using default tag: latest", f"The push refers to repository [{name}]", f"{layer}: Pushed"]
+    assert second[2] == f"{layer}: Layer already exists"
+    assert first[3] == second[3]
+    assert first[3].startswith("latest: digest: sha256:")
+    assert run("push", "-q", name).stdout == f"{name}:latest\n"
+
+
+def test_login_lets_us_in_and_logout_forgets(
+    trusted: Registry, repository: str, make_image: Callable[..., layerfs.Image], run: Run, tmp_path: Path
+) -> None:
+    name = f"{trusted.host}/{repository}:1"
+    make_image(name)
+    assert "unauthorized: authentication required" in run("push", name, code=1).stderr
+    done = run("login", "-u", USER, "--password-stdin", trusted.host, input=PASSWORD + "\n")
+    assert done.stdout == "Login Succeeded\n"
+    assert "stored unencrypted" in done.stderr
+    assert PASSWORD not in (tmp_path / "home/.docker/config.json").read_text()
+    run("push", name)
+    assert run("tags", f"{trusted.host}/{repository}").stdout == "1\n"
+    assert run("search", f"{trusted.host}/{repository}").stdout == f"{trusted.host}/{repository}\n"
+    assert run("logout", trusted.host).stdout == f"Removing login credentials for {trusted.host}\n"
+    assert run("logout", trusted.host).stdout == f"Not logged in to {trusted.host}\n"
+    run("push", name, code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-u", USER, "-p", "wrong"), "unauthorized: authentication required"),
+        (("--password-stdin",), "Must provide --username with --password-stdin"),
+        (("-u", USER, "-p", "x", "--password-stdin"), "--password and --password-stdin are mutually exclusive"),
+        ((), "Cannot perform an interactive login from a non TTY device"),
+    ],
+)
+def test_logins_that_fail_say_why(
+    trusted: Registry, run: Run, arguments: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    assert words in run("login", *arguments, trusted.host, code=1).stderr
+    assert not (tmp_path / "home/.docker").exists()
+
+
+def test_an_unknown_ca_is_said(guarded: Registry, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "home/.config/layerfs").mkdir(parents=True)
+    (tmp_path / "home/.config/layerfs/registries.toml").write_text(f'[registry."{guarded.host}"]\ninsecure = false\n')
+    done = run("tags", f"{guarded.host}/a", code=1)
+    assert done.stderr == (
+        f'layerfs: Get "https://{guarded.host}/v2/": tls: failed to verify certificate: '
+        "x509: certificate signed by unknown authority\n"
+    )
+
+
+def test_nobody_there_is_said(run: Run) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    done = run("tags", f"{host}/a", code=1)
+    assert done.stderr == f'layerfs: Get "http://{host}/v2/": dial tcp {host}: connect: connection refused\n'
+
+
+def test_an_image_is_inspected_where_it_is(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], run: Run
+) -> None:
+    name = f"{plain.host}/{repository}:1"
+    image = make_image(name)
+    run("push", name)
+    (found,) = json.loads(run("inspect", "--remote", name).stdout)
+    assert (found["Id"], found["RepoTags"]) == (image.id, [name])
+    assert run("inspect", "--remote", "-f", "{{.Architecture}}", name).stdout.strip() == found["Architecture"]
+    raw = json.loads(run("manifest", "inspect", name).stdout)
+    assert raw["config"]["digest"] == image.id
+    missing = run("inspect", "--remote", f"{plain.host}/{repository}:2", code=1)
+    assert f"manifest for {plain.host}/{repository}:2 not found: manifest unknown" in missing.stderr
+
+
+def test_manifests_are_removed_where_they_are(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], run: Run
+) -> None:
+    name = f"{plain.host}/{repository}:1"
+    make_image(name)
+    digest = run("push", name).stdout.split("digest: ")[1].split()[0]
+    run("manifest", "rm", f"{plain.host}/{repository}@{digest}")
+    assert "manifest unknown" in run("manifest", "rm", f"{plain.host}/{repository}@{digest}", code=1).stderr
+
+
+def test_copies_print_the_digest(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], run: Run, tmp_path: Path
+) -> None:
+    name = f"{plain.host}/{repository}:1"
+    make_image(name)
+    digest = run("push", name).stdout.split("digest: ")[1].split()[0]
+    assert run("copy", f"docker://{name}", f"oci:{tmp_path}/layout:1").stdout == f"{digest}\n"
+    assert "want docker://NAME" in run("copy", name, f"oci:{tmp_path}/x", code=1).stderr
+    assert "mutually exclusive" in run("copy", "--all", "--platform=linux", f"docker://{name}", "oci:x", code=1).stderr

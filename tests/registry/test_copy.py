@@ -1,0 +1,154 @@
+"""Copies without a store, with skopeo as the judge."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import layerfs
+from layerfs.digest import Digest
+from layerfs.errors import AlreadyExists, ImageNotFound, InvalidArchive, InvalidInput, LayerfsError, RegistryNotFound
+from layerfs.oci import Descriptor, Platform, build_index, layout, media, parse_document
+from layerfs.registry.connect import Registries
+from layerfs.registry.copy import Copied, copy
+from layerfs.registry.places import Place
+from tests.registry.servers import Registry, get
+from tests.registry.test_push import skopeo
+
+Copy = Callable[..., Copied]
+
+
+@pytest.fixture
+def copied(registries: Registries) -> Copy:
+    def copy_one(source: str, target: str, **how: object) -> Copied:
+        return copy(Place.parse(source), Place.parse(target), registries, **how)  # type: ignore[arg-type]
+
+    return copy_one
+
+
+@pytest.fixture
+def image_layout(
+    make_image: Callable[..., layerfs.Image], store: layerfs.Store, tmp_path: Path, repository: str
+) -> Path:
+    """An OCI layout of one image, with the tag `1`."""
+    make_image("app:1", motd=repository)
+    store.save(["app:1"], tmp_path / "layout", format="oci-dir", compression="gzip")
+    return tmp_path / "layout"
+
+
+@pytest.fixture
+def index_layout(image_layout: Path) -> Path:
+    """The layout with an index of two platforms and an attestation, tag `all`, and a signature that refers to it."""
+    (one,) = parse_document((image_layout / "index.json").read_bytes(), media.OCI_INDEX).manifests  # type: ignore[union-attr]
+    plain = Descriptor(one.media_type, one.digest, one.size)
+
+    def put(raw: bytes, media_type: str) -> Descriptor:
+        (image_layout / layout.blob_path(Digest.of(raw))).write_bytes(raw)
+        return Descriptor(media_type, Digest.of(raw), len(raw))
+
+    empty = put(b"{}", media.OCI_EMPTY).document()
+    attestation = {"schemaVersion": 2, "mediaType": media.OCI_MANIFEST, "config": empty, "layers": [empty]}
+    proof = put(json.dumps(attestation).encode(), media.OCI_MANIFEST)
+    index = build_index(
+        (
+            replace(plain, platform=Platform.host()),
+            replace(plain, platform=Platform("linux", "s390x")),
+            replace(proof, platform=Platform("unknown", "unknown")),
+        )
+    )
+    top = put(index.raw, media.OCI_INDEX)
+    signature = attestation | {"subject": top.document(), "artifactType": "application/x-signature"}
+    signed = put(json.dumps(signature).encode(), media.OCI_MANIFEST)
+    named = replace(top, annotations=(("org.opencontainers.image.ref.name", "all"),))
+    (image_layout / "index.json").write_bytes(build_index((one, named, signed)).raw)
+    return image_layout
+
+
+def digest_of(path: Path) -> str:
+    found: str = json.loads((path / "index.json").read_bytes())["manifests"][0]["digest"]
+    return found
+
+
+def test_around_the_places_nothing_changes(
+    image_layout: Path, plain: Registry, repository: str, copied: Copy, tmp_path: Path
+) -> None:
+    here, there = f"docker://{plain.host}/{repository}:1", f"docker://{plain.host}/{repository}/other:2"
+    steps = [f"oci:{image_layout}", here, there, f"oci-archive:{tmp_path}/a.tar:x", f"oci:{tmp_path}/back"]
+    for source, target in itertools.pairwise(steps):
+        assert str(copied(source, target).digest) == digest_of(image_layout)
+    assert digest_of(tmp_path / "back") == digest_of(image_layout)
+
+
+def test_skopeo_and_we_write_the_same_blobs(
+    image_layout: Path, plain: Registry, repository: str, copied: Copy, tmp_path: Path
+) -> None:
+    copied(f"oci:{image_layout}", f"docker://{plain.host}/{repository}:1")
+    skopeo("copy", "--src-tls-verify=false", f"docker://{plain.host}/{repository}:1", f"oci:{tmp_path}/theirs:1")
+    copied(f"docker://{plain.host}/{repository}:1", f"oci:{tmp_path}/ours:1")
+    names = {side: {p.name for p in (tmp_path / side / "blobs/sha256").iterdir()} for side in ("ours", "theirs")}
+    assert names["ours"] == names["theirs"]
+
+
+def test_skopeo_takes_our_archives(image_layout: Path, copied: Copy, tmp_path: Path) -> None:
+    copied(f"oci:{image_layout}", f"docker-archive:{tmp_path}/a.tar:app:2")
+    copied(f"docker-archive:{tmp_path}/a.tar:app:2", f"oci:{tmp_path}/again")
+    config = json.loads(skopeo("inspect", "--config", "--raw", f"docker-archive:{tmp_path}/a.tar"))
+    assert config == json.loads(skopeo("inspect", "--config", "--raw", f"oci:{tmp_path}/again"))
+
+
+def test_a_whole_index_is_copied_with_all_that_belongs_to_it(
+    index_layout: Path, plain: Registry, repository: str, copied: Copy, tmp_path: Path
+) -> None:
+    name = f"docker://{plain.host}/{repository}:all"
+    result = copied(f"oci:{index_layout}:all", name, everything=True, referrers=True)
+    assert result.manifests == 4
+    copied(name, f"oci:{tmp_path}/back", everything=True, referrers=True)
+    blobs = [{p.name for p in (place / "blobs/sha256").iterdir()} for place in (index_layout, tmp_path / "back")]
+    assert blobs[0] == blobs[1]
+
+
+def test_one_platform_is_taken_from_an_index(index_layout: Path, copied: Copy, tmp_path: Path) -> None:
+    one = copied(f"oci:{index_layout}:all", f"oci:{tmp_path}/one", platform=Platform("linux", "s390x"))
+    assert (one.manifests, str(one.digest)) == (1, digest_of(index_layout))
+    with pytest.raises(RegistryNotFound, match="no matching manifest for linux/riscv64"):
+        copied(f"oci:{index_layout}:all", f"oci:{tmp_path}/none", platform=Platform("linux", "riscv64"))
+
+
+def test_damaged_blobs_are_not_copied(
+    image_layout: Path, plain: Registry, repository: str, copied: Copy, tmp_path: Path
+) -> None:
+    manifest = json.loads((image_layout / "blobs/sha256" / digest_of(image_layout)[7:]).read_bytes())
+    layer = image_layout / "blobs/sha256" / manifest["layers"][0]["digest"][7:]
+    data = bytearray(layer.read_bytes())
+    data[len(data) // 2] ^= 1
+    layer.chmod(0o600)
+    layer.write_bytes(data)
+    for target in (f"docker://{plain.host}/{repository}:1", f"oci:{tmp_path}/x", f"oci-archive:{tmp_path}/x.tar"):
+        with pytest.raises(LayerfsError, match="digest"):
+            copied(f"oci:{image_layout}", target)
+    with pytest.raises(Exception, match="404"):
+        get(plain.host, f"/v2/{repository}/manifests/1")
+    assert not (tmp_path / "x.tar").exists() and not (tmp_path / "x/oci-layout").exists()
+
+
+@pytest.mark.parametrize("text", ["", "app:1", "oci:", "docker:app", "dir:/x", "oci::x", "docker-archive:"])
+def test_places_that_are_none(text: str) -> None:
+    with pytest.raises(InvalidInput, match="want docker://NAME"):
+        Place.parse(text)
+
+
+def test_what_is_not_there_is_said(index_layout: Path, copied: Copy, tmp_path: Path) -> None:
+    with pytest.raises(ImageNotFound, match="no image 'none' in the layout"):
+        copied(f"oci:{index_layout}:none", f"oci:{tmp_path}/x")
+    with pytest.raises(InvalidInput, match="holds 3 images, name one"):
+        copied(f"oci:{index_layout}", f"oci:{tmp_path}/x")
+    with pytest.raises(AlreadyExists):
+        copied(f"oci:{index_layout}:1", f"oci:{index_layout}")
+    (tmp_path / "tree").mkdir()
+    with pytest.raises(InvalidArchive, match="not an OCI layout"):
+        copied(f"oci:{tmp_path}/tree", f"oci:{tmp_path}/x")

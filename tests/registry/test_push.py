@@ -1,0 +1,199 @@
+"""Pushing from a store, with skopeo and podman as judges."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import layerfs
+from layerfs.digest import Digest
+from layerfs.errors import ImageNotFound, InvalidInput, RegistryDenied
+from layerfs.oci import Manifest
+from layerfs.registry.config import Settings
+from layerfs.registry.credentials import Credential
+from layerfs.registry.push import Pushed
+from tests.registry.servers import PASSWORD, USER, Registry, TokenServer, get
+
+Push = Callable[..., list[Pushed]]
+
+
+@pytest.fixture
+def push(store: layerfs.Store, settings: Settings) -> Push:
+    def push(name: str, **how: object) -> list[Pushed]:
+        return store.push(name, settings=settings, **how)  # type: ignore[arg-type]
+
+    return push
+
+
+def hows(pushed: list[Pushed]) -> list[str]:
+    return [layer.sent.how for layer in pushed[0].layers]
+
+
+def skopeo(*arguments: str | Path) -> str:
+    done = subprocess.run(["skopeo", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_skopeo_reads_what_was_pushed(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], push: Push, tmp_path: Path
+) -> None:
+    name = f"{plain.host}/{repository}:1"
+    image = make_image(name)
+    (pushed,) = push(name)
+    skopeo("copy", "--src-tls-verify=false", f"docker://{name}", f"dir:{tmp_path}/out")
+    raw = (tmp_path / "out/manifest.json").read_bytes()
+    assert (raw, Digest.of(raw)) == (pushed.manifest.raw, pushed.digest)
+    assert Manifest.parse(raw).config.digest == image.id
+
+
+def test_what_is_there_is_not_sent_again(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], push: Push
+) -> None:
+    name = f"{plain.host}/{repository}"
+    make_image(name, motd=repository)
+    first, second = push(name), push(name)
+    assert (hows(first), hows(second)) == (["sent"], ["there"])
+    assert first[0].digest == second[0].digest
+
+
+def test_only_the_new_layer_of_a_commit_is_sent(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], push: Push, store: layerfs.Store
+) -> None:
+    name = f"{plain.host}/{repository}"
+    image = make_image(f"{name}:1", motd=repository)
+    push(f"{name}:1")
+    box = store.create(image)
+    with box.mount() as root:
+        (root / "new").write_text("new\n")
+    box.commit(f"{name}:2")
+    assert hows(push(f"{name}:2")) == ["there", "sent"]
+
+
+def test_layers_are_mounted_from_the_repository_that_has_them(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], push: Push, store: layerfs.Store
+) -> None:
+    make_image(f"{plain.host}/{repository}", motd=repository)
+    push(f"{plain.host}/{repository}")
+    store.tag(f"{plain.host}/{repository}", f"{plain.host}/{repository}/other")
+    (pushed,) = push(f"{plain.host}/{repository}/other")
+    assert [(layer.sent.how, layer.sent.source) for layer in pushed.layers] == [("mounted", repository)]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_a_loaded_image_is_pushed_with_its_own_manifest(
+    plain: Registry,
+    repository: str,
+    make_image: Callable[..., layerfs.Image],
+    push: Push,
+    store: layerfs.Store,
+    settings: Settings,
+    tmp_path: Path,
+    compression: str,
+) -> None:
+    make_image("local:1", motd=repository)
+    store.save(["local:1"], tmp_path / "layout", format="oci-dir", compression=compression)
+    index = json.loads((tmp_path / "layout/index.json").read_bytes())
+    name = f"{plain.host}/{repository}:{compression}"
+    with layerfs.Store(tmp_path / "other") as other:
+        other.load(tmp_path / "layout")
+        other.tag("local:1", name)
+        (pushed,) = other.push(name, settings=settings)
+    assert str(pushed.digest) == index["manifests"][0]["digest"]
+    assert get(plain.host, f"/v2/{repository}/manifests/{pushed.digest}") == pushed.manifest.raw
+
+
+def test_the_name_has_a_digest_afterwards(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], push: Push, store: layerfs.Store
+) -> None:
+    name = f"{plain.host}/{repository}"
+    make_image(name)
+    (pushed,) = push(name)
+    assert store.inspect(name)["RepoDigests"] == [f"{name}@{pushed.digest}"]
+    assert store.fsck() == []
+    store.gc()
+    assert hows(push(name)) == ["there"]
+
+
+def test_a_push_goes_to_a_second_registry_from_the_first(
+    plain: Registry,
+    guarded: Registry,
+    repository: str,
+    make_image: Callable[..., layerfs.Image],
+    push: Push,
+    store: layerfs.Store,
+    settings: Settings,
+) -> None:
+    here, there = f"{plain.host}/{repository}", f"{guarded.host}/{repository}"
+    make_image(here, motd=repository)
+    first = push(here)
+    store.tag(here, there)
+    assert settings.auth is not None
+    settings.auth.store(guarded.host, Credential(USER, PASSWORD))
+    second = push(there)
+    assert (hows(second), second[0].digest) == (["sent"], first[0].digest)
+
+
+def test_all_tags_go_at_once(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], push: Push
+) -> None:
+    for tag in ("1", "2"):
+        make_image(f"{plain.host}/{repository}:{tag}", motd=tag)
+    pushed = push(f"{plain.host}/{repository}", all_tags=True)
+    assert [each.reference.tag for each in pushed] == ["1", "2"]
+    assert set(json.loads(get(plain.host, f"/v2/{repository}/tags/list"))["tags"]) == {"1", "2"}
+
+
+def test_what_is_not_there_is_said_in_dockers_words(plain: Registry, push: Push) -> None:
+    with pytest.raises(ImageNotFound) as caught:
+        push(f"{plain.host}/none:1")
+    assert str(caught.value) == f"An image does not exist locally with the tag: {plain.host}/none"
+    with pytest.raises(InvalidInput, match="cannot push a digest reference"):
+        push(f"{plain.host}/none@sha256:{'0' * 64}")
+    with pytest.raises(InvalidInput, match="tag can't be used with --all-tags/-a"):
+        push(f"{plain.host}/none:1", all_tags=True)
+
+
+def test_a_push_that_is_not_allowed_names_its_repository(
+    guarded: Registry, repository: str, make_image: Callable[..., layerfs.Image], push: Push
+) -> None:
+    make_image(f"{guarded.host}/{repository}")
+    with pytest.raises(RegistryDenied) as caught:
+        push(f"{guarded.host}/{repository}")
+    assert str(caught.value) == f"{guarded.host}/{repository}: unauthorized: authentication required"
+
+
+def test_tokens_let_a_push_in(
+    tokened: Registry,
+    tokens: TokenServer,
+    repository: str,
+    make_image: Callable[..., layerfs.Image],
+    push: Push,
+    settings: Settings,
+) -> None:
+    assert settings.auth is not None
+    settings.auth.store(tokened.host, Credential(USER, PASSWORD))
+    make_image(f"{tokened.host}/{repository}", motd=repository)
+    tokens.asked.clear()
+    assert hows(push(f"{tokened.host}/{repository}")) == ["sent"]
+    assert tokens.asked == [[f"repository:{repository}:pull,push"]]
+
+
+@pytest.mark.skipif(shutil.which("podman") is None, reason="needs podman")
+def test_podman_pulls_what_was_pushed(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], push: Push, tmp_path: Path
+) -> None:
+    name = f"{plain.host}/{repository}:1"
+    image = make_image(name, motd=repository)
+    push(name)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:  # a short path, as podman wants it
+        podman = ["podman", "--root", f"{place}/root", "--runroot", f"{place}/run", "--storage-driver", "vfs"]
+        done = subprocess.run([*podman, "pull", "-q", "--tls-verify=false", name], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == image.id.removeprefix("sha256:")

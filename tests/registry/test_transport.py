@@ -1,0 +1,182 @@
+"""HTTP to registries: retries, redirects, and what errors say."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from layerfs.errors import RegistryError, RegistryUnreachable
+from layerfs.registry.config import Settings
+from layerfs.registry.transport import Body, Transport, redirected
+from tests.registry.servers import QUICK, Answer, Request, free_port, scripted
+
+
+@pytest.fixture
+def transport() -> Iterator[Transport]:
+    transport = Transport(Settings().context, limits=QUICK)
+    yield transport
+    transport.close()
+
+
+def _in_turn(*answers: Answer):  # type: ignore[no-untyped-def]
+    left = list(answers)
+    return lambda request: left.pop(0) if len(left) > 1 else left[0]
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_busy_servers_are_asked_again(transport: Transport, status: int) -> None:
+    with scripted(_in_turn(Answer(status), Answer(status), Answer(200, b"well"))) as (host, seen):
+        assert transport.request("GET", f"http://{host}/").body(100) == b"well"
+    assert len(seen) == 3
+
+
+def test_the_last_refusal_is_the_answer(transport: Transport) -> None:
+    with scripted(lambda request: Answer(503)) as (host, seen):
+        assert transport.request("GET", f"http://{host}/").status == 503
+    assert len(seen) == QUICK.attempts
+
+
+def test_retry_after_is_obeyed(transport: Transport) -> None:
+    with scripted(_in_turn(Answer(429, headers={"Retry-After": "1"}), Answer(200))) as (host, _):
+        begun = time.monotonic()
+        assert transport.request("GET", f"http://{host}/").status == 200
+    assert time.monotonic() - begun >= 1
+
+
+def test_a_retry_after_beyond_patience_is_the_answer(transport: Transport) -> None:
+    with scripted(lambda request: Answer(429, headers={"Retry-After": "3600"})) as (host, seen):
+        assert transport.request("GET", f"http://{host}/").status == 429
+    assert len(seen) == 1
+
+
+def test_other_refusals_are_not_repeated(transport: Transport) -> None:
+    with scripted(lambda request: Answer(404)) as (host, seen):
+        assert transport.request("GET", f"http://{host}/").status == 404
+    assert len(seen) == 1
+
+
+def test_a_body_is_sent_again_from_its_start(transport: Transport) -> None:
+    import io
+
+    with scripted(_in_turn(Answer(500), Answer(201))) as (host, seen):
+        transport.request("PUT", f"http://{host}/", body=Body(5, lambda: io.BytesIO(b"bytes"))).close()
+    assert [request.body for request in seen] == [b"bytes", b"bytes"]
+
+
+def test_stopping_ends_waits_and_further_requests() -> None:
+    stop = threading.Event()
+    transport = Transport(Settings().context, limits=QUICK, stop=stop)
+
+    def busy(request: Request) -> Answer:
+        stop.set()
+        return Answer(429, headers={"Retry-After": "2"})
+
+    with scripted(busy) as (host, seen), pytest.raises(RegistryError, match="cancelled"):
+        transport.request("GET", f"http://{host}/")
+    assert len(seen) == 1
+
+
+def test_a_redirect_keeps_who_we_are_only_on_the_same_host(transport: Transport) -> None:
+    with scripted(lambda request: Answer(200)) as (other, told):
+
+        def send_on(request: Request) -> Answer:
+            step = {"/a": "/b", "/b": f"http://{other}/c"}[request.path]
+            return Answer(307, headers={"Location": step})
+
+        with scripted(send_on) as (host, seen):
+            transport.request("GET", f"http://{host}/a", headers={"Authorization": "Bearer x"}).close()
+    assert [request.headers["Authorization"] for request in seen] == ["Bearer x", "Bearer x"]
+    assert [request.headers["Authorization"] for request in told] == [None]
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "ftp://host/x", "gopher://x/", "http://user:secret@host/", "http://[", "https://"],
+)
+def test_redirects_lead_to_http_alone(location: str) -> None:
+    with pytest.raises(RegistryError, match=r"redirect"):
+        redirected("GET", "http://host/v2/", location)
+
+
+def test_redirects_never_lead_from_https_to_http() -> None:
+    with pytest.raises(RegistryError, match=r"from https to http://other/x"):
+        redirected("GET", "https://host/v2/", "http://other/x?signature=secret")
+
+
+def test_endless_redirects_end(transport: Transport) -> None:
+    with (
+        scripted(lambda request: Answer(302, headers={"Location": request.path + "x"})) as (host, _),
+        pytest.raises(RegistryError, match="stopped after 10 redirects"),
+    ):
+        transport.request("GET", f"http://{host}/")
+
+
+def test_a_body_that_breaks_off_is_an_error(transport: Transport) -> None:
+    with scripted(lambda request: Answer(200, b"0123456789", cut=4)) as (host, _):
+        answer = transport.request("GET", f"http://{host}/")
+        with pytest.raises(RegistryUnreachable):
+            answer.body(100)
+
+
+def test_a_body_longer_than_allowed_is_an_error(transport: Transport) -> None:
+    with (
+        scripted(lambda request: Answer(200, b"0123456789")) as (host, _),
+        pytest.raises(RegistryError, match="longer than 9 bytes"),
+    ):
+        transport.request("GET", f"http://{host}/").body(9)
+
+
+def test_connections_are_used_again(transport: Transport) -> None:
+    with scripted(lambda request: Answer(404, b"no")) as (host, _):
+        for _ in range(3):
+            transport.request("GET", f"http://{host}/").discard()
+        manager = transport._manager(f"http://{host}/")
+        assert manager.connection_from_url(f"http://{host}/").num_connections == 1
+
+
+def test_nobody_there_is_said_in_dockers_words(transport: Transport) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    with pytest.raises(RegistryUnreachable) as caught:
+        transport.request("GET", f"http://{host}/v2/")
+    assert str(caught.value) == f'Get "http://{host}/v2/": dial tcp {host}: connect: connection refused'
+
+
+def test_a_host_without_an_address_is_said_in_dockers_words(transport: Transport) -> None:
+    with pytest.raises(RegistryUnreachable, match=r"dial tcp: lookup nowhere\.invalid: no such host"):
+        transport.request("GET", "http://nowhere.invalid/v2/")
+
+
+def test_an_unknown_authority_is_said_in_dockers_words(guarded, transport: Transport) -> None:  # type: ignore[no-untyped-def]
+    strict = Transport(lambda host: ssl.create_default_context(), limits=QUICK)
+    with pytest.raises(RegistryUnreachable, match="x509: certificate signed by unknown authority"):
+        strict.request("GET", f"https://{guarded.host}/v2/")
+
+
+def test_plain_http_where_tls_is_wanted_is_said_in_dockers_words(plain, transport: Transport) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(RegistryUnreachable, match="http: server gave HTTP response to HTTPS client"):
+        transport.request("GET", f"https://{plain.host}/v2/")
+
+
+def test_silence_ends_after_the_timeout() -> None:
+    from dataclasses import replace
+
+    transport = Transport(Settings().context, limits=replace(QUICK, read=0.2, attempts=1))
+    done = threading.Event()
+    with (
+        scripted(lambda request: Answer(200 if done.wait(5) else 500)) as (host, _),
+        pytest.raises(RegistryUnreachable, match="i/o timeout"),
+    ):
+        transport.request("GET", f"http://{host}/")
+    done.set()
+
+
+def test_a_proxy_is_used_and_told_who_asks(transport: Transport) -> None:
+    with scripted(lambda request: Answer(200, b"by proxy")) as (host, seen):
+        proxied = Transport(Settings().context, lambda url: f"http://me:pw@{host}", QUICK)
+        assert proxied.request("GET", "http://registry.example/v2/").body(100) == b"by proxy"
+    assert seen[0].path == "http://registry.example/v2/"
+    assert seen[0].headers["Proxy-Authorization"] == "Basic bWU6cHc="

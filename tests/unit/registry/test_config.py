@@ -1,0 +1,139 @@
+"""What is known of registries before one is asked."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from layerfs.errors import InvalidInput
+from layerfs.registry import config
+from layerfs.registry.config import Settings
+from layerfs.registry.connect import Registries
+from layerfs.registry.names import api_host, credential_key, domain_of, is_loopback
+
+TOML = """
+insecure-registries = ["r.example:5000", "10.0.0.0/8"]
+registry-mirrors = ["https://mirror.example"]
+timeout = 7
+attempts = 2
+[registry."near.example"]
+mirrors = ["http://127.0.0.1:1"]
+insecure = true
+[registry."127.0.0.1:9"]
+insecure = false
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """load("toml", **environment): settings of a home of our own."""
+    monkeypatch.setattr(config, "_SYSTEM", tmp_path / "none")
+    monkeypatch.setattr(config, "_DAEMON", tmp_path / "daemon.json")
+    monkeypatch.setattr(config, "_CERTS", (tmp_path / "certs.d",))
+
+    def load(toml: str = "", **environ: str) -> Settings:
+        place = tmp_path / ".config/layerfs"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "registries.toml").write_text(toml)
+        return Settings.load(environ, home=tmp_path)
+
+    return load
+
+
+def test_the_file_says_what_docker_says_and_more(load) -> None:  # type: ignore[no-untyped-def]
+    settings = load(TOML)
+    assert settings.mirrors == {"docker.io": ("https://mirror.example",), "near.example": ("http://127.0.0.1:1",)}
+    assert (settings.limits.read, settings.limits.attempts) == (7.0, 2)
+    insecure = {
+        "r.example:5000",
+        "10.1.2.3:80",
+        "10.1.2.3",
+        "near.example",
+        "localhost:5000",
+        "127.0.0.2",
+        "[::1]:5000",
+    }
+    secure = {"r.example", "11.0.0.1", "127.0.0.1:9", "docker.io"}
+    assert {host for host in insecure | secure if settings.is_insecure(host)} == insecure
+
+
+def test_dockers_daemon_json_is_understood(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "daemon.json").write_text('{"insecure-registries": ["a.example"], "registry-mirrors": ["https://m"]}')
+    settings = load()
+    assert settings.is_insecure("a.example")
+    assert settings.mirrors["docker.io"] == ("https://m",)
+
+
+@pytest.mark.parametrize("text", ["x", "a = [", 'insecure-registries = "a"', "[registry]\nx = 3", "timeout = 'x'"])
+def test_bad_files_are_said_with_their_name(load, text: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InvalidInput, match=r"registries\.toml"):
+        load(text)
+
+
+def test_a_file_that_was_asked_for_has_to_be_there(load) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InvalidInput, match="no such file"):
+        load(LAYERFS_REGISTRIES="/no/such.toml")
+
+
+def test_only_insecure_registries_are_tried_without_tls(load) -> None:  # type: ignore[no-untyped-def]
+    settings = load()
+    assert settings.addresses("r.example") == ("https://r.example",)
+    assert settings.addresses("localhost:5000") == ("https://localhost:5000", "http://localhost:5000")
+
+
+def test_certificates_of_a_host_make_it_verified(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "certs.d/127.0.0.1:5000").mkdir(parents=True)
+    settings = load()
+    assert settings.addresses("127.0.0.1:5000") == ("https://127.0.0.1:5000",)
+    assert settings.context("127.0.0.1:5000").verify_mode == ssl.CERT_REQUIRED
+    (tmp_path / "certs.d/127.0.0.1:5000/ca.crt").write_text("no certificate")
+    with pytest.raises(InvalidInput, match=r"cannot use the certificates.*ca\.crt"):
+        settings.context("127.0.0.1:5000")
+
+
+def test_a_client_certificate_needs_its_key(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "certs.d/r.example").mkdir(parents=True)
+    (tmp_path / "certs.d/r.example/client.cert").write_text("")
+    with pytest.raises(InvalidInput, match=r"missing key client\.key for client certificate client\.cert"):
+        load().context("r.example")
+
+
+def test_proxies_are_those_of_the_environment(load) -> None:  # type: ignore[no-untyped-def]
+    settings = load(HTTPS_PROXY="proxy.example:3128", http_proxy="http://p:1", no_proxy="near.example,.inner")
+    assert settings.proxy("https://r.example/v2/") == "http://proxy.example:3128"
+    assert settings.proxy("http://r.example/v2/") == "http://p:1"
+    for direct in ("https://near.example/", "https://a.inner/", "http://127.0.0.1:5000/", "http://localhost/"):
+        assert settings.proxy(direct) is None
+
+
+def test_mirrors_are_read_first() -> None:
+    settings = Settings(mirrors={"docker.io": ("https://mirror.example/",)})
+    with Registries(settings) as registries:
+        clients = registries.readers("docker.io")
+        assert [client.name for client in clients] == ["mirror.example", "docker.io"]
+        assert [client.session._addresses for client in clients] == [
+            ("https://mirror.example",),
+            ("https://registry-1.docker.io",),
+        ]
+
+
+def test_names_of_docker_io() -> None:
+    assert (api_host("docker.io"), api_host("a:1")) == ("registry-1.docker.io", "a:1")
+    assert credential_key("docker.io") == "https://index.docker.io/v1/"
+    servers = ["", "docker.io", "https://index.docker.io/v1/", "registry-1.docker.io"]
+    assert {domain_of(server) for server in servers} == {"docker.io"}
+    assert domain_of("https://r.example:5000/v2/") == "r.example:5000"
+
+
+@pytest.mark.parametrize("server", ["https://", "/", "a b", "me:pw@host", "http://?x"])
+def test_servers_without_a_host_are_refused(server: str) -> None:
+    with pytest.raises(InvalidInput, match="invalid registry"):
+        domain_of(server)
+
+
+def test_this_machine_is_known_by_name_and_address() -> None:
+    here = ["localhost", "localhost:5000", "127.0.0.1:1", "127.9.9.9", "[::1]:5000", "x.localhost"]
+    assert all(map(is_loopback, here))
+    assert not any(map(is_loopback, ["local", "10.0.0.1", "example.com", "[::2]", "127.0.0.1.example.com"]))
