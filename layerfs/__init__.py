@@ -21,7 +21,7 @@ from layerfs._lazy import loader
 from layerfs._version import __version__
 
 if TYPE_CHECKING:
-    from layerfs.engine import Container, Image, Layer, Store, diff
+    from layerfs.engine import Container, Image, Layer, Snapshot, Store, diff
     from layerfs.errors import LayerfsError
 
 _load = loader(
@@ -31,6 +31,7 @@ _load = loader(
         "Image": "engine",
         "Layer": "engine",
         "LayerfsError": "errors",
+        "Snapshot": "engine",
         "Store": "engine",
         "diff": "engine",
     },
@@ -45,4 +46,4 @@ def __dir__() -> list[str]:
     return __all__
 
 
-__all__ = ["Container", "Image", "Layer", "LayerfsError", "Store", "__version__", "diff", "errors"]
+__all__ = ["Container", "Image", "Layer", "LayerfsError", "Snapshot", "Store", "__version__", "diff", "errors"]

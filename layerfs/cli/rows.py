@@ -239,6 +239,25 @@ def image_usage_rows(store: Store) -> list[Row]:
     return rows
 
 
+def snapshot_rows(boxes: Iterable[Container], *, truncate: bool, sizes: bool) -> list[Row]:
+    from layerfs.engine.space import snapshot_sizes
+
+    found = [(box.name, each) for box in boxes for each in box.snapshots()]
+    taken = snapshot_sizes(found[0][1].store, [each.record for _, each in found]) if found and sizes else {}
+    return [
+        {
+            "ID": _cut(each.id, truncate),
+            "Container": name,
+            "Name": each.name,
+            "CreatedSince": human_ago(each.created_ns),
+            "CreatedAt": moment(each.created_ns),
+            "SharedSize": human_size(taken[each.id].shared) if sizes else "N/A",
+            "PrivateSize": human_size(taken[each.id].private) if sizes else "N/A",
+        }
+        for name, each in found
+    ]
+
+
 def gc_text(result: GcResult) -> str:
     """One line: what went, and how much that freed."""
     counts = {name: getattr(result, name) for name in ("layers", "trees", "blobs", "contents", "packs", "orphans")}

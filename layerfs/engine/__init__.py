@@ -14,9 +14,22 @@ from layerfs.engine.records import Change, LoadedImage
 from layerfs.engine.store import Store, diff
 
 if TYPE_CHECKING:
+    from layerfs.engine.snapshots import Snapshot
     from layerfs.engine.state import State
     from layerfs.engine.upkeep import GcResult, Sizes
 
-__getattr__ = loader(__name__, {"GcResult": "upkeep", "Sizes": "upkeep", "State": "state"})
+__getattr__ = loader(__name__, {"GcResult": "upkeep", "Sizes": "upkeep", "Snapshot": "snapshots", "State": "state"})
 
-__all__ = ["Change", "Container", "GcResult", "Image", "Layer", "LoadedImage", "Sizes", "State", "Store", "diff"]
+__all__ = [
+    "Change",
+    "Container",
+    "GcResult",
+    "Image",
+    "Layer",
+    "LoadedImage",
+    "Sizes",
+    "Snapshot",
+    "State",
+    "Store",
+    "diff",
+]

@@ -18,6 +18,7 @@ from layerfs.errors import ContainerNotFound, InUse, InvalidInput, LayerfsError
 if TYPE_CHECKING:
     from layerfs.engine.image import Image
     from layerfs.engine.settings import Settings
+    from layerfs.engine.snapshots import Snapshot
     from layerfs.engine.state import State
     from layerfs.engine.stats import Stats
     from layerfs.engine.store import Store
@@ -180,18 +181,21 @@ class Container(Programs):
             self.state.kill()
 
     def sizes(self) -> Sizes:
-        """Bytes of its own files and of its image's."""
+        """Bytes of its own files (with what snapshots have frozen of them) and of its image's."""
+        from layerfs.engine.space import state_size
         from layerfs.engine.upkeep import Sizes, upper_size
 
-        return Sizes(upper_size(self.upper), self.image.size)
+        base = self.record.base
+        return Sizes(upper_size(self.upper) + (state_size(self.store, base) if base else 0), self.image.size)
 
     # the file system
 
     def tree(self) -> Tree:
-        """The image's merged tree: what is below the writable layer."""
+        """What is below the writable layer: the image's merged tree, with what snapshots have frozen since."""
+        from layerfs.engine.snapshots import stack_of
         from layerfs.layer import merged_tree
 
-        return merged_tree(self.store.root, self.store.image_of(self.record).diff_ids)
+        return merged_tree(self.store.root, stack_of(self.store, self.record))
 
     def mount(
         self,
@@ -223,11 +227,14 @@ class Container(Programs):
         return mount_container(self.store, self.record, place, engine, read_only, options)
 
     def diff(self) -> list[Change]:
-        """What it changed, in docker's order and words; also while it is mounted or runs."""
+        """What it changed of its image, in docker's order and words; also while it is mounted or runs."""
         from layerfs.engine.running import release
+        from layerfs.engine.snapshots import diff_from_image
         from layerfs.layer.changes import changes
 
         release(self)
+        if self.record.base:
+            return diff_from_image(self)
         return [Change(c.kind, os.fsdecode(c.path)) for c in changes(self.upper, self.tree(), index=self._index)]
 
     @property
@@ -267,32 +274,75 @@ class Container(Programs):
         Raises:
             InvalidInput: a bad tag or change, or a name that no layer can hold. InUse: it changed while it was read.
         """
-        from layerfs.engine.image import Image
+        from layerfs.engine.committing import commit
         from layerfs.engine.running import release
-        from layerfs.image.commit import commit_image
-        from layerfs.image.images import Images
-        from layerfs.layer import commit_layer
-        from layerfs.reference import Reference
 
-        references = [Reference.parse(tag).tagged()] if tag else []
         release(self)
-        root = self.store.root
-        parent = self.store.image_of(self.record)
-        config = self.settings.config(Images(root).config(parent).config)
-        with root.leases.acquire("commit") as lease:
-            layer = commit_layer(root, self.upper, self.tree(), lease=lease, index=self._index, progress=progress)
-            image = commit_image(
-                root,
-                parent,
-                layer.diff_id if layer else None,
-                config,
-                command=[*(config.entrypoint or ()), *(config.cmd or ())],
-                author=author,
-                message=message,
-                changes=changes,
-                references=references,
-            )
-        return Image(self.store, image)
+        return commit(self, tag, message=message, author=author, changes=changes, progress=progress)
+
+    # snapshots
+
+    def snapshot(self, name: str | None = None) -> Snapshot:
+        """Keep what it holds now under a name (None: `snapshot-1`, …); takes no time and no space at rest.
+
+        While it is mounted by the engine native, or runs, what it has written is copied, and it is held up for as long
+        as that takes for what changes meanwhile (docs/limits.md): all that was written before the call is in it.
+
+        Raises:
+            AlreadyExists, InvalidInput: the name. InUse: it is mounted by another engine, or never at rest.
+        """
+        from layerfs.engine.running import release
+        from layerfs.engine.snapshots import Snapshot, held
+        from layerfs.snapshot.freezing import take_snapshot
+
+        release(self)
+        return Snapshot(self.store, take_snapshot(self.store.root, self.record, name, lambda: held(self)))
+
+    def snapshots(self) -> list[Snapshot]:
+        """Oldest first."""
+        from layerfs.engine.snapshots import snapshots_of
+
+        return snapshots_of(self)
+
+    def find_snapshot(self, name: str) -> Snapshot:
+        """By name, or a unique start of its ID. Raises NotFound."""
+        from layerfs.engine.snapshots import find_snapshot
+
+        return find_snapshot(self, name)
+
+    def rollback(self, snapshot: str | Snapshot) -> None:
+        """Hold again what a snapshot of it does; what it changed since is lost. The snapshots stay, later ones too.
+
+        Raises:
+            NotFound: no such snapshot. InUse: it is mounted or runs.
+        """
+        from layerfs.engine.running import release
+        from layerfs.engine.snapshots import find_snapshot, remove_later
+        from layerfs.snapshot.freezing import rollback
+
+        release(self)
+        name = find_snapshot(self, snapshot).name
+        remove_later(rollback(self.store.root, self.record, name, lambda: self.image.tree()))
+
+    def fork(self, name: str | None = None, *, snapshot: str | Snapshot | None = None) -> Container:
+        """A new container with the same settings that holds what this one does now, or what a snapshot of it does; they
+        share it, and each goes on by itself. Unnamed volumes are new ones.
+
+        Raises:
+            AlreadyExists, InvalidInput: the name. NotFound: no such snapshot. InUse: as for `snapshot`, when none was
+            given.
+        """
+        from layerfs.engine.running import release
+        from layerfs.engine.snapshots import find_snapshot, forked_config, held
+        from layerfs.snapshot.freezing import fork
+        from layerfs.snapshot.names import check_name
+
+        release(self)
+        state = find_snapshot(self, snapshot).record.state if snapshot is not None else None
+        wanted = check_name(name) if name is not None else None
+        config = forked_config(self)
+        child = fork(self.store.root, self.record, wanted, config, lambda: self.image.tree(), state, lambda: held(self))
+        return Container(self.store, child)
 
     def update(self, **limits: Any) -> None:
         """Other limits (memory, cpus, pids, cpu_shares, …), for what runs and for later runs.

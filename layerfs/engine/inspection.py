@@ -120,8 +120,8 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
             "Name": "layerfs",
             "Data": {
                 "LowerDir": str(box.tree().path),
-                "UpperDir": str(table.upper(record.id)),
-                "WorkDir": str(table.work(record.id)),
+                "UpperDir": str(table.upper(record)),
+                "WorkDir": str(table.work(record)),
                 "MergedDir": str(table.merged(record.id)),
             },
         },

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from layerfs.errors import ContainerNotFound, InvalidInput, NotFound, Unsupported
 
 if TYPE_CHECKING:
+    from layerfs.digest import DiffID
     from layerfs.engine.store import Store
     from layerfs.image.record import ImageRecord
+    from layerfs.layer.tree import Tree
     from layerfs.snapshot import ContainerRecord, MountHandle, MountRecord
     from layerfs.snapshot.options import MountOptions, Options
 
@@ -81,26 +83,72 @@ def mount_container(
     """With its writable layer, at `target` or at the container's own place. The limits that it was made with hold at
     every writable mount, unless `options` say others.
     """
-    from layerfs.layer import merged_tree
-    from layerfs.snapshot import Writable, mount_tree
+    from layerfs.engine.snapshots import Moved
     from layerfs.snapshot.options import MountOptions
 
-    containers = store.container_table
     wanted = MountOptions.parse(options) if read_only else storage_options(record).changed(MountOptions.parse(options))
-    tree = merged_tree(store.root, store.image_of(record).diff_ids)
-    return _by_engine(
-        engine or record.engine,
-        lambda chosen: mount_tree(
-            store.root,
-            tree,
-            engine=chosen,
-            target=target or containers.merged(record.id),
-            writable=Writable(record.id, containers.upper(record.id), containers.work(record.id)),
-            read_only=read_only,
-            image=record.image,
-            options=wanted,
-        ),
-    )
+    place = target or store.container_table.merged(record.id)
+    while True:
+        try:
+            return _mount_upper(store, record, place, engine, read_only, wanted)
+        except Moved:
+            record = store.container_table.get(record.id)
+
+
+def _mount_upper(
+    store: Store, record: ContainerRecord, place: Path, engine: str | None, read_only: bool, options: MountOptions
+) -> MountHandle:
+    """Raises Moved when the row has changed meanwhile."""
+    from layerfs.engine.snapshots import check_unmoved, lower_of, with_stack
+    from layerfs.snapshot import Writable, mount_tree
+
+    table = store.container_table
+    state, frozen = lower_of(store, record)
+    writable = Writable(record.id, table.upper(record), table.work(record), frozen, table.path(record.id))
+
+    def mount(tree: Tree, stack: tuple[DiffID, ...]) -> MountHandle:
+        return _by_engine(
+            engine or record.engine,
+            lambda chosen: mount_tree(
+                store.root,
+                tree,
+                engine=chosen,
+                target=place,
+                writable=writable,
+                read_only=read_only,
+                image=record.image,
+                shown=record.base,
+                options=options,
+                check=lambda: check_unmoved(store, record, state, stack),
+            ),
+        )
+
+    return with_stack(store, record, state, mount)
+
+
+def mount_state(
+    store: Store, record: ContainerRecord, state: str, target: Path, engine: str | None, options: Options = ()
+) -> MountHandle:
+    """A state of a container, read-only."""
+    from layerfs.engine.snapshots import check_state, with_stack
+    from layerfs.snapshot import mount_tree
+
+    def mount(tree: Tree, stack: tuple[DiffID, ...]) -> MountHandle:
+        return _by_engine(
+            engine,
+            lambda chosen: mount_tree(
+                store.root,
+                tree,
+                engine=chosen,
+                target=target,
+                image=record.image,
+                shown=state,
+                options=options,
+                check=lambda: check_state(store, state, stack),
+            ),
+        )
+
+    return with_stack(store, record, state, mount)
 
 
 def storage_options(record: ContainerRecord) -> MountOptions:

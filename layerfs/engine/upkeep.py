@@ -18,6 +18,9 @@ from layerfs.image.usage import image_roots
 from layerfs.layer.host import Descent
 from layerfs.layer.layers import get_layer
 from layerfs.snapshot import MountTable
+from layerfs.snapshot.absorb import absorb_loose
+from layerfs.snapshot.folding import fold_states
+from layerfs.snapshot.states import States
 from layerfs.store.gc import GcResult, Roots, collect
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from layerfs.store.fsck import Problem
     from layerfs.store.index import Txn
 
-__all__ = ["GcResult", "Sizes", "check_store", "collect_garbage", "live_roots", "prune", "upper_size"]
+__all__ = ["GcResult", "Sizes", "check_store", "collect_garbage", "files_of", "live_roots", "prune", "upper_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,10 @@ class Sizes:
 
 def upper_size(upper: Path) -> int:
     """Bytes of the regular files in an upper directory, each inode once."""
-    return sum({found.st_ino: found.st_size for found in _files(upper)}.values())
+    return sum({found.st_ino: found.st_size for found in files_of(upper)}.values())
 
 
-def _files(upper: Path) -> Iterator[os.stat_result]:
+def files_of(upper: Path) -> Iterator[os.stat_result]:
     """Of trees of any depth; what goes meanwhile is not there."""
     with Descent(upper, own=True) as place:
         pending = [iter(place.names())]
@@ -80,6 +83,13 @@ def live_roots(store: Store, txn: Txn) -> Roots:
         if stack:
             chains.add(chain_id(stack).raw)
             mounted |= {chain_id(stack).raw} if image in served else set()
+    states = {state.id: state for state in States(txn).all()}
+    layers |= {diff_id.raw for state in states.values() for diff_id in state.stack}
+    shown = {m.shown for m in MountTable(store.root).records()}
+    for id in {str(row.get("base", "")) for _, row in txn.scan_json("containers")} | shown:
+        if id in states and states[id].absorbed and states[id].stack:
+            chains.add(chain_id(states[id].stack).raw)  # those of mere snapshots are built again when they are wanted
+            mounted |= {chain_id(states[id].stack).raw} if id in shown else set()
     return Roots(roots.images, *map(frozenset, (layers, chains, blobs, mounted)))
 
 
@@ -90,6 +100,8 @@ def collect_garbage(store: Store, *, dry_run: bool, progress: Report | None) -> 
         finish_abandoned(store)
         MountTable(store.root).clean_dead()
         store.container_table.clean_orphans()
+        absorb_loose(store.root)
+        fold_states(store.root)
     return collect(store.root, lambda txn: live_roots(store, txn), dry_run=dry_run, progress=progress)
 
 

@@ -166,6 +166,26 @@ def with_names(settings: Settings, image_volumes: Sequence[str]) -> Settings:
     return replace(settings, volumes=tuple(volumes), mounts=tuple(mounts), unnamed_volumes=tuple(unnamed))
 
 
+def renewed(settings: Settings) -> Settings:
+    """With other names for the volumes that have none of their own: those of a fork."""
+    names = {name: secrets.token_hex(32) for name in settings.unnamed_volumes}
+
+    def renamed(texts: Sequence[str]) -> tuple[str, ...]:
+        found = []
+        for text in texts:
+            for old, new in names.items():
+                text = text.replace(old, new)
+            found.append(text)
+        return tuple(found)
+
+    return replace(
+        settings,
+        volumes=renamed(settings.volumes),
+        mounts=renamed(settings.mounts),
+        unnamed_volumes=tuple(names.values()),
+    )
+
+
 def mounted(box: Container, settings: Settings, options: RunOptions, root: Path) -> RunOptions:
     """`options` with the container's volumes as binds; made, and filled from the mounted `root`, where they are new."""
     binds = [_bind(box.store, each, root) for each in wanted_of(settings) if each.kind == "volume"]

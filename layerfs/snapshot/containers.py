@@ -6,9 +6,8 @@ import contextlib
 import os
 import re
 import secrets
-import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from typing import Any
 from layerfs.errors import AlreadyExists, Ambiguous, ContainerNotFound, InUse, StoreError
 from layerfs.layer.tree import Tree
 from layerfs.snapshot.names import check_name, generate_name
+from layerfs.snapshot.states import States, places
 from layerfs.snapshot.table import MountTable
+from layerfs.snapshot.uppers import REMOVED, Look, discard, make_upper, remove_discarded, upper_below
 from layerfs.store.durable import writing
 from layerfs.store.index import Txn
 from layerfs.store.leases import NEWBORN_SECONDS
@@ -31,7 +32,11 @@ _HEX = re.compile(r"[0-9a-f]{1,64}\Z")
 
 @dataclass(frozen=True, slots=True)
 class ContainerRecord:
-    """A container's row. `image`: hex of the image's config digest; `config` and `state` belong to who runs it."""
+    """A container's row. `image`: hex of the image's config digest; `config` and `state` belong to who runs it.
+
+    `base`: the state its upper stands on (states.py), "" for the image. `upper`: the name in `uppers/` of where that
+    is, "" for its own directory. `fresh_ns`: when that was made (`uppers.is_fresh`). `parent`: what it was forked from.
+    """
 
     id: str
     name: str
@@ -40,6 +45,15 @@ class ContainerRecord:
     engine: str = ""
     config: dict[str, Any] = field(default_factory=dict, hash=False)
     state: dict[str, Any] = field(default_factory=dict, hash=False)
+    base: str = ""
+    upper: str = ""
+    fresh_ns: int = 0
+    parent: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where upper/ and work/ are, from the store's top."""
+        return f"uppers/{self.upper}" if self.upper else f"containers/{self.id}"
 
     def row(self) -> dict[str, Any]:
         return {
@@ -49,6 +63,10 @@ class ContainerRecord:
             "engine": self.engine,
             "config": self.config,
             "state": self.state,
+            "base": self.base,
+            "upper": self.upper,
+            "fresh_ns": self.fresh_ns,
+            "parent": self.parent,
         }
 
     @classmethod
@@ -61,6 +79,10 @@ class ContainerRecord:
             engine=str(row.get("engine", "")),
             config=dict(row.get("config", {})),
             state=dict(row.get("state", {})),
+            base=str(row.get("base", "")),
+            upper=str(row.get("upper", "")),
+            fresh_ns=int(row.get("fresh_ns", 0)),
+            parent=str(row.get("parent", "")),
         )
 
 
@@ -89,23 +111,39 @@ class Containers:
             AlreadyExists: the name is taken (docker's words). InvalidInput: not a name. NoSpace, StoreReadOnly.
         """
         wanted = check_name(name) if name is not None else None
+        with self.making(Look.of_tree(tree)) as (id, fresh_ns):
+            self._root.durable([self._root.container_path(id)])
+            with self._root.index.update() as txn:
+                check(txn)
+                record = ContainerRecord(id, "", image, time.time_ns(), engine, dict(config or {}), fresh_ns=fresh_ns)
+                record = self.add(txn, record, wanted)
+        return record
+
+    @contextlib.contextmanager
+    def making(self, look: Look) -> Iterator[tuple[str, int]]:
+        """The directories of a container to come, with an upper that looks like that: its ID, and when the upper was
+        made. They go when the body raises."""
         id = self._new_id()
         path = self._root.container_path(id)
         try:
             with writing("a container"):
-                for directory in (path, path / "upper", path / "work", path / "merged"):
-                    directory.mkdir(0o700)
-                _dress(path / "upper", tree)
-                self._root.durable([path])
-            with self._root.index.update() as txn:
-                check(txn)
-                chosen = wanted or generate_name(lambda each: txn.get(_NAMES, each.encode()) is not None)
-                record = ContainerRecord(id, chosen, image, time.time_ns(), engine, dict(config or {}))
-                self._take_name(txn, chosen, id)
-                txn.put_json(_TABLE, id.encode(), record.row())
+                path.mkdir(0o700)
+                fresh_ns = make_upper(path, look)
+                (path / "merged").mkdir(0o700)
+            yield id, fresh_ns
         except BaseException:
             remove_tree(path)
             raise
+
+    def add(self, txn: Txn, record: ContainerRecord, name: str | None) -> ContainerRecord:
+        """Makes the rows of a container, under this name or one that is free. Raises AlreadyExists."""
+        chosen = name or generate_name(lambda each: txn.get(_NAMES, each.encode()) is not None)
+        self._take_name(txn, chosen, record.id)
+        return self.put(txn, replace(record, name=chosen))
+
+    @staticmethod
+    def put(txn: Txn, record: ContainerRecord) -> ContainerRecord:
+        txn.put_json(_TABLE, record.id.encode(), record.row())
         return record
 
     @staticmethod
@@ -133,9 +171,10 @@ class Containers:
             ContainerNotFound, Ambiguous.
         """
         with self._root.index.view() as txn:
-            return self._find(txn, name_or_id)
+            return self.find(txn, name_or_id)
 
-    def _find(self, txn: Txn, text: str) -> ContainerRecord:
+    def find(self, txn: Txn, text: str) -> ContainerRecord:
+        """`get` within a transaction."""
         wanted = text.removeprefix("/")
         row = txn.get_json(_TABLE, wanted.encode("utf-8", "surrogateescape")) if len(wanted) == 64 else None
         if row is not None:
@@ -161,7 +200,7 @@ class Containers:
         """Raises AlreadyExists when the name is taken, also by the container itself."""
         wanted = check_name(new_name)
         with self._root.index.update() as txn:
-            record = self._find(txn, name_or_id)
+            record = self.find(txn, name_or_id)
             self._take_name(txn, wanted, record.id)
             txn.delete(_NAMES, record.name.encode())
             renamed = replace(record, name=wanted)
@@ -171,17 +210,18 @@ class Containers:
     def update(self, id: str, change: Callable[[ContainerRecord], ContainerRecord]) -> ContainerRecord:
         """Replaces the row by what `change` makes of it, in one transaction. Id and name stay."""
         with self._root.index.update() as txn:
-            record = self._find(txn, id)
+            record = self.find(txn, id)
             changed = replace(change(record), id=record.id, name=record.name)
             txn.put_json(_TABLE, record.id.encode(), changed.row())
         return changed
 
     def remove(self, name_or_id: str, *, force: bool = False) -> ContainerRecord:
-        """Removes the rows, then the directories. Whether it runs is the caller's question.
+        """Removes the rows, those of its snapshots too, then the directories. Whether it runs is the caller's question.
 
         Raises:
             InUse: it is mounted, unless `force`, which unmounts it lazily.
         """
+        from layerfs.snapshot.absorb import absorb
         from layerfs.snapshot.mounting import unmount
 
         record = self.get(name_or_id)
@@ -191,17 +231,36 @@ class Containers:
             if not force:
                 raise InUse(f"container {record.name} is mounted: unmount it first", path=mounted.target)
             unmount(self._root, mounted.id, lazy=True)
-        with self._root.index.update() as txn:
-            txn.delete(_TABLE, record.id.encode())
-            if txn.get(_NAMES, record.name.encode()) == record.id.encode():
-                txn.delete(_NAMES, record.name.encode())
+        while True:
+            with self._root.index.update() as txn:
+                record = self.find(txn, record.id)
+                needed, gone = self._remove_rows(txn, record)
+            if needed is None:
+                break
+            absorb(self._root, needed)
+        remove_discarded(discard(self._root, gone))
         self.remove_files(record.id)
         return record
+
+    def _remove_rows(self, txn: Txn, record: ContainerRecord) -> tuple[str | None, set[str]]:
+        """Either all rows go: then the places that nothing refers to any more; or a state that others need has its
+        files in the container's own directory: then that state, to be absorbed first.
+        """
+        states, own = States(txn), f"containers/{record.id}"
+        home = next((state for state in states.all() if state.place == own), None)
+        if home is not None and home.id in states.needed(without=record.id):
+            return home.id, set()
+        states.remove_snapshots(states.snapshots(record.id))
+        txn.delete(_TABLE, record.id.encode())
+        if txn.get(_NAMES, record.name.encode()) == record.id.encode():
+            txn.delete(_NAMES, record.name.encode())
+        gone = {state.place for state in states.sweep() if state.place} | {record.place}
+        return None, gone - {own}
 
     def remove_files(self, id: str) -> None:
         """The directory goes out of the way in one rename: a crash leaves only something for `clean_orphans`."""
         path = self._root.container_path(id)
-        aside = path.with_name(f".removed-{id}")
+        aside = path.with_name(f"{REMOVED}{id}")
         try:
             path.rename(aside)
         except FileNotFoundError:
@@ -210,12 +269,17 @@ class Containers:
 
     def clean_orphans(self) -> int:
         """Removes directories without a row, which a crash during create or remove left; how many."""
+        top = self._root.path
         with self._root.index.view() as txn:
             known = {key.decode() for key, _ in txn.scan(_TABLE)}
+            used = places(txn)
+        homes = [path for path in (top / "containers").iterdir() if path.name not in known]
+        uppers = [path for path in (top / "uppers").iterdir() if f"uppers/{path.name}" not in used]
+        own = [f"containers/{id}" for id in known if f"containers/{id}" not in used]
+        uppers += discard(self._root, [place for place in own if (top / place / "upper").exists()])
         removed = 0
-        for path in (self._root.path / "containers").iterdir():
-            newborn = not path.name.startswith(".removed-") and _age(path) < NEWBORN_SECONDS
-            if path.name not in known and not newborn:
+        for path in (*homes, *uppers):
+            if path.name.startswith(REMOVED) or _age(path) >= NEWBORN_SECONDS:
                 _remove_tree(path)
                 removed += 1
         return removed
@@ -225,29 +289,18 @@ class Containers:
     def path(self, id: str) -> Path:
         return self._root.container_path(id)
 
-    def upper(self, id: str) -> Path:
-        return self.path(id) / "upper"
+    def upper(self, container: str | ContainerRecord) -> Path:
+        return self._place(container) / "upper"
 
-    def work(self, id: str) -> Path:
-        return self.path(id) / "work"
+    def work(self, container: str | ContainerRecord) -> Path:
+        return self._place(container) / "work"
+
+    def _place(self, container: str | ContainerRecord) -> Path:
+        record = self.get(container) if isinstance(container, str) else container
+        return upper_below(self._root.path, record.place)
 
     def merged(self, id: str) -> Path:
         return self.path(id) / "merged"
-
-
-def _dress(upper: Path, tree: Tree | None) -> None:
-    """Owner, mode, xattrs and time of the tree's root, as far as this process may; never what the umask would say."""
-    if tree is None:
-        upper.chmod(0o755)
-        return
-    root = tree.root
-    with contextlib.suppress(PermissionError):
-        os.chown(upper, root.uid, root.gid)
-    upper.chmod(stat.S_IMODE(root.mode))
-    for name, value in tree.xattrs(root).items():
-        with contextlib.suppress(OSError):
-            os.setxattr(upper, name, value)
-    os.utime(upper, ns=(root.mtime_ns, root.mtime_ns))
 
 
 def _age(path: Path) -> float:

@@ -1,6 +1,6 @@
 """The control sockets of native mounts: `control/<mount id>` in the store, for root and the owner of the server.
 
-A request is one packet (`ping`, `stats`, `quota`, `stop`), its answer one packet with a JSON object.
+A request is one packet (`ping`, `stats`, `quota`, `stop`, `pause` and then `resume`), its answer one with JSON.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from layerfs.errors import InvalidInput, MountError, NotFound
+from layerfs.errors import InUse, InvalidInput, MountError, NotFound
 from layerfs.store.root import StoreRoot
 
-__all__ = ["forget", "listening", "request"]
+__all__ = ["forget", "listening", "paused", "request"]
 
 _SECONDS = 10
 _ANSWER_MAX = 1 << 20
@@ -61,6 +61,28 @@ def request(root: StoreRoot, id: str, word: str) -> dict[str, Any]:
         NotFound: the mount has no server that listens. MountError: it did not answer. InvalidInput: it does not know
         the request.
     """
+    with _connected(root, id) as asked:
+        return _ask(asked, id, word)
+
+
+@contextlib.contextmanager
+def paused(root: StoreRoot, id: str) -> Iterator[None]:
+    """For the body the server of a mount answers no request of the kernel. Be quick: five seconds.
+
+    Raises:
+        NotFound, MountError, InvalidInput: as `request`; InUse: the body took too long, so it was not so all the time.
+    """
+    with _connected(root, id) as asked:
+        _ask(asked, id, "pause")
+        yield
+        try:
+            _ask(asked, id, "resume")
+        except MountError as error:
+            raise InUse("there is too much to do while the container is paused") from error
+
+
+@contextlib.contextmanager
+def _connected(root: StoreRoot, id: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
         for limit in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # settimeout() would not wait for room in its queue
             asked.setsockopt(socket.SOL_SOCKET, limit, struct.pack("@ll", _SECONDS, 0))
@@ -69,11 +91,15 @@ def request(root: StoreRoot, id: str, word: str) -> dict[str, Any]:
                 asked.connect(f"{folder}/{id}")
         except OSError as error:
             raise NotFound(f"no server listens for mount {id[:12]} ({error.strerror or error})") from error
-        try:
-            asked.send(word.encode())
-            data = asked.recv(_ANSWER_MAX)
-        except OSError as error:
-            raise MountError(f"the server of mount {id[:12]} does not answer: {error}") from error
+        yield asked
+
+
+def _ask(asked: socket.socket, id: str, word: str) -> dict[str, Any]:
+    try:
+        asked.send(word.encode())
+        data = asked.recv(_ANSWER_MAX)
+    except OSError as error:
+        raise MountError(f"the server of mount {id[:12]} does not answer: {error}") from error
     if not data:
         raise MountError(f"the server of mount {id[:12]} does not talk to us")
     answer: dict[str, Any] = json.loads(data)

@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
 from layerfs.store.leases import process_start
 from layerfs.store.root import StoreRoot
 
-__all__ = ["ENGINES", "MountHandle", "Writable", "mount_tree", "unmount"]
+__all__ = ["ENGINES", "MountHandle", "Writable", "container_lock", "mount_tree", "unmount"]
 
 ENGINES = ("kernel", "native", "python")
 _END_SECONDS, _COPIED_SECONDS, _PATIENCE = 10, 1.0, 2.0
@@ -37,12 +37,14 @@ _END_SECONDS, _COPIED_SECONDS, _PATIENCE = 10, 1.0, 2.0
 
 @dataclass(frozen=True, slots=True)
 class Writable:
-    """A container's part of a mount. `frozen`: its upper-format directories below `upper`, newest first."""
+    """A container's part of a mount. `frozen`: its upper-format directories below `upper`, newest first. `home`: its
+    own directory, which has its lock; by default the one that has the upper."""
 
     container: str
     upper: Path
     work: Path
     frozen: tuple[Path, ...] = ()
+    home: Path | None = None
 
 
 @dataclass
@@ -84,13 +86,17 @@ def mount_tree(
     writable: Writable | None = None,
     read_only: bool = False,
     image: str = "",
+    shown: str = "",
     options: Options = (),
+    check: Callable[[], object] = lambda: None,
     in_process: bool = False,
 ) -> MountHandle:
     """Mount a merged tree at `target`, an empty directory (made when missing).
 
     Without `writable` the mount is read-only. With it and `read_only` the container's changes are shown but not
-    changed. `options`: see MountOptions.parse; limits (size, inodes) need a writable mount.
+    changed. `options`: see MountOptions.parse; limits (size, inodes) need a writable mount. `image`, `shown`: what the
+    tree is of, for those who ask what is in use: an image, and the state above it. `check` is called, and may raise,
+    when others see the mount's row.
     `in_process` (engine native, for tests): its server is a thread of this process, and ends with it.
 
     Raises:
@@ -110,18 +116,20 @@ def mount_tree(
         target=str(target),
         engine=engine,
         image=image,
+        shown=shown,
         container=writable.container if writable else "",
         read_only=read_only or writable is None,
         options=wanted.texts(),
     ).with_process(os.getpid())
     with contextlib.ExitStack() as stack:
-        lock_fd = stack.enter_context(_container_lock(root, writable)) if writable else None
+        lock_fd = stack.enter_context(container_lock(root, writable)) if writable else None
         made = _prepare_target(root, target)
         record = replace(record, made=made)
         stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it
         stack.enter_context(pending(root, record.id))
         MountTable(root).add(record)
         try:
+            check()
             if writable is not None and not read_only:
                 _settle(tree, writable, engine)
             pid = _mount(root, tree, record, writable, wanted, lock_fd, in_process=in_process)
@@ -204,7 +212,7 @@ def _mount_native(
     in_process: bool,
 ) -> int:
     if writable is not None and writable.frozen:
-        raise Unsupported("the engine native does not mount snapshots yet: use another engine")
+        raise Unsupported("a snapshot has a name that no layer can hold (.wh.*): use another engine than native")
     orders = {
         "tree": str(tree.path),
         "packs": str(root.path / "packs"),
@@ -221,15 +229,16 @@ def _mount_native(
 
 
 @contextlib.contextmanager
-def _container_lock(root: StoreRoot, writable: Writable) -> Iterator[int]:
+def container_lock(root: StoreRoot, writable: Writable) -> Iterator[int]:
     """Keeps others from mounting the container: for the time of mounting, and by its server as long as that lives.
 
     A lock of the kernel, so a crash frees it; kernel mounts, which have no process, are found by their row.
     """
-    fd = os.open(writable.upper.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open((writable.home or writable.upper.parent) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _take(fd, writable.container, MountTable(root))
-        _check_rows(MountTable(root), writable.container)
+        if MountTable(root).has_rows_of(writable.container):
+            _check_rows(MountTable(root), writable.container)
         yield fd
     finally:
         os.close(fd)

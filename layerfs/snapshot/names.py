@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from layerfs.errors import InvalidInput
 
-__all__ = ["check_name", "generate_name"]
+__all__ = ["check_name", "generate_name", "is_name"]
 
+_SNAPSHOT = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}\Z")
 _PATTERN = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 
 _ADJECTIVE_WORDS = """
@@ -41,6 +42,11 @@ def check_name(name: str) -> str:
     if not _PATTERN.match(name):
         raise InvalidInput(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
     return name.removeprefix("/")
+
+
+def is_name(text: str) -> bool:
+    """Whether it could name a snapshot."""
+    return bool(_SNAPSHOT.match(text))
 
 
 def generate_name(taken: Callable[[str], bool]) -> str:

@@ -29,7 +29,9 @@ SERVED = {"python", "native"}  # engines whose mount is dead when its server is
 
 @dataclass(frozen=True, slots=True)
 class MountRecord:
-    """A row. `pid` is the server's (kernel engine: of who mounted); `made`: the target directory is ours to remove."""
+    """A row. `pid` is the server's (kernel engine: of who mounted); `made`: the target directory is ours to remove.
+    `shown`: the state that the tree is of, "" for that of the image.
+    """
 
     id: str
     target: str
@@ -39,6 +41,7 @@ class MountRecord:
     boot: str
     image: str = ""
     container: str = ""
+    shown: str = ""
     read_only: bool = False
     made: bool = False
     since_ns: int = 0
@@ -88,6 +91,10 @@ class MountTable:
     def records(self) -> list[MountRecord]:
         with self._root.index.view() as txn:
             return [MountRecord.from_row(key, row) for key, row in txn.scan_json(_TABLE)]
+
+    def has_rows_of(self, container: str) -> bool:
+        """Whether there is anything to look at more closely."""
+        return any(record.container == container for record in self.records())
 
     def live(self) -> list[MountRecord]:
         """The rows whose mount is there and answers, or is being made."""

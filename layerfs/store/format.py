@@ -14,7 +14,7 @@ BLOCK: Final = 4096
 PACK_MAX: Final = 131072  # contents up to this size live in packs
 ID_SIZE: Final = 32
 
-DIRECTORIES: Final = ("index", "objects", "packs", "blobs", "trees", "containers", "tmp", "locks")
+DIRECTORIES: Final = ("index", "objects", "packs", "blobs", "trees", "containers", "uppers", "tmp", "locks")
 TABLES: Final = (  # in the order of their numbers, from 1: only ever append
     "contents",
     "packs",
@@ -29,6 +29,8 @@ TABLES: Final = (  # in the order of their numbers, from 1: only ever append
     "leases",
     "sources",
     "meta",
+    "states",
+    "snapshots",
 )
 
 KIND_NONE: Final = 0

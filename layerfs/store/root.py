@@ -143,7 +143,7 @@ def _check_index(path: Path) -> None:
 
 
 def _holds_anything(path: Path) -> bool:
-    for name in ("objects", "packs", "blobs", "trees", "containers"):
+    for name in ("objects", "packs", "blobs", "trees", "containers", "uppers"):
         with contextlib.suppress(FileNotFoundError):
             if any((path / name).iterdir()):
                 return True

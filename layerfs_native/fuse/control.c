@@ -15,6 +15,7 @@
 
 #define CLIENTS 16u
 #define REQUEST_MAX 256u
+#define PAUSE_MS 5000
 
 struct clients {
 	int sockets[CLIENTS]; /* oldest first */
@@ -115,6 +116,22 @@ static void admit(struct lfs_server *server, struct clients *clients)
 	clients->sockets[clients->count++] = socket;
 }
 
+/* `pause`: no request gets the lock, so no name changes and nothing is written, until the client says `resume`, goes, or has had its time.
+ * Nobody else is answered meanwhile. False when it did not say so in time: what it did was for nothing. */
+static bool pause_for(struct lfs_server *server, int socket)
+{
+	static const char paused[] = "{\"paused\":true}\n", resumed[] = "{\"resumed\":true}\n";
+	struct pollfd client = {socket, POLLIN, 0};
+	char text[REQUEST_MAX];
+	ssize_t size = -1;
+	lfs_lock(server);
+	if (send(socket, paused, sizeof paused - 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0 && poll(&client, 1, PAUSE_MS) > 0)
+		size = recv(socket, text, sizeof text, MSG_DONTWAIT);
+	lfs_unlock(server);
+	return size == (ssize_t)strlen("resume") && !memcmp(text, "resume", (size_t)size) &&
+	       send(socket, resumed, sizeof resumed - 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
+}
+
 /* False when the client is to go. */
 static bool serve_client(struct lfs_server *server, int socket)
 {
@@ -125,6 +142,8 @@ static bool serve_client(struct lfs_server *server, int socket)
 		return size < 0 && (errno == EAGAIN || errno == EINTR);
 	while (size && text[size - 1] == '\n')
 		size--;
+	if (size == (ssize_t)strlen("pause") && !memcmp(text, "pause", (size_t)size))
+		return pause_for(server, socket);
 	answer_request(server, text, (size_t)size, &answer);
 	bool taken = answer.text && send(socket, answer.text, answer.size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)answer.size;
 	free(answer.text);

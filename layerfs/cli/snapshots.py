@@ -1,0 +1,165 @@
+"""snapshot, rollback, fork, log."""
+
+from __future__ import annotations
+
+import click
+
+from layerfs.cli import rows
+from layerfs.cli.app import Session
+from layerfs.cli.mounts import engine_option
+from layerfs.cli.options import container_argument, format_option, no_trunc_option, quiet_option
+from layerfs.cli.output import for_each, out
+from layerfs.cli.table import render
+from layerfs.cli.template import to_json
+from layerfs.cli.verbs import Group, verb
+
+_COLUMNS = {
+    "SNAPSHOT ID": "ID",
+    "CONTAINER": "Container",
+    "NAME": "Name",
+    "CREATED": "CreatedSince",
+    "SHARED": "SharedSize",
+    "PRIVATE": "PrivateSize",
+}
+
+
+class _Snapshot(Group):
+    """`snapshot CONTAINER [NAME]` is `snapshot create CONTAINER [NAME]`, unless the container is called like a verb."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            args = ["create", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group("snapshot", cls=_Snapshot, subcommand_metavar="CONTAINER [NAME] | COMMAND ...")
+def snapshot_command() -> None:
+    """Keep what a container holds now under a name; or list, remove, compare, mount, commit what was kept."""
+
+
+@snapshot_command.command("create")
+@container_argument()
+@click.argument("name", required=False, metavar="[NAME]")
+@click.pass_obj
+def _create(session: Session, container: str, name: str | None) -> None:
+    """Take a snapshot (the default); prints its name."""
+    out(session.store.container(container).snapshot(name).name)
+
+
+@snapshot_command.command("ls")
+@container_argument(required=False, metavar="[CONTAINER]")
+@quiet_option("Only names.")
+@no_trunc_option()
+@format_option()
+@click.pass_obj
+def _ls(session: Session, container: str | None, quiet: bool, no_trunc: bool, format_: str | None) -> None:
+    """List snapshots, of a container or all: what each shares with others, and what is freed with it."""
+    boxes = [session.store.container(container)] if container else session.store.containers()
+    found = rows.snapshot_rows(boxes, truncate=not no_trunc, sizes=not quiet)
+    render(found, _COLUMNS, format=format_, quiet="Name" if quiet else None)
+
+
+@snapshot_command.command("rm")
+@container_argument()
+@click.argument("names", nargs=-1, required=True, metavar="SNAPSHOT...")
+@click.pass_obj
+def _rm(session: Session, container: str, names: tuple[str, ...]) -> int:
+    """Remove snapshots, in any order; what others need stays."""
+    box = session.store.container(container)
+
+    def remove(name: str) -> None:
+        box.find_snapshot(name).remove()
+        out(name)
+
+    return for_each(names, remove)
+
+
+@snapshot_command.command("diff")
+@container_argument()
+@click.argument("snapshot")
+@click.argument("other", required=False, metavar="[[CONTAINER@]SNAPSHOT]")
+@click.option("-s", "--size", is_flag=True, help="Show the sizes, old and new.")
+@format_option("json, table, or a Go template.")
+@click.pass_obj
+def _diff(session: Session, container: str, snapshot: str, other: str | None, size: bool, format_: str | None) -> None:
+    """What a snapshot has otherwise than the image; with a second one, what that has otherwise than the first."""
+    first = session.store.container(container).find_snapshot(snapshot)
+    second = None
+    if other is not None:
+        box, _, name = other.rpartition("@")
+        second = session.store.container(box or container).find_snapshot(name)
+    found = [rows.change_row(change) for change in first.diff(second)]
+    columns = {"CHANGE TYPE": "Kind", "PATH": "Path"} | ({"OLD SIZE": "OldSize", "NEW SIZE": "NewSize"} if size else {})
+    plain = r"{{.Kind}} {{.Path}}" + (r"\t{{.OldSize}}\t{{.NewSize}}" if size else "")
+    render(found, columns, format=format_ or plain)
+
+
+@snapshot_command.command("mount")
+@container_argument()
+@click.argument("snapshot")
+@click.argument("target", required=False, metavar="[DIR]")
+@engine_option
+@click.pass_obj
+def _mount(session: Session, container: str, snapshot: str, target: str | None, engine: str | None) -> None:
+    """Mount a snapshot read-only, and print where."""
+    out(str(session.store.container(container).find_snapshot(snapshot).mount(target, engine=engine).path))
+
+
+@snapshot_command.command("commit")
+@container_argument()
+@click.argument("snapshot")
+@click.argument("reference", required=False, metavar="[REPOSITORY[:TAG]]")
+@click.option("-m", "--message", default="", help="Comment for the history.")
+@click.option("-a", "--author", default="", help='Author ("Name <mail>").')
+@click.option("-c", "--change", "changes", multiple=True, help="A Dockerfile instruction for the config.")
+@click.pass_obj
+def _commit(
+    session: Session,
+    container: str,
+    snapshot: str,
+    reference: str | None,
+    message: str,
+    author: str,
+    changes: tuple[str, ...],
+) -> None:
+    """Make an image of a snapshot."""
+    found = session.store.container(container).find_snapshot(snapshot)
+    out(found.commit(reference, message=message, author=author, changes=changes).id)
+
+
+@verb("rollback")
+@container_argument()
+@click.argument("snapshot")
+@click.pass_obj
+def rollback_command(session: Session, container: str, snapshot: str) -> None:
+    """Bring a container back to a snapshot; what it changed since is lost."""
+    session.store.container(container).rollback(snapshot)
+
+
+@verb("fork")
+@container_argument()
+@click.argument("name", required=False, metavar="[NAME]")
+@click.option("-s", "--snapshot", metavar="NAME", help="What it was then, not what it is.")
+@click.pass_obj
+def fork_command(session: Session, container: str, name: str | None, snapshot: str | None) -> None:
+    """Make a container that goes on from what another one holds; prints its name."""
+    out(session.store.container(container).fork(name, snapshot=snapshot).name)
+
+
+@verb("log")
+@container_argument(required=False, metavar="[CONTAINER]")
+@click.option("--format", "format_", type=click.Choice(["tree", "dot", "json"]), default="tree", help="How to show it.")
+@click.pass_obj
+def log_command(session: Session, container: str | None, format_: str) -> None:
+    """Where containers come from: images, snapshots (CONTAINER@NAME), forks, and who stands where ([CONTAINER])."""
+    from layerfs.engine.lineage import as_dot, as_tree, lineage
+    from layerfs.image.text import human_ago
+
+    found = lineage(session.store, container)
+    if format_ == "json":
+        out(to_json([event.document() for event in found]))
+        return
+    for line in (as_dot if format_ == "dot" else as_tree)(found, human_ago):
+        out(line)

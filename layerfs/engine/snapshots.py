@@ -1,0 +1,253 @@
+"""Snapshots of containers: the public face, and which layers a container stands on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from layerfs.digest import DiffID
+from layerfs.engine.records import Change
+from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound
+from layerfs.layer.merged import layer_tree, merged_tree
+from layerfs.snapshot.absorb import absorb, pin_stack
+from layerfs.snapshot.states import SnapshotRecord, States
+from layerfs.snapshot.uppers import upper_below
+
+if TYPE_CHECKING:
+    from layerfs.engine.container import Container
+    from layerfs.engine.image import Image
+    from layerfs.engine.space import SnapshotSize
+    from layerfs.engine.store import Store
+    from layerfs.layer.tree import Tree
+    from layerfs.snapshot import ContainerRecord, MountHandle
+    from layerfs.snapshot.options import Options
+
+T = TypeVar("T")
+
+
+class Snapshot:
+    """A container's state at one moment, by name; immutable, and good until it or the container is removed."""
+
+    def __init__(self, store: Store, record: SnapshotRecord) -> None:
+        self.store, self.record = store, record
+
+    def __repr__(self) -> str:
+        return f"<layerfs.Snapshot {self.short_id} {self.name}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Snapshot) and (self.record.id, self.store.path) == (other.record.id, other.store.path)
+
+    def __hash__(self) -> int:
+        return hash(self.record.id)
+
+    @property
+    def id(self) -> str:
+        """64 hex digits."""
+        return self.record.id
+
+    @property
+    def short_id(self) -> str:
+        return self.record.id[:12]
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def container(self) -> Container:
+        """Whose it is."""
+        return self.store.container(self.record.container)
+
+    @property
+    def created_ns(self) -> int:
+        return self.record.created_ns
+
+    def tree(self) -> Tree:
+        """All that it holds, for reading without a mount. Absorbs it first."""
+        return merged_tree(self.store.root, self._stack())
+
+    def _stack(self) -> tuple[DiffID, ...]:
+        return stack_of_state(self.store, self.container.record, self.record.state)
+
+    def mount(
+        self, target: str | os.PathLike[str] | None = None, *, engine: str | None = None, options: Options = ()
+    ) -> MountHandle:
+        """Mount it read-only, at `target` (an empty directory, made when missing) or at a new place in the store; as
+        Image.mount.
+        """
+        from layerfs.engine.mounts import mount_state
+
+        place = Path(target) if target is not None else self.store.mount_point()
+        return mount_state(self.store, self.container.record, self.record.state, place, engine, options)
+
+    def diff(self, other: Snapshot | None = None) -> list[Change]:
+        """What `other`, a snapshot of the same store, has otherwise (added, changed, deleted, with sizes); without it
+        what this one has otherwise than the image.
+        """
+        from layerfs.image.compare import diff_stacks
+
+        old = self._stack() if other is not None else self.store.image_of(self.container.record).diff_ids
+        new = other._stack() if other is not None else self._stack()
+        return [Change.of(each) for each in diff_stacks(self.store.root, old, new)]
+
+    def commit(
+        self, tag: str | None = None, *, message: str = "", author: str = "", changes: Sequence[str] = ()
+    ) -> Image:
+        """An image of it: one layer above the container's image. Arguments and errors as Container.commit."""
+        from layerfs.engine.committing import commit
+
+        box, state = self.container, self.record.state
+        return commit(box, tag, state=state, message=message, author=author, changes=changes)
+
+    def sizes(self) -> SnapshotSize:
+        """Bytes of files above the image: `.shared` with others, `.private`: freed when it is removed."""
+        from layerfs.engine.space import snapshot_sizes
+
+        return snapshot_sizes(self.store, [self.record])[self.record.id]
+
+    def fork(self, name: str | None = None) -> Container:
+        """A new container that holds what this does. Raises AlreadyExists."""
+        return self.container.fork(name, snapshot=self)
+
+    def remove(self) -> None:
+        """What only it needs is freed: files at once, layers with the next `gc`. Raises NotFound, InUse."""
+        from layerfs.snapshot.freezing import remove_snapshots
+
+        remove_later(remove_snapshots(self.store.root, self.record.container, [self.name]))
+
+
+class Moved(InUse):
+    """Between reading what is to be mounted and mounting it, somebody took a snapshot or rolled back."""
+
+
+def snapshots_of(box: Container) -> list[Snapshot]:
+    with box.store.root.index.view() as txn:
+        return [Snapshot(box.store, record) for record in States(txn).snapshots(box.id)]
+
+
+def find_snapshot(box: Container, which: str | Snapshot) -> Snapshot:
+    """Raises NotFound: the container has no such snapshot."""
+    name = which.name if isinstance(which, Snapshot) else which
+    with box.store.root.index.view() as txn:
+        return Snapshot(box.store, States(txn).snapshot(box.id, name))
+
+
+def image_layers(store: Store, record: ContainerRecord) -> tuple[DiffID, ...]:
+    return store.image_of(record).diff_ids
+
+
+def stack_of_state(store: Store, record: ContainerRecord, state: str) -> tuple[DiffID, ...]:
+    """The layers of a state of a container, base first; absorbs it when that is not done. "" is the image's."""
+    return absorb(store.root, state).stack if state else image_layers(store, record)
+
+
+def stack_of(store: Store, record: ContainerRecord) -> tuple[DiffID, ...]:
+    """The layers below a container's upper."""
+    return stack_of_state(store, record, record.base)
+
+
+def with_stack(store: Store, record: ContainerRecord, state: str, use: Callable[[Tree, tuple[DiffID, ...]], T]) -> T:
+    """Calls `use` with the tree of a state while that and its layers are kept from gc."""
+    root = store.root
+    if not state:
+        stack = image_layers(store, record)
+        return use(merged_tree(root, stack), stack)
+    with root.leases.reading("state") as lease:
+        while True:
+            stack = absorb(root, state).stack
+            pin_stack(lease, stack)
+            try:
+                check_state(store, state, stack)  # so it was pinned while it still counted
+            except Moved:
+                continue
+            return use(merged_tree(root, stack), stack)
+
+
+def lower_of(store: Store, record: ContainerRecord) -> tuple[str, tuple[Path, ...]]:
+    """What a container's upper stands on: an absorbed state, and the frozen uppers above that which cannot be absorbed
+    because of a name that no layer can hold, newest first. They stay directories, which not every engine can mount.
+    """
+    try:
+        if record.base:
+            absorb(store.root, record.base)
+    except InvalidInput:
+        with store.root.index.view() as txn:
+            loose = States(txn).loose(record.base)
+        uppers = [upper_below(store.path, state.place) / "upper" for state in loose]
+        return loose[0].parent, tuple(reversed(uppers))
+    return record.base, ()
+
+
+def check_unmoved(store: Store, record: ContainerRecord, state: str, stack: tuple[DiffID, ...]) -> None:
+    """Raises Moved when the container has another upper, or stands on other layers, than was read."""
+    now = store.container_table.get(record.id)
+    if (now.base, now.place) != (record.base, record.place):
+        raise Moved("the container was changed while it was being mounted")
+    check_state(store, state, stack)
+
+
+def check_state(store: Store, state: str, stack: tuple[DiffID, ...]) -> None:
+    """Raises Moved when the state has other layers now, NotFound when it is gone."""
+    if not state:
+        return
+    with store.root.index.view() as txn:
+        found = States(txn).find(state)
+    if found is None:
+        raise NotFound("the snapshot was removed while it was being mounted")
+    if found.stack != stack:
+        raise Moved("the snapshot's layers were folded while it was being mounted")
+
+
+def diff_from_image(box: Container) -> list[Change]:
+    """See Container.diff, for one that stands on a state."""
+    from layerfs.layer.since import changes_since
+
+    record, table = box.record, box.store.container_table
+    image = image_layers(box.store, record)
+    root = box.store.root
+
+    def compare(tree: Tree, stack: tuple[DiffID, ...]) -> list[Change]:
+        deltas = [layer_tree(root, diff_id) for diff_id in stack[len(image) :]]
+        below = merged_tree(root, image)
+        found = changes_since(below, deltas, tree, table.upper(record), index=table.work(record) / "index")
+        return [Change(change.kind, os.fsdecode(change.path)) for change in found]
+
+    return with_stack(box.store, record, record.base, compare)
+
+
+@contextlib.contextmanager
+def held(box: Container) -> Iterator[None]:
+    """Its programs are paused for the body, where they can be: those that `start` began, and nobody has paused."""
+    from layerfs.engine.surroundings import freeze
+
+    try:
+        freeze(box, True)
+    except LayerfsError:  # nothing runs, or it is paused already, or it has no groups: it writes on
+        yield
+        return
+    try:
+        yield
+    finally:
+        freeze(box, False)
+
+
+def forked_config(box: Container) -> dict[str, Any]:
+    """The settings of a fork: the same, with unnamed volumes of its own."""
+    from layerfs.engine.settings import Settings
+    from layerfs.engine.volumes import renewed
+
+    config = dict(box.record.config)
+    settings = Settings.of(config)
+    return config | renewed(settings).row() if settings.unnamed_volumes else config
+
+
+def remove_later(paths: Sequence[Path]) -> None:
+    """Removes directories that nothing refers to, beside what comes next; the interpreter waits for it at its end."""
+    from layerfs.snapshot.uppers import remove_discarded
+
+    if paths:
+        threading.Thread(target=remove_discarded, args=(list(paths),), name="layerfs-remove").start()

@@ -1,0 +1,128 @@
+"""What snapshots take: which bytes only one of them holds, and which it shares."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from layerfs.digest import DiffID, Digest
+from layerfs.engine.upkeep import files_of
+from layerfs.image.record import scan_images
+from layerfs.layer.merged import layer_tree
+from layerfs.snapshot.states import SnapshotRecord, StateRecord, States
+from layerfs.snapshot.uppers import upper_below
+from layerfs.store.format import ContentValue
+from layerfs.store.treefile import TreeFile
+
+if TYPE_CHECKING:
+    from layerfs.engine.store import Store
+    from layerfs.layer.tree import Tree
+    from layerfs.store.index import Txn
+
+__all__ = ["SnapshotSize", "snapshot_sizes", "state_size"]
+
+_Items = dict[bytes, int]  # a content or a frozen file: its bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSize:
+    """Bytes of files above the image. `private`: those that are freed when the snapshot is removed (and gc has run);
+    `shared`: those that other snapshots, containers or images have too."""
+
+    shared: int
+    private: int
+
+
+def snapshot_sizes(store: Store, records: Iterable[SnapshotRecord]) -> dict[str, SnapshotSize]:
+    """By the snapshot's ID."""
+    with store.root.index.view() as txn:
+        view = _View(store, txn)
+        every, found = States(txn).snapshots(), {}
+        bases = [str(row.get("base", "")) for _, row in txn.scan_json("containers")]
+        images = view.of_images()
+        for record in records:
+            own = view.of_state(record.state)
+            others = [each.state for each in every if each.id != record.id]
+            rest = {item for state in {*others, *bases} for item in view.of_state(state)} | images
+            private = sum(size for item, size in own.items() if item not in rest)
+            found[record.id] = SnapshotSize(sum(own.values()) - private, private)
+    return found
+
+
+def state_size(store: Store, state: str) -> int:
+    """Bytes of files that a state adds to its image."""
+    with store.root.index.view() as txn:
+        return sum(_View(store, txn).of_state(state).values())
+
+
+class _View:
+    """Looks at each stack and each frozen upper once."""
+
+    def __init__(self, store: Store, txn: Txn) -> None:
+        self._store, self._txn = store, txn
+        self._states = {state.id: state for state in States(txn).all()}
+        self._stacks: dict[tuple[str, ...], _Items] = {}
+        self._uppers: dict[str, _Items] = {}
+
+    def of_state(self, id: str) -> _Items:
+        found: _Items = {}
+        while id in self._states:
+            state = self._states[id]
+            if state.absorbed:
+                return found | self._of_stack(state.layers)
+            found |= self._of_upper(state)
+            id = state.parent
+        return found
+
+    def of_images(self) -> set[bytes]:
+        layers = {diff_id for image in scan_images(self._txn) for diff_id in image.diff_ids}
+        paths = (self._store.root.tree_path("layer", diff_id.hex) for diff_id in layers)
+        return {identity for path in paths for identity in TreeFile(path).identities()}
+
+    def _of_stack(self, layers: tuple[str, ...]) -> _Items:
+        if layers not in self._stacks:
+            diff_ids = [DiffID(Digest(text)) for text in layers]
+            identities = visible_contents([layer_tree(self._store.root, diff_id) for diff_id in diff_ids])
+            rows = ((identity, self._txn.get("contents", identity)) for identity in identities)
+            self._stacks[layers] = {identity: ContentValue.decode(row).size for identity, row in rows if row}
+        return self._stacks[layers]
+
+    def _of_upper(self, state: StateRecord) -> _Items:
+        if state.id not in self._uppers:
+            upper = upper_below(self._store.path, state.place) / "upper"
+            found = {f"{each.st_dev}:{each.st_ino}".encode(): each.st_blocks * 512 for each in files_of(upper)}
+            self._uppers[state.id] = found
+        return self._uppers[state.id]
+
+
+def visible_contents(layers: Sequence[Tree]) -> set[bytes]:
+    """The identities of the files that a stack of layer trees shows: what no layer above hides."""
+    gone, closed, linked = set[bytes](), set[bytes](), set[bytes]()  # paths; directories; what links of above name
+    found: set[bytes] = set()
+    for tree in reversed(layers):
+        here: list[tuple[bytes, bool]] = []
+        for path, inode in tree.walk():
+            if stat.S_ISDIR(inode.mode):
+                here += [(path, True)] if tree.is_opaque(inode) else []
+                continue
+            here.append((path, False))
+            identity = tree.content(inode) if stat.S_ISREG(inode.mode) else None
+            if identity is not None and (path in linked or not _is_hidden(path, gone, closed)):
+                found.add(identity)
+            target = tree.link_target(inode)
+            linked |= {target} if target is not None else set()
+        closed |= {path for path, opaque in here if opaque}
+        gone |= {path for path, opaque in here if not opaque}
+    return found
+
+
+def _is_hidden(path: bytes, gone: set[bytes], closed: set[bytes]) -> bool:
+    if path in gone:
+        return True
+    while path:
+        path = path.rpartition(b"/")[0]
+        if path in gone or path in closed:
+            return True
+    return False

@@ -1,0 +1,219 @@
+"""Snapshot, fork, roll back: rows, and an empty upper; never the time it takes to look at what there is.
+
+The upper as it is becomes a state, where it lies, and the container's row gets a fresh one in `uppers/`. Nothing is
+moved, so there is nothing to be finished after a crash: before the transaction the new directories are garbage, after
+it what was dropped is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from layerfs.errors import InUse
+from layerfs.layer.tree import Tree
+from layerfs.snapshot import control
+from layerfs.snapshot.containers import ContainerRecord, Containers
+from layerfs.snapshot.live import UpperCopy
+from layerfs.snapshot.mounting import Writable, container_lock
+from layerfs.snapshot.states import SnapshotRecord, StateRecord, States
+from layerfs.snapshot.table import MountRecord, MountTable
+from layerfs.snapshot.uppers import Look, discard, is_fresh, new_place, remove_discarded
+from layerfs.store.durable import sync_file_system
+
+if TYPE_CHECKING:
+    from layerfs.store.index import Txn
+    from layerfs.store.root import StoreRoot
+
+__all__ = ["add_state", "at_rest", "fork", "remove_snapshots", "rollback", "take_snapshot"]
+
+_PASSES, _FEW, _LITTLE = 4, 20, 1 << 20  # copying goes on beside the others until so many files, and bytes, are left
+T = TypeVar("T")
+Act = Callable[["Txn", str, ContainerRecord], T]
+Hold = Callable[[], contextlib.AbstractContextManager[object]]
+TreeOf = Callable[[], Tree]  # the image's tree, asked for only where no state tells how the root looks
+
+
+@contextlib.contextmanager
+def at_rest(root: StoreRoot, record: ContainerRecord) -> Iterator[ContainerRecord]:
+    """The container's row now; for the body nobody mounts it. Raises InUse when it is mounted."""
+    containers = Containers(root)
+    upper, work = containers.upper(record), containers.work(record)
+    with container_lock(root, Writable(record.id, upper, work, home=containers.path(record.id))):
+        if MountTable(root).has_rows_of(record.id) and (mounts := MountTable(root).of_container(record.id)):
+            raise InUse(f"container {record.name} is mounted: unmount it first", path=mounts[0].target)
+        yield containers.get(record.id)
+
+
+def take_snapshot(root: StoreRoot, record: ContainerRecord, name: str | None, hold: Hold) -> SnapshotRecord:
+    """Names what a container holds now. `hold` keeps its programs from writing, when it runs.
+
+    Raises:
+        AlreadyExists: it has a snapshot of that name. InvalidInput: no name. InUse: see `_freeze_live`.
+    """
+    with root.index.view() as txn:
+        States(txn).check_new(record.id, name)
+    return _freeze(root, record, hold, lambda txn, state, _: States(txn).add_snapshot(record.id, name, state))
+
+
+def fork(
+    root: StoreRoot,
+    record: ContainerRecord,
+    name: str | None,
+    config: dict[str, Any],
+    tree: TreeOf,
+    state: str | None,
+    hold: Hold,
+) -> ContainerRecord:
+    """A new container that holds what this one does now, or (`state`) what it once did.
+
+    Raises:
+        AlreadyExists: the name is taken. InUse: see `_freeze_live` (when no state was given).
+    """
+    containers = Containers(root)
+    base = _base_look(root, record, state, tree)
+    with containers.making(base) as (id, fresh_ns):
+
+        def add(txn: Txn, below: str, parent: ContainerRecord) -> ContainerRecord:
+            child = ContainerRecord(id, "", parent.image, time.time_ns(), parent.engine, config, {}, below)
+            return containers.add(txn, replace(child, fresh_ns=fresh_ns, parent=parent.id), name)
+
+        if state is None:
+            return _freeze(root, record, hold, add)
+        with root.index.update() as txn:
+            if state:
+                States(txn).get(state)
+            return add(txn, state, containers.find(txn, record.id))
+
+
+def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> list[Path]:
+    """The container holds again what the snapshot does; what it held since is dropped: directories to be removed.
+
+    Raises:
+        NotFound: no such snapshot. InUse: it is mounted.
+    """
+    with at_rest(root, record) as record:
+        with root.index.view() as txn:
+            snapshot = States(txn).snapshot(record.id, name)
+        upper, fresh_ns = new_place(root, _home(root, record), _look(root, snapshot.state, tree))
+        with _or_discarded(root, upper), root.index.update() as txn:
+            state = States(txn).snapshot(record.id, snapshot.name).state
+            record = Containers(root).find(txn, record.id)
+            Containers.put(txn, replace(record, base=state, upper=upper, fresh_ns=fresh_ns))
+            gone = [record.place, *(each.place for each in States(txn).sweep() if each.place)]
+        return discard(root, gone)
+
+
+def remove_snapshots(root: StoreRoot, container: str, names: list[str]) -> list[Path]:
+    """Takes names from states; what no other needs goes: directories to be removed. Raises NotFound, InUse."""
+    with root.index.update() as txn:
+        states = States(txn)
+        found = [states.snapshot(container, name) for name in names]
+        shown = {str(row.get("shown", "")) for _, row in txn.scan_json("mounts") if not row.get("container")}
+        for each in found:
+            if each.state in shown - {""} and _is_mounted(root, each.state):
+                raise InUse(f"snapshot {each.name} is mounted: unmount it first")
+        states.remove_snapshots(found)
+        gone = [state.place for state in states.sweep() if state.place]
+    return discard(root, gone)
+
+
+def add_state(txn: Txn, record: ContainerRecord, *, place: str, layers: tuple[str, ...] = (), look: Look) -> str:
+    """A row for what a container holds; its ID."""
+    below = tuple(map(str, record.config.get("layers", ())))
+    id, now = secrets.token_hex(16), time.time_ns()
+    state = StateRecord(id, record.base, record.image, below, record.id, now, place, layers, look.row())
+    States(txn).put(state)
+    return id
+
+
+def _freeze(root: StoreRoot, record: ContainerRecord, hold: Hold, act: Act[T]) -> T:
+    """The container's upper as a state, and a fresh one for the container; one in which nothing has happened stays.
+    `act` is called in the transaction with the state that holds what the container does now."""
+    for mounted in _writable_mounts(root, record):
+        return _freeze_live(root, record, mounted, hold, act)
+    containers = Containers(root)
+    with at_rest(root, record) as record:
+        if is_fresh(containers.upper(record), record.fresh_ns):
+            with root.index.update() as txn:
+                return act(txn, record.base, containers.find(txn, record.id))
+        look = Look.of_upper(containers.upper(record))
+        upper, fresh_ns = new_place(root, _home(root, record), look)
+        with _or_discarded(root, upper), root.index.update() as txn:
+            now = containers.find(txn, record.id)
+            state = add_state(txn, now, place=now.place, look=look)
+            containers.put(txn, replace(now, base=state, upper=upper, fresh_ns=fresh_ns))
+            return act(txn, state, now)
+
+
+def _writable_mounts(root: StoreRoot, record: ContainerRecord) -> list[MountRecord]:
+    table = MountTable(root)
+    if not table.has_rows_of(record.id):
+        return []
+    table.clean_dead()
+    return [each for each in table.of_container(record.id) if not each.read_only]
+
+
+def _freeze_live(root: StoreRoot, record: ContainerRecord, mounted: MountRecord, hold: Hold, act: Act[T]) -> T:
+    """The same for one that the native engine has mounted: its upper is copied (live.py), and it goes on as it was.
+
+    Raises:
+        InUse: another engine has it mounted, a file is written to all the time, or there is too much to do at once.
+    """
+    if mounted.engine != "native":
+        raise InUse(f"container {record.name} is mounted, and not by the engine native", path=mounted.target)
+    containers = Containers(root)
+    source = containers.upper(record)
+    place, _ = new_place(root, _home(root, record), Look.of_upper(source))
+    with _or_discarded(root, place):
+        copy = UpperCopy(source, root.path / "uppers" / place / "upper")
+        for _ in range(_PASSES):
+            sync_file_system(Path(mounted.target))  # what mappings hold of files that the server writes
+            if copy.update(final=False) < _FEW and copy.bytes < _LITTLE:
+                break
+        with hold(), control.paused(root, mounted.id):
+            copy.update(final=True)
+        look = Look.of_upper(source)
+        with root.index.update() as txn:
+            now = containers.find(txn, record.id)
+            if now.place != record.place:
+                raise InUse("the container was unmounted meanwhile: try again")
+            state = add_state(txn, now, place=f"uppers/{place}", look=look)
+            return act(txn, state, now)
+
+
+@contextlib.contextmanager
+def _or_discarded(root: StoreRoot, upper: str) -> Iterator[None]:
+    """A new place goes when the body raises."""
+    try:
+        yield
+    except BaseException:
+        remove_discarded(discard(root, [f"uppers/{upper}"]))
+        raise
+
+
+def _home(root: StoreRoot, record: ContainerRecord) -> Path:
+    return root.container_path(record.id)
+
+
+def _base_look(root: StoreRoot, record: ContainerRecord, state: str | None, tree: TreeOf) -> Look:
+    """How the root of a fork looks: as that of the container, or of the state."""
+    if state is None:
+        return Look.of_upper(Containers(root).upper(record))
+    return _look(root, state, tree)
+
+
+def _look(root: StoreRoot, state: str, tree: TreeOf) -> Look:
+    if not state:
+        return Look.of_tree(tree())
+    with root.index.view() as txn:
+        return Look.from_row(States(txn).get(state).look)
+
+
+def _is_mounted(root: StoreRoot, state: str) -> bool:
+    return any(record.shown == state and not record.container for record in MountTable(root).live())

@@ -1,0 +1,159 @@
+"""Snapshots of containers that are mounted, while somebody writes to them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import layerfs
+from layerfs.errors import InUse
+from layerfs.snapshot import control
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[layerfs.Container]:
+    plain = tmp_path / "plain"
+    (plain / "d").mkdir(parents=True)
+    (plain / "d/lower").write_bytes(b"lower")
+    (plain / "gone").write_bytes(b"x")
+    with layerfs.Store(tmp_path / "store") as store:
+        yield store.create(store.import_archive(plain, tag="small:1"), name="box")
+
+
+def shown(snapshot: layerfs.Snapshot) -> dict[str, bytes]:
+    with snapshot.mount() as root:
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_it_holds_what_was_written_before_the_call(box: layerfs.Container) -> None:
+    with box.mount(engine="native") as root:
+        (root / "gone").unlink()
+        (root / "d/lower").write_bytes(b"changed")
+        os.link(root / "d/lower", root / "link")
+        (root / "new").symlink_to("d")
+        open_file = (root / "open").open("wb", buffering=0)
+        open_file.write(b"first")
+        first = box.snapshot("first")
+        open_file.write(b" second")
+        (root / "d").rename(root / "e")
+        second = box.snapshot("second")
+        open_file.write(b" third")
+        open_file.close()
+        assert (root / "open").read_bytes() == b"first second third"
+    assert shown(first) == {"d/lower": b"changed", "link": b"changed", "open": b"first"}
+    assert shown(second) == {"e/lower": b"changed", "link": b"changed", "open": b"first second"}
+    with first.mount() as root:
+        assert (root / "link").stat().st_nlink == 2 and (root / "new").readlink() == Path("d")
+    box.rollback(first)
+    with box.mount() as root:
+        assert (root / "open").read_bytes() == b"first" and not (root / "gone").exists()
+
+
+def test_a_fork_of_a_mounted_container(box: layerfs.Container) -> None:
+    with box.mount(engine="native") as root:
+        (root / "a").write_bytes(b"1")
+        child = box.fork("child")
+        with child.mount(engine="native") as other:
+            assert (other / "a").read_bytes() == b"1"
+            (other / "a").write_bytes(b"2")
+        assert (root / "a").read_bytes() == b"1"
+
+
+def test_what_a_mapping_has_synced_is_in_it(box: layerfs.Container) -> None:
+    with box.mount(engine="native") as root, (root / "m").open("w+b") as file:
+        file.truncate(100_000)
+        with mmap.mmap(file.fileno(), 0) as mapped:
+            for number in range(1, 4):
+                mapped[50_000] = number
+                mapped.flush()
+                assert shown(box.snapshot())["m"][50_000] == number
+
+
+def test_every_file_is_whole_while_many_write(box: layerfs.Container) -> None:
+    """Each file has one digit in all its bytes at a time, and a writer goes from one to the next."""
+    with box.mount(engine="native") as root:
+        stop, failed = threading.Event(), []
+
+        def work(name: str) -> None:
+            try:
+                number = 0
+                while not stop.is_set():
+                    number += 1
+                    (root / f"{name}.tmp").write_bytes(b"%d" % (number % 10) * 50_000)
+                    (root / f"{name}.tmp").rename(root / name)
+                    time.sleep(0.002)
+            except OSError as error:
+                failed.append(error)
+
+        writers = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(3)]
+        for writer in writers:
+            writer.start()
+        time.sleep(0.2)
+        try:
+            taken = [box.snapshot() for _ in range(5)]
+        finally:
+            stop.set()
+            for writer in writers:
+                writer.join()
+        assert failed == []
+    for snapshot in taken:
+        files = shown(snapshot)
+        for number in range(3):
+            data = files[f"w{number}"]
+            assert len(data) == 50_000 and len(set(data)) == 1
+
+
+def test_the_pause_ends_with_who_asked_for_it(box: layerfs.Container) -> None:
+    with box.mount(engine="native") as root:
+        [mounted] = box.store.mounts()
+        with pytest.raises(ZeroDivisionError), control.paused(box.store.root, mounted.id):
+            raise ZeroDivisionError
+        (root / "after").write_bytes(b"1")
+        with control.paused(box.store.root, mounted.id):
+            done = []
+            writer = threading.Thread(target=lambda: done.append((root / "held").write_bytes(b"1")))
+            writer.start()
+            time.sleep(0.1)
+            assert done == []
+        writer.join()
+        assert done == [1]
+
+
+@pytest.mark.parametrize("engine", ["kernel", "python"])
+def test_other_engines_are_refused(box: layerfs.Container, engine: str) -> None:
+    with box.mount(engine=engine), pytest.raises(InUse, match="not by the engine native"):
+        box.snapshot()
+
+
+@pytest.mark.skipif(shutil.which("busybox") is None, reason="needs busybox-static")
+def test_a_running_container_goes_on(tmp_path: Path) -> None:
+    place = tmp_path / "shell"
+    (place / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", place / "bin/busybox")
+    (place / "bin/sh").symlink_to("busybox")
+    with layerfs.Store(tmp_path / "store") as store:
+        image = store.import_archive(place, tag="shell:1")
+        loop = "i=0; while :; do i=$((i+1)); echo $i >> /log; done"
+        box = store.create(image, name="box", command=["sh", "-c", loop])
+        box.start()
+        try:
+            time.sleep(0.3)
+            first = box.snapshot()
+            time.sleep(0.1)
+            second = box.snapshot()
+            assert box.status == "running"
+        finally:
+            box.stop(0)
+        for snapshot in (first, second):
+            lines = shown(snapshot)["log"].split(b"\n")
+            assert lines[-1] == b"" and [int(line) for line in lines[:-1]] == list(range(1, len(lines)))
+        assert len(shown(second)["log"]) > len(shown(first)["log"])

@@ -1,0 +1,89 @@
+"""snapshot, rollback, fork, log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import layerfs
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def call(box: str, text: str) -> None:
+        with layerfs.Store(tmp_path / "store") as store, store.container(box).mount() as root:
+            (root / "file").write_text(text)
+
+    return call
+
+
+@pytest.fixture
+def box(shell: Any, small: Any, write: Any) -> str:
+    shell("create", "--name", "box", "small:1")
+    write("box", "one")
+    assert shell("snapshot", "box", "first").out == "first\n"
+    write("box", "two!")
+    assert shell("snapshot", "create", "box").out == "snapshot-1\n"
+    return "box"
+
+
+def test_they_are_listed_with_what_each_holds_alone(shell: Any, box: str) -> None:
+    assert shell("snapshot", "ls", box, "-q").lines == ["first", "snapshot-1"]
+    heading, *found = shell("snapshot", "ls").lines
+    assert heading.split("  ")[0] == "SNAPSHOT ID" and [line.split()[1:3] for line in found] == [
+        ["box", "first"],
+        ["box", "snapshot-1"],
+    ]
+    [first, _] = [json.loads(line) for line in shell("snapshot", "ls", "--format", "json").lines]
+    assert first["PrivateSize"] != "N/A"
+
+
+def test_rollback_brings_back_and_rm_takes_away(shell: Any, box: str, tmp_path: Path) -> None:
+    assert shell("rollback", box, "first").code == 0
+    with layerfs.Store(tmp_path / "store") as store, store.container(box).mount() as root:
+        assert (root / "file").read_text() == "one"
+    assert shell("snapshot", "rm", box, "first", "nothing", "snapshot-1").err == "layerfs: No such snapshot: nothing\n"
+    assert shell("snapshot", "ls", "-q").lines == []
+    assert shell("rollback", box, "first").code == 1
+
+
+def test_diff_mount_and_commit(shell: Any, box: str) -> None:
+    assert shell("snapshot", "diff", box, "first").lines == ["A /file"]
+    assert shell("snapshot", "diff", box, "first", "snapshot-1", "-s").lines == ["C /file\t3\t4"]
+    place = shell("snapshot", "mount", box, "first").out.strip()
+    assert Path(place, "file").read_text() == "one"
+    assert shell("umount", place).code == 0
+    assert shell("snapshot", "commit", box, "first", "then:1").out.startswith("sha256:")
+    assert shell("diff", "small:1", "then:1").lines == ["A /file"]
+
+
+def test_log_draws_where_everything_comes_from(shell: Any, box: str, write: Any) -> None:
+    assert shell("fork", box, "child", "--snapshot", "first").out == "child\n"
+    write("child", "three")
+    shell("snapshot", "child", "own")
+    lines = [line.partition("  (")[0] for line in shell("log").lines]
+    assert lines == [
+        "small:1",
+        "└─ box@first",
+        "   ├─ box@snapshot-1",
+        "   │  └─ [box]",
+        "   └─ child@own",
+        "      └─ [child]",
+    ]
+    [image] = json.loads(shell("log", "child", "--format", "json").out)
+    [first] = image["children"]
+    assert [each["snapshots"][0]["name"] for each in first["children"]] == ["own"]
+    assert '-> "container child";' in shell("log", "--format", "dot").out
+
+
+def test_what_is_wrong_is_said_in_a_line(shell: Any, small: Any) -> None:
+    shell("create", "--name", "box", "small:1")
+    assert shell("snapshot", "nobody").err == "layerfs: No such container: nobody\n"
+    assert shell("fork", "box", "box").code == 1
+    assert shell("snapshot", "box", "a/b").err.startswith("layerfs: Invalid snapshot name")
+    assert shell("log", "nobody").code == 1

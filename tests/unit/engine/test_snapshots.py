@@ -1,0 +1,245 @@
+"""Snapshots, forks, rollbacks of containers that are not mounted: what they hold, what they free, what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import layerfs
+from layerfs.errors import AlreadyExists, InUse, InvalidInput, NotFound
+from layerfs.snapshot.states import States
+
+pytestmark = pytest.mark.root
+ENGINES = ["kernel", "native", "python"]
+
+
+def read(box: layerfs.Container, engine: str | None = None) -> dict[str, bytes]:
+    with box.mount(engine=engine) as root:
+        return contents(root)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def write(box: layerfs.Container, files: dict[str, bytes | None], engine: str | None = None) -> None:
+    with box.mount(engine=engine) as root:
+        for name, data in files.items():
+            if data is None:
+                (root / name).unlink()
+            else:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_bytes(data)
+
+
+def states(store: layerfs.Store) -> list[str]:
+    with store.root.index.view() as txn:
+        return [state.id for state in States(txn).all()]
+
+
+@pytest.fixture
+def box(store: layerfs.Store, image: layerfs.Image) -> layerfs.Container:
+    return store.create(image, name="box")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_container_goes_on_from_its_snapshot_and_comes_back_to_it(box: layerfs.Container, engine: str) -> None:
+    write(box, {"a": b"one", "etc/motd": b"changed"}, engine)
+    first = box.snapshot("first")
+    write(box, {"a": b"two", "etc/motd": None, "b/c": b"new"}, engine)
+    box.snapshot("second")
+    assert read(box, engine) == {"a": b"two", "b/c": b"new"}
+    box.rollback(first)
+    assert read(box, engine) == {"a": b"one", "etc/motd": b"changed"}
+    box.rollback("second")
+    assert read(box, engine) == {"a": b"two", "b/c": b"new"}
+
+
+def test_a_fork_shares_and_goes_its_own_way(box: layerfs.Container) -> None:
+    write(box, {"a": b"shared"})
+    child = box.fork("child")
+    write(child, {"a": b"child", "only": b"child"})
+    write(box, {"a": b"parent"})
+    grandchild = child.fork()
+    assert read(box)["a"] == b"parent" and "only" not in read(box)
+    assert read(child) == read(grandchild) == {"a": b"child", "only": b"child", "etc/motd": b"Welcome\n"}
+    assert child.name == "child" and child.image == box.image
+
+
+def test_a_fork_of_a_snapshot_holds_what_that_does(box: layerfs.Container) -> None:
+    write(box, {"a": b"then"})
+    box.snapshot("then")
+    write(box, {"a": b"now"})
+    assert read(box.fork(snapshot="then"))["a"] == b"then"
+
+
+def test_rolling_back_to_the_untouched_image(box: layerfs.Container) -> None:
+    box.snapshot("clean")
+    write(box, {"a": b"x", "etc/motd": None})
+    box.rollback("clean")
+    assert read(box) == {"etc/motd": b"Welcome\n"} and box.diff() == []
+
+
+def test_snapshots_of_what_has_not_changed_cost_no_state(store: layerfs.Store, box: layerfs.Container) -> None:
+    write(box, {"a": b"x"})
+    for number in range(5):
+        box.snapshot(f"s{number}")
+        box.fork()
+    assert len(states(store)) == 1
+
+
+def test_attributes_of_the_root_are_kept(box: layerfs.Container) -> None:
+    with box.mount() as root:
+        root.chmod(0o700)
+        os.setxattr(root, "user.k", b"v")
+        os.utime(root, ns=(5, 7))
+    box.snapshot()
+    with box.mount() as root:
+        assert root.stat().st_mode & 0o7777 == 0o700 and os.getxattr(root, "user.k") == b"v"
+        assert root.stat().st_mtime_ns == 7
+
+
+def test_commit_has_all_that_was_changed_in_one_layer(store: layerfs.Store, box: layerfs.Container) -> None:
+    with box.mount() as root:
+        (root / "a").write_bytes(b"1")
+        (root / "gone").write_bytes(b"1")
+        (root / "d").mkdir()
+        (root / "d/x").write_bytes(b"x")
+        os.link(root / "d/x", root / "d/y")
+    snapshot = box.snapshot()
+    with box.mount() as root:
+        (root / "gone").unlink()
+        (root / "a").write_bytes(b"2")
+        (root / "d/y").chmod(0o600)
+        (root / "etc/motd").unlink()
+        (root / "etc").rmdir()
+    image = box.commit("after:1")
+    assert len(image.layers) == len(box.image.layers) + 1
+    with image.mount() as root:
+        assert contents(root) == {"a": b"2", "d/x": b"x", "d/y": b"x"}
+        assert (root / "d/x").stat().st_ino == (root / "d/y").stat().st_ino
+        assert (root / "d/x").stat().st_mode & 0o777 == 0o600 and not (root / "etc").exists()
+    with snapshot.commit("then:1").mount() as root:
+        assert contents(root) == {"a": b"1", "gone": b"1", "d/x": b"x", "d/y": b"x", "etc/motd": b"Welcome\n"}
+    assert {str(change.path) for change in box.diff()} >= {"/a", "/d", "/d/x", "/d/y", "/etc"}
+
+
+def test_diff_is_against_the_image_whatever_was_frozen(store: layerfs.Store, image: layerfs.Image) -> None:
+    plain, frozen = store.create(image), store.create(image)
+    for box in (plain, frozen):
+        write(box, {"a": b"1", "d/e/f": b"2", "t": b"3"})
+        if box is frozen:
+            box.snapshot()
+        write(box, {"t": None, "etc/motd": None, "d/e/g": b"4"})
+    assert [(c.kind, c.path) for c in frozen.diff()] == [(c.kind, c.path) for c in plain.diff()]
+
+
+def test_snapshots_are_compared_and_mounted(box: layerfs.Container) -> None:
+    write(box, {"a": b"1", "b": b"1"})
+    first = box.snapshot("first")
+    write(box, {"a": b"12", "b": None, "c": b"1"})
+    second = box.snapshot("second")
+    assert [(c.kind, c.path, c.old_size, c.new_size) for c in first.diff(second)] == [
+        ("C", "/a", 1, 2),
+        ("D", "/b", 1, 0),
+        ("A", "/c", 0, 1),
+    ]
+    assert {c.path for c in first.diff()} == {"/a", "/b"}
+    with first.mount() as root:
+        assert contents(root) == {"a": b"1", "b": b"1", "etc/motd": b"Welcome\n"}
+        with pytest.raises(InUse, match="mounted"):
+            first.remove()
+        with pytest.raises(OSError, match="Read-only"):
+            (root / "a").write_bytes(b"")
+    first.remove()
+    assert [each.name for each in box.snapshots()] == ["second"]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_removed_in_any_order_the_right_bytes_are_freed(
+    store: layerfs.Store, box: layerfs.Container, order: tuple[int, ...]
+) -> None:
+    size = 1 << 20
+    taken = []
+    for _ in range(3):
+        write(box, {"big": os.urandom(size)})
+        taken.append(box.snapshot())
+    write(box, {"big": b"small"})
+    box.snapshot()  # else the container itself would stand on the third one
+    wanted = {snapshot.id: dict(read(box.fork(snapshot=snapshot))) for snapshot in taken}
+    for each in store.containers():
+        if each != box:
+            each.remove()
+    store.gc()
+    left = list(taken)
+    for number in order:
+        assert taken[number].sizes().private == size
+        before = used(store)
+        taken[number].remove()
+        left.remove(taken[number])
+        store.gc()
+        assert before - used(store) >= size
+        for snapshot in left:
+            with snapshot.mount() as root:
+                assert contents(root) == wanted[snapshot.id]
+    assert read(box)["big"] == b"small" and store.fsck() == []
+
+
+def used(store: layerfs.Store) -> int:
+    files = (path.lstat() for top in ("objects", "packs", "uppers") for path in (store.path / top).rglob("*"))
+    return sum(status.st_blocks * 512 for status in files)
+
+
+def test_what_others_need_outlives_the_container(store: layerfs.Store, box: layerfs.Container) -> None:
+    write(box, {"a": b"kept"})
+    child = box.fork("child")
+    box.remove()
+    store.gc()
+    assert read(child)["a"] == b"kept"
+    child.remove()
+    store.gc()
+    assert states(store) == [] and list((store.path / "uppers").iterdir()) == []
+
+
+def test_what_cannot_be(store: layerfs.Store, box: layerfs.Container) -> None:
+    box.snapshot("taken")
+    with pytest.raises(AlreadyExists, match="taken"):
+        box.snapshot("taken")
+    with pytest.raises(InvalidInput):
+        box.snapshot("no/name")
+    with pytest.raises(NotFound, match="missing"):
+        box.rollback("missing")
+    with pytest.raises(AlreadyExists):
+        box.fork("box")
+    with box.mount(), pytest.raises(InUse):
+        box.rollback("taken")
+    assert len(store.containers()) == 1 and [each.name for each in box.snapshots()] == ["taken"]
+
+
+def test_a_name_that_no_layer_can_hold_keeps_to_engines_that_can(box: layerfs.Container) -> None:
+    write(box, {"a": b"1"})
+    box.snapshot("before")
+    write(box, {".wh.odd": b"2", "a": None})
+    box.snapshot("odd")
+    write(box, {"b": b"3"}, "kernel")
+    for engine in ("kernel", "python", None):
+        assert read(box, engine) == {".wh.odd": b"2", "b": b"3", "etc/motd": b"Welcome\n"}
+    with pytest.raises(layerfs.errors.Unsupported, match="no layer can hold"):
+        box.mount(engine="native")
+    box.rollback("before")
+    assert read(box, "native")["a"] == b"1"
+
+
+def test_inode_numbers_and_links_hold_for_who_has_the_kernels_index(box: layerfs.Container) -> None:
+    with box.mount(engine="kernel") as root:
+        (root / "x").write_bytes(b"x")
+        os.link(root / "x", root / "y")
+    box.snapshot()
+    with box.mount(engine="kernel") as root:
+        (root / "x").write_bytes(b"xx")
+        assert (root / "y").read_bytes() == b"xx"
+    box.snapshot()
+    with box.mount(engine="native") as root:
+        assert (root / "y").read_bytes() == b"xx" and (root / "y").stat().st_nlink == 2
