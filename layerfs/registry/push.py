@@ -68,6 +68,27 @@ class _Blob:
     descriptor: Descriptor
     open: Callable[[], BinaryIO] | None  # None: it is there
 
+    @property
+    def key(self) -> Digest:
+        return self.descriptor.digest
+
+
+@dataclass(frozen=True, slots=True)
+class _Unmade:
+    """A layer whose form is chosen, or made, when it is sent."""
+
+    layer: Layer
+    known: tuple[Descriptor, ...]  # how manifests name it
+    lease: Lease
+
+    @property
+    def diff_id(self) -> DiffID:
+        return self.layer.diff_id
+
+    @property
+    def key(self) -> Digest:
+        return self.layer.diff_id
+
 
 class Pusher:
     """Pushes images of a store to one repository.
@@ -93,7 +114,6 @@ class Pusher:
         self._uploads = Uploads(self._client)
         self._images = Images(root)
         self._progress, self._done = progress, done
-        self._known: dict[DiffID, list[Descriptor]] | None = None
 
     def push(self, tag: Tag) -> Pushed:
         """Pushes what a name means, and notes that it is there.
@@ -104,14 +124,15 @@ class Pusher:
         record = self._images.get(tag.image)
         with self._root.leases.acquire("push") as lease:
             lease.pin(b"".join(key.raw for key in (record.id, *record.diff_ids, *record.layer_blobs)))
+            config = self._images.config(record).raw
             manifest = self._images.manifest(tag.manifest or record.manifest)
             blobs = self._given(record, manifest, lease) if manifest else None
-            if blobs is None:
-                blobs = in_parallel([partial(self._chosen, get_layer(self._root, d), lease) for d in record.diff_ids])
-                manifest = build_manifest(self._config(record), tuple(blob.descriptor for blob in blobs))
-            assert manifest is not None
-            layers = self._send(blobs)
-            self._send_config(record, manifest)
+            if manifest is not None and blobs is not None:
+                layers = self._send(blobs, manifest.config, config)
+            else:
+                descriptor = Descriptor(media.OCI_CONFIG, record.id, len(config))
+                layers = self._send(self._unmade(record, lease), descriptor, config)
+                manifest = build_manifest(descriptor, tuple(layer.descriptor for layer in layers))
             where = tag.reference.tag or "latest"
             self._uploads.manifest(self._repository, where, manifest)
             pushed = Pushed(tag.reference, manifest, layers)
@@ -160,9 +181,15 @@ class Pusher:
                 with suppress(LayerfsError):
                     yield parse(source.place)
 
-    def _chosen(self, layer: Layer, lease: Lease) -> _Blob:
+    def _unmade(self, record: ImageRecord, lease: Lease) -> list[_Unmade]:
+        known = _known_forms(self._root, self._images, frozenset(record.diff_ids))
+        return [_Unmade(get_layer(self._root, d), tuple(known.get(d, ())), lease) for d in record.diff_ids]
+
+    def _chosen(self, unmade: _Unmade) -> _Blob:
         """A layer in a form that is there or can be had, else compressed anew."""
-        for descriptor in self._forms(layer):
+        layer, lease = unmade.layer, unmade.lease
+        kept = (layer.blob,) if layer.blob else ()
+        for descriptor in dict.fromkeys((*kept, *unmade.known)):
             kind = media.layer_compression(descriptor.media_type)
             if kind is None or media.is_foreign(descriptor.media_type):
                 continue
@@ -174,23 +201,19 @@ class Pusher:
         there = self._client.has_blob(self._repository, form.descriptor.digest, push=True) is not None
         return _Blob(layer.diff_id, form.descriptor, None if there else form.open)
 
-    def _forms(self, layer: Layer) -> list[Descriptor]:
-        """The compressed forms of a layer that are known: the kept one, and those that manifests name."""
-        if self._known is None:
-            self._known = _known_forms(self._root, self._images)
-        kept = [layer.blob] if layer.blob else []
-        return kept + [
-            form for form in self._known.get(layer.diff_id, ()) if not layer.blob or form.digest != layer.blob.digest
-        ]
-
     # sending
 
-    def _send(self, blobs: Sequence[_Blob]) -> tuple[PushedLayer, ...]:
-        once = {blob.descriptor.digest: blob for blob in blobs}
-        sent = dict(zip(once, in_parallel([partial(self._send_one, blob) for blob in once.values()]), strict=True))
-        return tuple(PushedLayer(blob.diff_id, blob.descriptor, sent[blob.descriptor.digest]) for blob in blobs)
+    def _send(self, blobs: Sequence[_Blob | _Unmade], config: Descriptor, raw: bytes) -> tuple[PushedLayer, ...]:
+        """All at once, and the config beside them; what comes twice is sent once."""
+        once = {blob.key: blob for blob in blobs}
+        jobs: list[Callable[[], PushedLayer | Sent]] = [partial(self._send_one, blob) for blob in once.values()]
+        jobs.append(partial(self._uploads.blob, self._repository, config, partial(io.BytesIO, raw)))
+        sent = dict(zip(once, cast(list[PushedLayer], in_parallel(jobs)), strict=False))
+        return tuple(replace(sent[blob.key], diff_id=blob.diff_id) for blob in blobs)
 
-    def _send_one(self, blob: _Blob) -> Sent:
+    def _send_one(self, blob: _Blob | _Unmade) -> PushedLayer:
+        if isinstance(blob, _Unmade):
+            blob = self._chosen(blob)
         sent = Sent("there")
         if blob.open is not None:
             here = self._client.session.name
@@ -203,9 +226,10 @@ class Pusher:
                 known_missing=True,
                 report=self._reporter(blob),
             )
+        pushed = PushedLayer(blob.diff_id, blob.descriptor, sent)
         if self._done is not None:
-            self._done(PushedLayer(blob.diff_id, blob.descriptor, sent))
-        return sent
+            self._done(pushed)
+        return pushed
 
     def _reporter(self, blob: _Blob) -> Callable[[int], object] | None:
         progress = self._progress
@@ -213,13 +237,6 @@ class Pusher:
             return None
         total = blob.descriptor.size
         return lambda count: progress(Progress("push", str(blob.diff_id), count, total))
-
-    def _config(self, record: ImageRecord) -> Descriptor:
-        return Descriptor(media.OCI_CONFIG, record.id, len(self._images.config(record).raw))
-
-    def _send_config(self, record: ImageRecord, manifest: Manifest) -> None:
-        raw = self._images.config(record).raw
-        self._uploads.blob(self._repository, manifest.config, partial(io.BytesIO, raw))
 
     # what is remembered
 
@@ -242,10 +259,10 @@ class Pusher:
                 txn.put_json("images", record.id.raw, replace(record, manifest=digest, layer_blobs=blobs).row())
 
 
-def _known_forms(root: StoreRoot, images: Images) -> dict[DiffID, list[Descriptor]]:
-    """By layer, how the manifests that images came with name it."""
+def _known_forms(root: StoreRoot, images: Images, wanted: frozenset[DiffID]) -> dict[DiffID, list[Descriptor]]:
+    """How the manifests that images came with name these layers."""
     with root.index.view() as txn:
-        records = list(scan_images(txn))
+        records = [record for record in scan_images(txn) if not wanted.isdisjoint(record.diff_ids)]
     found: dict[DiffID, list[Descriptor]] = {}
     for record in records:
         manifest = None
