@@ -41,6 +41,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "search": ("registries", "Registries"),
     "tags": ("registries", "Registries"),
     "copy": ("registries", "Registries"),
+    "pull": ("pull", "Registries"),
     "create": ("launch", "Containers"),
     "run": ("launch", "Containers"),
     "start": ("life", "Containers"),
@@ -99,6 +100,7 @@ _NOUNS: dict[str, dict[str, str]] = {
         "load": "load",
         "save": "save",
         "push": "push",
+        "pull": "pull",
         "prune": "image_prune",
     },
     "manifest": {

@@ -16,12 +16,14 @@ from layerfs.cli.life import detach_option, follow
 from layerfs.cli.mounts import engine_option
 from layerfs.cli.options import complete_networks, image_argument
 from layerfs.cli.output import fail, out, reason
+from layerfs.cli.pull import image_at_hand
 from layerfs.cli.terminal import check_input_terminal, parse_keys, size_of
 from layerfs.cli.times import parse_duration
 from layerfs.cli.verbs import verb
 from layerfs.engine.attaching import NOTHING, Attach
 from layerfs.engine.life import start
-from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput, LayerfsError
+from layerfs.engine.settings import Settings
+from layerfs.errors import ContainerNotFound, InvalidInput, LayerfsError
 
 if TYPE_CHECKING:
     from layerfs.engine import Container
@@ -75,6 +77,9 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--health-start-interval", metavar="DURATION", help="Time between checks in that period (5s)."),
     click.option("--health-retries", type=int, metavar="N", help="Failures in a row that make it unhealthy (3)."),
     click.option("--no-healthcheck", is_flag=True, help="Without the image's health check."),
+    click.option("--pull", default="missing", metavar="POLICY", help="Pull it: always, missing (default), never."),
+    click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Platform of the image that is pulled."),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing of a pull."),
     click.option("--cidfile", metavar="FILE", help="Write the container's ID to a file."),
     *CONFINEMENT,
     engine_option,
@@ -188,14 +193,14 @@ def _create(session: Session, image: str, command: tuple[str, ...], options: dic
     if cidfile and Path(cidfile).exists():
         raise InvalidInput(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
     others = options.pop("volumes_from")
+    how = {name: options.pop(name) for name in ("platform", "quiet")}
+    policy = options.pop("pull")
     settings = _settings(options, command)
-    try:
-        for text in others:
-            _take_volumes(session, settings, text)
-        box = session.store.create(image, **settings)
-    except ImageNotFound as error:
-        fail(f"Unable to find image '{error.message.removeprefix('No such image: ')}' locally")
-        raise
+    for text in others:
+        _take_volumes(session, settings, text)
+    Settings().changed({name: value for name, value in settings.items() if name not in ("name", "engine")})
+    image_at_hand(session, image, policy, **how)  # only when nothing else is wrong
+    box = session.store.create(image, **settings)
     if cidfile:
         Path(cidfile).write_text(box.id)
     return box

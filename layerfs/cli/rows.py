@@ -35,7 +35,7 @@ def image_rows(summaries: Iterable[ImageSummary], *, truncate: bool, digests: bo
     rows = []
     for summary in summaries:
         names = [
-            (t.reference.familiar.rpartition(":")[::2], str(t.manifest) if t.manifest and digests else _NONE)
+            (t.reference.familiar.rpartition(":")[::2], str(t.digest) if t.digest and digests else _NONE)
             for t in summary.tags
         ]
         tagged = {name[0] for name, _ in names}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from layerfs.image.removal import Removed
     from layerfs.image.usage import ImagesUsage
     from layerfs.layer.progress import Report
+    from layerfs.registry.config import Settings
     from layerfs.registry.push import Pushed
     from layerfs.snapshot import ContainerRecord, Containers, MountRecord
     from layerfs.snapshot.options import Options
@@ -223,6 +224,34 @@ class Store:
         from layerfs.engine.registries import push
 
         return push(self, name, all_tags=all_tags, compression=compression, progress=progress, **how)
+
+    def pull(
+        self,
+        name: str,
+        *,
+        platform: str | None = None,
+        all_platforms: bool = False,
+        settings: Settings | None = None,
+        progress: Report | None = None,
+    ) -> Image:
+        """Pull what a name means in its registry: layers are fetched side by side and unpacked while they come, what
+        the store has is not fetched, and a pull that broke off goes on where it was.
+
+        Args:
+            platform: `os/architecture[/variant]`, of an index; this machine's when None.
+            all_platforms: all images of an index, the index itself and what else it has; returned is this machine's.
+            settings: a layerfs.registry.Settings instead of what files and variables say.
+            progress: told of each blob: `wait`, `exists`, `download`, `downloaded`, `read` (unpacked), `done`; `id`
+                is its digest. Called from several threads, one at a time.
+
+        Raises:
+            RegistryNotFound, RegistryDenied, RegistryUnreachable, RegistryError: in docker's words.
+            Corrupt, InvalidArchive, NoSpace: nothing of the image is seen then.
+        """
+        from layerfs.engine.pulling import pull
+
+        pulled = pull(self, name, platform=platform, all_platforms=all_platforms, settings=settings, progress=progress)
+        return Image(self, pulled.image)
 
     # containers
 

@@ -115,15 +115,21 @@ def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | N
 
     if not repair:
         return check(store.root, replay=replay, quick=quick, progress=progress)
+    from layerfs.engine.pulling import fetched_blobs, fetched_layers
+
     with store.root.leases.acquire("fsck") as lease:
 
         def streams(key: bytes) -> Iterator[BinaryIO]:
-            try:
-                layer = get_layer(store.root, DiffID(Digest.from_raw(key)))  # has_layer says no when its tree is lost
-            except NotFound:
-                yield from blob_streams(store.root, Digest.from_raw(key), lease)
+            """What this host has first; then what came from registries."""
+            digest, layer = Digest.from_raw(key), None
+            with contextlib.suppress(NotFound):
+                layer = get_layer(store.root, DiffID(digest))  # has_layer says no when its tree is lost
+            if layer is None:
+                yield from blob_streams(store.root, digest, lease)
+                yield from fetched_blobs(store, digest)
             else:
                 yield from layer_streams(store.root, layer, lease)
+                yield from fetched_layers(store, layer.diff_id)
 
         return check(store.root, repair=streams, replay=replay, quick=quick, progress=progress)
 

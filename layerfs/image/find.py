@@ -50,10 +50,10 @@ def find_image(txn: Txn, name: str) -> tuple[ImageRecord, Reference | None]:
 
 
 def _find_tag(txn: Txn, reference: Reference) -> Tag | None:
-    """The row of a name; a digest that no row has is looked for among the manifests of the repository's tags."""
+    """The row of a name; a digest that no row has is looked for among those of the repository's tags."""
     tag = read_tag(txn, reference)
     if tag is None and reference.digest is not None:
-        tags = (tag for tag in scan_tags(txn, reference.name + ":") if tag.manifest == reference.digest)
+        tags = (tag for tag in scan_tags(txn, reference.name + ":") if reference.digest in (tag.manifest, tag.index))
         tag = next(tags, None)
     return tag
 

@@ -38,8 +38,11 @@ class Images:
         manifest: Manifest | None = None,
         references: Iterable[Reference] = (),
         parent: Digest | None = None,
+        index: Digest | None = None,
     ) -> ImageRecord:
         """Makes an image visible, under these names; hold a lease since before its layers were looked up.
+
+        index: the index that the names stand for where they come from, and that has the manifest among others.
 
         An image that is known keeps when it was added, its parent and its manifest if it has them.
 
@@ -67,7 +70,7 @@ class Images:
             record = _merged(read_image(txn, config.id), record)
             txn.put_json("images", record.id.raw, record.row())
             for name in names:
-                tag = Tag(name, record.id, manifest.digest if manifest else None)
+                tag = Tag(name, record.id, manifest.digest if manifest else None, index)
                 txn.put_json("references", name.key.encode(), tag.row())
         return record
 
@@ -156,7 +159,8 @@ class Images:
                 raise ImageNotFound(f"No such image: {source}")
             old = read_tag(txn, name) if name else None
             digest = manifest or reference.digest or (old.manifest if old else None)
-            txn.put_json("references", reference.key.encode(), Tag(reference, found.id, digest).row())
+            index = old.index if old and digest == old.manifest else None
+            txn.put_json("references", reference.key.encode(), Tag(reference, found.id, digest, index).row())
         return found
 
     def untag(self, reference: Reference) -> Digest:

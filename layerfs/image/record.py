@@ -61,11 +61,21 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Tag:
-    """A row of `references`: a name (by tag or by digest) and the image it means now."""
+    """A row of `references`: a name (by tag or by digest) and the image it means now.
+
+    `manifest`: the image's own that the name stands for. `index`: what the registry has under the name, when that is
+    an index of several.
+    """
 
     reference: Reference
     image: Digest
     manifest: Digest | None = None
+    index: Digest | None = None
+
+    @property
+    def digest(self) -> Digest | None:
+        """What the registry has under the name."""
+        return self.index or self.manifest
 
     @property
     def by_digest(self) -> bool:
@@ -74,12 +84,14 @@ class Tag:
     @classmethod
     def from_row(cls, key: bytes, row: Any) -> Tag:
         try:
-            return cls(Reference.parse(key.decode()), Digest(str(row["image"])), _digest(row["manifest"]))
+            reference, manifest, index = Reference.parse(key.decode()), row["manifest"], row.get("index")
+            return cls(reference, Digest(str(row["image"])), _digest(manifest), _digest(index))
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise Corrupt(f"the row of reference {key!r} is damaged ({error})") from None
 
     def row(self) -> dict[str, Any]:
-        return {"image": self.image.hex, "manifest": self.manifest.hex if self.manifest else None}
+        row: dict[str, Any] = {"image": self.image.hex, "manifest": self.manifest.hex if self.manifest else None}
+        return row if self.index is None else row | {"index": self.index.hex}
 
 
 def read_image(txn: Txn, image: Digest) -> ImageRecord | None:

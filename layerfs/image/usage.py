@@ -9,6 +9,7 @@ from layerfs.digest import Digest, chain_id
 from layerfs.errors import LayerfsError
 from layerfs.image.images import Images, layer_sizes
 from layerfs.image.record import ImageRecord, Tag, scan_images, scan_tags
+from layerfs.oci import Index, media, parse_document
 from layerfs.store.index import Txn
 from layerfs.store.mark import Roots
 from layerfs.store.root import StoreRoot
@@ -52,14 +53,17 @@ def images_usage(root: StoreRoot) -> ImagesUsage:
 def image_roots(root: StoreRoot, txn: Txn) -> Roots:
     """What `gc` must keep for images, tagged or not: configs, manifests (also those of single names), layers, trees.
 
-    A name may stand for another manifest than its image came with first; its layers' blobs are kept as well.
+    A name may stand for another manifest than its image came with first; its layers' blobs are kept as well. So is the
+    index that a name stands for in its registry, with what the store has of it.
     """
     records = list(scan_images(txn))
     blobs = {digest.raw for record in records for digest in (record.id, *record.layer_blobs)}
-    first = {record.manifest for record in records}
-    others = {tag.manifest for tag in scan_tags(txn)} - first
+    first, tags = {record.manifest for record in records}, list(scan_tags(txn))
+    others = {tag.manifest for tag in tags} - first
     blobs |= {manifest.raw for manifest in first | others if manifest is not None}
     blobs |= {digest.raw for manifest in others if manifest for digest in _layers(root, manifest)}
+    for index in {tag.index for tag in tags if tag.index}:
+        blobs |= {digest.raw for digest in _index(root, index)}
     return Roots(
         images=frozenset(record.id.raw for record in records),
         layers=frozenset(diff_id.raw for record in records for diff_id in record.diff_ids),
@@ -75,3 +79,23 @@ def _layers(root: StoreRoot, manifest: Digest) -> list[Digest]:
     except LayerfsError:
         return []
     return [layer.digest for layer in parsed.layers] if parsed else []
+
+
+def _index(root: StoreRoot, index: Digest) -> set[Digest]:
+    """An index and all below it that is kept: manifests, configs, layers, whatever they are of."""
+    found, waiting = {index}, [index]
+    while waiting:
+        digest = waiting.pop()
+        try:
+            document = parse_document(root.blobs.read(digest), str(root.blobs.stat(digest)["media_type"]))
+        except LayerfsError:
+            continue
+        if isinstance(document, Index):
+            below = {
+                entry.digest for entry in document.manifests if entry.media_type in media.MANIFESTS | media.INDEXES
+            }
+            waiting += [each for each in below - found if root.blobs.has(each)]
+        else:
+            below = {each.digest for each in (document.config, *document.layers)}
+        found |= below
+    return found

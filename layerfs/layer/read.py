@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfs.digest import DiffID, Digest
@@ -29,6 +30,7 @@ def read_layer(
     descriptor: Descriptor | None = None,
     media_type: str | None = None,
     keep_blob: bool = True,
+    file: Path | None = None,
     source: Source | None = None,
     limits: Limits | None = None,
     progress: Report | None = None,
@@ -38,6 +40,8 @@ def read_layer(
     Compression is found by content. A gzip or zstd stream is kept as it came when `keep_blob` is true, under
     `media_type` (or the descriptor's, or that of its form); a plain tar can be had again from its record, and xz and
     bzip2, which no registry takes, are not kept.
+
+    file: the file of this store's file system that the stream reads; it becomes the blob, if one is kept.
 
     Raises:
         Corrupt: digest or size are not the descriptor's, or the diff ID is not `expected`.
@@ -50,7 +54,8 @@ def read_layer(
         kind = media_type or (descriptor.media_type if descriptor else MEDIA_TYPES.get(codec, ""))
         blob: BlobWriter | None = None
         if keep_blob and codec in ("gzip", "zstd"):
-            blob = stack.enter_context(root.blobs.writer(lease, kind))
+            blobs = root.blobs
+            blob = stack.enter_context(blobs.adopt(lease, file, kind) if file else blobs.writer(lease, kind))
         source_in.begin(blob, codec)
         ingest = stack.enter_context(Ingest(root, lease))
         name = str(descriptor.digest) if descriptor else str(expected or "")

@@ -76,6 +76,28 @@ class BlobWriter:
         self.close()
 
 
+class AdoptedBlob(BlobWriter):
+    """A blob whose bytes are in a file of the store already, which `commit` moves to its place: `write` only counts and
+    hashes what the caller has read of it. Left without `commit`, the file stays as it is.
+    """
+
+    def __init__(self, blobs: Blobs, lease: Lease, media_type: str, file: Path) -> None:
+        self._blobs, self._lease, self.media_type, self._path = blobs, lease, media_type, file
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self._fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._hash.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
 class Blobs:
     """The blobs of a store. Safe from threads and processes; putting what is there is cheap and harmless."""
 
@@ -161,6 +183,10 @@ class Blobs:
     def writer(self, lease: Lease, media_type: str = "application/octet-stream") -> BlobWriter:
         """A writer for a blob of any size."""
         return BlobWriter(self, lease, media_type)
+
+    def adopt(self, lease: Lease, file: Path, media_type: str = "application/octet-stream") -> AdoptedBlob:
+        """A writer for a blob that is a file of this store's file system already."""
+        return AdoptedBlob(self, lease, media_type, file)
 
     def stat(self, digest: Digest) -> dict[str, Any]:
         """The row: `size`, `media_type`. Raises NotFound."""

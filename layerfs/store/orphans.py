@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 _HEX2, _HEX16, _HEX62, _HEX64 = (re.compile(rf"[0-9a-f]{{{count}}}\Z") for count in (2, 16, 62, 64))
 _TREE = re.compile(r"(layer|merged|split)-([0-9a-f]{64})\Z")
 _TREE_TABLES = {"layer": "layers", "split": "layers", "merged": "trees"}
-CONTAINER_AGE = 60 * 1_000_000_000  # ns; a container's directory is made before its row, without a lease
+_AGES = {  # ns; how long a file may be without a row
+    "container": 60 * 1_000_000_000,  # its directory is made before its row, without a lease
+    "partial": 24 * 3600 * 1_000_000_000,  # somebody may go on with it
+}
 
 
 class Orphan(NamedTuple):
-    """A file without a row. `kind`: object, pack, tree, split, blob, container, stray."""
+    """A file without a row. `kind`: object, pack, tree, split, blob, partial, container, stray."""
 
     kind: str
     path: Path
@@ -46,7 +49,7 @@ def find_orphans(root: StoreRoot, txn: Txn, horizon: int) -> Iterator[Orphan]:
             status = orphan.path.lstat()
         except FileNotFoundError:
             continue
-        if status.st_mtime_ns < (horizon - CONTAINER_AGE if orphan.kind == "container" else horizon):
+        if status.st_mtime_ns < horizon - _AGES.get(orphan.kind, 0):
             yield orphan
 
 
@@ -60,6 +63,9 @@ def _candidates(path: Path) -> Iterator[Orphan]:
     for name in _names(path / "blobs" / "sha256"):
         if _HEX64.match(name):
             yield Orphan("blob", path / "blobs" / "sha256" / name, bytes.fromhex(name), "blobs", bytes.fromhex(name))
+    for name in _names(path / "partial"):
+        if _HEX64.match(name):
+            yield Orphan("partial", path / "partial" / name, bytes.fromhex(name), "", b"")
     for name in _names(path / "containers"):
         if _HEX64.match(name):
             yield Orphan("container", path / "containers" / name, bytes.fromhex(name), "containers", name.encode())

@@ -57,8 +57,8 @@ WRONG = [  # command line, exit code, part of the message
     ("load -i nosuch", 1, "open nosuch: no such file or directory"),
     ("import nosuch", 1, "open nosuch: no such file or directory"),
     ("umount /nosuch", 1, "nothing of this store is mounted at /nosuch"),
-    ("run nosuch", 125, "No such image: nosuch:latest"),
-    ("create nosuch", 125, "No such image: nosuch:latest"),
+    ("run --pull never nosuch", 125, "No such image: nosuch:latest"),
+    ("create --pull never nosuch", 125, "No such image: nosuch:latest"),
     ("run BAD", 125, "invalid reference format"),
     ("completion tcsh", 1, "'tcsh' is not one of"),
 ]
@@ -73,7 +73,9 @@ def test_a_wrong_command_line_is_told_in_one_line(shell, line, code, message):
 
 
 def test_a_missing_image_of_run_is_first_told_as_docker_does(shell):
-    assert shell("run", "x").err.splitlines()[0] == "layerfs: Unable to find image 'x:latest' locally"
+    assert shell("run", "127.0.0.1:1/x").err.splitlines()[0] == (
+        "layerfs: Unable to find image '127.0.0.1:1/x:latest' locally"
+    )
 
 
 @pytest.mark.parametrize(

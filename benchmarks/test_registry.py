@@ -1,0 +1,174 @@
+"""Pull from a registry on loopback: real images of over 30,000 files, gzip layers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import layerfs
+
+GROUP = "Registries"
+CONFIG = """version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {place}}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def _await(port: int) -> None:
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError("docker-registry does not answer")
+
+
+@pytest.fixture(scope="module")
+def registry(base: Path) -> Iterator[str]:
+    """host:port of Debian's docker-registry."""
+    place, port = base / "registry", _free_port()
+    place.mkdir()
+    (place / "config.yml").write_text(CONFIG.format(place=place / "data", port=port))
+    server = subprocess.Popen(["docker-registry", "serve", place / "config.yml"], stderr=subprocess.DEVNULL)
+    try:
+        _await(port)
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def pushed(registry: str, real: Any) -> Callable[[str], str]:
+    """The name of a real image in the registry, with gzip layers; pushed on first use."""
+    done: dict[str, str] = {}
+
+    def get(name: str) -> str:
+        if name not in done:
+            target = f"{registry}/{name}:1"
+            source, tls = f"docker-archive:{real(name)}", "--dest-tls-verify=false"
+            command = ["skopeo", "copy", "-q", "--insecure-policy", tls, source, f"docker://{target}"]
+            subprocess.run(command, check=True)
+            done[name] = target
+        return done[name]
+
+    return get
+
+
+def _fresh(*paths: Path) -> Callable[[], None]:
+    def clear() -> None:
+        for path in paths:
+            shutil.rmtree(path, ignore_errors=True)
+        subprocess.run(["sync"], check=True)
+
+    return clear
+
+
+def _pull(place: Path, name: str) -> None:
+    with layerfs.Store(place) as store:
+        store.pull(name)
+
+
+def _written() -> int:
+    """Bytes that this process has caused to be written to disks."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("write_bytes")))
+
+
+def test_pull_against_podman(pair: Any, pushed: Any, podman: Any, run: Any, tmp_path: Path) -> None:
+    name, place = pushed("image"), tmp_path / "store"
+    turn = iter(range(100))
+    pair(
+        "pull 36k files into an empty store",
+        lambda: _pull(place, name),
+        lambda: run(*podman("pull", "-q", "--tls-verify=false", name, root=f"pull{next(turn)}")),
+        peer_name="podman pull",
+        bar=0.35,
+        rounds=3,
+        prepare=_fresh(place),
+        prepare_peer=lambda: run("sync"),
+    )
+
+
+def test_pull_against_skopeo_and_tar(pair: Any, pushed: Any, run: Any, tmp_path: Path) -> None:
+    name, place, copy, unpacked = pushed("image"), tmp_path / "store", tmp_path / "copy", tmp_path / "unpacked"
+
+    def copy_and_unpack() -> None:
+        run("skopeo", "copy", "-q", "--insecure-policy", "--src-tls-verify=false", f"docker://{name}", f"dir:{copy}")
+        for number, layer in enumerate(json.loads((copy / "manifest.json").read_text())["layers"]):
+            (unpacked / str(number)).mkdir(parents=True)
+            run("tar", "xzf", copy / layer["digest"].removeprefix("sha256:"), "-C", unpacked / str(number))
+
+    pair(
+        "pull 36k files into an empty store",
+        lambda: _pull(place, name),
+        copy_and_unpack,
+        peer_name="skopeo copy, tar xzf",
+        bar=0.35,
+        rounds=3,
+        prepare=_fresh(place),
+        prepare_peer=_fresh(copy, unpacked),
+    )
+
+
+def test_pull_of_a_variant(pair: Any, pushed: Any, podman: Any, run: Any, tmp_path: Path) -> None:
+    """The store has the image; the variant's upper layer shares nine of ten files with it."""
+    image, variant, store = pushed("image"), pushed("variant"), tmp_path / "store"
+    turn = iter(range(100))
+
+    def have_image() -> None:
+        _fresh(store)()
+        _pull(store, image)
+        run("sync")
+
+    def peer_has_image() -> None:
+        run(*podman("pull", "-q", "--tls-verify=false", image, root=f"variant{next(turn)}"))
+        run("sync")
+
+    last = iter(range(100))
+    pair(
+        "pull a variant that shares 90 % of its files",
+        lambda: _pull(store, variant),
+        lambda: run(*podman("pull", "-q", "--tls-verify=false", variant, root=f"variant{next(last)}")),
+        peer_name="podman pull",
+        bar=0.2,
+        rounds=3,
+        prepare=have_image,
+        prepare_peer=peer_has_image,
+    )
+    have_image()
+    before = _written()
+    _pull(store, variant)
+    run("sync")
+    with layerfs.Store(store) as opened:
+        blob = opened.image(variant).layers[-1].blob
+    written = _written() - before
+    pair.figure("bytes written by that pull", written / blob.size, "×", bar=1.3, base="the layer as it came")
+
+
+def test_pull_again(pair: Any, pushed: Any, podman: Any, run: Any, tmp_path: Path) -> None:
+    name, place = pushed("image"), tmp_path / "store"
+    _pull(place, name)
+    run(*podman("pull", "-q", "--tls-verify=false", name, root="again-pull"))
+    pair(
+        "pull what is there",
+        lambda: _pull(place, name),
+        lambda: run(*podman("pull", "-q", "--tls-verify=false", name, root="again-pull")),
+        peer_name="podman pull",
+        bar=0.5,
+    )

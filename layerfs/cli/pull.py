@@ -1,0 +1,116 @@
+"""pull, and the images that create and run need."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from layerfs.cli.app import Session
+from layerfs.cli.output import fail, out
+from layerfs.cli.progress import blob_bars
+from layerfs.cli.verbs import verb
+from layerfs.errors import InvalidInput
+from layerfs.reference import Reference
+
+if TYPE_CHECKING:
+    from layerfs.registry.pull import Pulled
+
+_LINES = {  # docker's words for what happens to a blob
+    "wait": "Waiting",
+    "exists": "Already exists",
+    "download": "Pulling fs layer",
+    "downloaded": "Download complete",
+    "done": "Pull complete",
+}
+Say = Callable[[str], object]
+
+
+@verb("pull")
+@click.argument("name", metavar="NAME[:TAG|@DIGEST]")
+@click.option("-a", "--all-tags", is_flag=True, help="Pull all tags of the repository.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What to take from an index.")
+@click.option("--all-platforms", is_flag=True, help="Take all images of an index, and keep it as it is.")
+@click.option("-q", "--quiet", is_flag=True, help="Only the name that was pulled.")
+@click.pass_obj
+def pull_command(
+    session: Session, name: str, all_tags: bool, platform: str | None, all_platforms: bool, quiet: bool
+) -> None:
+    """Download an image from a registry."""
+    if platform and all_platforms:
+        raise InvalidInput("conflicting options: --platform and --all-platforms")
+    say: Say = _silent if quiet else out
+    how: dict[str, Any] = {"platform": platform, "all_platforms": all_platforms, "quiet": quiet}
+    reference = Reference.parse(name)
+    if all_tags:
+        from layerfs.engine.pulling import tags_to_pull
+
+        pulled = [_pull(session, str(each), say, **how) for each in tags_to_pull(name)]
+        _tell_end(say, any(each.changed for each in pulled), reference.familiar_name)
+        out(reference.name)
+        return
+    if reference != reference.tagged():
+        say("Using default tag: latest")
+    done = _pull(session, name, say, **how)
+    _tell_end(say, done.changed, done.reference.familiar)
+    out(str(done.reference))
+
+
+def image_at_hand(session: Session, name: str, policy: str, *, platform: str | None, quiet: bool) -> None:
+    """What `run` and `create` do before they begin: the image is pulled where docker would; it tells on stderr.
+
+    Raises:
+        ImageNotFound, RegistryError, InvalidInput.
+    """
+    from layerfs.engine.pulling import at_hand
+
+    def fetch(name: str) -> None:
+        reference = Reference.parse(name).tagged()
+        if policy != "always":
+            fail(f"Unable to find image '{reference.familiar}' locally")
+        say: Say = _silent if quiet else lambda text: sys.stderr.write(f"{text}\n")
+        pulled = _pull(session, name, say, platform=platform, all_platforms=False, quiet=quiet)
+        _tell_end(say, pulled.changed, reference.familiar)
+
+    at_hand(session.store, name, policy, platform=platform, fetch=fetch)
+
+
+def _pull(session: Session, name: str, say: Say, *, quiet: bool, **how: Any) -> Pulled:
+    """One name: docker's lines for it and its blobs, and bars on a terminal."""
+    from layerfs.engine.pulling import pull
+
+    reference = Reference.parse(name).tagged()
+    begun = False
+    told: set[tuple[str, str]] = set()
+    plain = not sys.stderr.isatty()
+
+    def begin() -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            say(f"{str(reference) if reference.digest else reference.tag}: Pulling from {reference.path}")
+
+    with blob_bars(quiet) as draw:
+
+        def show(record: Any) -> None:
+            begin()
+            key = (record.kind, record.id)
+            if record.kind in _LINES and key not in told and (plain or record.kind in ("exists", "done")):
+                told.add(key)
+                say(f"{record.id.removeprefix('sha256:')[:12]}: {_LINES[record.kind]}")
+            draw(record)
+
+        pulled = pull(session.store, name, progress=show, **how)
+        begin()
+    say(f"Digest: {pulled.digest}")
+    return pulled
+
+
+def _tell_end(say: Say, changed: bool, name: str) -> None:
+    say(f"Status: {'Downloaded newer image for' if changed else 'Image is up to date for'} {name}")
+
+
+def _silent(text: str) -> None:
+    pass

@@ -1,0 +1,188 @@
+"""Connections and processes that break off: the right content, and next to nothing fetched twice.
+
+LAYERFS_CUTS: connections cut in one pull (default 60).
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layerfs import Store
+from layerfs.registry.config import Settings
+from layerfs.registry.transport import Limits
+from tests.registry.hostile import Ask, Registry, wait_for
+from tests.unit.image.make import tar
+
+CUTS = int(os.environ.get("LAYERFS_CUTS", "60"))
+QUICK = Settings(limits=Limits(connect=5, read=5, attempts=3, delay=0.01, delay_max=0.05))
+CHANCE = random.Random(1)
+LARGE = tar({f"d/{number}": CHANCE.randbytes(40_000) for number in range(200)})
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with Registry() as opened:
+        opened.image("app:1", [LARGE, tar({"small": b"x"})])
+        yield opened
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def size(registry: Registry) -> int:
+    return sum(map(len, registry.blobs.values()))
+
+
+def assert_whole(store: Store, registry: Registry) -> None:
+    image = store.image(f"{registry.host}/app:1")
+    assert store.fsck() == []
+    assert sum(1 for line in store.tree_text(image.id) if line.startswith("/d/")) == 200
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+def test_cut_connections(registry: Registry, path: Path, reset: bool) -> None:
+    (name,) = [name for name, data in registry.blobs.items() if len(data) > 1 << 20]
+    chance = random.Random(2)
+    offsets = sorted(chance.sample(range(1, len(registry.blobs[name])), CUTS // 10 if reset else CUTS))
+    count = [0]
+
+    def cut(ask: Ask) -> bool:
+        following = bisect.bisect_right(offsets, ask.start)
+        if not (ask.is_blob and ask.reference == name and following < len(offsets)):
+            return False
+        count[0] += 1
+        return ask.cut(offsets[following], reset=reset)
+
+    registry.tricks.append(cut)
+    with Store(path) as store:
+        store.pull(f"{registry.host}/app:1", settings=QUICK)
+        assert_whole(store, registry)
+    assert count[0] >= (1 if reset else CUTS)
+    if not reset:
+        assert registry.sent <= 1.05 * size(registry)
+
+
+def test_a_registry_without_ranges(registry: Registry, path: Path) -> None:
+    left = iter(range(3))
+
+    def whole(ask: Ask) -> bool:
+        if not ask.is_layer:
+            return False
+        data = registry.blobs[ask.reference]
+        if len(data) > 1 << 20 and next(left, None) is not None:
+            return ask.cut(ask.start + 400_000)
+        return ask.other(data)
+
+    registry.tricks.append(whole)
+    with Store(path) as store:
+        store.pull(f"{registry.host}/app:1", settings=QUICK)
+        assert_whole(store, registry)
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    return pid
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_a_killed_pull_is_gone_on_with(registry: Registry, path: Path) -> None:
+    """kill -9 at several moments; each time a new process goes on, and at the end nothing came twice."""
+    Store(path).close()
+
+    def pull() -> None:
+        with Store(path) as store:
+            store.pull(f"{registry.host}/app:1", settings=QUICK)
+
+    total, step = size(registry), size(registry) // 5
+    pause = [step]
+
+    def hold(ask: Ask) -> bool:
+        """Sends up to the next stop and is silent then."""
+        data = registry.blobs.get(ask.reference, b"")
+        if not ask.is_blob or len(data) < 1 << 20 or pause[0] >= len(data):
+            return False
+        ask.blob(data, stop=pause[0])
+        registry.closing.wait(3)
+        return ask.drop()
+
+    registry.tricks.append(hold)
+    for number in range(1, 5):
+        pause[0] = number * step
+        registry.sent, before = registry.sent, registry.sent
+        pid = in_child(pull)
+        wait_for(lambda goal=before: registry.sent > goal and partial_size(path) >= pause[0])  # type: ignore[misc]
+        kill(pid)
+        with Store(path) as store:
+            assert store.images() == []
+            assert store.fsck() == []
+    pause[0] = total
+    with Store(path) as store:
+        store.pull(f"{registry.host}/app:1", settings=QUICK)
+        assert_whole(store, registry)
+        assert not list((path / "partial").iterdir())
+    assert registry.sent <= 1.05 * total
+
+
+def partial_size(path: Path) -> int:
+    sizes = [file.stat().st_size for file in (path / "partial").glob("*")]
+    return max(sizes, default=0)
+
+
+def test_a_partial_blob_that_is_damaged_is_fetched_anew(registry: Registry, path: Path) -> None:
+    (name,) = [name for name, data in registry.blobs.items() if len(data) > 1 << 20]
+    with Store(path) as store:
+        (path / "partial").mkdir()
+        for junk in (bytes(100_000), registry.blobs[name][:70_000] + b"x" * 100, bytes(len(registry.blobs[name]) + 5)):
+            (path / "partial" / name.removeprefix("sha256:")).write_bytes(junk)
+            store.pull(f"{registry.host}/app:1", settings=QUICK)
+            assert_whole(store, registry)
+            store.remove_image(f"{registry.host}/app:1", force=True)
+            store.gc()
+
+
+def test_a_complete_partial_blob_is_not_fetched(registry: Registry, path: Path) -> None:
+    (name,) = [name for name, data in registry.blobs.items() if len(data) > 1 << 20]
+    with Store(path) as store:
+        (path / "partial").mkdir()
+        (path / "partial" / name.removeprefix("sha256:")).write_bytes(registry.blobs[name])
+        store.pull(f"{registry.host}/app:1", settings=QUICK)
+        assert_whole(store, registry)
+    assert name not in registry.fetched()
+
+
+def test_a_pull_killed_at_any_moment_leaves_a_whole_store(registry: Registry, path: Path) -> None:
+    from tests.crash.harness import crash_rounds
+
+    def work(number: int) -> None:
+        with Store(path) as store:
+            store.pull(f"{registry.host}/app:1", settings=QUICK)
+
+    def verify(number: int) -> None:
+        with Store(path) as store:
+            assert store.fsck() == []
+            for image in store.images():
+                assert "/small" in "".join(store.tree_text(image.id))
+                store.remove_image(image.id, force=True)
+            store.gc()
+
+    rounds = int(os.environ.get("LAYERFS_ROUNDS", "10"))
+    assert crash_rounds(work, verify, rounds=rounds).killed > rounds // 4
