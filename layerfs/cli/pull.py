@@ -16,7 +16,7 @@ from layerfs.errors import InvalidInput
 from layerfs.reference import Reference
 
 if TYPE_CHECKING:
-    from layerfs.registry.pull import Pulled
+    from layerfs.engine.pulling import Pulled
 
 _LINES = {  # docker's words for what happens to a blob
     "wait": "Waiting",

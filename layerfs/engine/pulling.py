@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from layerfs.layer.progress import Report
     from layerfs.registry.config import Settings
     from layerfs.registry.connect import Registries
-    from layerfs.registry.pull import Pulled
+    from layerfs.registry.pull import Pulled as Pulled
 
 Policy = Literal["always", "missing", "never"]
 POLICIES = ("always", "missing", "never")

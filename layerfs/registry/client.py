@@ -68,6 +68,10 @@ class BlobStream:
         """The next bytes; empty at the end. Raises RegistryUnreachable when the connection breaks off before."""
         return self._answer.read(BLOCK if count < 0 else count)
 
+    def shutdown(self) -> None:
+        """Wakes another thread that waits in `read`."""
+        self._answer.shutdown()
+
     def close(self) -> None:
         self._answer.close()
 

@@ -6,8 +6,10 @@ it leads to nothing but HTTP, and never from https to http.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -129,6 +131,11 @@ class Response:
             self.beginning()
         self.close()
 
+    def shutdown(self) -> None:
+        """Wakes another thread that waits in `read`: nothing more comes."""
+        with contextlib.suppress(ValueError, RuntimeError, OSError):  # it is over already
+            self._raw.shutdown()
+
     def close(self) -> None:
         """Idempotent; a connection with bytes left on it is not used again."""
         if not self._ended:
@@ -239,7 +246,7 @@ class Transport:
         if self.stop.is_set():
             raise RegistryError(f"{action(method, url)}: cancelled")
         headers = {"User-Agent": f"layerfs/{__version__}", **headers}
-        manager, there = self._manager(url), origin(url)
+        manager, there, before = self._manager(url), origin(url), sys.exception()
         source: bytes | BinaryIO | None = body.open() if isinstance(body, Body) else body
         if body is not None:
             headers["Content-Length"] = str(body.size if isinstance(body, Body) else len(body))
@@ -256,6 +263,9 @@ class Transport:
                 decode_content=False,
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            for each in chain(error):
+                if each.__context__ is before:
+                    each.__context__ = None  # what the caller was handling is no cause of it
             raise self._failure(method, url, error) from error
         finally:
             if isinstance(body, Body):

@@ -16,12 +16,13 @@ from tests.registry import servers
 from tests.registry.servers import QUICK, Certificates, Registry, TokenServer
 
 _numbers = itertools.count()
+_SERVED = {"plain", "guarded", "tokened"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if servers.PROGRAM is None:
         for item in items:
-            if "tests/registry/" in item.nodeid:
+            if _SERVED & set(getattr(item, "fixturenames", ())):
                 item.add_marker(pytest.mark.skip(reason="needs docker-registry (tools/system.sh installs it)"))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from layerfs import Store
-from layerfs.errors import LayerfsError
+from layerfs.errors import LayerfsError, RegistryUnreachable
 from layerfs.registry.config import Settings
 from layerfs.registry.transport import Limits
 from tests.registry.hostile import INDEX, Ask, Registry
@@ -324,6 +324,14 @@ def test_names_that_climb_stay_inside(store: Store, registry: Registry, tmp_path
         store.pull(f"{registry.host}/evil:1", settings=QUICK)
     assert not (tmp_path / "evil").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"store"}
+
+
+def test_a_failure_is_not_taken_for_what_was_handled_before(store: Store) -> None:
+    try:
+        store.image("nosuch")
+    except LayerfsError:
+        with pytest.raises(RegistryUnreachable, match="connection refused"):
+            store.pull("127.0.0.1:1/app", settings=QUICK)
 
 
 def test_the_next_pull_from_a_good_registry_works(store: Store, registry: Registry) -> None:
