@@ -7,6 +7,7 @@ memory. In the replacement of `${v//p/r}` a `$` stands for itself (Go's regexp t
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,33 +57,45 @@ def expand(word: str, variables: Mapping[str, str], rules: Rules = Rules()) -> E
     if not any(char in word for char in ("$", "'", '"', "<", rules.escape)):
         return Expansion(word, tuple(_BLANKS.split(word.strip(SPACES))) if word.strip(SPACES) else (), _NONE, _NONE)
     lexer = _Lexer(word, variables, rules)
+    words = _Words()
     try:
-        text, words = lexer.until("", raw=rules.keep_escapes)
+        text = lexer.until("", raw=rules.keep_escapes, words=words)
     except InvalidDockerfile as error:
         shown = word if len(word) <= _SHOWN_MAX else word[:_SHOWN_MAX] + "…"
         raise problem(f"failed to process {quote(shown)}: {error.message}", word=error.word) from None
-    return Expansion(text, tuple(words), frozenset(lexer.used), frozenset(lexer.missing))
+    return Expansion(text, words.finished(), frozenset(lexer.used), frozenset(lexer.missing))
+
+
+@functools.cache
+def _plain_run(ends: str) -> re.Pattern[str]:
+    return re.compile(f"[^$<'\"{re.escape(ends)}]+")
 
 
 class _Words:
-    """Collects characters into words; blanks outside of quotes end one."""
+    """Collects text into words; blanks outside of quotes end one."""
 
     def __init__(self) -> None:
         self.words: list[str] = []
         self.word: list[str] = []
 
-    def add(self, char: str) -> None:
-        if char not in SPACES:
-            self.word.append(char)
-        elif any(self.word):
-            self.words.append("".join(self.word))
-            self.word.clear()
+    def add(self, text: str) -> None:
+        first, *rest = _BLANKS.split(text)
+        self.word.append(first)
+        for piece in rest:
+            self._end()
+            self.word.append(piece)
 
     def add_raw(self, text: str) -> None:
         self.word.append(text)
 
-    def finished(self) -> list[str]:
-        return [*self.words, "".join(self.word)] if any(self.word) else self.words
+    def finished(self) -> tuple[str, ...]:
+        self._end()
+        return tuple(self.words)
+
+    def _end(self) -> None:
+        if any(self.word):
+            self.words.append("".join(self.word))
+        self.word.clear()
 
 
 class _Lexer:
@@ -118,32 +131,38 @@ class _Lexer:
         (self.missing if value is None else self.used).add(name)
         return value
 
-    def until(self, stop: str, *, raw: bool) -> tuple[str, list[str]]:
+    def until(self, stop: str, *, raw: bool, words: _Words) -> str:
         """Read to the character `stop` (which is taken), or to the end when it is empty."""
         before, self.raw = self.raw, raw
         result: list[str] = []
-        words = _Words()
+        plain = _plain_run(self.rules.escape + stop)
         while char := self.peek():
             if char == stop:
-                self.position += 1
-                self.raw = before
-                return "".join(result), words.finished()
+                break
             special = self._special(char)
             if special is not None:
                 text = special()
                 self.grow(len(text))
-                if char == "$":
-                    for each in text:
-                        words.add(each)
-                else:
-                    words.add_raw(text)
+                add = words.add if char == "$" else words.add_raw
+                add(text)
                 result.append(text)
+            elif char == self.rules.escape:
+                result.append(self._escaped(words))
             else:
-                self._plain(words, result)
-        self.raw = before
-        if stop:
+                text = self._run_of(plain)
+                words.add(text)
+                result.append(text)
+        if stop and not self.peek():
             raise self.fail(f"syntax error: missing '{stop}'" + " in ${}" * (stop == "/"))
-        return "".join(result), words.finished()
+        self.position += 1
+        self.raw = before
+        return "".join(result)
+
+    def _run_of(self, plain: re.Pattern[str]) -> str:
+        """Characters that mean nothing, at least one (which quotes are where they do not count)."""
+        found = plain.match(self.text, self.position + 1)
+        start, self.position = self.position, found.end() if found else self.position + 1
+        return self.text[start : self.position]
 
     def _special(self, char: str) -> Callable[[], str] | None:
         if char == "$":
@@ -156,17 +175,11 @@ class _Lexer:
             return self._double_quotes
         return None
 
-    def _plain(self, words: _Words, result: list[str]) -> None:
-        char = self.next()
-        if char != self.rules.escape:
-            words.add(char)
-        else:
-            if self.raw:
-                words.add_raw(char)
-                result.append(char)
-            char = self.next()
-            words.add_raw(char)
-        result.append(char)
+    def _escaped(self, words: _Words) -> str:
+        self.position += 1
+        text = self.rules.escape * self.raw + self.next()
+        words.add_raw(text)
+        return text
 
     def _single_quotes(self) -> str:
         end = self.text.find("'", self.position + 1)
@@ -258,7 +271,7 @@ class _Lexer:
             raise self.fail("syntax error: missing '}'")
         if modifier not in "+-?#%" or (colon and modifier in "#%"):
             raise self.fail(f"unsupported modifier ({written}) in substitution")
-        word, _ = self.until("}", raw=modifier in "#%")
+        word = self.until("}", raw=modifier in "#%", words=_Words())
         value = self.lookup(name)
         if value is None and self.rules.keep_unset:
             return "${" + name + written + word + "}"
@@ -286,8 +299,8 @@ class _Lexer:
     def _replace(self, name: str) -> str:
         everywhere = self.peek() == "/"
         self.position += everywhere
-        pattern, _ = self.until("/", raw=True)
-        replacement, _ = self.until("}", raw=True)
+        pattern = self.until("/", raw=True, words=_Words())
+        replacement = self.until("}", raw=True, words=_Words())
         value = self.lookup(name)
         if value is None and self.rules.keep_unset:
             return "${" + f"{name}/{pattern}/{replacement}" + "}"

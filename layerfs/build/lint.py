@@ -161,6 +161,7 @@ class Options:
         options = cls()
         for part in text.strip().split(";", 2) if text.strip() else ():
             key, equals, value = (piece.strip() for piece in part.partition("="))
+            wrong = key if equals else part.strip()
             names = frozenset(name.strip() for name in value.split(","))
             if key == "skip" and equals:
                 options = replace(options, skip_all=True) if value == "all" else replace(options, skip=names)
@@ -170,7 +171,7 @@ class Options:
             elif key == "error" and value.lower() in ("1", "t", "true", "0", "f", "false"):
                 options = replace(options, error=value.lower() in ("1", "t", "true"))
             else:
-                raise problem(f"invalid check option {quote(part.strip())}", word=part)
+                raise problem(f"failed to parse check options: invalid check option {quote(wrong)}", word=wrong)
         return options
 
     def wants(self, rule: Rule) -> bool:
@@ -217,13 +218,21 @@ def check(
     """
     dockerfile = plan.dockerfile
     try:
-        options = Options.parse(dockerfile.directive("check").partition(" ")[0])
+        options = _options(dockerfile)
     except InvalidDockerfile as error:
         return Report((), error)
     run = _Run(plan, options, base_config, ignore)
     failure = run.all_of(range(len(plan.stages)) if all_stages else plan.order)
     found = tuple(sorted(run.found, key=lambda warning: warning.first))
     return Report(found, failure, options.error and bool(found))
+
+
+def _options(dockerfile: Dockerfile) -> Options:
+    for directive in dockerfile.directives:
+        if directive.name == "check":
+            with dockerfile.place(Source("", "", directive.line, directive.line)):
+                return Options.parse(directive.value.partition(" ")[0])
+    return Options()
 
 
 def platform_warning(image: str, expected: Platform, actual: Platform, at: Source) -> Warning | None:

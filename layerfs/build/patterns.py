@@ -84,6 +84,10 @@ def substitute(pattern: str, replacement: str, value: str, *, everywhere: bool, 
     if not everywhere:
         found = compiled.search(value, 0)
         return value if found is None else value[: found[0]] + replacement + value[found[1] :]
+    if len(compiled.pieces) == 1 and pattern:
+        (piece,) = compiled.pieces
+        check(len(replacement) * sum(1 for _ in piece.finditer(value)))
+        return piece.sub(lambda _: replacement, value)
     result: list[str] = []
     size = done = position = 0
     while (found := compiled.search(value, position)) is not None:

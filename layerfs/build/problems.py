@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from layerfs.errors import InvalidDockerfile
 
-_NEAR = 3  # BuildKit's: a suggestion differs by at most two edits
+_SHORT = 6  # shorter words allow one edit, longer ones two (BuildKit: always two, and a swap of neighbours is two)
 _WORD_MAX = 100
 _EXCERPT_LINES = 3
 _EXCERPT_WIDTH = 160
@@ -47,7 +47,7 @@ def nearest(word: str, options: Iterable[str], *, fold: bool = False) -> str:
     if len(word) > _WORD_MAX:
         return ""
     wanted = word.lower() if fold else word
-    best, distance = "", _NEAR
+    best, distance = "", min(len(word), 2 if len(word) < _SHORT else 3)
     for option in sorted(options):
         candidate = option.lower() if fold else option
         if candidate == wanted:
@@ -81,15 +81,19 @@ def _cased_as(match: str, word: str) -> str:
 
 
 def _edits(a: str, b: str, limit: int) -> int:
-    """Levenshtein's distance, or `limit` when it is at least that."""
+    """Insertions, deletions, replacements and swaps of neighbours, or `limit` when there are at least as many."""
     if abs(len(a) - len(b)) >= limit:
         return limit
+    before: list[int] = []
     row = list(range(len(b) + 1))
     for i, left in enumerate(a, 1):
-        previous, row[0] = row[0], i
+        current = [i]
         for j, right in enumerate(b, 1):
-            cost = previous if left == right else 1 + min(previous, row[j], row[j - 1])
-            previous, row[j] = row[j], cost
+            cost = min(row[j - 1] + (left != right), row[j] + 1, current[j - 1] + 1)
+            if i > 1 and j > 1 and left == b[j - 2] and a[i - 2] == right:
+                cost = min(cost, before[j - 2] + 1)
+            current.append(cost)
+        before, row = row, current
     return min(row[-1], limit)
 
 

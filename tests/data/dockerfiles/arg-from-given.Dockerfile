@@ -1,0 +1,2 @@
+ARG NAME=nothing
+FROM $NAME

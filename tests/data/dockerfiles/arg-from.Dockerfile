@@ -1,0 +1,3 @@
+ARG NAME=base
+ARG FULL=${NAME}
+FROM $FULL

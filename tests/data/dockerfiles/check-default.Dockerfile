@@ -1,0 +1,3 @@
+ARG V
+FROM base:$V AS a
+FROM scratch

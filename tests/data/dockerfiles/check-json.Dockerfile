@@ -1,0 +1,4 @@
+FROM base
+CMD a
+ENTRYPOINT b
+CMD ["c"]

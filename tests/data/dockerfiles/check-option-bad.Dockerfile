@@ -1,0 +1,2 @@
+# check=skipp=a
+FROM base

@@ -1,0 +1,7 @@
+ARG TAG=1
+FROM base:${TGA:-latest}
+ENV PATHS=/x
+ENV A=$PATSH B=$NONE
+COPY <<EOF /f
+$PATHZ
+EOF

@@ -1,0 +1,3 @@
+FROM base
+WORKDIR app
+WORKDIR lib

@@ -1,0 +1,5 @@
+FROM base
+RUN echo one \
+# not this
+  # nor this
+  two > /out

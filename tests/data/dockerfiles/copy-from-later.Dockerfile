@@ -1,0 +1,5 @@
+FROM scratch AS a
+COPY --from=b /x /y
+FROM scratch AS b
+COPY a.txt /x
+FROM a

@@ -1,0 +1,4 @@
+ARG V=one
+FROM scratch AS one
+FROM scratch
+COPY --from=$V /x /y

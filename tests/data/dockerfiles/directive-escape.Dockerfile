@@ -1,0 +1,4 @@
+# escape=`
+FROM scratch
+ENV A=C:\dir `
+    B=a` b C=`$A

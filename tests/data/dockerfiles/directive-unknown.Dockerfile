@@ -1,0 +1,4 @@
+# colour=red
+# escape=`
+FROM scratch
+ENV A=a\ b

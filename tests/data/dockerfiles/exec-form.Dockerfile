@@ -1,0 +1,4 @@
+FROM base
+RUN ["/bin/sh", "-c", "echo 'a b' > /out"]
+CMD ['a', 'b']
+ENTRYPOINT ["/e", "\u00e9"]

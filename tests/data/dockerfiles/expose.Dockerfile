@@ -1,0 +1,2 @@
+FROM scratch
+EXPOSE 443/tcp 80 53/udp 8000-8002 7/SCTP

@@ -1,0 +1,5 @@
+FROM scratch
+ADD <<EOF /f
+x
+EOF
+COPY ["a.txt", "/<<EOF"]

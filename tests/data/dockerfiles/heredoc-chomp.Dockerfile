@@ -1,0 +1,6 @@
+FROM scratch
+COPY <<-EOF /f
+	one
+		two
+  three
+	EOF

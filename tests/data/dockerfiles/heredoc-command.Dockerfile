@@ -1,0 +1,4 @@
+FROM base
+RUN cat <<EOF > /out
+  kept $HOME
+EOF

@@ -1,0 +1,6 @@
+FROM scratch
+COPY <<EOF /f
+# kept
+FROM nothing
+
+EOF

@@ -1,0 +1,5 @@
+FROM base
+RUN <<EOF
+A=1
+echo $A > /out
+EOF

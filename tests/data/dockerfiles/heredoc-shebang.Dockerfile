@@ -1,0 +1,5 @@
+FROM base
+RUN <<EOF
+#!/bin/sh
+echo $0 > /out
+EOF

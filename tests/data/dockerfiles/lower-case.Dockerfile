@@ -1,0 +1,2 @@
+from scratch
+env A=1

@@ -1,0 +1,2 @@
+FROM scratch
+MAINTAINER me <me@x>

@@ -1,0 +1,5 @@
+FROM base AS b
+ONBUILD RUN echo one > /one
+ONBUILD COPY a.txt /a
+FROM b
+RUN cat /one /a

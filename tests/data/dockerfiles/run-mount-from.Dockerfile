@@ -1,0 +1,2 @@
+FROM base
+RUN --mount=from=$X,target=/x true

@@ -1,0 +1,1 @@
+FROM Base:1

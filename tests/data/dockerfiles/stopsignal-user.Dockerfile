@@ -1,0 +1,3 @@
+FROM scratch
+STOPSIGNAL 9
+USER a:b

@@ -1,0 +1,3 @@
+FROM scratch
+ENV A=1
+ENV B=${X:-${Y:-<$A>}} C=${A:+"${A} ${A}"}

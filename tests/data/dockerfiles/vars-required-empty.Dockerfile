@@ -1,0 +1,4 @@
+FROM scratch
+ENV E=
+ENV A=${E?no}
+ENV B=${E:?}

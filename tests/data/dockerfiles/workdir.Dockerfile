@@ -1,0 +1,4 @@
+FROM base
+WORKDIR /a
+WORKDIR b/../c
+RUN pwd > /out
