@@ -106,6 +106,16 @@ def diff_command(session: Session, name: str, other: str | None, format_: str | 
     render(found, columns, format=format_ or plain)
 
 
+@verb("bundle")
+@container_argument()
+@click.argument("directory", metavar="DIR")
+@click.option("--mount/--no-mount", default=True, help="Mount its files at DIR/rootfs (the default).")
+@click.pass_obj
+def bundle_command(session: Session, container: str, directory: str, mount: bool) -> None:
+    """Write a container as an OCI runtime bundle, for crun, runc and the like."""
+    session.store.container(container).bundle(directory, mount=mount)
+
+
 @verb("commit")
 @container_argument()
 @click.argument("reference", required=False, metavar="[REPOSITORY[:TAG]]")

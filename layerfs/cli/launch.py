@@ -66,6 +66,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("-i", "--interactive", is_flag=True, help="Keep standard input open."),
     click.option("-t", "--tty", is_flag=True, help="Run it on a terminal."),
     click.option("--rm", "auto_remove", is_flag=True, help="Remove the container when its program ends."),
+    click.option("--runtime", metavar="NAME|PATH", help="Another OCI runtime: crun, runc."),
     click.option("--restart", default="no", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped."),
     click.option("--init", is_flag=True, help="PID 1 passes signals on and reaps processes."),
     click.option("--log-driver", default="json-file", metavar="NAME", help="json-file (default), none."),

@@ -90,6 +90,36 @@ def _quoted(words: Sequence[str]) -> str:
     return " ".join(f"'{word}'" if " " in word else word for word in words)
 
 
+_SHORT = {
+    '"': '\\"',
+    "\\": "\\\\",
+    "\n": "\\n",
+    "\t": "\\t",
+    "\r": "\\r",
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\v": "\\v",
+}
+
+
+def go_quoted(text: str) -> str:
+    """As docker quotes a command, by Go's rules: nothing in it is for the terminal."""
+    raw = os.fsencode(text).decode(errors="surrogateescape")
+
+    def shown(char: str) -> str:
+        if char in _SHORT:
+            return _SHORT[char]
+        if char.isprintable():
+            return char
+        code = ord(char)
+        if 0xDC80 <= code <= 0xDCFF:
+            return f"\\x{code - 0xDC00:02x}"
+        return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+    return f'"{"".join(map(shown, raw))}"'
+
+
 def status_text(box: Container) -> str:
     """docker's STATUS."""
     state = box.state
@@ -121,7 +151,7 @@ def container_rows(boxes: Iterable[Container], *, truncate: bool, size: bool) ->
         row: Row = {
             "ID": _cut(box.id, truncate),
             "Image": _image_shown(box.image_name, truncate),
-            "Command": f'"{ellipsis(command, 20) if truncate else command}"',
+            "Command": go_quoted(ellipsis(command, 20) if truncate else command),
             "RunningFor": human_ago(record.created_ns),
             "CreatedAt": moment(record.created_ns),
             "Status": status_text(box),

@@ -39,6 +39,12 @@ class Confinement:
     pid: str | None = None  # host, container:NAME
     uts: str | None = None  # host
     cgroupns: str | None = None  # private, host
+    userns: str | None = None  # host, private, auto[:size=N]
+    uidmap: tuple[str, ...] = ()
+    gidmap: tuple[str, ...] = ()
+    subuidname: str | None = None
+    subgidname: str | None = None
+    auto_ids: tuple[str, ...] = ()  # that we gave: uids, gids
     time_offsets: tuple[str, ...] = ()  # monotonic=SECONDS, boottime=SECONDS
     networks: tuple[str, ...] = ()  # beside `network`
     network_aliases: tuple[str, ...] = ()
@@ -56,6 +62,7 @@ class Confinement:
 
     def confined(self, options: RunOptions) -> RunOptions:
         """`options` with what these settings say. Raises InvalidInput for a value that is none."""
+        from layerfs.engine import userns
         from layerfs.engine.filters import check_profile
         from layerfs.runtime.cgroup import parse_parent
         from layerfs.runtime.flags import (
@@ -71,6 +78,7 @@ class Confinement:
 
         check_profile(self.seccomp)
         self._check_sharing()
+        userns.check(self, options)
         for text in self.publish:
             parse_publish(text)
         for text in self.expose:
@@ -105,7 +113,7 @@ _SHARING: Final = {
 LISTS: Final = frozenset(
     {
         *("ulimits", "sysctls", "devices", "group_add", "extra_hosts", "dns", "dns_search", "dns_options"),
-        *("time_offsets", "networks", "network_aliases", "publish", "expose", "mounts"),
+        *("time_offsets", "networks", "network_aliases", "publish", "expose", "mounts", "uidmap", "gidmap"),
     }
 )
 FLAGS: Final = frozenset({"publish_all"})

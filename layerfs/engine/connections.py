@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfs.engine.networks import DEFAULT, Endpoint, Network, Networks, free_address
+from layerfs.engine.userns import maps_of
 from layerfs.errors import InUse, InvalidInput, NotFound, RunError
 from layerfs.runtime import firewall, netns
 from layerfs.runtime.firewall import Published
@@ -46,7 +47,7 @@ def connect_all(box: Container, settings: Settings) -> list[tuple[Network, Endpo
             return networks.of(box.id)
         try:
             place.unlink(missing_ok=True)
-            netns.create(place)
+            netns.create(place, maps_of(settings))
             with Netlink(netns.route_socket(place)) as inner:
                 inner.set_up(1)
             for number, name in enumerate(networks_of(settings)):

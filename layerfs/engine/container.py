@@ -226,6 +226,18 @@ class Container(Programs):
         place = None if target is None else Path(target)
         return mount_container(self.store, self.record, place, engine, read_only, options)
 
+    def bundle(self, directory: str | os.PathLike[str], *, mount: bool = True) -> None:
+        """Write it as an OCI runtime bundle: `config.json`, and its files mounted at `rootfs` (`umount` that place at
+        the end), or an empty directory there without `mount`. A network of its own has a loopback only, until somebody
+        connects it.
+
+        Raises:
+            AlreadyExists: the directory has something in it. InUse: it is mounted already. Unsupported: `--init`.
+        """
+        from layerfs.engine.oci import write_bundle
+
+        write_bundle(self, Path(directory), mount=mount)
+
     def diff(self) -> list[Change]:
         """What it changed of its image, in docker's order and words; also while it is mounted or runs."""
         from layerfs.engine.running import release

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from layerfs import _native
 from layerfs.engine.events import record_event
 from layerfs.engine.running import place_of
+from layerfs.engine.userns import maps_of
 from layerfs.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Tree:
 def _inside(box: Container) -> Iterator[Tree]:
     """The container's root: that of its program, or a mount for the time being."""
     with contextlib.ExitStack() as stack:
-        pid = box.state.pid
+        pid = box.state.pid if maps_of(box.settings) is None else 0  # else its ids would be the host's ones
         root = Path(f"/proc/{pid}/root") if pid else stack.enter_context(place_of(box, None)).root
         yield stack.enter_context(Tree(root, inside=True))
 
@@ -195,6 +196,16 @@ def _copy(source: Tree, path: bytes, follow: bool, missing: str, target: Tree, t
     base, name = _target(target, spot, to, _name_of(path, spot), contents)
     entries = _entries(source, spot, name)
     _pump(lambda file: export(entries, file), lambda file: unpack(file, base, rules))
+
+
+def copy_directory(source: int, target: int, rules: Rules) -> None:
+    """What is in one directory into another one, both open."""
+    from layerfs.image.export import export
+    from layerfs.layer.directory import directory_entries
+    from layerfs.layer.unpack import unpack
+
+    entries = (entry for entry in directory_entries(Path(f"/proc/self/fd/{source}")) if entry.path)
+    _pump(lambda file: export(entries, file), lambda file: unpack(file, target, rules))
 
 
 def copy_out(box: Container, path: str, target: str | BinaryIO, *, archive: bool = False, follow: bool = False) -> None:

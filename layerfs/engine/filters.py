@@ -16,6 +16,7 @@ from layerfs.errors import InvalidInput
 
 if TYPE_CHECKING:
     from layerfs.engine.settings import Settings
+    from layerfs.runtime.seccomp import Filter
     from layerfs.store.root import StoreRoot
 
 UNCONFINED = "unconfined"
@@ -63,13 +64,25 @@ def _library_stamp() -> str:
 
 
 def _compile(settings: Settings) -> bytes:
+    from layerfs.runtime.seccomp_compile import compile_filter
+
+    return compile_filter(_resolved(settings))
+
+
+def _resolved(settings: Settings) -> Filter:
     from layerfs.runtime import seccomp_default
     from layerfs.runtime.seccomp import parse, resolve
-    from layerfs.runtime.seccomp_compile import compile_filter
 
     document = parse(settings.seccomp) if settings.seccomp else seccomp_default.document()
     host = os.uname()
-    return compile_filter(resolve(document, host.machine, host.release, _capabilities(settings)))
+    return resolve(document, host.machine, host.release, _capabilities(settings))
+
+
+def rules_of(settings: Settings) -> Filter | None:
+    """What `filter_of` compiles, for who compiles it himself; None where there is no filter. Raises InvalidInput."""
+    if (settings.privileged and settings.seccomp is None) or settings.seccomp == UNCONFINED:
+        return None
+    return _resolved(settings)
 
 
 def _read(place: Path) -> bytes | None:

@@ -102,6 +102,8 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
             "IpcMode": settings.ipc or "private",
             "PidMode": settings.pid or "",
             "UTSMode": settings.uts or "",
+            "Runtime": settings.runtime or "layerfs",
+            "UsernsMode": settings.userns or "",
             "CgroupnsMode": settings.cgroupns or ("private" if unified_cgroups() else "host"),
             "RestartPolicy": dict(zip(("Name", "MaximumRetryCount"), _restart(settings), strict=True)),
             "AutoRemove": settings.auto_remove,

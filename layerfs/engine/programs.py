@@ -74,6 +74,8 @@ class Programs:
         if "storage_opt" in settings:
             raise InvalidInput("storage_opt belongs to the container: give it to create")
         wanted = box.settings.changed(settings if command is None else {**settings, "command": command})
+        if wanted.runtime:
+            raise InvalidInput(f"run goes without --runtime {wanted.runtime}: use start, and exec")
         image = box.image.config.config
 
         def started(process: Process) -> None:

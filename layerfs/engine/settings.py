@@ -59,6 +59,7 @@ class Settings(Confinement):
     health_start_period: float | None = None
     health_start_interval: float | None = None
     health_retries: int | None = None
+    runtime: str | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Settings:
@@ -84,6 +85,7 @@ class Settings(Confinement):
         settings.run_options("0" * 64)  # bad volumes, capabilities and the like are told now
         settings.restart_policy()
         settings.log_limits()
+        settings.check_runtime()
         return settings
 
     def restart_policy(self) -> tuple[Restart, int]:
@@ -100,6 +102,13 @@ class Settings(Confinement):
         from layerfs.engine.lifesettings import parse_log
 
         return parse_log(self.log_driver, self.log_opts)
+
+    def check_runtime(self) -> None:
+        """Raises InvalidInput: no such program, or what does not go with another runtime."""
+        from layerfs.engine.oci import check_runtime
+
+        if self.runtime:
+            check_runtime(self)
 
     @property
     def mount_options(self) -> MountOptions:

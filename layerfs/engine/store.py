@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -274,13 +275,14 @@ class Store:
                 where docker has several; `env`, `labels` and `storage_opt` may be mappings. Limits:
                 memory memory_swap memory_reservation cpus cpu_shares cpu_period cpu_quota cpuset_cpus cpuset_mems pids
                 blkio_weight device_read_bps … (texts or numbers); mounts ulimits sysctls devices group_add extra_hosts
-                dns dns_search dns_options shm_size oom_score_adj cgroup_parent.
+                dns dns_search dns_options shm_size oom_score_adj cgroup_parent userns uidmap gidmap.
 
         Raises:
             AlreadyExists: the name is taken. ImageNotFound, InvalidInput.
         """
         from layerfs.engine.events import record_event
         from layerfs.engine.settings import Settings
+        from layerfs.engine.userns import chosen
         from layerfs.engine.volumes import with_names
 
         if engine is not None:
@@ -291,15 +293,22 @@ class Store:
         found = self.image(image) if isinstance(image, str) else image
         called = image if isinstance(image, str) else next(iter(found.tags), found.id)
         wanted = with_names(wanted, found.config.config.volumes)
-        row = wanted.row() | {"layers": [diff_id.hex for diff_id in found.record.diff_ids], "image_name": called}
 
         def still_there(txn: Txn) -> None:
             if txn.get("images", found.record.id.raw) is None:
                 raise ImageNotFound(f"No such image: {called}")
 
-        record = self.container_table.create(
-            found.record.id.hex, name, row, engine=engine or "", tree=found.tree(), check=still_there
-        )
+        kept = {"layers": [diff_id.hex for diff_id in found.record.diff_ids], "image_name": called}
+        tree = found.tree()
+        with self.root.lock("userns") if wanted.userns else contextlib.nullcontext():
+            record = self.container_table.create(
+                found.record.id.hex,
+                name,
+                chosen(self, wanted).row() | kept,
+                engine=engine or "",
+                tree=tree,
+                check=still_there,
+            )
         box = Container(self, record)
         record_event(box, "create")
         return box

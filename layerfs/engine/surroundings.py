@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from layerfs.engine.connections import connect_all, disconnect_all, names_block, names_for, wants_bridge
 from layerfs.engine.filters import filter_of
 from layerfs.engine.networks import Networks
+from layerfs.engine.userns import maps_of
 from layerfs.engine.volumes import mounted
 from layerfs.errors import InUse, LayerfsError, RunError
 from layerfs.runtime.cgroup import PARENT, Cgroup, existing, parse_parent
@@ -59,7 +60,7 @@ def enter(box: Container, settings: Settings, root: Path, *, token: str = "", ev
         InvalidInput, Unsupported, RunError: a setting, a controller that is missing, a limit that is refused.
     """
     options = replace(settings.run_options(box.id), seccomp=filter_of(box.store.root, settings))
-    options = replace(options, shared=shared_namespaces(box, settings))
+    options = replace(options, shared=shared_namespaces(box, settings), id_maps=maps_of(settings))
     options = mounted(box, settings, options, root)
     everything = everything or "pid" in options.shared  # else nobody would know which processes were its own
     cgroup = Cgroup(f"{box.id}.{token}" if token else box.id, cgroup_parent(settings))
@@ -128,11 +129,14 @@ def surrounded(box: Container, settings: Settings, place: Place) -> Iterator[Sur
 
 def clear(box: Container) -> None:
     """By who is alone with the container: takes away whatever its runs have left."""
+    from layerfs.engine.oci import forget
+
     for cgroup in cgroups(box):
         if cgroup.oom_kills():
             with contextlib.suppress(OSError):
                 _oom_file(box).touch()
         cgroup.remove()
+    forget(box)
     disconnect_all(box)
 
 

@@ -9,14 +9,14 @@ import json
 import os
 import secrets
 import shutil
-import subprocess
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerfs.errors import InUse, InvalidInput, NotFound, RunError
+from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound, RunError
 from layerfs.runtime.mountflags import NAME, Wanted, parse_mount, parse_volume
 from layerfs.runtime.options import Bind, container_path
 from layerfs.runtime.rootpath import open_in_root
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from layerfs.engine.settings import Settings
     from layerfs.engine.store import Store
     from layerfs.runtime import RunOptions
-
-_COPY_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +207,8 @@ def _bind(store: Store, each: Wanted, root: Path) -> Bind:
 
 
 def _fill(volume: Volume, root: Path, target: bytes) -> None:
-    """An empty volume gets what the image has at its place, with the directory's owner and mode; all or nothing."""
+    """An empty volume gets what the image has at its place, with the directory's owner and mode; all or nothing. Read
+    by descriptors: a program that runs there already cannot lead it elsewhere by a link."""
     if any(volume.path.iterdir()):
         return
     descriptor = open_in_root(root, target)
@@ -217,24 +216,31 @@ def _fill(volume: Volume, root: Path, target: bytes) -> None:
         return
     new = volume.path.with_name(f".new-{secrets.token_hex(4)}")
     try:
-        if not os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112
-            return
-        new.mkdir()
-        done = subprocess.run(
-            ["cp", "-a", "--", f"/proc/self/fd/{descriptor}/.", str(new)],
-            pass_fds=(descriptor,),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_COPY_SECONDS,
-            check=False,
-        )
-        if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["cp failed"]
-            raise RunError(f"filling the volume {volume.name}: {reason[0]}")
-        new.replace(volume.path)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            new.mkdir(0o700)
+            _copy_tree(f"/proc/self/fd/{descriptor}", new)
+            new.replace(volume.path)
+    except LayerfsError as error:
+        raise RunError(f"filling the volume {volume.name}: {error}") from error
     finally:
         os.close(descriptor)
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _copy_tree(source: str, place: Path) -> None:
+    from layerfs.engine.copying import copy_directory
+    from layerfs.layer.unpack import Rules
+
+    fds = [os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for each in (source, place)]
+    try:
+        copy_directory(fds[0], fds[1], Rules(owners=True, set_id=True, devices=True, xattrs=True))
+        found = os.fstat(fds[0])
+        os.fchown(fds[1], found.st_uid, found.st_gid)
+        os.fchmod(fds[1], stat.S_IMODE(found.st_mode))
+        os.utime(fds[1], ns=(found.st_atime_ns, found.st_mtime_ns))
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def remove_unnamed(store: Store, settings: Settings) -> None:

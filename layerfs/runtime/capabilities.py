@@ -45,6 +45,14 @@ def all_known() -> int:
     return int((1 << (last + 1)) - 1)
 
 
+def available() -> int:
+    """Those that this process could hand on."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapBnd:"):
+            return int(line.split()[1], 16)
+    return all_known()
+
+
 def choose(add: Iterable[str] = (), drop: Iterable[str] = (), *, privileged: bool = False) -> int:
     """The bounding set, as a mask. `ALL` in `add` starts from everything, `ALL` in `drop` from nothing."""
     added, add_all = _mask(add, "CapAdd")

@@ -55,12 +55,13 @@ def device_steps(options: RunOptions) -> list[Step]:
         Step(
             StepKind.DEVICE,
             os.fsencode(target),
+            os.fsencode(source),
             mode=info.st_mode,
             device=(os.major(info.st_rdev), os.minor(info.st_rdev)),
             confined=confined,
         )
         for device in options.devices
-        for target, info in device.nodes()
+        for source, target, info in device.nodes()
     ]
     steps = [
         Step(StepKind.DEVICE, b"/dev/" + name, mode=stat.S_IFCHR | 0o666, device=(major, minor), confined=confined)

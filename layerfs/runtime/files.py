@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,4 +76,6 @@ def write_files(directory: Path, hostname: bytes, options: RunOptions) -> Contai
     files.hosts.write_bytes(own + options.others)
     for path in (files.resolv_conf, files.hostname, files.hosts):
         path.chmod(0o644)
+        if options.id_maps:
+            os.chown(path, *options.id_maps.root)
     return files

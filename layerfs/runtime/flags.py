@@ -81,8 +81,8 @@ class Device:
             raise InvalidInput(f"invalid device specification: {text}: paths are absolute")
         return cls(source, os.path.normpath(target), access)
 
-    def nodes(self) -> Iterator[tuple[str, os.stat_result]]:
-        """(place in the container, node) of each. Raises RunError when there is none."""
+    def nodes(self) -> Iterator[tuple[str, str, os.stat_result]]:
+        """(place on the host, place in the container, node) of each. Raises RunError when there is none."""
         try:
             real = Path(self.source).resolve(strict=True)
             info = real.stat()
@@ -94,9 +94,9 @@ class Device:
         if stat.S_ISDIR(info.st_mode):
             for place in sorted(real.rglob("*")):
                 if _is_device(found := place.lstat()):
-                    yield os.path.join(self.target, place.relative_to(real)), found  # noqa: PTH118
+                    yield str(place), os.path.join(self.target, place.relative_to(real)), found  # noqa: PTH118
         elif _is_device(info):
-            yield self.target, info
+            yield str(real), self.target, info
         else:
             raise RunError(
                 f'error gathering device information while adding custom device "{self.source}": not a device node'
@@ -104,7 +104,7 @@ class Device:
 
     def rules(self) -> list[DeviceRule]:
         """What a device cgroup must allow for it."""
-        kinds = ((("b" if stat.S_ISBLK(info.st_mode) else "c"), info.st_rdev) for _, info in self.nodes())
+        kinds = ((("b" if stat.S_ISBLK(info.st_mode) else "c"), info.st_rdev) for _, _, info in self.nodes())
         return [DeviceRule(kind, os.major(number), os.minor(number), self.access) for kind, number in kinds]
 
 

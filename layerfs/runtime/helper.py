@@ -6,15 +6,20 @@ nothing of the host to write to (CVE-2019-5736).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from layerfs.errors import RunError
+
+if TYPE_CHECKING:
+    from layerfs.runtime.idmaps import IdMaps
 
 PATH: Final = Path(__file__).parents[1] / "libexec" / "layerfs-run"
 Stream = int | IO[Any] | None  # as subprocess.Popen takes it: None inherits, PIPE, DEVNULL, a descriptor or a file
@@ -97,6 +102,42 @@ def launch(
         os.close(plan)
         os.close(control)
     return process, ours
+
+
+@contextlib.contextmanager
+def holder_of_namespaces(maps: IdMaps) -> Iterator[int]:
+    """The pid of a process in a new network namespace of a new user namespace, while inside. Raises RunError."""
+    from layerfs.runtime.spec import Identity, Namespace, RunSpec
+    from layerfs.runtime.wire import encode
+
+    executable = program()
+    nobody = Identity()
+    namespaces = Namespace.MOUNT | Namespace.PID
+    plan = _memfd(
+        "layerfs-spec", encode(RunSpec(b"/", (b"-",), (), b"/", b"", nobody, 0, namespaces, (), id_maps=maps))
+    )
+    try:
+        process = subprocess.Popen(
+            ["layerfs-run", "namespaces", str(plan)],
+            executable=f"/proc/self/fd/{executable}",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(executable, plan),
+        )
+    except OSError as error:
+        raise RunError(f"the container helper cannot be started: {error.strerror}") from error
+    finally:
+        os.close(plan)
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        if not line.strip().isdigit():
+            reason = process.stderr.read().decode(errors="replace").strip().lower()
+            raise RunError(f"making a user namespace: {reason or 'the helper ended'}")
+        yield int(line)
+        process.communicate()
 
 
 def launch_monitor(spec: bytes, client: socket.socket, directory: int, locks: tuple[int, int]) -> None:

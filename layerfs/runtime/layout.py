@@ -52,12 +52,23 @@ def default_mounts(options: RunOptions) -> list[Step]:
     return [
         _filesystem(b"/proc", b"proc", b"proc", KERNEL, strict=True),
         _filesystem(b"/dev", b"tmpfs", b"tmpfs", NOSUID | STRICTATIME, b"mode=755,size=65536k", strict=True),
-        _filesystem(b"/dev/pts", b"devpts", b"devpts", NOSUID | NOEXEC, b"newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        _filesystem(b"/sys", b"sysfs", b"sysfs", sys_attributes, strict=True),
+        _filesystem(b"/dev/pts", b"devpts", b"devpts", NOSUID | NOEXEC, _devpts(options)),
+        _sys(options, sys_attributes),
         *cgroup_mounts(tuple(options.cgroup_procs), privileged=options.privileged),
         _filesystem(b"/dev/mqueue", b"mqueue", b"mqueue", KERNEL),
         _shm(options, shm),
     ]
+
+
+def _devpts(options: RunOptions) -> bytes:
+    tty = options.id_maps is None or options.id_maps.has_gid(5)
+    return b"newinstance,ptmxmode=0666,mode=0620" + (b",gid=5" if tty else b"")
+
+
+def _sys(options: RunOptions, attributes: int) -> Step:
+    if options.id_maps and options.network == "container":  # only who owns the network may mount it
+        return Step(StepKind.BIND, b"/sys", b"/sys", attributes=KERNEL | READ_ONLY, strict=True)
+    return _filesystem(b"/sys", b"sysfs", b"sysfs", attributes, strict=True)
 
 
 def _shm(options: RunOptions, size: bytes) -> Step:

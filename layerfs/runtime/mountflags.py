@@ -34,11 +34,13 @@ class Wanted:
     copy: bool = True  # what the image has there goes into an empty volume
     subpath: str = ""
     options: tuple[str, ...] = ()  # tmpfs
+    mapped: bool = False  # podman's idmap: with the ids of the container's user namespace
 
     def bind(self, source: str) -> Bind:
         from pathlib import Path
 
-        return Bind(Path(source), self.target, self.read_only, self.propagation, self.recursive, self.make_source)
+        how = (self.read_only, self.propagation, self.recursive, self.make_source, self.mapped or self.kind == "volume")
+        return Bind(Path(source), self.target, *how)
 
     def tmpfs(self) -> Tmpfs:
         return Tmpfs(self.target, self.options)
@@ -58,7 +60,7 @@ def parse_volume(text: str) -> Wanted:
             f'"{source}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are '
             "allowed. If you intended to pass a host directory, use absolute path"
         )
-    read_only, propagation, copy = False, "", True
+    read_only, propagation, copy, mapped = False, "", True, False
     for word in options[0].split(",") if options else ():
         if word in ("ro", "readonly"):
             read_only = True
@@ -66,12 +68,15 @@ def parse_volume(text: str) -> Wanted:
             propagation = word
         elif word == "nocopy":
             copy = False
+        elif word == "idmap":
+            mapped = True
         elif word not in ("rw", *_IGNORED):
             raise InvalidInput(f"invalid volume specification: '{text}': invalid mode: {options[0]}")
     if propagation and kind == "volume":
         raise InvalidInput(f"invalid volume specification: '{text}': a volume has no propagation")
     where = container_path(target, "the volume's target")
-    return Wanted(kind, where, source, read_only, propagation, make_source=kind == "bind", copy=copy)
+    made = kind == "bind"
+    return Wanted(kind, where, source, read_only, propagation, make_source=made, copy=copy, mapped=mapped)
 
 
 def _flag(key: str, value: str) -> bool:
@@ -85,7 +90,7 @@ _KEYS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("target", "dst", "destination"), "target"),
     **dict.fromkeys(("readonly", "ro"), "readonly"),
     **{key: key for key in ("type", "bind-propagation", "bind-nonrecursive", "bind-recursive", "volume-nocopy")},
-    **{key: key for key in ("volume-subpath", "volume-driver", "tmpfs-size", "tmpfs-mode", "consistency")},
+    **{key: key for key in ("volume-subpath", "volume-driver", "tmpfs-size", "tmpfs-mode", "consistency", "idmap")},
 }
 
 
@@ -97,7 +102,7 @@ def parse_mount(text: str) -> Wanted:
         name = _KEYS.get(key.lower())
         if name is None:
             raise InvalidInput(f"unexpected key '{key}' in '{field}'")
-        if not equals and name not in ("readonly", "bind-nonrecursive", "volume-nocopy"):
+        if not equals and name not in ("readonly", "bind-nonrecursive", "volume-nocopy", "idmap"):
             raise InvalidInput(f"invalid field '{field}' must be a key=value pair")
         values[name] = value
     kind = values.get("type", "volume")
@@ -139,6 +144,7 @@ def _checked(kind: str, values: Mapping[str, str]) -> Wanted:
         recursive=not flat and values.get("bind-recursive") != "disabled",
         copy=not (_flag("volume-nocopy", values["volume-nocopy"]) if "volume-nocopy" in values else False),
         subpath=subpath,
+        mapped=_flag("idmap", values["idmap"]) if "idmap" in values else False,
     )
 
 

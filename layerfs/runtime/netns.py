@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from layerfs.errors import RunError
+from layerfs.runtime.helper import holder_of_namespaces
+from layerfs.runtime.idmaps import IdMaps
 
 _NEWNET = 0x40000000
 _BIND, _DETACH, _NO_FOLLOW = 0x1000, 2, 8
@@ -47,15 +49,16 @@ def _route_socket() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
 
 
-def create(place: Path) -> None:
-    """A new network namespace, kept at the file `place` until `remove`. Raises RunError."""
+def create(place: Path, maps: IdMaps | None = None) -> None:
+    """A new network namespace, kept at the file `place` until `remove`; with `maps` it belongs to a user namespace with
+    them. Raises RunError."""
 
     def make() -> int:
         _call("unshare", _NEWNET)
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     try:
-        kept = _apart(make)
+        kept = _apart(make) if maps is None else _make_mapped(maps)
     except OSError as error:
         raise RunError(f"making a network namespace: {(error.strerror or str(error)).lower()}") from None
     try:
@@ -64,6 +67,12 @@ def create(place: Path) -> None:
         _call("mount", source, target, None, _BIND, None)
     finally:
         os.close(kept)
+
+
+def _make_mapped(maps: IdMaps) -> int:
+    """By the helper: a process with threads cannot step into a user namespace."""
+    with holder_of_namespaces(maps) as pid:
+        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def remove(place: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 from layerfs.errors import InvalidInput
 from layerfs.runtime.command import Word
 from layerfs.runtime.flags import Device, Resolver
+from layerfs.runtime.idmaps import IdMaps
 from layerfs.runtime.spec import Limit
 
 Network = Literal["none", "host", "bridge", "container"]
@@ -43,6 +44,7 @@ class Bind:
     propagation: str = ""  # docker's word; "" is rprivate
     recursive: bool = True
     make_source: bool = False  # a directory that is missing is made
+    mapped: bool = False  # shown with the ids of the container's user namespace
 
     @classmethod
     def parse(cls, text: str) -> Bind:
@@ -105,6 +107,7 @@ class RunOptions:
     resolver: Resolver = Resolver()  # noqa: RUF009 (frozen)
     oom_score_adj: int = 0
     seccomp: bytes = b""  # a compiled filter
+    id_maps: IdMaps | None = None  # a user namespace of its own
     stop_signal: str | int | None = None
     init: bool = False  # PID 1 passes signals on and reaps
     terminal: tuple[int, int] | None = None  # rows and columns (0 where unknown): the streams are a terminal

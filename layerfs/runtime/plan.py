@@ -68,15 +68,20 @@ def _namespaces(options: RunOptions) -> Namespace:
 
 
 def _entered(options: RunOptions) -> tuple[tuple[Namespace, bytes], ...]:
-    return tuple((_KINDS[kind], os.fsencode(file)) for kind, file in options.shared.items() if file is not None)
+    found = [(_KINDS[kind], os.fsencode(file)) for kind, file in options.shared.items() if file is not None]
+    if options.id_maps and options.network == "bridge" and options.shared.get("network"):
+        found.append((Namespace.USER, os.fsencode(str(options.shared["network"]))))  # its network was made with one
+    return tuple(found)
 
 
 def _sysctls(options: RunOptions) -> tuple[tuple[str, str], ...]:
     given = tuple(options.sysctls)
     for name, _ in given:
         check_sysctl(name, host_network=options.network == "host")
-    defaults = _NETWORK_SYSCTLS if options.network in ("none", "bridge") else ()
-    return tuple(dict((*defaults, *given)).items())
+    defaults = dict(_NETWORK_SYSCTLS if options.network in ("none", "bridge") else ())
+    if options.id_maps and defaults:  # only groups that it has
+        defaults["net.ipv4.ping_group_range"] = f"0 {options.id_maps.last_gid}"
+    return tuple((defaults | dict(given)).items())
 
 
 def plan(
@@ -116,6 +121,7 @@ def plan(
         stop_signal=parse_signal(options.stop_signal or config.get("StopSignal") or signal.SIGTERM),
         init=options.init,
         terminal=options.terminal,
+        id_maps=options.id_maps,
     )
 
 

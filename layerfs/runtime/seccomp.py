@@ -140,6 +140,18 @@ def _action(name: Any, number: Any) -> int:
     return _ACTIONS[plain]
 
 
+def action_name(action: int) -> tuple[str, int | None]:
+    """The specification's word for an action, and its number where it has one."""
+    for base, word in ((_ERRNO, "ERRNO"), (_TRACE, "TRACE")):
+        if action & 0xFFFF0000 == base:
+            return f"SCMP_ACT_{word}", action & 0xFFFF
+    return next(f"SCMP_ACT_{word}" for word, value in _ACTIONS.items() if value == action), None
+
+
+def operator_name(number: int) -> str:
+    return next(f"SCMP_CMP_{word}" for word, value in _OPERATORS.items() if value == number)
+
+
 def is_error(action: int) -> bool:
     """Whether a call with this action fails or kills."""
     return action not in (ALLOW, LOG) and action & 0x7FFF0000 != _TRACE

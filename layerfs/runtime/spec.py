@@ -8,6 +8,10 @@ from __future__ import annotations
 import enum
 import signal
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from layerfs.runtime.idmaps import IdMaps
 
 # mount attributes of fsmount(2) and mount_setattr(2) (linux/mount.h)
 READ_ONLY = 0x01
@@ -28,6 +32,7 @@ class Namespace(enum.IntFlag):
     IPC = 0x08000000
     PID = 0x20000000
     NETWORK = 0x40000000
+    USER = 0x10000000
 
 
 class StepKind(enum.IntEnum):
@@ -48,7 +53,8 @@ class Step:
     """One thing done in the container's root before it becomes the root; the helper performs them in their order.
 
     FILESYSTEM: `type` from `source` at `target` with `options`. BIND: `source` of the host. ATTRIBUTES: added to the
-    mount at `target`. DEVICE: `mode` with its type bits. LINK: `source` is the text. SYSCTL: `source` is the value.
+    mount at `target`. DEVICE: `mode` with its type bits, `source` where the host has it. LINK: `source` is the text.
+    SYSCTL: `source` is the value.
     `optional` steps without a target are passed over; in `strict` ones no component may be a symbolic link.
     """
 
@@ -64,6 +70,7 @@ class Step:
     optional: bool = False
     strict: bool = False
     confined: bool = False  # devices: a mount of its own, so that the rest of /dev can be nodev
+    mapped: bool = False  # binds: with the ids of the container's user namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,7 @@ class RunSpec:
     stop_signal: int = signal.SIGTERM
     init: bool = False  # PID 1 is the helper's own
     terminal: tuple[int, int] | None = None  # rows and columns: the streams are a new pseudo terminal
+    id_maps: IdMaps | None = None  # of a user namespace of its own
     join: tuple[int, int] | None = None  # pid and start time of a container's PID 1, whose namespaces are entered
 
 
@@ -150,3 +158,4 @@ class Life:
     events: bytes = b""  # the file of events; b"" for none
     event_attributes: bytes = b""
     probe: Probe | None = None
+    runtime: tuple[bytes, ...] = ()  # another OCI runtime's program, the bundle, its state's directory, the name there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,7 @@ def _bind_step(bind: Bind, confined: bool) -> Step:
         attributes=attributes,
         mode=propagation,
         recursive=bind.recursive,
+        mapped=bind.mapped,
     )
 
 
@@ -91,6 +93,8 @@ def volume_steps(options: RunOptions, files: ContainerFiles | None) -> list[Step
     """Binds, the files of /etc, tmpfs; shallow targets first, so that none hides another."""
     confined = is_confined(options)
     binds = [_bind_step(bind, confined) for bind in options.binds]
+    if options.id_maps is None:
+        binds = [replace(step, mapped=False) for step in binds]
     own = files and _file_steps(files, {step.target for step in binds})
     steps = [*binds, *(own or ()), *(_tmpfs_step(tmpfs, confined) for tmpfs in options.tmpfs)]
     for step in steps:

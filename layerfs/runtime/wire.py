@@ -17,6 +17,7 @@ SPEC_MAX: Final = 16 << 20
 (ROOT, NAMESPACES, OPTIONS, ARGUMENT, ENVIRONMENT, IDENTITY, WORKDIR, HOSTNAME) = range(1, 9)
 (STEP, CAPABILITIES, RLIMIT, CGROUP, SECCOMP) = range(9, 14)
 OOM_SCORE, ENTER, CLOCK = range(32, 35)
+UID_MAP, GID_MAP, RUNTIME = range(40, 43)
 SHARED_PIDS = 256
 (TERMINAL, JOIN, MONITOR, AFTER, EVENTS, HEALTH, PROBE) = range(14, 21)
 
@@ -34,7 +35,7 @@ def _string(text: bytes) -> bytes:
 
 
 def _step(step: Step) -> bytes:
-    flags = step.recursive * 1 | step.optional * 2 | step.strict * 4 | step.confined * 8
+    flags = step.recursive * 1 | step.optional * 2 | step.strict * 4 | step.confined * 8 | step.mapped * 16
     numbers = struct.pack("<5IQ", step.kind, flags, step.mode, *step.device, step.attributes)
     return numbers + b"".join(map(_string, (step.type, step.source, step.target, step.options)))
 
@@ -55,6 +56,7 @@ def _life(life: Life, spec: RunSpec) -> list[bytes]:
     records += [_record(AFTER, _string(word)) for word in life.after]
     if life.events:
         records.append(_record(EVENTS, _string(life.events) + _string(life.event_attributes)))
+    records += [_record(RUNTIME, _string(word)) for word in life.runtime]
     return records + (_probe(life.probe) if life.probe else [])
 
 
@@ -85,6 +87,9 @@ def encode(spec: RunSpec, life: Life | None = None) -> bytes:
     ]
     records += [_record(ENTER, struct.pack("<I", kind) + _string(path)) for kind, path in spec.entered]
     records += [_record(CLOCK, struct.pack("<Iq", clock, seconds)) for clock, seconds in spec.clocks]
+    if spec.id_maps:
+        for tag, maps in ((UID_MAP, spec.id_maps.uids), (GID_MAP, spec.id_maps.gids)):
+            records += [_record(tag, struct.pack("<3I", each.inside, each.outside, each.size)) for each in maps]
     if spec.oom_score_adj:
         records.append(_record(OOM_SCORE, struct.pack("<i", spec.oom_score_adj)))
     if spec.seccomp:

@@ -53,11 +53,11 @@ static int check_streams(struct lfs_failure *failure)
 	return 0;
 }
 
-static int build_root(const struct lfs_spec *spec, struct lfs_failure *failure)
+static int build_root(const struct lfs_spec *spec, const struct lfs_launch *launch, struct lfs_failure *failure)
 {
 	struct lfs_scene scene;
 	umask(0);
-	int rc = lfs_scene_open(&scene, spec, failure);
+	int rc = lfs_scene_open(&scene, spec, launch->trees, failure);
 	if (rc == 0)
 		rc = lfs_steps_perform(&scene, spec, failure);
 	if (rc == 0)
@@ -101,18 +101,25 @@ static int become_user(const struct lfs_spec *spec, struct lfs_failure *failure)
 	return rc;
 }
 
-static int make_container(const struct lfs_spec *spec, struct lfs_failure *failure)
+/* What a process in a user namespace cannot do any more; there the one before has done it. */
+static int leave_host(const struct lfs_spec *spec, struct lfs_failure *failure)
 {
 	int rc = lfs_namespaces_enter(spec, false, failure);
 	if (rc == 0)
-		rc = lfs_cgroups_join(spec, failure);
+		rc = lfs_cgroups_enter(spec, failure);
 	if (rc == 0)
 		rc = lfs_oom_score_set(spec, failure);
+	return rc == 0 ? lfs_clocks_set(spec, failure) : rc;
+}
+
+static int make_container(const struct lfs_spec *spec, const struct lfs_launch *launch, struct lfs_failure *failure)
+{
+	int rc = lfs_userns_own(spec) ? 0 : leave_host(spec, failure);
 	if (rc == 0)
-		rc = lfs_clocks_set(spec, failure);
+		rc = lfs_cgroup_namespace_make(spec, failure);
 	if (rc == 0)
 		rc = lfs_names_set(spec, failure);
-	return rc == 0 ? build_root(spec, failure) : rc;
+	return rc == 0 ? build_root(spec, launch, failure) : rc;
 }
 
 static int set_up(const struct lfs_spec *spec, const struct lfs_launch *launch, struct lfs_failure *failure)
@@ -126,7 +133,7 @@ static int set_up(const struct lfs_spec *spec, const struct lfs_launch *launch, 
 		return lfs_failed(failure, LFS_STAGE_NAMESPACE, rc, "taking the standard streams");
 	rc = check_streams(failure);
 	if (rc == 0)
-		rc = spec->join_pid ? lfs_join_rest(spec, launch->target, failure) : make_container(spec, failure);
+		rc = spec->join_pid ? lfs_join_rest(spec, launch->target, failure) : make_container(spec, launch, failure);
 	umask(022);
 	if (rc == 0 && spec->terminal)
 		rc = lfs_terminal_open(spec, launch->console, !spec->join_pid, failure);

@@ -34,7 +34,7 @@ static bool is_device(int fd, mode_t type, dev_t device)
 /* Where nodes cannot be made (user namespaces), the host's own node of the same path, checked, is bound in. */
 static int bind_host_device(int parent, const char *name, const struct lfs_step *step, dev_t device)
 {
-	LFS_AUTO_FD source = open(step->target, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	LFS_AUTO_FD source = open(*step->source ? step->source : step->target, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (source < 0)
 		return -errno;
 	if (!is_device(source, step->mode & S_IFMT, device))

@@ -28,7 +28,7 @@ int lfs_namespaces_enter(const struct lfs_spec *spec, bool pids, struct lfs_fail
 {
 	int rc = 0;
 	for (size_t i = 0; rc == 0 && i < spec->entered_count; i++)
-		if ((spec->entered[i].type == CLONE_NEWPID) == pids)
+		if (spec->entered[i].type != CLONE_NEWUSER && (spec->entered[i].type == CLONE_NEWPID) == pids)
 			rc = enter(&spec->entered[i], failure);
 	return rc;
 }

@@ -105,7 +105,7 @@ __attribute__((noreturn)) static void probe(const struct lfs_spec *all, pid_t pi
 {
 	struct lfs_spec spec = *all;
 	struct lfs_failure failure = { 0 };
-	struct lfs_launch launch = { -1, -1, { -1, output, output }, -1 };
+	struct lfs_launch launch = { -1, -1, { -1, output, output }, -1, NULL };
 	int status, ends[2];
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	spec.join_pid = (uint32_t)pid;

@@ -40,9 +40,14 @@ int lfs_join_rest(const struct lfs_spec *spec, int target, struct lfs_failure *f
 	rc = lfs_oom_score_set(spec, failure);
 	if (rc < 0)
 		return rc;
+	rc = lfs_limits_set(spec, failure); /* a user namespace's root could not raise them */
+	if (rc < 0)
+		return rc;
+	bool foreign = lfs_userns_foreign((pid_t)spec->join_pid);
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return lfs_failed(failure, LFS_STAGE_NAMESPACE, -errno, "hiding from the container");
-	if (setns(target, (int)(spec->namespaces & ~(uint32_t)CLONE_NEWPID)) < 0)
+	if (setns(target, (int)((spec->namespaces & ~(uint32_t)CLONE_NEWPID) | (foreign ? CLONE_NEWUSER : 0))) < 0)
 		return lfs_failed(failure, LFS_STAGE_NAMESPACE, -errno, "entering the container");
-	return lfs_keyring_new(failure);
+	rc = foreign ? lfs_userns_settle(failure) : 0;
+	return rc < 0 ? rc : lfs_keyring_new(failure);
 }

@@ -88,25 +88,20 @@ static int make_channels(const struct lfs_spec *spec, struct lfs_launch *launch,
 
 static int start(const struct lfs_spec *spec, struct lfs_supervisor *self, struct lfs_failure *failure)
 {
-	struct lfs_launch launch = { -1, -1, { -1, -1, -1 }, -1 };
+	struct lfs_launch launch = { -1, -1, { -1, -1, -1 }, -1, NULL };
 	int rc = make_channels(spec, &launch, self);
 	if (rc < 0)
 		return lfs_failed(failure, LFS_STAGE_NAMESPACE, rc, "making a pipe");
-	uint64_t namespaces = spec->join_pid ? 0 : spec->namespaces & ~(uint32_t)CLONE_NEWCGROUP; /* that one after joining the cgroup */
 	if (spec->join_pid && (launch.target = lfs_join_pids(spec, failure)) < 0)
 		return launch.target;
 	rc = lfs_namespaces_enter(spec, true, failure);
 	if (rc < 0)
 		return rc;
-	self->pid = lfs_sys_clone(namespaces, &self->pidfd);
-	if (self->pid == 0)
-		lfs_container_main(spec, &launch);
+	self->pid = lfs_container_spawn(spec, &launch, &self->pidfd, failure);
 	lfs_close_fd(&launch.report);
 	lfs_close_fd(&launch.console);
 	lfs_close_fd(&launch.target);
-	if (self->pid < 0)
-		return lfs_failed(failure, LFS_STAGE_NAMESPACE, self->pid, "making the namespaces");
-	return 0;
+	return self->pid < 0 ? self->pid : 0;
 }
 
 static int run(int spec_fd, struct lfs_supervisor *self)
@@ -147,6 +142,9 @@ int main(int count, char **words)
 {
 	if (count > 1 && strcmp(words[1], "monitor") == 0)
 		return lfs_monitor_main(count, words);
+	int only;
+	if (count == 3 && strcmp(words[1], "namespaces") == 0 && to_number(words[2], &only))
+		return lfs_namespaces_main(only);
 	struct lfs_supervisor self = { .pidfd = -1, .report = -1, .console = -1, .control = -1, .caller = -1, .signals = -1 };
 	int spec_fd, caller;
 	if (count != 4 || !to_number(words[1], &spec_fd) || !to_number(words[2], &self.control) || !to_number(words[3], &caller)) {

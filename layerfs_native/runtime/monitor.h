@@ -135,6 +135,10 @@ void lfs_program_signal(struct lfs_monitor *self, int number);
 void lfs_program_stop(struct lfs_monitor *self, int number, int32_t milliseconds);
 void lfs_program_resize(struct lfs_monitor *self, uint16_t rows, uint16_t columns);
 
+/* oci.c */
+pid_t lfs_oci_spawn(const struct lfs_spec *spec, const struct lfs_launch *launch, int *pidfd, struct lfs_failure *failure);
+void lfs_oci_forget(const struct lfs_spec *spec);
+
 /* streams.c */
 void lfs_streams_read(struct lfs_monitor *self, int which);
 bool lfs_streams_deliver(struct lfs_monitor *self); /* whether everybody has the chunk */

@@ -29,10 +29,25 @@ static int take_shared(struct lfs_scene *scene, const struct lfs_spec *spec, str
 	return 0;
 }
 
-int lfs_scene_open(struct lfs_scene *scene, const struct lfs_spec *spec, struct lfs_failure *failure)
+/* Only "/" can be reached for sure by who is not the host's root; what is mounted there shows after pivot_root. */
+static int place_taken(struct lfs_scene *scene, const struct lfs_trees *trees, struct lfs_failure *failure)
+{
+	scene->shared = trees->binds;
+	scene->ready = true;
+	scene->root = trees->root;
+	LFS_AUTO_FD target = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int rc = target < 0 ? -errno : lfs_sys_set_mount(AT_FDCWD, "/", true, 0, MS_SLAVE);
+	if (rc == 0)
+		rc = lfs_sys_attach(scene->root, target);
+	return rc < 0 ? lfs_failed(failure, LFS_STAGE_ROOT, rc, "mounting the root") : 0;
+}
+
+int lfs_scene_open(struct lfs_scene *scene, const struct lfs_spec *spec, const struct lfs_trees *trees, struct lfs_failure *failure)
 {
 	const char *root = spec->root;
-	*scene = (struct lfs_scene){ -1, -1, -1, NULL };
+	*scene = (struct lfs_scene){ -1, -1, -1, NULL, false };
+	if (trees)
+		return place_taken(scene, trees, failure);
 	if (take_shared(scene, spec, failure) < 0)
 		return -failure->error;
 	/* slave, not private: an unmount on the host still reaches the copies we hold until pivot_root lets them go */
@@ -66,6 +81,23 @@ static int mount_filesystem(struct lfs_scene *scene, const struct lfs_step *step
 	return mount < 0 ? mount : attach_at(scene, step, mount, true);
 }
 
+static int finish_bind(const struct lfs_step *step, int mount)
+{
+	bool recursive = step->flags & LFS_STEP_RECURSIVE;
+	return lfs_sys_set_mount(mount, "", recursive, step->attributes, step->mode ? step->mode : MS_PRIVATE);
+}
+
+int lfs_bind_take(const struct lfs_step *step, int users)
+{
+	LFS_AUTO_FD mount = lfs_sys_open_tree(AT_FDCWD, step->source, step->flags & LFS_STEP_RECURSIVE);
+	if (mount < 0)
+		return mount;
+	int rc = step->flags & LFS_STEP_MAPPED ? lfs_sys_map_mount(mount, users) : 0;
+	if (rc == 0)
+		rc = finish_bind(step, mount);
+	return rc < 0 ? rc : lfs_steal_fd(&mount);
+}
+
 static int mount_bind(struct lfs_scene *scene, const struct lfs_step *step, int *shared)
 {
 	struct stat info;
@@ -75,7 +107,7 @@ static int mount_bind(struct lfs_scene *scene, const struct lfs_step *step, int 
 		return mount;
 	if (fstat(mount, &info) < 0)
 		return -errno;
-	int rc = lfs_sys_set_mount(mount, "", recursive, step->attributes, step->mode ? step->mode : MS_PRIVATE);
+	int rc = scene->ready ? 0 : finish_bind(step, mount);
 	return rc < 0 ? rc : attach_at(scene, step, mount, S_ISDIR(info.st_mode));
 }
 

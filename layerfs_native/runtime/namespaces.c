@@ -34,11 +34,8 @@ int lfs_cgroups_enter(const struct lfs_spec *spec, struct lfs_failure *failure)
 }
 
 /* The cgroup namespace comes after: its root is the cgroup one is in when it is made. */
-int lfs_cgroups_join(const struct lfs_spec *spec, struct lfs_failure *failure)
+int lfs_cgroup_namespace_make(const struct lfs_spec *spec, struct lfs_failure *failure)
 {
-	int rc = lfs_cgroups_enter(spec, failure);
-	if (rc < 0)
-		return rc;
 	if (spec->namespaces & CLONE_NEWCGROUP && unshare(CLONE_NEWCGROUP) < 0)
 		return lfs_failed(failure, LFS_STAGE_NAMESPACE, -errno, "making the cgroup namespace");
 	return 0;

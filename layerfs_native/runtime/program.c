@@ -37,7 +37,9 @@ static int make_pipe(struct lfs_monitor *self, int *theirs, int *ours, bool to_p
 	*ours = ends[to_program ? 1 : 0];
 	if (!to_program)
 		fcntl(*ours, F_SETPIPE_SZ, PIPE_BYTES);
-	if (fchown(*theirs, self->spec.uid, self->spec.gid) < 0 && errno != EPERM)
+	uid_t user = lfs_userns_outside(self->spec.uid_map, self->spec.uid_map_count, self->spec.uid);
+	gid_t group = lfs_userns_outside(self->spec.gid_map, self->spec.gid_map_count, self->spec.gid);
+	if (fchown(*theirs, user, group) < 0 && errno != EPERM)
 		return -errno;
 	return fcntl(*ours, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
 }
@@ -82,17 +84,15 @@ static void clear(struct lfs_monitor *self)
 
 int lfs_program_start(struct lfs_monitor *self)
 {
-	struct lfs_launch launch = { -1, -1, { -1, -1, -1 }, -1 };
+	struct lfs_launch launch = { -1, -1, { -1, -1, -1 }, -1, NULL };
 	self->failure = (struct lfs_failure){ 0 };
 	self->phase = LFS_PHASE_STARTING;
 	int rc = make_channels(self, &launch);
 	if (rc == 0)
 		rc = lfs_namespaces_enter(&self->spec, true, &self->failure);
 	if (rc == 0) {
-		uint64_t namespaces = self->spec.namespaces & ~(uint32_t)CLONE_NEWCGROUP;
-		self->pid = lfs_sys_clone(namespaces, &self->pidfd);
-		if (self->pid == 0)
-			lfs_container_main(&self->spec, &launch);
+		self->pid = self->spec.runtime_count ? lfs_oci_spawn(&self->spec, &launch, &self->pidfd, &self->failure)
+			: lfs_container_spawn(&self->spec, &launch, &self->pidfd, &self->failure);
 		rc = self->pid < 0 ? self->pid : 0;
 	}
 	close_all((int[]){ launch.report, launch.console, launch.streams[0], launch.streams[1], launch.streams[2] }, 5);

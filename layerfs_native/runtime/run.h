@@ -57,8 +57,12 @@ enum lfs_tag {
 	LFS_TAG_EVENTS = 18,    /* string: the file of events; string: what each of ours has, `"Actor":{...` left open */
 	LFS_TAG_HEALTH = 19,    /* u64 ms each: interval, timeout, start period, start interval; u32 retries */
 	LFS_TAG_PROBE = 20,     /* string, repeated: the health check's words */
-	LFS_TAG_ENTER = 33,     /* u32 CLONE_NEW*, string: the file of a namespace to enter instead of making one; repeated */
+	LFS_TAG_ENTER = 33,     /* u32 CLONE_NEW*, string: the file of a namespace to enter instead of making one; repeated. With CLONE_NEWUSER
+	                         * the one that the file's namespace belongs to */
 	LFS_TAG_CLOCK = 34,     /* u32 clock, i64 seconds: how far a clock of a time namespace is off; repeated */
+	LFS_TAG_UID_MAP = 40,   /* u32 each: first id inside, first id outside, how many; repeated. A user namespace of its own */
+	LFS_TAG_GID_MAP = 41,
+	LFS_TAG_RUNTIME = 42,   /* string, four times: another OCI runtime's program, the bundle, its state directory, the name there */
 	LFS_TAG_OOM_SCORE = 32, /* i32: added to its score when the kernel looks for somebody to kill */
 };
 
@@ -87,6 +91,7 @@ enum lfs_stage {
 	LFS_STAGE_SECCOMP = 9,
 	LFS_STAGE_LOOKUP = 10, /* the command was not found, or is not executable */
 	LFS_STAGE_EXEC = 11,   /* found, but the kernel would not start it */
+	LFS_STAGE_RUNTIME = 12, /* another runtime: the text is what it said */
 };
 
 enum lfs_step_kind {
@@ -95,7 +100,7 @@ enum lfs_step_kind {
 	LFS_STEP_ATTRIBUTES = 3, /* adds `attributes` to the mount at `target` */
 	LFS_STEP_READ_ONLY = 4,  /* `target` bound onto itself, read-only */
 	LFS_STEP_MASK = 5,       /* an empty read-only directory, or the null device, over `target` */
-	LFS_STEP_DEVICE = 6,     /* node `target`: `mode` with type bits, major, minor */
+	LFS_STEP_DEVICE = 6,     /* node `target`: `mode` with type bits, major, minor; `source`: where the host has it, "" for the same place */
 	LFS_STEP_LINK = 7,       /* symbolic link `target` with the text `source` */
 	LFS_STEP_SYSCTL = 8,     /* writes `source` to the file `target` below /proc/sys */
 };
@@ -105,6 +110,7 @@ enum lfs_step_flag {
 	LFS_STEP_OPTIONAL = 2,  /* no target: nothing to do */
 	LFS_STEP_STRICT = 4,    /* no component of the target may be a symbolic link */
 	LFS_STEP_CONFINED = 8,  /* devices: the node is a mount of its own, so that the rest of /dev can become nodev */
+	LFS_STEP_MAPPED = 16,   /* binds: ids as in the user namespace, as if they were stored shifted */
 };
 
 /* On the wire in this order: kind, flags, mode, major, minor as u32, attributes as u64, then four strings. */
@@ -117,6 +123,10 @@ struct lfs_step {
 struct lfs_limit {
 	uint32_t resource;
 	uint64_t soft, hard;
+};
+
+struct lfs_range {
+	uint32_t inside, outside, size;
 };
 
 struct lfs_entered {
@@ -144,7 +154,8 @@ struct lfs_spec {
 	int32_t oom_score;
 	struct lfs_entered *entered;
 	struct lfs_clock *clocks;
-	size_t entered_count, clock_count;
+	struct lfs_range *uid_map, *gid_map;
+	size_t entered_count, clock_count, uid_map_count, gid_map_count;
 	bool terminal;
 	uint16_t rows, columns;
 	uint32_t join_pid; /* 0: a container of its own */
@@ -153,10 +164,10 @@ struct lfs_spec {
 	int32_t end_ms;
 	uint64_t log_size;
 	const char *events, *event_attributes;
-	char **after, **probe; /* end with NULL */
+	char **after, **probe, **runtime; /* end with NULL */
 	uint64_t probe_interval, probe_timeout, probe_start_period, probe_start_interval;
 	uint32_t probe_retries;
-	size_t after_count, probe_count;
+	size_t after_count, probe_count, runtime_count;
 	size_t argument_count, environment_count, cgroup_count, group_count, step_count, limit_count, filter_count;
 };
 
@@ -180,6 +191,7 @@ int lfs_sys_new_mount(const char *type, const char *source, const char *options,
 int lfs_sys_attach(int mount, int target);
 int lfs_sys_set_mount(int dir, const char *path, bool recursive, uint64_t attributes, uint64_t propagation);
 int lfs_sys_clear_mount(int mount, uint64_t attributes);
+int lfs_sys_map_mount(int mount, int users); /* one that nobody has seen yet */
 int lfs_sys_pivot_here(void);
 void lfs_sys_close_range(unsigned first, unsigned last, bool on_exec_only);
 
@@ -192,8 +204,14 @@ struct lfs_scene {
 	int null;      /* O_PATH fd of our own 1:3 node, or -1 */
 	int empty_dir; /* the read-only tmpfs that masks directories, or -1 */
 	int *shared;   /* for each step: a bind that was taken while the mounts still were the host's peers, or -1 */
+	bool ready;    /* those are as they are to be */
 };
-int lfs_scene_open(struct lfs_scene *scene, const struct lfs_spec *spec, struct lfs_failure *failure);
+struct lfs_trees { /* mounts that were taken by the host's root, for a container that is not */
+	int root;
+	int *binds; /* for each step: a bind, or -1 */
+};
+int lfs_scene_open(struct lfs_scene *scene, const struct lfs_spec *spec, const struct lfs_trees *trees, struct lfs_failure *failure);
+int lfs_bind_take(const struct lfs_step *step, int users); /* owned mount or -errno; `users`: for LFS_STEP_MAPPED */
 int lfs_steps_perform(struct lfs_scene *scene, const struct lfs_spec *spec, struct lfs_failure *failure);
 int lfs_scene_enter(struct lfs_scene *scene, bool read_only, struct lfs_failure *failure); /* pivot_root */
 int lfs_device_make(struct lfs_scene *scene, const struct lfs_step *step);
@@ -206,7 +224,7 @@ int lfs_clocks_set(const struct lfs_spec *spec, struct lfs_failure *failure);
 
 /* namespaces.c */
 int lfs_cgroups_enter(const struct lfs_spec *spec, struct lfs_failure *failure);
-int lfs_cgroups_join(const struct lfs_spec *spec, struct lfs_failure *failure); /* and a cgroup namespace after */
+int lfs_cgroup_namespace_make(const struct lfs_spec *spec, struct lfs_failure *failure);
 int lfs_keyring_new(struct lfs_failure *failure);
 int lfs_names_set(const struct lfs_spec *spec, struct lfs_failure *failure); /* hostname, loopback, keyring */
 
@@ -231,12 +249,22 @@ struct lfs_launch {
 	int console;    /* where a terminal's master goes */
 	int streams[3]; /* become 0, 1, 2; -1: what is there is kept */
 	int target;     /* join: pidfd of the container's PID 1 */
+	const struct lfs_trees *trees; /* or NULL */
 };
 __attribute__((noreturn)) void lfs_container_main(const struct lfs_spec *spec, const struct lfs_launch *launch);
+
+/* userns.c */
+pid_t lfs_container_spawn(const struct lfs_spec *spec, const struct lfs_launch *launch, int *pidfd, struct lfs_failure *failure);
+bool lfs_userns_own(const struct lfs_spec *spec); /* whether the container gets a user namespace of its own */
+bool lfs_userns_foreign(pid_t pid);
+int lfs_userns_settle(struct lfs_failure *failure);
+uint32_t lfs_userns_outside(const struct lfs_range *map, size_t count, uint32_t id); /* the same without a map */
+int lfs_namespaces_main(int spec_fd);
 
 /* terminal.c, init.c, join.c */
 int lfs_terminal_open(const struct lfs_spec *spec, int sock, bool console, struct lfs_failure *failure);
 int lfs_terminal_receive(int sock);
+int lfs_terminal_send(int sock, int fd);
 int lfs_init_split(const struct lfs_spec *spec, struct lfs_failure *failure);
 int lfs_join_pids(const struct lfs_spec *spec, struct lfs_failure *failure);
 int lfs_join_rest(const struct lfs_spec *spec, int target, struct lfs_failure *failure);

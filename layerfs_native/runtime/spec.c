@@ -196,6 +196,7 @@ static int add_life(unsigned tag, struct cursor *cursor, struct lfs_spec *spec)
 		return 0;
 	case LFS_TAG_HEALTH: set_health(cursor, spec); return 0;
 	case LFS_TAG_PROBE: return add_string(cursor, &spec->probe, &spec->probe_count);
+	case LFS_TAG_RUNTIME: return add_string(cursor, &spec->runtime, &spec->runtime_count);
 	default: return -EBADMSG;
 	}
 }
@@ -207,6 +208,17 @@ static int add_entered(struct cursor *cursor, struct lfs_spec *spec)
 		return -ENOMEM;
 	entered->type = take_u32(cursor);
 	entered->path = take_string(cursor);
+	return 0;
+}
+
+static int add_range(struct cursor *cursor, struct lfs_range **map, size_t *count)
+{
+	struct lfs_range *range = grow(map, count, sizeof *range);
+	if (!range)
+		return -ENOMEM;
+	range->inside = take_u32(cursor);
+	range->outside = take_u32(cursor);
+	range->size = take_u32(cursor);
 	return 0;
 }
 
@@ -238,6 +250,8 @@ static int add_record(unsigned tag, struct cursor *cursor, struct lfs_spec *spec
 	case LFS_TAG_SECCOMP: return add_filter(cursor, spec);
 	case LFS_TAG_ENTER: return add_entered(cursor, spec);
 	case LFS_TAG_CLOCK: return add_clock(cursor, spec);
+	case LFS_TAG_UID_MAP: return add_range(cursor, &spec->uid_map, &spec->uid_map_count);
+	case LFS_TAG_GID_MAP: return add_range(cursor, &spec->gid_map, &spec->gid_map_count);
 	case LFS_TAG_OOM_SCORE: spec->oom_score = (int32_t)take_u32(cursor); return 0;
 	default: return add_life(tag, cursor, spec);
 	}
@@ -256,7 +270,8 @@ static bool is_contained(const struct lfs_spec *spec)
 static bool is_complete(const struct lfs_spec *spec)
 {
 	bool place = spec->join_pid ? !spec->step_count : spec->root && spec->root[0] == '/';
-	return place && spec->workdir && spec->argument_count;
+	return place && spec->workdir && spec->argument_count && !spec->uid_map_count == !spec->gid_map_count
+		&& (!spec->runtime_count || spec->runtime_count == 4);
 }
 
 static int parse(struct cursor *all, struct lfs_spec *spec)
@@ -324,6 +339,9 @@ void lfs_spec_free(struct lfs_spec *spec)
 	free(spec->limits);
 	free(spec->entered);
 	free(spec->clocks);
+	free(spec->uid_map);
+	free(spec->gid_map);
 	free(spec->after);
 	free(spec->probe);
+	free(spec->runtime);
 }

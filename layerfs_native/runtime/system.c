@@ -28,7 +28,7 @@ int lfs_sys_clone(uint64_t flags, int *pidfd)
 	struct clone_args arguments = {
 		.flags = flags | CLONE_PIDFD,
 		.pidfd = (uint64_t)(uintptr_t)pidfd,
-		.exit_signal = SIGCHLD,
+		.exit_signal = flags & CLONE_PARENT ? 0 : SIGCHLD, /* a sibling has the caller's own */
 	};
 	return checked(syscall(SYS_clone3, &arguments, sizeof arguments));
 }
@@ -99,6 +99,12 @@ int lfs_sys_set_mount(int dir, const char *path, bool recursive, uint64_t attrib
 int lfs_sys_clear_mount(int mount, uint64_t attributes)
 {
 	struct mount_attr how = { .attr_clr = attributes };
+	return checked(syscall(SYS_mount_setattr, mount, "", AT_EMPTY_PATH, &how, sizeof how));
+}
+
+int lfs_sys_map_mount(int mount, int users)
+{
+	struct mount_attr how = { .attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)users };
 	return checked(syscall(SYS_mount_setattr, mount, "", AT_EMPTY_PATH, &how, sizeof how));
 }
 

@@ -15,7 +15,7 @@
 #define TIOCGPTPEER _IO('T', 0x41)
 #endif
 
-static int send_fd(int sock, int fd)
+int lfs_terminal_send(int sock, int fd)
 {
 	union {
 		struct cmsghdr align;
@@ -105,7 +105,7 @@ int lfs_terminal_open(const struct lfs_spec *spec, int sock, bool console, struc
 	if (rc == 0 && console)
 		rc = bind_console(slave);
 	if (rc == 0)
-		rc = send_fd(sock, master);
+		rc = lfs_terminal_send(sock, master);
 	if (rc == 0)
 		rc = become_streams(slave);
 	return rc < 0 ? lfs_failed(failure, LFS_STAGE_NAMESPACE, rc, "setting up the terminal") : 0;

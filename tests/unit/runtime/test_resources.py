@@ -134,7 +134,9 @@ def test_devices():
     assert Device.parse("/dev/a") == Device("/dev/a", "/dev/a", "rwm")
     assert Device.parse("/dev/a:/dev/b:r") == Device("/dev/a", "/dev/b", "r")
     assert Device.parse("/dev/a:rw") == Device("/dev/a", "/dev/a", "rw")
-    assert [(where, os.major(i.st_rdev)) for where, i in Device.parse("/dev/null:/x").nodes()] == [("/x", 1)]
+    assert [(at, where, os.major(i.st_rdev)) for at, where, i in Device.parse("/dev/null:/x").nodes()] == [
+        ("/dev/null", "/x", 1)
+    ]
     for text in ("", "dev/a", "/dev/a:b", "/a:/b:x", "/a:/b:r:w"):
         with pytest.raises(InvalidInput, match="invalid device"):
             Device.parse(text)

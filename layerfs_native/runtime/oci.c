@@ -1,0 +1,180 @@
+/* Containers that another OCI runtime (crun, runc) makes: its `create` leaves a process that the monitor, as a subreaper,
+ * inherits; from then on it is a program like any other. What the runtime writes about errors goes to a file of its own,
+ * so that it is not taken for the program's output. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "monitor.h"
+
+enum { PROGRAM, BUNDLE, STATE, NAME, WORDS }; /* spec->runtime */
+enum { CONSOLE_MS = 10000 };
+
+static void clear_signals(void)
+{
+	sigset_t none;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* Runs it and waits: its exit code, or -errno. Standard streams that are -1 are /dev/null. */
+static int call(char **words, const int *streams)
+{
+	int status;
+	pid_t child = fork();
+	if (child < 0)
+		return -errno;
+	if (child == 0) {
+		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+		for (int fd = 0; fd <= 2; fd++)
+			if (dup2(streams && streams[fd] >= 0 ? streams[fd] : null, fd) < 0)
+				_exit(126);
+		clear_signals();
+		lfs_sys_close_range(3, ~0u, true);
+		execv(words[0], words);
+		_exit(127);
+	}
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int path_of(char *out, size_t size, const struct lfs_spec *spec, const char *name)
+{
+	return (size_t)snprintf(out, size, "%s/%s", spec->runtime[BUNDLE], name) < size ? 0 : -ENAMETOOLONG;
+}
+
+/* The last line of what the runtime has written, for Python to read. */
+static int tell_log(const struct lfs_spec *spec, const char *log, int code, struct lfs_failure *failure)
+{
+	char text[4096] = "";
+	LFS_AUTO_FD file = open(log, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	ssize_t got = file < 0 ? -1 : pread(file, text, sizeof text - 1, 0);
+	text[got > 0 ? got : 0] = '\0';
+	while (got > 0 && text[got - 1] == '\n')
+		text[--got] = '\0';
+	char *line = strrchr(text, '\n'), *said = strstr(line ? line : text, "\"msg\":\"");
+	if (!*text)
+		return lfs_failed(failure, LFS_STAGE_RUNTIME, -ECANCELED, "%s ended with code %d", spec->runtime[PROGRAM], code);
+	return lfs_failed(failure, LFS_STAGE_RUNTIME, -ECANCELED, "%.380s", said ? said + 7 : line ? line + 1 : text);
+}
+
+static int invoke(const struct lfs_spec *spec, char **verb, const int *streams, struct lfs_failure *failure)
+{
+	char log[4096];
+	char *words[24] = { spec->runtime[PROGRAM], (char *)"--root", spec->runtime[STATE], (char *)"--log", log,
+		(char *)"--log-format", (char *)"json" };
+	if (path_of(log, sizeof log, spec, "runtime.log") < 0)
+		return lfs_failed(failure, LFS_STAGE_RUNTIME, -ENAMETOOLONG, "the bundle's path is too long");
+	for (size_t i = 0; verb[i] && i < 16; i++)
+		words[7 + i] = verb[i];
+	unlink(log);
+	int rc = call(words, streams);
+	if (rc < 0)
+		return lfs_failed(failure, LFS_STAGE_RUNTIME, rc, "starting %s", spec->runtime[PROGRAM]);
+	return rc > 0 ? tell_log(spec, log, rc, failure) : 0;
+}
+
+/* Where the runtime brings the master of the terminal. By the directory's descriptor: a path may be longer than a name. */
+static int listen_console(int dir, char *path, size_t size)
+{
+	struct sockaddr_un place = { .sun_family = AF_UNIX };
+	LFS_AUTO_FD sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (sock < 0)
+		return -errno;
+	snprintf(path, size, "/proc/%d/fd/%d/console", getpid(), dir);
+	snprintf(place.sun_path, sizeof place.sun_path, "%s", path);
+	unlinkat(dir, "console", 0);
+	if (bind(sock, (struct sockaddr *)&place, sizeof place) < 0 || listen(sock, 1) < 0)
+		return -errno;
+	return lfs_steal_fd(&sock);
+}
+
+static int take_console(int listener, int to)
+{
+	struct pollfd event = { listener, POLLIN, 0 };
+	if (poll(&event, 1, CONSOLE_MS) <= 0)
+		return -ETIMEDOUT;
+	LFS_AUTO_FD sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	if (sock < 0)
+		return -errno;
+	event = (struct pollfd){ sock, POLLIN, 0 };
+	if (poll(&event, 1, CONSOLE_MS) <= 0)
+		return -ETIMEDOUT;
+	LFS_AUTO_FD master = lfs_terminal_receive(sock);
+	return master < 0 ? master : lfs_terminal_send(to, master);
+}
+
+static pid_t read_pid(const char *path)
+{
+	char text[32] = "";
+	LFS_AUTO_FD file = open(path, O_RDONLY | O_CLOEXEC);
+	if (file < 0 || read(file, text, sizeof text - 1) <= 0)
+		return -ESRCH;
+	long number = strtol(text, NULL, 10);
+	return number > 1 && number < INT32_MAX ? (pid_t)number : -ESRCH;
+}
+
+void lfs_oci_forget(const struct lfs_spec *spec)
+{
+	struct lfs_failure ignored;
+	char *verb[] = { (char *)"delete", (char *)"--force", spec->runtime[NAME], NULL };
+	invoke(spec, verb, NULL, &ignored);
+}
+
+static int create(const struct lfs_spec *spec, const struct lfs_launch *launch, struct lfs_failure *failure)
+{
+	char pid_file[4096], console[64];
+	LFS_AUTO_FD dir = open(spec->runtime[BUNDLE], O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return lfs_failed(failure, LFS_STAGE_RUNTIME, -errno, "opening the bundle");
+	LFS_AUTO_FD listener = spec->terminal ? listen_console(dir, console, sizeof console) : -1;
+	if (path_of(pid_file, sizeof pid_file, spec, "pid") < 0 || (spec->terminal && listener < 0))
+		return lfs_failed(failure, LFS_STAGE_RUNTIME, listener, "preparing the terminal");
+	char *verb[] = { (char *)"create", (char *)"--bundle", spec->runtime[BUNDLE], (char *)"--pid-file", pid_file,
+		(char *)(spec->terminal ? "--console-socket" : spec->runtime[NAME]), spec->terminal ? console : NULL,
+		spec->runtime[NAME], NULL };
+	unlink(pid_file);
+	int rc = invoke(spec, verb, launch->streams, failure);
+	if (rc == 0 && spec->terminal) {
+		rc = take_console(listener, launch->console);
+		if (rc < 0)
+			return lfs_failed(failure, LFS_STAGE_RUNTIME, rc, "taking the terminal from %s", spec->runtime[PROGRAM]);
+	}
+	return rc < 0 ? rc : read_pid(pid_file);
+}
+
+/* The pid of the program, which runs; -errno. What an earlier start has left is cleared away first. */
+pid_t lfs_oci_spawn(const struct lfs_spec *spec, const struct lfs_launch *launch, int *pidfd, struct lfs_failure *failure)
+{
+	struct stat info;
+	char state[4096];
+	char *verb[] = { (char *)"start", spec->runtime[NAME], NULL };
+	snprintf(state, sizeof state, "%s/%s", spec->runtime[STATE], spec->runtime[NAME]);
+	if (stat(state, &info) == 0)
+		lfs_oci_forget(spec);
+	pid_t pid = create(spec, launch, failure);
+	*pidfd = pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
+	if (pid < 0 || *pidfd < 0) {
+		lfs_oci_forget(spec);
+		return failure->stage ? -failure->error : lfs_failed(failure, LFS_STAGE_RUNTIME, -ESRCH, "the container's process is gone");
+	}
+	int rc = invoke(spec, verb, NULL, failure);
+	if (rc == 0)
+		return pid;
+	lfs_oci_forget(spec);
+	waitpid(pid, NULL, 0);
+	return rc;
+}
