@@ -303,11 +303,11 @@ class Container(Programs):
         Raises:
             AlreadyExists, InvalidInput: the name. InUse: it is mounted by another engine, or never at rest.
         """
-        from layerfs.engine.running import release
+        from layerfs.engine.running import release_root
         from layerfs.engine.snapshots import Snapshot, held
         from layerfs.snapshot.freezing import take_snapshot
 
-        release(self)
+        release_root(self)
         return Snapshot(self.store, take_snapshot(self.store.root, self.record, name, lambda: held(self)))
 
     def snapshots(self) -> list[Snapshot]:
@@ -328,11 +328,11 @@ class Container(Programs):
         Raises:
             NotFound: no such snapshot. InUse: it is mounted or runs.
         """
-        from layerfs.engine.running import release
+        from layerfs.engine.running import release_root
         from layerfs.engine.snapshots import find_snapshot, remove_later
         from layerfs.snapshot.freezing import rollback
 
-        release(self)
+        release_root(self)
         name = find_snapshot(self, snapshot).name
         remove_later(rollback(self.store.root, self.record, name, lambda: self.image.tree()))
 
@@ -344,12 +344,12 @@ class Container(Programs):
             AlreadyExists, InvalidInput: the name. NotFound: no such snapshot. InUse: as for `snapshot`, when none was
             given.
         """
-        from layerfs.engine.running import release
+        from layerfs.engine.running import release_root
         from layerfs.engine.snapshots import find_snapshot, forked_config, held
         from layerfs.snapshot.freezing import fork
         from layerfs.snapshot.names import check_name
 
-        release(self)
+        release_root(self)
         state = find_snapshot(self, snapshot).record.state if snapshot is not None else None
         wanted = check_name(name) if name is not None else None
         config = forked_config(self)

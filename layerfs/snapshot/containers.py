@@ -112,6 +112,7 @@ class Containers:
         """
         wanted = check_name(name) if name is not None else None
         with self.making(Look.of_tree(tree)) as (id, fresh_ns):
+            self.merged(id).mkdir(0o700)
             self._root.durable([self._root.container_path(id)])
             with self._root.index.update() as txn:
                 check(txn)
@@ -121,15 +122,14 @@ class Containers:
 
     @contextlib.contextmanager
     def making(self, look: Look) -> Iterator[tuple[str, int]]:
-        """The directories of a container to come, with an upper that looks like that: its ID, and when the upper was
-        made. They go when the body raises."""
+        """The directory of a container to come, with an upper that looks like that: its ID, and when the upper was
+        made. It goes when the body raises."""
         id = self._new_id()
         path = self._root.container_path(id)
         try:
             with writing("a container"):
                 path.mkdir(0o700)
                 fresh_ns = make_upper(path, look)
-                (path / "merged").mkdir(0o700)
             yield id, fresh_ns
         except BaseException:
             remove_tree(path)
@@ -297,7 +297,21 @@ class Containers:
 
     def _place(self, container: str | ContainerRecord) -> Path:
         record = self.get(container) if isinstance(container, str) else container
-        return upper_below(self._root.path, record.place)
+        home = upper_below(self._root.path, record.place)
+        if (record.base or record.upper) and not (home / "upper").exists():
+            self._restore(record, home)
+        return home
+
+    def _restore(self, record: ContainerRecord, home: Path) -> None:
+        """Rows are durable when a fork, snapshot or rollback returns, new directories soon after: one that a power cut
+        took had nothing in it that anybody had synced."""
+        with self._root.index.view() as txn:
+            if self.find(txn, record.id).place != record.place:
+                return
+            state = States(txn).find(record.base)
+        home.mkdir(0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            make_upper(home, Look.from_row(state.look) if state else Look())
 
     def merged(self, id: str) -> Path:
         return self.path(id) / "merged"

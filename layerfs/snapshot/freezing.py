@@ -105,8 +105,7 @@ def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) 
             state = States(txn).snapshot(record.id, snapshot.name).state
             record = Containers(root).find(txn, record.id)
             Containers.put(txn, replace(record, base=state, upper=upper, fresh_ns=fresh_ns))
-            gone = [record.place, *(each.place for each in States(txn).sweep() if each.place)]
-        return discard(root, gone)
+        return discard(root, [record.place])  # states that only this needed go with the next sweep
 
 
 def remove_snapshots(root: StoreRoot, container: str, names: list[str]) -> list[Path]:

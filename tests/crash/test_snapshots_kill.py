@@ -1,0 +1,157 @@
+"""Snapshots, forks, rollbacks, removals, absorbing and folding, ended before each change they make on the disk, one
+after the other: what there was is as it was, or the deed is done; and it can be done again.
+
+LAYERFS_KILLS: every moment, not some of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import layerfs
+from layerfs.errors import AlreadyExists, NotFound
+from layerfs.snapshot.absorb import absorb_loose
+from layerfs.snapshot.folding import fold_states
+from layerfs.store.index import _Transaction
+
+pytestmark = pytest.mark.root
+
+EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.setxattr", "os.chmod", "layerfs.commit"}
+Contents = dict[str, dict[str, bytes]]  # by container, or container@snapshot
+STEP = 1 if os.environ.get("LAYERFS_KILLS") else 11
+
+
+def contents(store: layerfs.Store) -> Contents:
+    found = {}
+    for box in store.containers():
+        with box.mount(engine="kernel", read_only=True) as root:
+            found[box.name] = files(root)
+        for snapshot in box.snapshots():
+            with snapshot.mount(engine="kernel") as root:
+                found[f"{box.name}@{snapshot.name}"] = files(root)
+    return found
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes()[:20] for path in root.rglob("*") if path.is_file()}
+
+
+def set_up(place: Path) -> layerfs.Store:
+    """`box` with snapshots one, two, three, and changes after these; `child`, forked from two; nothing is absorbed but
+    one."""
+    store = layerfs.Store(place / "store")
+    plain = place / "plain"
+    (plain / "d").mkdir(parents=True)
+    (plain / "d/a").write_bytes(b"lower")
+    box = store.create(store.import_archive(plain, tag="small:1"), name="box")
+    for number, name in enumerate(("one", "two", "three", None)):
+        with box.mount(engine="kernel") as root:
+            (root / "d/a").write_bytes(b"%d" % number + bytes(200_000))
+            (root / f"f{number}").write_bytes(b"%d" % number)
+        if name:
+            box.snapshot(name)
+        if name == "two":
+            box.fork("child")
+    return store
+
+
+def fold(box: layerfs.Container) -> None:
+    box.find_snapshot("one").remove()
+    absorb_loose(box.store.root)
+    fold_states(box.store.root)
+
+
+DEEDS: dict[str, Callable[[layerfs.Container], object]] = {
+    "snapshot": lambda box: box.snapshot("new"),
+    "fork": lambda box: box.fork("new"),
+    "rollback": lambda box: box.rollback("one"),
+    "remove the snapshot": lambda box: box.find_snapshot("two").remove(),
+    "remove the container": lambda box: box.remove(),
+    "absorb": lambda box: absorb_loose(box.store.root),
+    "fold": fold,
+}
+
+
+def killed(place: Path, deed: Callable[[layerfs.Container], object], moment: int) -> bool:
+    """Does it in a child that ends before its nth change; False when it came to its end."""
+    pid = os.fork()
+    if pid:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert code in (0, 77), "it failed"
+        return code == 77
+    left = moment
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal left
+        left -= event in EVENTS
+        if not left:
+            os._exit(77)
+
+    end = _Transaction.__exit__
+
+    def audited_end(self: _Transaction, *error: object) -> None:
+        sys.audit("layerfs.commit")
+        end(self, *error)  # type: ignore[arg-type]
+        sys.audit("layerfs.commit")
+
+    try:
+        _Transaction.__exit__ = audited_end  # type: ignore[assignment, method-assign]
+        store = layerfs.Store(place / "store")
+        sys.addaudithook(watch)
+        deed(store.container("box"))
+        for thread in [each for each in threading.enumerate() if each.name == "layerfs-remove"]:
+            thread.join()
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        os._exit(1)
+
+
+@pytest.mark.parametrize("name", DEEDS)
+def test_ended_at_any_moment(tmp_path: Path, name: str) -> None:
+    deed, place = DEEDS[name], tmp_path / "world"
+    before = after = None
+    moment, going = 1 + len(name) % STEP, True
+    while going:
+        store = set_up(tmp_path / f"world{moment}")
+        if before is None:
+            before = contents(store)
+            store.close()
+            store = set_up(place)
+            deed(store.container("box"))
+            after = contents(store)
+            store.close()
+            store = layerfs.Store(tmp_path / f"world{moment}/store")
+        store.close()
+        going = killed(tmp_path / f"world{moment}", deed, moment)
+        judge(tmp_path / f"world{moment}/store", deed, before, after or {})
+        moment += STEP
+    assert moment > 6
+
+
+def judge(path: Path, deed: Callable[[layerfs.Container], object], before: Contents, after: Contents) -> None:
+    with layerfs.Store(path) as store:
+        assert contents(store) in (before, after)
+        assert store.fsck(quick=True) == []
+        with contextlib.suppress(AlreadyExists, NotFound):  # it was done
+            deed(store.container("box"))
+        assert contents(store) == after
+        long_ago = time.time() - 1000
+        for top in ("uppers", "containers"):
+            for each in (path / top).iterdir():
+                os.utime(each, (long_ago, long_ago))
+        store.gc()
+        assert contents(store) == after and store.fsck(quick=True) == []
+        for box in store.containers():
+            box.remove()
+        assert [*(path / "uppers").iterdir(), *(path / "containers").iterdir()] == []
