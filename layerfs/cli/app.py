@@ -34,6 +34,8 @@ _VERBS: dict[str, tuple[str, str]] = {
     "history": ("images", "Images"),
     "inspect": ("images", "Images"),
     "tag": ("images", "Images"),
+    "waste": ("waste", "Images"),
+    "optimize": ("waste", "Images"),
     "rmi": ("images", "Images"),
     "push": ("registries", "Registries"),
     "login": ("registries", "Registries"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layerfs.engine.store import Store
     from layerfs.image.history import HistoryRow
     from layerfs.image.record import ImageRecord
+    from layerfs.image.waste import Waste
     from layerfs.layer.tree import Tree
     from layerfs.oci import Descriptor, ImageConfig
     from layerfs.snapshot import MountHandle
@@ -129,6 +130,22 @@ class Image:
     def diff(self, other: Image) -> list[Change]:
         """What `other` has otherwise: added, changed, deleted, with sizes."""
         return self.store.diff(self, other)
+
+    def waste(self) -> Waste:
+        """What it stores for nothing: `.files` that later layers hide, `.duplicates`, `.wasted` and `.total` bytes."""
+        from layerfs.image.waste import find_waste
+
+        return find_waste(self.store.root, self.record.diff_ids)
+
+    def optimize(self, tag: str | None = None) -> Image:
+        """An equal image without that waste: each file once, in the lowest layer that brought its bytes. The flattened
+        trees are compared. Returns itself when there is nothing to gain.
+        """
+        from layerfs.image.optimize import optimize
+        from layerfs.reference import Reference
+
+        references = [Reference.parse(tag).tagged()] if tag else []
+        return Image(self.store, optimize(self.store.root, self.record, references))
 
     def export(self, target: str | os.PathLike[str] | BinaryIO) -> None:
         """Write the whole file system as one tar."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from layerfs.digest import DiffID, Digest
 from layerfs.engine.upkeep import files_of
 from layerfs.image.record import scan_images
 from layerfs.layer.merged import layer_tree
+from layerfs.layer.shadow import visible_contents
 from layerfs.snapshot.states import SnapshotRecord, StateRecord, States
 from layerfs.snapshot.uppers import upper_below
 from layerfs.store.format import ContentValue
@@ -18,7 +18,6 @@ from layerfs.store.treefile import TreeFile
 
 if TYPE_CHECKING:
     from layerfs.engine.store import Store
-    from layerfs.layer.tree import Tree
     from layerfs.store.index import Txn
 
 __all__ = ["SnapshotSize", "snapshot_sizes", "state_size"]
@@ -95,34 +94,3 @@ class _View:
             found = {f"{each.st_dev}:{each.st_ino}".encode(): each.st_blocks * 512 for each in files_of(upper)}
             self._uppers[state.id] = found
         return self._uppers[state.id]
-
-
-def visible_contents(layers: Sequence[Tree]) -> set[bytes]:
-    """The identities of the files that a stack of layer trees shows: what no layer above hides."""
-    gone, closed, linked = set[bytes](), set[bytes](), set[bytes]()  # paths; directories; what links of above name
-    found: set[bytes] = set()
-    for tree in reversed(layers):
-        here: list[tuple[bytes, bool]] = []
-        for path, inode in tree.walk():
-            if stat.S_ISDIR(inode.mode):
-                here += [(path, True)] if tree.is_opaque(inode) else []
-                continue
-            here.append((path, False))
-            identity = tree.content(inode) if stat.S_ISREG(inode.mode) else None
-            if identity is not None and (path in linked or not _is_hidden(path, gone, closed)):
-                found.add(identity)
-            target = tree.link_target(inode)
-            linked |= {target} if target is not None else set()
-        closed |= {path for path, opaque in here if opaque}
-        gone |= {path for path, opaque in here if not opaque}
-    return found
-
-
-def _is_hidden(path: bytes, gone: set[bytes], closed: set[bytes]) -> bool:
-    if path in gone:
-        return True
-    while path:
-        path = path.rpartition(b"/")[0]
-        if path in gone or path in closed:
-            return True
-    return False
