@@ -43,6 +43,14 @@ class Registries:
                 client = self._clients[key] = open_client(self.settings, domain, address, repository, self.stop)
         return client
 
+    def cancel(self) -> None:
+        """Ends everything that goes on, in whatever thread, with an error."""
+        self.stop.set()
+        with self._lock:
+            clients = list(self._clients.values())
+        for client in clients:
+            client.session.transport.cancel()
+
     def close(self) -> None:
         with self._lock:
             clients, self._clients = self._clients, {}

@@ -156,12 +156,12 @@ class _ToRegistry:
         self, registries: Registries, reference: Reference, source: Reference | None, progress: Report | None
     ) -> None:
         self._uploads = Uploads(registries.client(reference.domain, reference.path))
-        self._reference, self._progress = reference, progress
+        self._reference, self._progress, self._cancel = reference, progress, registries.cancel
         same = source is not None and source.domain == reference.domain
         self._mounts = [source.path] if same and source is not None else []
 
     def write(self, tree: _Tree, origin: Origin) -> None:
-        in_parallel([partial(self._blob, descriptor, origin) for descriptor in tree.blobs.values()])
+        in_parallel([partial(self._blob, descriptor, origin) for descriptor in tree.blobs.values()], self._cancel)
         for document in tree.documents.values():
             if document.digest != tree.top.digest:
                 self._uploads.manifest(self._reference.path, document.digest, document)

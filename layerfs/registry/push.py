@@ -147,7 +147,9 @@ class Pusher:
             return None
         lease.pin(b"".join(layer.digest.raw for layer in manifest.layers))
         pairs = list(zip(record.diff_ids, manifest.layers, strict=True))
-        blobs = in_parallel([partial(self._found, diff_id, descriptor) for diff_id, descriptor in pairs])
+        blobs = in_parallel(
+            [partial(self._found, diff_id, descriptor) for diff_id, descriptor in pairs], self._registries.cancel
+        )
         return None if None in blobs else cast(list[_Blob], blobs)
 
     def _found(self, diff_id: DiffID, descriptor: Descriptor) -> _Blob | None:
@@ -208,7 +210,7 @@ class Pusher:
         once = {blob.key: blob for blob in blobs}
         jobs: list[Callable[[], PushedLayer | Sent]] = [partial(self._send_one, blob) for blob in once.values()]
         jobs.append(partial(self._uploads.blob, self._repository, config, partial(io.BytesIO, raw)))
-        sent = dict(zip(once, cast(list[PushedLayer], in_parallel(jobs)), strict=False))
+        sent = dict(zip(once, cast(list[PushedLayer], in_parallel(jobs, self._registries.cancel)), strict=False))
         return tuple(replace(sent[blob.key], diff_id=blob.diff_id) for blob in blobs)
 
     def _send_one(self, blob: _Blob | _Unmade) -> PushedLayer:
@@ -276,19 +278,19 @@ def _known_forms(root: StoreRoot, images: Images, wanted: frozenset[DiffID]) -> 
     return found
 
 
-def in_parallel(jobs: Sequence[Callable[[], _T]]) -> list[_T]:
-    """The results in order. The first failure ends it: what has not begun does not begin."""
+def in_parallel(jobs: Sequence[Callable[[], _T]], cancel: Callable[[], object]) -> list[_T]:
+    """The results in order. The first failure, or a signal's exception, ends it: `cancel` stops what goes on."""
     if len(jobs) < 2:
         return [job() for job in jobs]
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="push") as pool:
         futures: list[Future[_T]] = [pool.submit(job) for job in jobs]
         try:
-            failed = [future for future in wait(futures, return_when=FIRST_EXCEPTION).done if future.exception()]
-            for future in failed:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
             return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            cancel()
             raise
 
 

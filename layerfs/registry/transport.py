@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import random
+import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
+import urllib3.connection
 import urllib3.exceptions
 from urllib3 import HTTPHeaderDict
 
@@ -151,12 +154,33 @@ class Response:
         self.close()
 
 
-class _Unverified(urllib3.HTTPSConnectionPool):
-    """To a registry that is configured to be insecure, or on this machine: nobody is to be warned of it each time."""
+def _pools(sockets: weakref.WeakSet[socket.socket]) -> tuple[type[Any], type[Any], type[Any]]:
+    """Pools for http, https and unverified https, whose connections note their sockets."""
 
-    def _validate_conn(self, conn: Any) -> None:
-        if conn.is_closed:
-            conn.connect()
+    class Plain(urllib3.connection.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            sockets.add(self.sock)
+
+    class Secure(urllib3.connection.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            sockets.add(self.sock)
+
+    class PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    class UnverifiedPool(SecurePool):
+        """The registry is configured to be insecure, or on this machine: nobody is to be warned of it each time."""
+
+        def _validate_conn(self, conn: Any) -> None:
+            if conn.is_closed:
+                conn.connect()
+
+    return PlainPool, SecurePool, UnverifiedPool
 
 
 class Transport:
@@ -180,6 +204,8 @@ class Transport:
         self._lock = threading.Lock()
         self._managers: dict[tuple[str, str, int], urllib3.PoolManager] = {}
         self._met: set[tuple[str, str, int]] = set()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._pools = _pools(self._sockets)
 
     def request(
         self,
@@ -300,9 +326,17 @@ class Transport:
             manager = _proxy_manager(proxy, context)
         else:
             manager = urllib3.PoolManager(maxsize=8, blocksize=BLOCK, ssl_context=context)
-        if context is not None and not context.check_hostname:
-            manager.pool_classes_by_scheme = manager.pool_classes_by_scheme | {"https": _Unverified}
+        plain, secure, unverified = self._pools
+        verified = context is None or context.check_hostname
+        manager.pool_classes_by_scheme = {"http": plain, "https": secure if verified else unverified}
         return manager
+
+    def cancel(self) -> None:
+        """Ends all requests, in whatever thread, with an error."""
+        self.stop.set()
+        for one in list(self._sockets):
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(one, socket.SHUT_RDWR)  # not TLS's own, which talks to the other end
 
     def close(self) -> None:
         with self._lock:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from layerfs.digest import Digest
 from layerfs.errors import RegistryDenied, RegistryError, RegistryUnreachable
+from layerfs.oci import Descriptor
 from layerfs.registry.auth import parse_challenges
 from layerfs.registry.client import Client
 from layerfs.registry.config import Settings
 from layerfs.registry.connect import open_client
-from layerfs.registry.credentials import Credential
+from layerfs.registry.credentials import AuthFiles, Credential
+from layerfs.registry.session import Session
+from layerfs.registry.transport import Transport
+from layerfs.registry.upload import Uploads
 from tests.registry.servers import PASSWORD, USER, Answer, Registry, Request, TokenServer, scripted
 
 ANN = Credential(USER, PASSWORD)
@@ -163,6 +171,47 @@ def test_answers_without_a_token_are_errors(opened: Open, body: bytes) -> None:
 
     with scripted(answer) as (host, _), pytest.raises(RegistryDenied, match="did not include a token"):
         opened(host, ANN).check()
+
+
+def test_an_upload_elsewhere_is_not_told_who_we_are(opened: Open) -> None:
+    with scripted(lambda request: Answer(201)) as (other, told):
+
+        def answer(request: Request) -> Answer:
+            if request.headers.get("Authorization") is None:
+                return Answer(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+            if request.method == "POST":
+                return Answer(202, headers={"Location": f"http://{other}/store?signature=s"})
+            return Answer(404 if request.method == "HEAD" else 200)
+
+        with scripted(answer) as (host, _):
+            blob = Descriptor("", NOTHING, 7)
+            assert Uploads(opened(host, ANN)).blob("a", blob, lambda: io.BytesIO(b"nothing")).how == "sent"
+    (put,) = told
+    assert (put.path, put.body) == (f"/store?signature=s&digest=sha256%3A{NOTHING.hex}", b"nothing")
+    assert put.headers["Authorization"] is None
+
+
+def test_a_registry_behind_a_proxy_may_not_know_of_its_tls(settings: Settings) -> None:
+    session = Session("r", ["https://r.example"], Transport(settings.context))
+
+    class Told:
+        url, method = "https://r.example/v2/a/blobs/uploads/", "POST"
+        headers: ClassVar[dict[str, str]] = {}
+
+    Told.headers["Location"] = "http://r.example/v2/a/blobs/uploads/1?state=x"
+    assert session.location(Told()) == "https://r.example/v2/a/blobs/uploads/1?state=x"  # type: ignore[arg-type]
+    for location in ("http://other.example/x", "file:///etc/passwd", "http://[", ""):
+        Told.headers["Location"] = location
+        with pytest.raises(RegistryError):
+            session.location(Told())  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(shutil.which("podman") is None, reason="needs podman")
+def test_podmans_login_is_ours_too(guarded: Registry, opened: Open, tmp_path: Path) -> None:
+    path = tmp_path / "auth.json"
+    login = ["podman", "login", "--authfile", path, "--tls-verify=false", "-u", USER, "-p", PASSWORD, guarded.host]
+    subprocess.run(login, check=True, capture_output=True)
+    opened(guarded.host, None, auth=AuthFiles((path,), path)).check()
 
 
 def test_a_401_from_where_we_were_sent_is_told_nothing(opened: Open) -> None:

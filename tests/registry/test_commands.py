@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import layerfs
-from tests.registry.servers import PASSWORD, USER, Registry, free_port
+from tests.registry.servers import PASSWORD, USER, Answer, Registry, Request, free_port, scripted
 
 LAYERFS = [sys.executable, "-c", "import sys; from layerfs.cli import main; sys.exit(main())"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -144,3 +146,27 @@ def test_copies_print_the_digest(
     assert run("copy", f"docker://{name}", f"oci:{tmp_path}/layout:1").stdout == f"{digest}\n"
     assert "want docker://NAME" in run("copy", name, f"oci:{tmp_path}/x", code=1).stderr
     assert "mutually exclusive" in run("copy", "--all", "--platform=linux", f"docker://{name}", "oci:x", code=1).stderr
+
+
+def test_an_interrupted_push_ends_at_once(
+    repository: str, make_image: Callable[..., layerfs.Image], store: layerfs.Store, tmp_path: Path
+) -> None:
+    arrived, done = threading.Event(), threading.Event()
+
+    def slow(request: Request) -> Answer:
+        if request.path == "/v2/":
+            return Answer(200)
+        arrived.set()
+        done.wait(30)
+        return Answer(500)
+
+    with scripted(slow) as (host, _):
+        make_image(f"{host}/{repository}")
+        command = [*LAYERFS, "--store", str(store.path), "push", f"{host}/{repository}"]
+        environ = {**os.environ, "HOME": str(tmp_path)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ)
+        assert arrived.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+        done.set()
+    assert (process.returncode, errors) == (130, b"")

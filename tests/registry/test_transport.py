@@ -180,3 +180,24 @@ def test_a_proxy_is_used_and_told_who_asks(transport: Transport) -> None:
         assert proxied.request("GET", "http://registry.example/v2/").body(100) == b"by proxy"
     assert seen[0].path == "http://registry.example/v2/"
     assert seen[0].headers["Proxy-Authorization"] == "Basic bWU6cHc="
+
+
+def test_cancelling_ends_a_request_that_waits() -> None:
+    transport = Transport(Settings().context, limits=QUICK)
+    arrived, done = threading.Event(), threading.Event()
+
+    def never(request: Request) -> Answer:
+        arrived.set()
+        return Answer(200 if done.wait(10) else 500)
+
+    def cancel() -> None:
+        arrived.wait(10)
+        transport.cancel()
+
+    with scripted(never) as (host, _):
+        threading.Thread(target=cancel).start()
+        begun = time.monotonic()
+        with pytest.raises(RegistryError, match="cancelled"):
+            transport.request("GET", f"http://{host}/")
+        assert time.monotonic() - begun < 4  # QUICK.read is 5
+        done.set()
