@@ -247,7 +247,9 @@ class Container(Programs):
         release(self)
         if self.record.base:
             return diff_from_image(self)
-        return [Change(c.kind, os.fsdecode(c.path)) for c in changes(self.upper, self.tree(), index=self._index)]
+        objects = self.store.root.path / "objects"
+        found = changes(self.upper, self.tree(), index=self._index, objects=objects)
+        return [Change(change.kind, os.fsdecode(change.path)) for change in found]
 
     @property
     def _index(self) -> Path:

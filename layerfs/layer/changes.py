@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from layerfs.errors import Corrupt, InUse
+from layerfs.layer.blocks import Base, BlockContent
+from layerfs.layer.entry import FileContent
 from layerfs.layer.host import Descent, open_at
 from layerfs.layer.links import Links
 from layerfs.layer.tree import Inode, Tree
@@ -58,21 +60,24 @@ class Step:
         return stat.S_ISDIR(mode)
 
 
-def changes(upper: Path, lower: Tree, *, prefix: bytes | None = None, index: Path | None = None) -> Iterator[Change]:
+def changes(
+    upper: Path, lower: Tree, *, prefix: bytes | None = None, index: Path | None = None, objects: Path | None = None
+) -> Iterator[Change]:
     """What `docker diff` lists: depth-first, names in byte order, the directories above a change as "C".
 
     A directory that stands for another one (removed and made again, or moved there) is listed as "D", then all that is
     in it, as "C" where the old one had the name, else as "A". Of a deleted directory only the top is listed. The root
     never is.
 
-    prefix: of the upper's marks; by default those it has. index: `work/index` of a kernel mount.
+    prefix: of the upper's marks; by default those it has. index: `work/index` of a kernel mount. objects: of the store;
+    without it block-level files count as changed.
 
     Raises:
         Corrupt: the upper refers to something that the lower tree does not have.
         InUse: the upper changed while it was read.
     """
     replaced = b""
-    with UpperWalk(upper, lower, prefix, index) as walk:
+    with UpperWalk(upper, lower, prefix, index, objects) as walk:
         for step in with_parents(walk, lambda step: step.kind != "=" or step.replaced):
             if step.opaque and step.path:
                 replaced = step.path
@@ -120,8 +125,15 @@ class UpperWalk:
     While a step is current, `place` is in its directory: read contents before taking the next.
     """
 
-    def __init__(self, upper: Path, lower: Tree, prefix: bytes | None = None, index: Path | None = None) -> None:
-        self.lower = lower
+    def __init__(
+        self,
+        upper: Path,
+        lower: Tree,
+        prefix: bytes | None = None,
+        index: Path | None = None,
+        objects: Path | None = None,
+    ) -> None:
+        self.lower, self.objects = lower, objects
         self.marks = prefix or prefix_of(upper)
         self.place = Descent(upper, own=True)
         self._user = OrdinaryUser.of(upper)
@@ -147,6 +159,13 @@ class UpperWalk:
             return status.st_uid, status.st_gid
         uid, gid = (here.uid, here.gid) if here is not None else (0, 0)
         return self._user.owner(status.st_uid, uid), self._user.group(status.st_gid, gid)
+
+    def blocks(self, entry: UpperEntry, path: bytes) -> BlockContent:
+        """The content of a block-level file; its base is looked for in `objects`."""
+        assert entry.base is not None
+        assert self.objects is not None
+        file = FileContent(entry.place.fd, entry.name, entry.status, path, entry.place.own)
+        return BlockContent(file, Base.parse(entry.base), self.objects)
 
     def _walk(self) -> Generator[Step, None, None]:
         root = self.lower.root
@@ -276,6 +295,8 @@ class UpperWalk:
             return False
         if base is not None:
             return self.lower.content(base) == self.lower.content(here)
+        if entry.base is not None:
+            return self.objects is not None and self.blocks(entry, path).is_same(self.lower.content(here), here.size)
         return here.size == 0 or _has_identity(entry, self.lower.content(here))
 
 

@@ -102,7 +102,7 @@ def upper_entries(
     Directories above a change come with it. The root comes when its own attributes changed, or along with other
     changes when only its time did.
     """
-    with UpperWalk(upper, lower, prefix, index) as walk:
+    with UpperWalk(upper, lower, prefix, index, root.path / "objects") as walk:
         build = _Builder(root.contents, walk)
         for step in with_parents(walk, lambda step: build.enters(step)):
             entry = build.entry(step)
@@ -170,6 +170,8 @@ class _Builder:
         entry = replace(entry, uid=uid, gid=gid)
         if upper.metacopy and step.base is not None:
             return replace(entry, content=self._content(step.base), size=step.base.size)
+        if upper.base is not None and not upper.metacopy:
+            return replace(entry, content=self._walk.blocks(upper, step.path))
         return entry
 
     def _lower_entry(self, step: Step) -> Entry:

@@ -23,6 +23,7 @@ class UpperEntry:
     """`name` in `place`'s directory. `status` and `xattrs` are what the user of the mount sees; `whiteout` means: gone.
 
     `redirect`: the lower name of a moved directory or metacopy, as stored. `metacopy`: the bytes are the lower file's.
+    `base`: the mark of a block-level file, as stored: missing blocks are an object's (layer/blocks.py).
     `nlink`: of a hard-linked file that is in the index: how many names the user sees, as stored.
     """
 
@@ -35,6 +36,7 @@ class UpperEntry:
     hides: bool = False  # a directory that may hold whiteouts in their xattr form
     metacopy: bool = False
     redirect: bytes | None = None
+    base: bytes | None = None
     nlink: bytes | None = None
     indexed: bool = False  # read from the index: it stands for any number of names
 
@@ -138,6 +140,7 @@ def read_upper(place: Descent, name: bytes, prefix: bytes, *, hides: bool = Fals
         hides=opaque == b"x",
         metacopy=prefix + b"metacopy" in found and stat.S_ISREG(status.st_mode),
         redirect=found.get(prefix + b"redirect"),
+        base=found.get(prefix + b"layerfs.blocks") if stat.S_ISREG(status.st_mode) else None,
         nlink=found.get(prefix + b"nlink"),
     )
 

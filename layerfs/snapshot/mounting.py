@@ -16,6 +16,7 @@ from typing import Any
 
 from layerfs import mount
 from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupported
+from layerfs.layer.blocks import complete_upper
 from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED, prefix_of
 from layerfs.snapshot import control
@@ -130,6 +131,8 @@ def mount_tree(
         MountTable(root).add(record)
         try:
             check()
+            if writable is not None and engine != "native":
+                _complete(root, writable, sync="volatile" not in wanted.flags)
             if writable is not None and not read_only:
                 _settle(tree, writable, engine)
             pid = _mount(root, tree, record, writable, wanted, lock_fd, in_process=in_process)
@@ -141,6 +144,12 @@ def mount_tree(
                 _unmount(root, record.id, lazy=True)
             raise
     return MountHandle(target, engine, record.id, root)
+
+
+def _complete(root: StoreRoot, writable: Writable, *, sync: bool) -> None:
+    """Block-level files are the native engine's alone: another one gets whole ones."""
+    for directory in (writable.upper, *writable.frozen):
+        complete_upper(directory, root.path / "objects", prefix_of(writable.upper), sync=sync)
 
 
 def _settle(tree: Tree, writable: Writable, engine: str) -> None:

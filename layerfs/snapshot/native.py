@@ -27,6 +27,7 @@ SWITCHES = (
     "no_cache",
     "no_follow",
     "no_zero_open",
+    "no_blocks",
     "strict",
 )
 _START_SECONDS = 30

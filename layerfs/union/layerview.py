@@ -262,10 +262,16 @@ class LayerView:
     def content(self, node: Node) -> Content:
         assert isinstance(node, LayerNode)
         if node.here and not self.is_metacopy(node):
+            self.require_whole(node)
             return OpenFile(self.host.open(node.path, os.O_RDONLY))
         if node.below is None or self.below is None:
             raise Corrupt("the bytes of a metadata-only copy are gone", path=node.path)
         return self.below.content(node.below)
+
+    def require_whole(self, node: LayerNode) -> None:
+        """Raises Corrupt for a file of the native engine's that lacks blocks: a hole in it is no zeros."""
+        if node.here and node.kind == stat.S_IFREG and self.host.mark(node.path, self.marks.name(b"layerfs.blocks")):
+            raise Corrupt("a block-level file, which was not completed", path=node.path)
 
     def is_metacopy(self, node: LayerNode) -> bool:
         """Attributes here, bytes below. A metacopy whose lower file is gone has no `below` but keeps its mark."""

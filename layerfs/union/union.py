@@ -193,6 +193,8 @@ class Union:
     def _copy_up(self, path: bytes, data: Data) -> None:
         upper = self._writer()
         node = require(upper.view.find(path), path)
+        if data is not Data.NONE and not upper.view.is_metacopy(node):
+            upper.view.require_whole(node)
         if node.here and (node.is_dir or data is Data.NONE or not upper.view.is_metacopy(node)):
             return
         self._parent_here(path)

@@ -91,16 +91,46 @@ static int copy_packed(struct lfs_server *server, const struct lfs_content *cont
 	return rc;
 }
 
+static int content_of(struct lfs_server *server, const struct lfs_node *node, struct lfs_content *content)
+{
+	struct lfs_inode inode;
+	int rc = lfs_low_inode(server, node->low, &inode);
+	if (rc >= 0)
+		rc = lfs_image_content(&server->lower.image, &inode, content);
+	return rc == -ENOENT ? -EIO : rc;
+}
+
+/* A large object is not copied where only the blocks that change need be: `hollow` says so, of a target that has the size and the mark. The
+ * host's own sharing of blocks is better, but for limits, which count what is shared as if it were not. 1: there are bytes to copy. */
+static int share_bytes(struct lfs_server *server, const struct lfs_node *node, int target, bool *hollow)
+{
+	struct lfs_content content;
+	int rc = content_of(server, node, &content);
+	if (rc < 0 || !lfs_blocks_suit(server, &content))
+		return rc < 0 ? rc : 1;
+	if (!server->options.size_limit && !server->filler.no_clone) {
+		LFS_AUTO_FD source = lfs_low_open(server, &content);
+		if (source < 0)
+			return source;
+		if (ioctl(target, FICLONE, source) == 0)
+			return 0;
+		server->filler.no_clone = errno == EOPNOTSUPP || errno == EXDEV || errno == ENOTTY || errno == EINVAL;
+	}
+	if (ftruncate(target, (off_t)content.size) < 0)
+		return -errno;
+	rc = lfs_blocks_mark(server, target, &content);
+	*hollow = rc >= 0;
+	lfs_count(LFS_COUNT_copied_by_blocks, rc >= 0);
+	return rc == -ENOSPC || rc == -E2BIG || rc == -ERANGE ? 1 : rc; /* no room for one more xattr */
+}
+
 /* May let the lock go; LFS_COPYING is set then, which keeps others from copying the same. */
 static int fill(struct lfs_server *server, struct lfs_node *node, int target)
 {
-	struct lfs_inode inode;
 	struct lfs_content content;
-	int rc = lfs_low_inode(server, node->low, &inode);
-	if (rc >= 0)
-		rc = lfs_image_content(&server->lower.image, &inode, &content);
+	int rc = content_of(server, node, &content);
 	if (rc < 0)
-		return rc == -ENOENT ? -EIO : rc;
+		return rc;
 	bool unlocked = content.size > UNLOCKED_SIZE;
 	if ((rc = lfs_quota_reserve(server, content.size)) < 0)
 		return rc;
@@ -309,8 +339,18 @@ static int make_twin(struct lfs_server *server, const struct lfs_node *node, con
 	return fd < 0 ? -errno : fd;
 }
 
-/* A finished twin's descriptor in scratch under `temp`. */
-static int prepare(struct lfs_server *server, struct lfs_node *node, enum lfs_data data, const char *temp)
+static int give_bytes(struct lfs_server *server, struct lfs_node *node, const struct lfs_inode *inode, enum lfs_data data, int fd, bool *hollow)
+{
+	if (!S_ISREG(inode->mode) || !inode->size || data == LFS_DATA_EMPTY)
+		return 0;
+	if (data == LFS_DATA_NONE)
+		return ftruncate(fd, (off_t)inode->size) < 0 ? -errno : 0;
+	int rc = share_bytes(server, node, fd, hollow);
+	return rc > 0 ? fill(server, node, fd) : rc;
+}
+
+/* A finished twin's descriptor in scratch under `temp`. `hollow`: it has no bytes of its own yet. */
+static int prepare(struct lfs_server *server, struct lfs_node *node, enum lfs_data data, const char *temp, bool *hollow)
 {
 	struct lfs_inode inode;
 	uint64_t low = node->low;
@@ -320,10 +360,7 @@ static int prepare(struct lfs_server *server, struct lfs_node *node, enum lfs_da
 	LFS_AUTO_FD fd = make_twin(server, node, &inode, temp);
 	if (fd < 0)
 		return fd;
-	if (S_ISREG(inode.mode) && inode.size && data == LFS_DATA_ALL)
-		rc = fill(server, node, fd);
-	else if (S_ISREG(inode.mode) && inode.size && data == LFS_DATA_NONE && ftruncate(fd, (off_t)inode.size) < 0)
-		rc = -errno;
+	rc = give_bytes(server, node, &inode, data, fd, hollow);
 	if (rc >= 0)
 		rc = dress(server, low, &inode, fd);
 	if (rc >= 0 && S_ISREG(inode.mode) && inode.size && data == LFS_DATA_NONE)
@@ -406,7 +443,8 @@ static int copy_entry(struct lfs_server *server, struct lfs_node *node, enum lfs
 	if (wanted < 0)
 		return wanted;
 	lfs_temp_name(server, temp);
-	LFS_AUTO_FD fd = prepare(server, node, data, temp);
+	bool hollow = false;
+	LFS_AUTO_FD fd = prepare(server, node, data, temp, &hollow);
 	int rc = fd < 0 ? fd : 0;
 	struct lfs_inode inode;
 	if (rc >= 0)
@@ -419,7 +457,7 @@ static int copy_entry(struct lfs_server *server, struct lfs_node *node, enum lfs
 		lfs_scratch_remove(server, temp);
 		return rc;
 	}
-	node->flags |= LFS_HERE;
+	node->flags |= LFS_HERE | (hollow ? LFS_BLOCKS : 0);
 	if (lfs_node_is_file(node) && inode.size && data == LFS_DATA_NONE)
 		node->flags |= LFS_METACOPY;
 	else
@@ -435,9 +473,12 @@ static int complete(struct lfs_server *server, struct lfs_node *node, enum lfs_d
 	LFS_AUTO_FD fd = lfs_entry_open(server, node, O_RDWR);
 	if (fd < 0)
 		return fd;
+	bool hollow = false;
 	int rc = fstat(fd, &before) < 0 ? -errno : 0;
 	if (rc >= 0 && data == LFS_DATA_ALL) {
-		rc = fill(server, node, fd);
+		rc = share_bytes(server, node, fd, &hollow);
+		if (rc > 0)
+			rc = fill(server, node, fd);
 		if (rc >= 0 && !(node->flags & LFS_METACOPY))
 			return 0;
 		struct timespec times[2] = {before.st_atim, before.st_mtim};
@@ -450,7 +491,7 @@ static int complete(struct lfs_server *server, struct lfs_node *node, enum lfs_d
 	if (rc >= 0)
 		rc = lfs_mark_drop(server, fd, NULL, "redirect");
 	if (rc >= 0)
-		node->flags &= (uint16_t)~LFS_METACOPY;
+		node->flags = (uint16_t)((node->flags & ~LFS_METACOPY) | (hollow ? LFS_BLOCKS : 0));
 	return rc;
 }
 

@@ -58,6 +58,8 @@ static void close_data(struct lfs_server *server, struct lfs_file *file)
 		file->old_fd = lfs_steal_fd(&file->fd); /* a read of the lower bytes is under way */
 	else
 		close(lfs_steal_fd(&file->fd));
+	if (!file->busy)
+		lfs_blocks_rest(file);
 }
 
 static void trim(struct lfs_server *server)
@@ -98,6 +100,7 @@ void lfs_file_free(struct lfs_server *server, struct lfs_node *node)
 	node->file = NULL;
 	close_data(server, file);
 	drop_fd(&file->old_fd);
+	lfs_blocks_free(file);
 	if (file->successor)
 		lfs_node_put(server, file->successor);
 	free(file);
@@ -156,6 +159,11 @@ static int open_data(struct lfs_server *server, struct lfs_node *node, bool writ
 	}
 	if (fd < 0)
 		return fd;
+	int rc = node->flags & LFS_BLOCKS || file->blocks ? lfs_blocks_open(server, node, fd) : 0;
+	if (rc < 0) {
+		close(fd);
+		return rc;
+	}
 	file->fd = fd;
 	file->fd_lower = !bytes_are_upper(node);
 	fd_list(&server->files, file);
@@ -245,7 +253,7 @@ static uint8_t choose_mode(struct lfs_server *server, const struct lfs_node *nod
 	if (!server->passthrough)
 		return LFS_MODE_CACHED;
 	if (bytes_are_upper(node))
-		return server->options.size_limit || node->flags & LFS_APPEND ? LFS_MODE_CACHED : LFS_MODE_PASS_UPPER; /* the limits would not hold */
+		return server->options.size_limit || node->flags & (LFS_APPEND | LFS_BLOCKS) ? LFS_MODE_CACHED : LFS_MODE_PASS_UPPER; /* the limits would not hold */
 	return !write && may_pass_lower(server, node) ? LFS_MODE_PASS_LOWER : LFS_MODE_CACHED;
 }
 
@@ -294,7 +302,7 @@ static int split(struct lfs_server *server, struct lfs_node *node)
 	int rc = lfs_node_new(server, S_IFREG, &new);
 	if (rc < 0)
 		return rc;
-	new->flags = (node->flags & (LFS_HERE | LFS_METACOPY | LFS_IMMUTABLE | LFS_APPEND)) | LFS_STALE_PAGES;
+	new->flags = (node->flags & (LFS_HERE | LFS_METACOPY | LFS_BLOCKS | LFS_IMMUTABLE | LFS_APPEND)) | LFS_STALE_PAGES;
 	new->low = node->flags & LFS_METACOPY ? node->low : 0;
 	new->ino = node->ino;
 	while (node->names) {
@@ -309,7 +317,7 @@ static int split(struct lfs_server *server, struct lfs_node *node)
 		lfs_same_set(server, node, 0);
 		lfs_same_set(server, new, key);
 	}
-	node->flags = (uint16_t)((node->flags & ~(LFS_HERE | LFS_METACOPY)) | LFS_SPLIT | LFS_UNLINKED);
+	node->flags = (uint16_t)((node->flags & ~(LFS_HERE | LFS_METACOPY | LFS_BLOCKS)) | LFS_SPLIT | LFS_UNLINKED);
 	node->file->successor = new; /* has the new node's first reference */
 	lfs_notify_attr(server, node); /* from now on they are the new node's, and never cached for the old one */
 	lfs_count(LFS_COUNT_splits, 1);
@@ -332,6 +340,17 @@ int lfs_settle_names(struct lfs_server *server, struct lfs_node *node)
 	return split(server, node);
 }
 
+int lfs_file_truncate(struct lfs_server *server, struct lfs_node *node, uint64_t size)
+{
+	int fd = node->file->fd;
+	if (!node->file->blocks)
+		return ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
+	int rc = lfs_blocks_truncate(server, node->file->blocks, fd, size);
+	if (rc >= 0 && !size)
+		lfs_blocks_end(server, node, fd); /* if the mark stays, it says that nothing is the base's */
+	return rc;
+}
+
 static int truncate_open(struct lfs_server *server, struct lfs_node *node, bool kill)
 {
 	struct lfs_content content;
@@ -340,9 +359,8 @@ static int truncate_open(struct lfs_server *server, struct lfs_node *node, bool 
 	if (rc < 0)
 		return rc;
 	int fd = node->file->fd;
-	if (fstat(fd, &status) < 0 || ftruncate(fd, 0) < 0) /* also of an empty one: its times change */
-		rc = -errno;
-	else if (kill && status.st_mode & (S_ISUID | S_ISGID))
+	rc = fstat(fd, &status) < 0 ? -errno : lfs_file_truncate(server, node, 0); /* also of an empty one: its times change */
+	if (rc >= 0 && kill && status.st_mode & (S_ISUID | S_ISGID))
 		fchmod(fd, status.st_mode & (status.st_mode & S_IXGRP ? 01777u : 03777u));
 	lfs_quota_settle(server, node->file, fd);
 	lfs_file_done(server, node);
@@ -408,6 +426,8 @@ void lfs_release(struct lfs_server *server, struct lfs_node *node, uint64_t fh)
 	struct lfs_file *file = lfs_node_is_file(node) ? node->file : NULL;
 	if (!file || !file->handles)
 		return;
+	if (file->handles == 1)
+		lfs_blocks_released(server, node);
 	file->handles--;
 	server->files.handles--;
 	if (fh == 2 && file->writers)

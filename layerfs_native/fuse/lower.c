@@ -178,13 +178,12 @@ int lfs_low_read(const struct lfs_server *server, const struct lfs_content *cont
 	return (int)size;
 }
 
-int lfs_low_open(const struct lfs_server *server, const struct lfs_content *content)
+int lfs_object_open(const struct lfs_server *server, const uint8_t identity[LFS_ID_SIZE], struct stat *status)
 {
 	char path[LFS_ID_SIZE * 2 + 2], *at = path;
-	struct stat status;
 	for (unsigned i = 0; i < LFS_ID_SIZE; i++) {
-		*at++ = "0123456789abcdef"[content->identity[i] >> 4];
-		*at++ = "0123456789abcdef"[content->identity[i] & 15];
+		*at++ = "0123456789abcdef"[identity[i] >> 4];
+		*at++ = "0123456789abcdef"[identity[i] & 15];
 		if (!i)
 			*at++ = '/';
 	}
@@ -194,9 +193,16 @@ int lfs_low_open(const struct lfs_server *server, const struct lfs_content *cont
 		fd = openat(server->lower.objects, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return errno == ENOENT ? -EIO : -errno; /* a lost object is no missing file */
-	if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) || (uint64_t)status.st_size != content->size)
-		return -EIO;
-	return lfs_steal_fd(&fd);
+	return fstat(fd, status) < 0 || !S_ISREG(status->st_mode) ? -EIO : lfs_steal_fd(&fd);
+}
+
+int lfs_low_open(const struct lfs_server *server, const struct lfs_content *content)
+{
+	struct stat status;
+	LFS_AUTO_FD fd = lfs_object_open(server, content->identity, &status);
+	if (fd < 0)
+		return fd;
+	return (uint64_t)status.st_size != content->size ? -EIO : lfs_steal_fd(&fd);
 }
 
 /* --- where lower inodes are: an index made when first needed --- */

@@ -73,9 +73,8 @@ static int set_size(struct lfs_server *server, struct lfs_node *node, const stru
 		rc = lfs_file_use(server, node, true, &content);
 	if (rc < 0)
 		return rc;
-	if (ftruncate(node->file->fd, (off_t)in->size) < 0)
-		rc = -errno;
-	else if (in->valid & FATTR_KILL_SUIDGID && fstat(node->file->fd, &status) == 0 && status.st_mode & (S_ISUID | S_ISGID))
+	rc = lfs_file_truncate(server, node, in->size);
+	if (rc >= 0 && in->valid & FATTR_KILL_SUIDGID && fstat(node->file->fd, &status) == 0 && status.st_mode & (S_ISUID | S_ISGID))
 		fchmod(node->file->fd, status.st_mode & (status.st_mode & S_IXGRP ? 01777u : 03777u));
 	lfs_quota_settle(server, node->file, node->file->fd);
 	lfs_file_done(server, node);
@@ -160,8 +159,11 @@ int lfs_op_setattr(struct lfs_request *request)
 		rc = lfs_copy_up(server, node, LFS_DATA_NONE);
 		if (node->flags & LFS_SPLIT && node->file && node->file->successor)
 			real = node->file->successor;
+		struct lfs_file *file = lfs_node_is_file(real) && real->flags & LFS_BLOCKS ? real->file : NULL;
+		lfs_blocks_pause(file);
 		if (rc >= 0)
 			rc = apply(server, real, &in);
+		lfs_blocks_resume(file);
 		tell_successor(server, node);
 	}
 	return rc < 0 ? rc : reply_attr(request, node);

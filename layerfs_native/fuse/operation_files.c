@@ -9,25 +9,36 @@
 
 #include "server.h"
 
-/* The node of a request and the descriptor of its bytes, to be given back by end(). */
-static int begin(struct lfs_request *request, uint64_t id, bool write, struct lfs_node **node, struct lfs_content *content, int *fd)
+struct body { /* a file's bytes, while an operation is at them */
+	struct lfs_node *node;
+	struct lfs_content content; /* without a descriptor */
+	int fd;
+	struct lfs_blocks *blocks; /* or NULL: all bytes are at `fd` */
+};
+
+/* The body of a request's node, to be given back by end(). */
+static int begin(struct lfs_request *request, uint64_t id, bool write, struct body *body)
 {
 	struct lfs_server *server = request->server;
 	lfs_lock(server);
-	*node = lfs_node_find(server, id);
-	int rc = !*node ? -ESTALE : !lfs_node_is_file(*node) ? -EINVAL : lfs_file_use(server, *node, write, content);
-	if (rc >= 0)
-		*fd = (*node)->file->fd;
+	body->node = lfs_node_find(server, id);
+	int rc = !body->node ? -ESTALE : !lfs_node_is_file(body->node) ? -EINVAL : lfs_file_use(server, body->node, write, &body->content);
+	if (rc >= 0) {
+		body->fd = body->node->file->fd;
+		body->blocks = body->node->file->blocks;
+	}
 	lfs_unlock(server);
 	return rc;
 }
 
-static void end(struct lfs_request *request, struct lfs_node *node)
+static void end(struct lfs_request *request, const struct body *body)
 {
 	lfs_lock(request->server);
-	lfs_file_done(request->server, node);
+	lfs_file_done(request->server, body->node);
 	lfs_unlock(request->server);
 }
+
+/* --- opening --- */
 
 int lfs_op_open(struct lfs_request *request)
 {
@@ -57,32 +68,51 @@ int lfs_op_release(struct lfs_request *request)
 	return 0;
 }
 
+/* --- reading and writing --- */
+
+/* What could be read or written before something went wrong; else -errno. */
+static ssize_t read_plain(int fd, uint8_t *out, size_t size, uint64_t offset)
+{
+	size_t done = 0;
+	ssize_t got = 1;
+	while (done < size && (got = pread(fd, out + done, size - done, (off_t)(offset + done))) > 0)
+		done += (size_t)got;
+	return got < 0 && !done ? -errno : (ssize_t)done;
+}
+
+static ssize_t write_plain(int fd, const uint8_t *data, size_t size, uint64_t offset)
+{
+	size_t done = 0;
+	while (done < size) {
+		ssize_t put = pwrite(fd, data + done, size - done, (off_t)(offset + done));
+		if (put < 0)
+			return done ? (ssize_t)done : -errno;
+		done += (size_t)put;
+	}
+	return (ssize_t)done;
+}
+
 int lfs_op_read(struct lfs_request *request)
 {
 	struct fuse_read_in in;
-	struct lfs_content content;
-	struct lfs_node *node;
-	int fd;
+	struct body body;
+	ssize_t done = 0;
 	memcpy(&in, request->args, sizeof in);
 	if (in.size > request->out_room || in.offset > INT64_MAX)
 		return -EINVAL;
-	int rc = begin(request, request->header.nodeid, false, &node, &content, &fd);
+	int rc = begin(request, request->header.nodeid, false, &body);
 	if (rc < 0)
 		return rc;
-	if (fd < 0) {
-		rc = content.kind == LFS_KIND_PACK ? lfs_low_read(request->server, &content, request->out, in.size, in.offset) : 0;
-		request->out_size = rc < 0 ? 0 : (size_t)rc;
-	} else {
-		size_t done = 0;
-		ssize_t got = 1;
-		while (done < in.size && (got = pread(fd, request->out + done, in.size - done, (off_t)(in.offset + done))) > 0)
-			done += (size_t)got;
-		rc = got < 0 && !done ? -errno : 0;
-		request->out_size = done;
-	}
-	end(request, node);
+	if (body.fd < 0)
+		done = body.content.kind == LFS_KIND_PACK ? lfs_low_read(request->server, &body.content, request->out, in.size, in.offset) : 0;
+	else if (body.blocks)
+		done = lfs_blocks_read(body.blocks, body.fd, request->out, in.size, in.offset);
+	else
+		done = read_plain(body.fd, request->out, in.size, in.offset);
+	request->out_size = done < 0 ? 0 : (size_t)done;
+	end(request, &body);
 	lfs_count(LFS_COUNT_bytes_read, request->out_size);
-	return rc < 0 ? rc : 0;
+	return done < 0 ? (int)done : 0;
 }
 
 static void strip_setid(int fd)
@@ -95,35 +125,27 @@ static void strip_setid(int fd)
 int lfs_op_write(struct lfs_request *request)
 {
 	struct fuse_write_in in;
-	struct lfs_content content;
-	struct lfs_node *node;
-	size_t done = 0;
-	int fd;
+	struct body body;
 	memcpy(&in, request->args, sizeof in);
 	if (in.size > request->args_size - sizeof in || in.offset > INT64_MAX)
 		return -EINVAL;
-	int rc = begin(request, request->header.nodeid, true, &node, &content, &fd);
+	int rc = begin(request, request->header.nodeid, true, &body);
 	if (rc < 0)
 		return rc;
 	if (in.write_flags & FUSE_WRITE_KILL_SUIDGID)
-		strip_setid(fd);
+		strip_setid(body.fd);
 	uint64_t reserved;
-	int64_t allowed = lfs_quota_begin(request->server, fd, in.offset, in.size, &reserved);
-	rc = allowed < 0 ? (int)allowed : lfs_may_write(node, fd, in.offset);
-	allowed = rc < 0 ? 0 : allowed;
-	while (allowed > 0 && done < (uint64_t)allowed) {
-		ssize_t put = pwrite(fd, request->args + sizeof in + done, (size_t)allowed - done, (off_t)(in.offset + done));
-		if (put < 0) {
-			rc = -errno;
-			break;
-		}
-		done += (size_t)put;
-	}
-	lfs_quota_end(request->server, node->file, fd, reserved);
-	end(request, node);
-	lfs_count(LFS_COUNT_bytes_written, done);
-	if (rc < 0 && !done)
-		return rc;
+	int64_t allowed = lfs_quota_begin(request->server, body.fd, in.offset, in.size, &reserved);
+	rc = allowed < 0 ? (int)allowed : lfs_may_write(body.node, body.fd, in.offset);
+	const uint8_t *data = request->args + sizeof in;
+	ssize_t done = rc < 0	     ? rc
+		       : body.blocks ? lfs_blocks_write(request->server, body.blocks, body.fd, data, (size_t)allowed, in.offset)
+				     : write_plain(body.fd, data, (size_t)allowed, in.offset);
+	lfs_quota_end(request->server, body.node->file, body.fd, reserved);
+	end(request, &body);
+	if (done < 0)
+		return (int)done;
+	lfs_count(LFS_COUNT_bytes_written, (uint64_t)done);
 	*(struct fuse_write_out *)request->out = (struct fuse_write_out){.size = (uint32_t)done};
 	request->out_size = sizeof(struct fuse_write_out);
 	return 0;
@@ -132,16 +154,14 @@ int lfs_op_write(struct lfs_request *request)
 int lfs_op_fsync(struct lfs_request *request)
 {
 	struct fuse_fsync_in in;
-	struct lfs_content content;
-	struct lfs_node *node;
-	int fd;
+	struct body body;
 	memcpy(&in, request->args, sizeof in);
-	int rc = begin(request, request->header.nodeid, false, &node, &content, &fd);
+	int rc = begin(request, request->header.nodeid, false, &body);
 	if (rc < 0)
 		return rc;
-	if (fd >= 0 && !request->server->options.volatile_ && (in.fsync_flags & FUSE_FSYNC_DATA ? fdatasync(fd) : fsync(fd)) < 0)
+	if (body.fd >= 0 && !request->server->options.volatile_ && (in.fsync_flags & FUSE_FSYNC_DATA ? fdatasync(body.fd) : fsync(body.fd)) < 0)
 		rc = -errno;
-	end(request, node);
+	end(request, &body);
 	return rc;
 }
 
@@ -169,23 +189,24 @@ int lfs_op_syncfs(struct lfs_request *request)
 int lfs_op_fallocate(struct lfs_request *request)
 {
 	struct fuse_fallocate_in in;
-	struct lfs_content content;
-	struct lfs_node *node;
-	int fd;
+	struct body body;
 	memcpy(&in, request->args, sizeof in);
-	if (in.offset > INT64_MAX || in.length > INT64_MAX)
-		return -EINVAL;
-	int rc = begin(request, request->header.nodeid, true, &node, &content, &fd);
+	if (in.offset > INT64_MAX || in.length > INT64_MAX - in.offset)
+		return in.offset > INT64_MAX || in.length > INT64_MAX ? -EINVAL : -EFBIG;
+	int rc = begin(request, request->header.nodeid, true, &body);
 	if (rc < 0)
 		return rc;
 	uint64_t reserved = 0;
 	bool takes = !(in.mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE));
-	int64_t allowed = takes ? lfs_quota_begin(request->server, fd, in.offset, in.length, &reserved) : 0;
-	rc = takes && allowed != (int64_t)in.length ? -ENOSPC : lfs_may_allocate(node, in.mode);
-	if (rc >= 0 && fallocate(fd, (int)in.mode, (off_t)in.offset, (off_t)in.length) < 0)
+	takes |= body.blocks && lfs_blocks_takes(body.blocks, in.offset); /* a hole there is written zeros */
+	int64_t allowed = takes ? lfs_quota_begin(request->server, body.fd, in.offset, in.length, &reserved) : 0;
+	rc = takes && allowed != (int64_t)in.length ? -ENOSPC : lfs_may_allocate(body.node, in.mode);
+	if (rc >= 0 && body.blocks)
+		rc = lfs_blocks_allocate(request->server, body.blocks, body.fd, in.mode, in.offset, in.length);
+	else if (rc >= 0 && fallocate(body.fd, (int)in.mode, (off_t)in.offset, (off_t)in.length) < 0)
 		rc = -errno;
-	lfs_quota_end(request->server, node->file, fd, reserved);
-	end(request, node);
+	lfs_quota_end(request->server, body.node->file, body.fd, reserved);
+	end(request, &body);
 	return rc;
 }
 
@@ -206,36 +227,36 @@ static bool may_be_dirty(struct lfs_server *server, const struct lfs_node *node)
 	return dirty;
 }
 
-static int64_t seek_bytes(struct lfs_server *server, const struct lfs_node *node, int fd, struct lfs_content *content, const struct fuse_lseek_in *in)
+static int64_t seek_bytes(struct lfs_server *server, struct body *body, const struct fuse_lseek_in *in)
 {
 	struct stat status;
-	if (fd >= 0 && !may_be_dirty(server, node)) {
-		off_t found = lseek(fd, (off_t)in->offset, (int)in->whence);
+	if (body->fd >= 0 && !may_be_dirty(server, body->node)) {
+		if (body->blocks)
+			return lfs_blocks_seek(body->blocks, body->fd, in->offset, (int)in->whence);
+		off_t found = lseek(body->fd, (off_t)in->offset, (int)in->whence);
 		return found < 0 ? -errno : found;
 	}
-	if (fd >= 0 && fstat(fd, &status) < 0)
+	if (body->fd >= 0 && fstat(body->fd, &status) < 0)
 		return -errno;
-	if (fd >= 0)
-		content->size = (uint64_t)status.st_size;
-	return seek_whole(content, in->offset, in->whence);
+	if (body->fd >= 0)
+		body->content.size = (uint64_t)status.st_size;
+	return seek_whole(&body->content, in->offset, in->whence);
 }
 
 int lfs_op_lseek(struct lfs_request *request)
 {
 	struct fuse_lseek_in in;
-	struct lfs_content content;
-	struct lfs_node *node;
-	int fd;
+	struct body body;
 	memcpy(&in, request->args, sizeof in);
 	if (in.whence != SEEK_DATA && in.whence != SEEK_HOLE)
 		return -EINVAL;
 	if (in.offset > INT64_MAX)
 		return -ENXIO; /* a negative one is out of the file, as any other file system has it */
-	int rc = begin(request, request->header.nodeid, false, &node, &content, &fd);
+	int rc = begin(request, request->header.nodeid, false, &body);
 	if (rc < 0)
 		return rc;
-	int64_t found = seek_bytes(request->server, node, fd, &content, &in);
-	end(request, node);
+	int64_t found = seek_bytes(request->server, &body, &in);
+	end(request, &body);
 	*(struct fuse_lseek_out *)request->out = (struct fuse_lseek_out){(uint64_t)found};
 	request->out_size = sizeof(struct fuse_lseek_out);
 	return found < 0 ? (int)found : 0;
@@ -244,31 +265,29 @@ int lfs_op_lseek(struct lfs_request *request)
 static int64_t copy_range(struct lfs_request *request, uint64_t limit)
 {
 	struct fuse_copy_file_range_in in;
-	struct lfs_content content, unused;
-	struct lfs_node *from, *to;
-	int source, target;
+	struct body from, to;
 	memcpy(&in, request->args, sizeof in);
 	if (in.off_in > INT64_MAX || in.off_out > INT64_MAX)
 		return -EINVAL;
-	int rc = begin(request, request->header.nodeid, false, &from, &content, &source);
+	int rc = begin(request, request->header.nodeid, false, &from);
 	if (rc < 0)
 		return rc;
-	rc = begin(request, in.nodeid_out, true, &to, &unused, &target);
+	rc = begin(request, in.nodeid_out, true, &to);
 	if (rc < 0) {
-		end(request, from);
+		end(request, &from);
 		return rc;
 	}
-	int64_t done = -EOPNOTSUPP; /* a packed file: the kernel copies through its cache */
+	int64_t done = -EOPNOTSUPP; /* a packed file, or one that is partly here: the kernel copies through its cache */
 	off_t at = (off_t)in.off_in, put = (off_t)in.off_out;
-	if (source >= 0) {
+	if (from.fd >= 0 && !from.blocks && !to.blocks) {
 		uint64_t reserved;
-		done = lfs_quota_begin(request->server, target, in.off_out, in.len < limit ? in.len : limit, &reserved);
-		if (done >= 0 && (done = copy_file_range(source, &at, target, &put, (size_t)done, (unsigned)in.flags)) < 0)
+		done = lfs_quota_begin(request->server, to.fd, in.off_out, in.len < limit ? in.len : limit, &reserved);
+		if (done >= 0 && (done = copy_file_range(from.fd, &at, to.fd, &put, (size_t)done, (unsigned)in.flags)) < 0)
 			done = -errno;
-		lfs_quota_end(request->server, to->file, target, reserved);
+		lfs_quota_end(request->server, to.node->file, to.fd, reserved);
 	}
-	end(request, to);
-	end(request, from);
+	end(request, &to);
+	end(request, &from);
 	return done;
 }
 

@@ -42,6 +42,7 @@ static const struct flag_key flags[] = {
 	{"no_passthrough", AT(no_passthrough)}, {"no_readdirplus", AT(no_readdirplus)}, {"no_acl", AT(no_acl)},
 	{"no_uring", AT(no_uring)},	      {"no_killpriv", AT(no_killpriv)},	  {"no_opendir_enosys", AT(no_opendir_enosys)},
 	{"no_cache", AT(no_cache)},	      {"no_follow", AT(no_follow)},		  {"no_zero_open", AT(no_zero_open)},
+	{"no_blocks", AT(no_blocks)},
 	{"private", AT(private_)},
 };
 static const struct {
@@ -88,6 +89,8 @@ static int set_option(struct lfs_options *options, const char *key, const char *
 		options->control = (int)number;
 	else if (!strcmp(key, "pass_lower_size"))
 		options->pass_lower_size = number;
+	else if (!strcmp(key, "blocks_size"))
+		options->blocks_size = number;
 	else if (!strcmp(key, "minor") && number >= FUSE_MINOR_OLDEST && number <= FUSE_MINOR)
 		options->minor = (uint32_t)number;
 	else if (!strcmp(key, "threads") && number >= 1 && number <= LFS_THREADS_MAX)

@@ -23,6 +23,7 @@ void lfs_server_init(struct lfs_server *server)
 	server->options.threads = 2;
 	server->options.minor = FUSE_MINOR;
 	server->options.pass_lower_size = LFS_PASS_LOWER_SIZE;
+	server->options.blocks_size = LFS_BLOCKS_SIZE;
 	server->options.cache_seconds = LFS_FOREVER;
 	server->stats.started = lfs_now();
 	server->max_write = LFS_MAX_WRITE;
@@ -84,6 +85,7 @@ static void close_devices(struct lfs_server *server)
 
 void lfs_server_close(struct lfs_server *server)
 {
+	lfs_filler_end(server);
 	lfs_stats_free(server);
 	lfs_moves_forget(server);
 	lfs_nodes_free(server);

@@ -7,7 +7,7 @@
  * quota.c        limits of the upper directory                    idmap.c     ids as stored and as shown
  * rights.c       what the host allows us                        fusermount.c  mounting as an ordinary user
  * view.c         the host's directories, through mounts of our own
- * orphan.c       entries in use that lost their name
+ * orphan.c       entries in use that lost their name            blocks.c    upper files of which only changed blocks are there
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
  * stats.c        what is counted                                  flags.c     immutable, append-only; what they forbid
  *
@@ -27,6 +27,8 @@
 #define LFS_TREE_INO (1ull << 63) /* st_ino of a tree's inode: this | nid; no host number */
 #define LFS_MAX_WRITE (1u << 20)
 #define LFS_PASS_LOWER_SIZE (1u << 20)
+#define LFS_BLOCKS_SIZE (1u << 20)
+#define LFS_FILL_PERCENT 50u
 #define LFS_NO_FD (-1)
 #define LFS_FOREVER (1u << 30) /* seconds */
 #define LFS_THREADS_MAX 16u
@@ -50,13 +52,14 @@ struct lfs_options {
 	int report; /* descriptor that hears "ready" or the error; -1: none */
 	unsigned long mount_flags;
 	bool read_only, volatile_, strict, foreground, private_; /* private_: only for who mounts */
-	bool no_passthrough, no_readdirplus, no_acl, no_uring, no_killpriv, no_opendir_enosys, no_cache, no_follow, no_zero_open; /* switches for tests */
+	bool no_passthrough, no_readdirplus, no_acl, no_uring, no_killpriv, no_opendir_enosys, no_cache, no_follow, no_zero_open, no_blocks; /* switches for tests */
 	unsigned threads;
 	uint32_t minor; /* the newest protocol to speak */
 	uint64_t size_limit, inode_limit; /* quota; 0: none */
 	uint64_t cache_seconds; /* how long the kernel may keep names and attributes; LFS_FOREVER: nothing changes behind its back */
 	struct lfs_idmap users, groups;
 	uint64_t pass_lower_size;	  /* smaller lower files are cached: then old descriptors see what is written later */
+	uint64_t blocks_size;		  /* smaller lower files are copied up whole */
 	int control; /* listening socket; -1: none */
 };
 int lfs_options_read(int fd, struct lfs_options *options, struct lfs_error *error);
@@ -102,6 +105,7 @@ enum lfs_node_flag {
 	LFS_UNLINKED = 256,    /* lost its last name */
 	LFS_IMMUTABLE = 512,
 	LFS_APPEND = 1024,     /* append-only */
+	LFS_BLOCKS = 2048,     /* regular file in the upper: blocks that are missing are the base's */
 };
 
 struct lfs_name {
@@ -212,6 +216,7 @@ int lfs_low_resolve(const struct lfs_server *server, struct lfs_bytes path, uint
 int lfs_low_attr(const struct lfs_server *server, uint64_t low, struct fuse_attr *attr);
 int lfs_low_read(const struct lfs_server *server, const struct lfs_content *content, uint8_t *out, size_t size, uint64_t offset);
 int lfs_low_open(const struct lfs_server *server, const struct lfs_content *content); /* objects: an owned fd */
+int lfs_object_open(const struct lfs_server *server, const uint8_t identity[LFS_ID_SIZE], struct stat *status); /* owned */
 int lfs_low_links(struct lfs_server *server, uint64_t nid, const struct lfs_link **links, size_t *count);
 int lfs_low_dir_place(struct lfs_server *server, uint64_t nid, struct lfs_link *place); /* of a directory; -ENOENT for the root */
 int lfs_low_path(struct lfs_server *server, uint64_t dir, struct lfs_bytes name, char *out, size_t size); /* "/a/b"; length */
@@ -240,7 +245,7 @@ struct lfs_upper {
 };
 #define LFS_TEMP_SIZE 64
 struct lfs_marks { /* overlayfs's marks of an entry */
-	bool opaque, alternate, impure, metacopy, whiteout, has_redirect;
+	bool opaque, alternate, impure, metacopy, blocks, whiteout, has_redirect;
 	char *redirect; /* owned */
 	size_t redirect_size;
 	uint16_t protection; /* LFS_IMMUTABLE | LFS_APPEND */
@@ -342,6 +347,33 @@ int lfs_copy_up(struct lfs_server *server, struct lfs_node *node, enum lfs_data 
 int lfs_dir_here(struct lfs_server *server, struct lfs_node *dir);
 int lfs_copy_extents(int source, int target, uint64_t size); /* without the lock */
 
+/* --- blocks.c: without the server's lock where nothing else is said --- */
+struct lfs_blocks; /* of an open file */
+struct lfs_filler {
+	struct lfs_node *first; /* to be completed; their open state is held */
+	pthread_t thread;
+	bool started, running;	/* started: to be joined */
+	bool asked, possible;	/* whether this host can tell which blocks were written */
+	bool no_clone;		/* it does not share blocks between files */
+};
+bool lfs_blocks_suit(struct lfs_server *server, const struct lfs_content *content); /* with the lock */
+int lfs_blocks_mark(struct lfs_server *server, int fd, const struct lfs_content *content); /* a hollow file: all of it is the base's */
+int lfs_blocks_open(struct lfs_server *server, struct lfs_node *node, int fd); /* node->file->blocks, ready; with the lock, as the next ones */
+void lfs_blocks_rest(struct lfs_file *file); /* nobody uses it now */
+void lfs_blocks_free(struct lfs_file *file);
+void lfs_blocks_attr(struct lfs_server *server, struct lfs_node *node, struct fuse_attr *attr);
+void lfs_blocks_pause(struct lfs_file *file); /* times are about to be set: no filler is at it until */
+void lfs_blocks_resume(struct lfs_file *file);
+int lfs_blocks_end(struct lfs_server *server, struct lfs_node *node, int fd); /* no block is missing any more */
+void lfs_blocks_released(struct lfs_server *server, struct lfs_node *node); /* its last handle is about to go */
+void lfs_filler_end(struct lfs_server *server); /* without the lock, as all that follow */
+ssize_t lfs_blocks_read(struct lfs_blocks *blocks, int fd, uint8_t *out, size_t size, uint64_t offset);
+ssize_t lfs_blocks_write(struct lfs_server *server, struct lfs_blocks *blocks, int fd, const uint8_t *data, size_t size, uint64_t offset);
+int lfs_blocks_truncate(struct lfs_server *server, struct lfs_blocks *blocks, int fd, uint64_t size);
+int lfs_blocks_allocate(struct lfs_server *server, struct lfs_blocks *blocks, int fd, uint32_t mode, uint64_t offset, uint64_t length);
+bool lfs_blocks_takes(struct lfs_blocks *blocks, uint64_t offset); /* whether punching a hole there may allocate */
+int64_t lfs_blocks_seek(struct lfs_blocks *blocks, int fd, uint64_t offset, int whence);
+
 /* --- create.c, remove.c, rename.c --- */
 struct lfs_new { /* what to create */
 	uint32_t mode, umask, rdev, uid, gid;
@@ -373,6 +405,7 @@ struct lfs_file {
 	uint8_t mode;
 	bool fd_writable, fd_lower, counted;
 	uint64_t charged; /* blocks that quota.c has counted, when `counted` */
+	struct lfs_blocks *blocks; /* NULL: all of its bytes are at `fd` */
 };
 struct lfs_files {
 	struct lfs_file *oldest, *newest;
@@ -397,6 +430,7 @@ int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, s
 	/* The bytes' descriptor, kept open until lfs_file_done; LFS_NO_FD and content->kind PACK: read it from there. */
 int lfs_file_hold(struct lfs_server *server, struct lfs_node *node); /* keeps the open state, without a descriptor, until lfs_file_done */
 void lfs_file_done(struct lfs_server *server, struct lfs_node *node);
+int lfs_file_truncate(struct lfs_server *server, struct lfs_node *node, uint64_t size); /* in use, for writing */
 int lfs_settle_data(struct lfs_server *server, struct lfs_node *node); /* after a copy-up of bytes: -ESTALE when another node has the names now */
 int lfs_settle_names(struct lfs_server *server, struct lfs_node *node); /* before it gets another name: the same, as a split finds one name only */
 int lfs_backing_open(struct lfs_server *server, int fd);	 /* an id, or -errno */
@@ -543,7 +577,7 @@ int lfs_fusermount_undo(struct lfs_server *server, bool lazy);
 #define LFS_BUCKET_SHIFT 10u
 #define LFS_COUNTERS(X) \
 	X(lookups_known) X(lookups_absent) X(opens_passthrough) X(opens_cached) X(listings_cached) X(listings_read) X(copied_up) X(copied_bytes) \
-	X(splits) X(stale) X(bytes_read) X(bytes_written) X(undelivered)
+	X(copied_by_blocks) X(completed) X(splits) X(stale) X(bytes_read) X(bytes_written) X(undelivered)
 #define LFS_COUNT_ENUM(name) LFS_COUNT_##name,
 enum lfs_counter { LFS_COUNTERS(LFS_COUNT_ENUM) LFS_COUNTS };
 #undef LFS_COUNT_ENUM
@@ -608,6 +642,7 @@ struct lfs_server {
 	struct lfs_quota quota;
 	struct lfs_stats stats;
 	struct lfs_aside aside;
+	struct lfs_filler filler;
 	atomic_uint readers; /* of the device, that are not at something that takes long */
 	unsigned readers_wanted;
 	struct lfs_uring *rings; /* FUSE over io_uring; NULL: not here */

@@ -79,8 +79,10 @@ static int judge_entry(struct lfs_server *server, struct lfs_node *dir, int fd, 
 		rc = redirected(server, dir, &marks, &verdict->low);
 		if (!low_is(server, verdict->low, S_IFREG))
 			verdict->low = 0;
-	} else
+	} else {
+		verdict->flags |= file && marks.blocks ? LFS_BLOCKS : 0;
 		verdict->low = 0;
+	}
 	if (marks.ino)
 		verdict->ino = marks.ino;
 	lfs_marks_free(&marks);
@@ -226,6 +228,8 @@ void lfs_attr_finish(struct lfs_server *server, struct lfs_node *node, struct fu
 		attr->nlink = 1; /* nobody counts subdirectories on both sides; 1 keeps find(1) from relying on the number */
 	if (node->flags & LFS_METACOPY)
 		attr->blocks = attr->size / 512 + (attr->size % 512 != 0);
+	if (node->flags & LFS_BLOCKS)
+		lfs_blocks_attr(server, node, attr);
 }
 
 static int low_links_left(struct lfs_server *server, const struct lfs_node *node, uint32_t *nlink)

@@ -439,6 +439,8 @@ static int read_mark(struct lfs_server *server, const char *path, const char *fu
 		marks->impure = true;
 	} else if (!strcmp(mark, "metacopy")) {
 		marks->metacopy = true;
+	} else if (!strcmp(mark, "layerfs.blocks")) {
+		marks->blocks = true;
 	} else if (!strcmp(mark, "protattr")) {
 		marks->protection = lfs_protection_of((const char *)value, size);
 	} else if (!strcmp(mark, "whiteout")) {

@@ -1,0 +1,263 @@
+"""Upper files of which only the changed blocks are there (docs/format.md, "Block-level files").
+
+Such a file is sparse and names a base, an object of the store. Below the length that its mark gives, allocated blocks
+are the file's own and holes are the base's. The native engine makes them and works on them; whoever else reads an upper
+directory goes through `BlockContent`, and other engines get it after `complete_upper`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from layerfs.errors import Corrupt
+from layerfs.layer.entry import PIECE, FileContent
+from layerfs.layer.host import Descent, open_at
+from layerfs.layer.sparse import BLOCK, Extents, data_extents, join_extents
+
+__all__ = ["MARK", "Base", "BlockContent", "BlockReader", "complete_upper"]
+
+MARK = b"layerfs.blocks"  # behind the prefix of the upper's marks; on its root: there may be such files
+_VALUE = struct.Struct("<32sQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The object that has the missing blocks, and how many of its bytes still show."""
+
+    identity: bytes
+    length: int
+
+    @classmethod
+    def parse(cls, value: bytes) -> Base:
+        if len(value) != _VALUE.size:
+            raise Corrupt("a block-level file with a damaged mark")
+        return cls(*_VALUE.unpack(value))
+
+    def open(self, objects: Path) -> int:
+        """An owned descriptor. Raises Corrupt when the store lacks it."""
+        name = self.identity.hex()
+        try:
+            return os.open(objects / name[:2] / name[2:], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise Corrupt(f"the base of a block-level file is missing: object {name}") from error
+
+
+class BlockReader:
+    """All bytes of an open block-level file. Owns its descriptors; a context manager."""
+
+    def __init__(self, fd: int, base_fd: int, base: Base) -> None:
+        self._fd, self._base = fd, base_fd
+        self.size = os.fstat(fd).st_size
+        self.valid = min(base.length, self.size)
+        if os.fstat(base_fd).st_size < self.valid:
+            raise Corrupt("the base of a block-level file is too short")
+
+    def runs(self) -> Iterator[tuple[int, int, bool]]:
+        """(offset, length, own) of what lies before the base's last byte; own: the file's blocks, else the base's."""
+        at = 0
+        for start, length in data_extents(self._fd, self.valid):
+            if at < start:
+                yield at, start - at, False
+            yield start, length, True
+            at = start + length
+        if at < self.valid:
+            yield at, self.valid - at, False
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Where there may be other bytes than zero."""
+        return join_extents(self._extents())
+
+    def _extents(self) -> Iterator[tuple[int, int]]:
+        base = list(data_extents(self._base, self.valid))
+        for offset, length, own in self.runs():
+            if own:
+                yield offset, length
+                continue
+            for start, count in base:
+                first, end = max(start, offset), min(start + count, offset + length)
+                if first < end:
+                    yield first, end - first
+        for start, length in data_extents(self._fd, self.size):
+            first = max(start, self.valid)
+            if first < start + length:
+                yield first, start + length - first
+
+    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
+        """The bytes of a range, in pieces of at most 1 MiB."""
+        end = offset + length
+        for start, count, own in [*self.runs(), (self.valid, self.size - self.valid, True)]:
+            at, stop = max(start, offset), min(start + count, end)
+            while at < stop:
+                data = os.pread(self._fd if own else self._base, min(PIECE, stop - at), at)
+                if not data:
+                    raise Corrupt("a block-level file or its base ends early")
+                at += len(data)
+                yield data
+
+    def own_blocks(self) -> Iterator[tuple[bytes, bytes]]:
+        """The file's own blocks beside what the base has there."""
+        for offset, length, own in self.runs():
+            for at in range(offset, offset + length, PIECE) if own else ():
+                count = min(PIECE, offset + length - at)
+                yield os.pread(self._fd, count, at), os.pread(self._base, count, at)
+
+    def close(self) -> None:
+        for fd in (self._fd, self._base):
+            os.close(fd)
+
+    def __enter__(self) -> BlockReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockContent:
+    """The content of a block-level file for a layer. Reading raises as FileContent, and Corrupt when the base is gone."""
+
+    file: FileContent
+    base: Base
+    objects: Path
+
+    @property
+    def size(self) -> int:
+        return self.file.size
+
+    def open(self) -> BlockReader:
+        fd = self.file.open()
+        try:
+            base_fd = self.base.open(self.objects)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            return BlockReader(fd, base_fd, self.base)
+        except BaseException:
+            os.close(fd)
+            os.close(base_fd)
+            raise
+
+    def extents(self) -> Extents:
+        with self.open() as reader:
+            found = tuple(reader.extents())
+        holes = self.size - sum(length for _, length in found)
+        return found if holes else ((0, self.size),) if self.size else ()
+
+    def pieces(self, extents: Extents) -> Iterator[bytes]:
+        with self.open() as reader:
+            for offset, length in extents:
+                yield from reader.pieces(offset, length)
+        os.close(self.file.open())  # raises when it has changed meanwhile
+
+    def is_same(self, identity: bytes | None, size: int) -> bool:
+        """Whether these are the bytes of a stored content."""
+        if self.size != size:
+            return False
+        with self.open() as reader:
+            if self.base.identity == identity and reader.valid == size:
+                return all(own == base for own, base in reader.own_blocks())
+            if _dense(reader) == identity:
+                return True
+        return _sparse(self) == identity
+
+
+def _dense(reader: BlockReader) -> bytes:
+    digest = hashlib.sha256()
+    for piece in reader.pieces(0, reader.size):
+        digest.update(piece)
+    return digest.digest()
+
+
+def _sparse(content: BlockContent) -> bytes:
+    from layerfs._pure.hashes import SparseHasher
+    from layerfs.layer.sparse import canonical_extents
+
+    hasher = SparseHasher(content.size)
+    extents = canonical_extents(content, content.extents())
+    with content.open() as reader:
+        for offset, length in extents:
+            for at in range(offset, offset + length, BLOCK):
+                hasher.block(at, b"".join(reader.pieces(at, min(BLOCK, offset + length - at))))
+    return hasher.result()[0]
+
+
+# --- completing ----------------------------------------------------------------------------------------------------
+
+
+def complete_upper(upper: Path, objects: Path, prefix: bytes, *, sync: bool = True) -> int:
+    """Gives all block-level files of an upper directory the bytes that they lack; how many there were.
+
+    The caller holds the container's lock, and nothing is mounted. A crash changes nothing: the next call goes on.
+
+    Raises:
+        Corrupt: the store lacks a base. NoSpace and the like: as the host has it.
+    """
+    name = prefix + MARK
+    if _mark(upper, name) is None:
+        return 0
+    count = 0
+    with Descent(upper, own=True) as place:
+        stack = [iter(place.names())]
+        while stack:
+            for entry in stack[-1]:
+                mode = place.status(entry).st_mode
+                if stat.S_ISDIR(mode):
+                    place.enter(entry)
+                    stack.append(iter(place.names()))
+                    break
+                value = place.xattrs(entry).get(name) if stat.S_ISREG(mode) else None
+                if value is not None:
+                    _complete(place, entry, Base.parse(value), objects, name, sync)
+                    count += 1
+            else:
+                stack.pop()
+                if stack:
+                    place.leave()
+    os.removexattr(upper, name)
+    return count
+
+
+def _complete(place: Descent, entry: bytes, base: Base, objects: Path, name: bytes, sync: bool) -> None:
+    fd = open_at(entry, place.fd, os.O_RDWR, own=place.own)
+    base_fd = base.open(objects)
+    with contextlib.closing(BlockReader(fd, base_fd, base)) as reader:
+        before = os.fstat(fd)
+        for offset, length, own in list(reader.runs()):
+            if not own:
+                _copy(base_fd, fd, offset, length)
+        os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+        if sync:
+            os.fsync(fd)  # before the mark says that nothing is missing
+        os.removexattr(fd, name)
+
+
+def _copy(source: int, target: int, offset: int, length: int) -> None:
+    end = offset + length
+    while offset < end:
+        try:
+            done = os.copy_file_range(source, target, end - offset, offset, offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            done = os.pwrite(target, os.pread(source, min(PIECE, end - offset), offset), offset)
+        if not done:
+            raise Corrupt("the base of a block-level file ends early")
+        offset += done
+
+
+def _mark(path: Path, name: bytes) -> bytes | None:
+    try:
+        return os.getxattr(path, name, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return None
+        raise
