@@ -7,13 +7,13 @@ directory goes through `BlockContent`, and other engines get it after `complete_
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,17 +53,30 @@ class Base:
 class BlockReader:
     """All bytes of an open block-level file. Owns its descriptors; a context manager."""
 
+    @classmethod
+    def of(cls, fd: int, open_base: Callable[[], int], base: Base) -> BlockReader:
+        """`fd` is taken over. Raises Corrupt when the base is gone or too short."""
+        try:
+            base_fd = open_base()
+        except BaseException:
+            os.close(fd)
+            raise
+        reader = cls(fd, base_fd, base)
+        if os.fstat(base_fd).st_size < reader.valid:
+            reader.close()
+            raise Corrupt("the base of a block-level file is too short")
+        return reader
+
     def __init__(self, fd: int, base_fd: int, base: Base) -> None:
         self._fd, self._base = fd, base_fd
         self.size = os.fstat(fd).st_size
         self.valid = min(base.length, self.size)
-        if os.fstat(base_fd).st_size < self.valid:
-            raise Corrupt("the base of a block-level file is too short")
 
-    def runs(self) -> Iterator[tuple[int, int, bool]]:
-        """(offset, length, own) of what lies before the base's last byte; own: the file's blocks, else the base's."""
-        at = 0
-        for start, length in data_extents(self._fd, self.valid):
+    def runs(self, at: int = 0) -> Iterator[tuple[int, int, bool]]:
+        """(offset, length, own) of what lies between `at` and the base's last byte; own: the file's blocks, else the
+        base's.
+        """
+        for start, length in data_extents(self._fd, self.valid, at):
             if at < start:
                 yield at, start - at, False
             yield start, length, True
@@ -92,9 +105,12 @@ class BlockReader:
 
     def pieces(self, offset: int, length: int) -> Iterator[bytes]:
         """The bytes of a range, in pieces of at most 1 MiB."""
-        end = offset + length
-        for start, count, own in [*self.runs(), (self.valid, self.size - self.valid, True)]:
-            at, stop = max(start, offset), min(start + count, end)
+        end = min(offset + length, self.size)
+        behind = max(offset, self.valid)
+        for start, count, own in itertools.chain(self.runs(offset), [(behind, self.size - behind, True)]):
+            at, stop = start, min(start + count, end)
+            if at >= end:
+                return
             while at < stop:
                 data = os.pread(self._fd if own else self._base, min(PIECE, stop - at), at)
                 if not data:
@@ -102,12 +118,21 @@ class BlockReader:
                 at += len(data)
                 yield data
 
+    def pread(self, count: int, offset: int) -> bytes:
+        return b"".join(self.pieces(offset, count))
+
     def own_blocks(self) -> Iterator[tuple[bytes, bytes]]:
         """The file's own blocks beside what the base has there."""
         for offset, length, own in self.runs():
             for at in range(offset, offset + length, PIECE) if own else ():
                 count = min(PIECE, offset + length - at)
                 yield os.pread(self._fd, count, at), os.pread(self._base, count, at)
+
+    def complete(self) -> None:
+        """Writes what the file lacks."""
+        for offset, length, own in list(self.runs()):
+            if not own:
+                _copy(self._base, self._fd, offset, length)
 
     def close(self) -> None:
         for fd in (self._fd, self._base):
@@ -122,7 +147,7 @@ class BlockReader:
 
 @dataclass(frozen=True, slots=True)
 class BlockContent:
-    """The content of a block-level file for a layer. Reading raises as FileContent, and Corrupt when the base is gone."""
+    """The content of a block-level file for a layer. Reading raises as FileContent, and Corrupt without its base."""
 
     file: FileContent
     base: Base
@@ -133,18 +158,7 @@ class BlockContent:
         return self.file.size
 
     def open(self) -> BlockReader:
-        fd = self.file.open()
-        try:
-            base_fd = self.base.open(self.objects)
-        except BaseException:
-            os.close(fd)
-            raise
-        try:
-            return BlockReader(fd, base_fd, self.base)
-        except BaseException:
-            os.close(fd)
-            os.close(base_fd)
-            raise
+        return BlockReader.of(self.file.open(), lambda: self.base.open(self.objects), self.base)
 
     def extents(self) -> Extents:
         with self.open() as reader:
@@ -228,12 +242,9 @@ def complete_upper(upper: Path, objects: Path, prefix: bytes, *, sync: bool = Tr
 
 def _complete(place: Descent, entry: bytes, base: Base, objects: Path, name: bytes, sync: bool) -> None:
     fd = open_at(entry, place.fd, os.O_RDWR, own=place.own)
-    base_fd = base.open(objects)
-    with contextlib.closing(BlockReader(fd, base_fd, base)) as reader:
+    with BlockReader.of(fd, lambda: base.open(objects), base) as reader:
         before = os.fstat(fd)
-        for offset, length, own in list(reader.runs()):
-            if not own:
-                _copy(base_fd, fd, offset, length)
+        reader.complete()
         os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
         if sync:
             os.fsync(fd)  # before the mark says that nothing is missing

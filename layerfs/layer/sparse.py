@@ -18,9 +18,8 @@ class _Readable(Protocol):
     def pieces(self, extents: Extents) -> Iterator[bytes]: ...
 
 
-def data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """The ranges of an open file that are not holes, by SEEK_DATA and SEEK_HOLE."""
-    at = 0
+def data_extents(fd: int, size: int, at: int = 0) -> Iterator[tuple[int, int]]:
+    """The ranges of an open file, from `at` to `size`, that are not holes, by SEEK_DATA and SEEK_HOLE."""
     while at < size:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)

@@ -114,14 +114,15 @@ class Contents:
                 raise Corrupt(f"pack {place.pack_id:016x} is missing")
             return Packed(self._packs[place.pack_id], place.block * _BLOCK, inode.size)
         identity = tree.content(inode)
-        if identity is None:
-            return Nothing()
+        return Nothing() if identity is None else OpenFile(self.object(identity), inode.size)
+
+    def object(self, identity: bytes) -> int:
+        """An owned descriptor of a file of `objects`. Raises Corrupt."""
         name = identity.hex()
         try:
-            fd = os.open(f"{name[:2]}/{name[2:]}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._objects)
+            return os.open(f"{name[:2]}/{name[2:]}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._objects)
         except FileNotFoundError as error:
             raise Corrupt(f"object {name} is missing") from error
-        return OpenFile(fd, inode.size)
 
     def close(self) -> None:
         for fd in [self._objects, *self._packs.values()]:

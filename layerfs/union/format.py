@@ -7,7 +7,7 @@
 | `whiteout` | empty file | whiteout in its xattr form (where mknod is not allowed) |
 | `redirect` | directory, metacopy | the lower name: a path from the root (`/...`), or a name in the same directory |
 | `metacopy` | regular file | attributes only; the bytes are still the lower file's |
-| `layerfs.blocks` | regular file | the native engine's: missing blocks are an object's (docs/format.md); not served here |
+| `layerfs.blocks` | regular file | block-level file: missing blocks are an object's (docs/format.md) |
 | `origin` | any | file handle of the lower inode this was copied from: keeps `st_ino` |
 | `impure` = `y` | directory | holds entries with an origin, so listings have to look at each |
 | `layerfs.ino` | any | our own: the `st_ino` to keep, where the lower inode is not a tree's |

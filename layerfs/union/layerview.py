@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from layerfs.errors import Corrupt
+from layerfs.layer.blocks import MARK, Base, BlockReader
 from layerfs.union.content import OpenFile
 from layerfs.union.format import TREE_INO, Marks, decode_origin, is_whiteout
 from layerfs.union.host import HostDir
@@ -262,16 +263,28 @@ class LayerView:
     def content(self, node: Node) -> Content:
         assert isinstance(node, LayerNode)
         if node.here and not self.is_metacopy(node):
-            self.require_whole(node)
-            return OpenFile(self.host.open(node.path, os.O_RDONLY))
+            base = self.base(node)
+            fd = self.host.open(node.path, os.O_RDONLY)
+            return OpenFile(fd) if base is None else BlockReader.of(fd, lambda: self.object(base), base)
         if node.below is None or self.below is None:
             raise Corrupt("the bytes of a metadata-only copy are gone", path=node.path)
         return self.below.content(node.below)
 
-    def require_whole(self, node: LayerNode) -> None:
-        """Raises Corrupt for a file of the native engine's that lacks blocks: a hole in it is no zeros."""
-        if node.here and node.kind == stat.S_IFREG and self.host.mark(node.path, self.marks.name(b"layerfs.blocks")):
-            raise Corrupt("a block-level file, which was not completed", path=node.path)
+    def object(self, base: Base) -> int:
+        if self.below is None:
+            raise Corrupt("the base of a block-level file is gone")
+        return self.below.object(base)
+
+    def base(self, node: LayerNode) -> Base | None:
+        """What a block-level file lacks blocks of (layer/blocks.py)."""
+        if not node.here or node.kind != stat.S_IFREG:
+            return None
+        value = self.host.mark(node.path, self.marks.name(MARK))
+        return None if value is None else Base.parse(value)
+
+    def lacks_bytes(self, node: LayerNode) -> bool:
+        """Whether it must be completed before its bytes change."""
+        return self.is_metacopy(node) or self.base(node) is not None
 
     def is_metacopy(self, node: LayerNode) -> bool:
         """Attributes here, bytes below. A metacopy whose lower file is gone has no `below` but keeps its mark."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from layerfs.layer.blocks import Base
+
 
 class Attributes(NamedTuple):
     """What stat(2) says; times in nanoseconds, `mode` with its type bits, `blocks` in units of 512 bytes."""
@@ -77,6 +79,9 @@ class View(Protocol):
     def readlink(self, node: Node) -> bytes: ...
     def xattrs(self, node: Node) -> dict[bytes, bytes]: ...
     def content(self, node: Node) -> Content: ...
+    def object(self, base: Base) -> int:
+        """An owned descriptor of the object that a block-level file lacks blocks of."""
+
     def links(self, node: Node) -> list[bytes]:
         """Every path of this view that names the node's inode, its own included."""
 

@@ -193,9 +193,7 @@ class Union:
     def _copy_up(self, path: bytes, data: Data) -> None:
         upper = self._writer()
         node = require(upper.view.find(path), path)
-        if data is not Data.NONE and not upper.view.is_metacopy(node):
-            upper.view.require_whole(node)
-        if node.here and (node.is_dir or data is Data.NONE or not upper.view.is_metacopy(node)):
+        if node.here and (node.is_dir or data is Data.NONE or not upper.view.lacks_bytes(node)):
             return
         self._parent_here(path)
         names: tuple[bytes, ...] = (path,)
@@ -205,7 +203,7 @@ class Union:
                 self._parent_here(other)
         ino = upper.view.attributes(node).ino
         regular = node.kind == stat.S_IFREG
-        facts = Facts(path, True, node.is_dir, node.here, metacopy=upper.view.is_metacopy(node))
+        facts = Facts(path, True, node.is_dir, node.here, metacopy=upper.view.lacks_bytes(node))
         upper.perform(plan.plan_copy_up(facts, names, data if regular else Data.ALL))
         if ino in self._bodies and regular and data is not Data.NONE:
             self._reopen(self._bodies[ino], path)
@@ -415,7 +413,7 @@ class Union:
         node = self.lookup(path)
         body = self._body(node)
         if self._upper is not None and isinstance(node, LayerNode) and node.here and body.fd < 0:
-            complete = not self._upper.view.is_metacopy(node)
+            complete = not self._upper.view.lacks_bytes(node)
             body.move(self._upper.host.open(path, os.O_RDWR), complete=complete)
         body.references += 1
         try:

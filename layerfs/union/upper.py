@@ -166,7 +166,7 @@ class Upper:
             os.ftruncate(fd, content.size)
             copy_content(content, fd)
             if self._sync and content.size:
-                os.fsync(fd)
+                os.fsync(fd)  # before a mark goes that says that bytes are missing
         finally:
             content.close()
 
@@ -208,7 +208,7 @@ class Upper:
             os.close(fd)
 
     def _drop_metacopy(self, fd: int) -> None:
-        for mark in (b"metacopy", b"redirect"):
+        for mark in (b"metacopy", b"redirect", b"layerfs.blocks"):
             try:
                 os.removexattr(fd, self.marks.name(mark))
             except OSError as error:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
-import fcntl
 import mmap
 import os
 import signal
-import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ from layerfs.layer.blocks import MARK, Base, complete_upper
 from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED
 from layerfs.native import sha256
-from layerfs.union import Union
+from layerfs.union import Contents, Union
 
 pytestmark = pytest.mark.root
 
@@ -182,7 +181,9 @@ def test_zeroed_ranges(box: Box, mode: int, at: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, KEEP])
-@pytest.mark.parametrize("at, count", [(5000, 100_000), (len(DATA) - 2, 1), (len(DATA), 10_000), (len(DATA) + 50_000, 5000)])
+@pytest.mark.parametrize(
+    "at, count", [(5000, 100_000), (len(DATA) - 2, 1), (len(DATA), 10_000), (len(DATA) + 50_000, 5000)]
+)
 def test_allocated_ranges_keep_their_bytes(box: Box, keep: int, at: int, count: int) -> None:
     fd = os.open(box.root / "big", os.O_RDWR)
     try:
@@ -404,6 +405,29 @@ def test_other_engines_get_whole_files(box: Box, shelf: Shelf, tree: Tree) -> No
     assert ((box.upper / "big").read_bytes(), mark(box.upper / "big")) == (b"x" + DATA[1:], None)
     assert (after.st_mtime_ns, after.st_mode) == (before.st_mtime_ns, before.st_mode)
     assert (box.mount() / "big").read_bytes() == b"x" + DATA[1:]
+
+
+def test_the_union_in_python_reads_and_completes_them(box: Box, shelf: Shelf, tree: Tree) -> None:
+    for name in ("big", "other", "b1"):
+        with (box.root / name).open("r+b") as out:
+            out.write(b"x")
+    box.unmount()
+    wanted = {"big": b"x" + DATA[1:], "other": b"x" + (DATA * 2)[1:], "b1": b"x" + DATA[::-1][1:]}
+    packs = [(number, shelf.pack_path(number)) for number in tree.packs]
+    union = Union(tree, Contents(shelf.objects, packs), upper=box.upper, work=box.work)
+    with contextlib.closing(union):
+        for name, data in wanted.items():
+            body = union.open(name.encode(), os.O_RDONLY)
+            assert body.read(len(data) + 1, 0) == data
+            union.release(body)
+        body = union.open(b"big", os.O_RDWR)
+        assert body.write(b"union", 5) == 5
+        assert body.read(12, 0) == b"x" + DATA[1:5] + b"union" + DATA[10:12]
+        union.release(body)
+        union.release(union.open(b"other", os.O_RDWR | os.O_TRUNC))
+    assert [mark(box.upper / name) is None for name in wanted] == [True, True, False]
+    assert (box.upper / "big").read_bytes() == (box.mount() / "big").read_bytes()
+    assert ((box.root / "other").read_bytes(), (box.root / "b2").read_bytes()) == (b"", wanted["b1"])
 
 
 def test_a_lost_base_is_an_error(box: Box, shelf: Shelf, tree: Tree) -> None:

@@ -1,4 +1,4 @@
-"""Random changes of a block-level file's bytes, with reopening, remounting and kill -9 in between, against a byte array.
+"""Random changes of block-level files, with reopening, remounting and kill -9 in between, against byte arrays.
 
 LAYERFS_STEPS: about how many steps in all (a hundred thousand once by hand).
 """
@@ -159,9 +159,8 @@ class Work:
         (self.root / name).chmod(0o600)
 
     def swap(self) -> None:
-        os.rename(self.root / "a", self.root / "c")
-        os.rename(self.root / "b", self.root / "a")
-        os.rename(self.root / "c", self.root / "b")
+        for old, new in ("ac", "ba", "cb"):
+            (self.root / old).rename(self.root / new)
         self.bytes["a"], self.bytes["b"] = self.bytes["b"], self.bytes["a"]
         fds = {"a": "b", "b": "a"}
         self.fds = {fds[name]: fd for name, fd in self.fds.items()}
