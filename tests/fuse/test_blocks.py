@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from test_native import MODES, Box
-from trees import Shelf, file, hardlink
+from trees import Shelf, file, hardlink, tar
 
 from layerfs import mount
 from layerfs.errors import Corrupt
@@ -428,6 +428,34 @@ def test_the_union_in_python_reads_and_completes_them(box: Box, shelf: Shelf, tr
     assert [mark(box.upper / name) is None for name in wanted] == [True, True, False]
     assert (box.upper / "big").read_bytes() == (box.mount() / "big").read_bytes()
     assert ((box.root / "other").read_bytes(), (box.root / "b2").read_bytes()) == (b"", wanted["b1"])
+
+
+@pytest.mark.parametrize("engine", ["kernel", "python", "native"])
+def test_commits_and_other_engines_see_all_bytes(engine: str, tmp_path: Path) -> None:
+    from layerfs import Store
+
+    (tmp_path / "layer.tar").write_bytes(tar([file("big", DATA), file("other", DATA[::-1]), file("same", DATA * 2)]))
+    wanted = patched(patched(DATA, MIB, b"changed"), len(DATA) + 9000, b"far")
+    with Store(tmp_path / "store") as store:
+        box = store.create(store.import_archive(tmp_path / "layer.tar", tag="base:1"), name="box")
+        with box.mount(engine="native") as root:
+            before = (root / "same").stat()
+            with (root / "big").open("r+b") as out, (root / "other").open("r+b"), (root / "same").open("r+b") as same:
+                os.pwrite(out.fileno(), b"changed", MIB)
+                os.pwrite(out.fileno(), b"far", len(DATA) + 9000)
+                os.pwrite(same.fileno(), DATA[:10], 0)
+            os.utime(root / "same", ns=(before.st_mtime_ns, before.st_mtime_ns))
+        assert [(change.kind, change.path) for change in box.diff()] == [("C", "/big")]
+        image = box.commit("changed:1")
+        with image.mount() as root:
+            assert ((root / "big").read_bytes(), (root / "other").read_bytes()) == (wanted, DATA[::-1])
+        with box.mount(engine=engine) as root:
+            assert ((root / "big").read_bytes(), (root / "other").read_bytes()) == (wanted, DATA[::-1])
+            with (root / "big").open("ab") as out:
+                out.write(b"!")
+        with box.mount(engine="native") as root:
+            assert (root / "big").read_bytes() == wanted + b"!"
+        assert not store.fsck()
 
 
 def test_a_lost_base_is_an_error(box: Box, shelf: Shelf, tree: Tree) -> None:
