@@ -27,12 +27,13 @@ BELOW = {  # part -> parts it may import
     "fuse": {"errors", "layer", "mount", "union"},
     "snapshot": {"_lazy", "_server", "digest", "errors", "layer", "mount", "store", "union"},
     "image": {"digest", "errors", "layer", "native", "oci", "reference", "store"},
-    "build": {"errors", "image", "oci", "reference"},
     "registry": {"_lazy", "_version", "digest", "errors", "image", "layer", "oci", "reference", "store"},
     "runtime": {"errors", "mount"},
+    "build": {"digest", "errors", "image", "layer", "oci", "reference", "store"},
     "engine": {
         "_lazy",
         "_native",
+        "build",
         "digest",
         "errors",
         "fuse",
@@ -48,7 +49,7 @@ BELOW = {  # part -> parts it may import
         "store",
         "union",
     },
-    "cli": {"_version", "engine", "errors", "image", "native", "reference"},
+    "cli": {"_version", "build", "engine", "errors", "image", "native", "reference"},
     "__init__": {"_lazy", "_version", "engine", "errors"},
 }
 HOMES = {

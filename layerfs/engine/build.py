@@ -1,0 +1,352 @@
+"""`Store.build`: a Dockerfile and its contexts, wired to the parts that build it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from layerfs.build.archives import tar_layer
+from layerfs.build.cachekeys import BuildCache
+from layerfs.build.config import State
+from layerfs.build.contentkeys import Hashes
+from layerfs.build.context import DirectoryFiles
+from layerfs.build.events import BuildEvent, Report
+from layerfs.build.execute import Executor, Wishes
+from layerfs.build.files import TreeFiles
+from layerfs.build.parse import parse
+from layerfs.build.reading import Found, find_dockerfile, ignore_of, skip_of
+from layerfs.build.solve import Request, Solver
+from layerfs.build.sources import Context, DirectoryContext, Sources, TreeContext
+from layerfs.build.stages import plan
+from layerfs.build.steps import OnOutput, RunStep, StepFailed
+from layerfs.digest import Digest
+from layerfs.engine.image import Image
+from layerfs.errors import ImageNotFound, InvalidInput, NotFound, Unsupported
+from layerfs.image.images import Images
+from layerfs.layer.merged import merged_tree
+from layerfs.oci import ImageConfig, Platform
+from layerfs.reference import Reference
+
+if TYPE_CHECKING:
+    from layerfs.digest import DiffID
+    from layerfs.engine.store import Store
+    from layerfs.store.leases import Lease
+
+ContextSource = str | os.PathLike[str] | BinaryIO | None
+_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What Store.build takes, checked. `epoch`: seconds."""
+
+    dockerfile: str | os.PathLike[str] | BinaryIO | None = None
+    tags: tuple[Reference, ...] = ()
+    build_args: Mapping[str, str] | None = None
+    target: str = ""
+    labels: Mapping[str, str] | None = None
+    no_cache: bool = False
+    no_cache_filter: Sequence[str] = ()
+    pull: bool = False
+    platform: str | None = None
+    secrets: Mapping[str, bytes | str | os.PathLike[str]] | None = None
+    ssh: Mapping[str, str] | None = None
+    build_contexts: Mapping[str, str | os.PathLike[str]] | None = None
+    network: str = "default"
+    allow: Sequence[str] = ()
+    squash: bool = False
+    epoch: int | None = None
+    legacy: bool = False
+    debug: bool = False
+
+
+class EngineWorld:
+    """What the builder needs of the engine. Safe from threads."""
+
+    def __init__(self, store: Store, lease: Lease, cleanup: contextlib.ExitStack) -> None:
+        self._store, self._lease, self._cleanup = store, lease, cleanup
+        self._running: set[Any] = set()
+        self._stopped = self._watching = False
+        self._lock = threading.Lock()
+
+    def run(
+        self, step: RunStep, *, lease: Lease, latest_ns: int | None, output: OnOutput, keep_failed: bool
+    ) -> DiffID | None:
+        from layerfs.engine.buildrun import run_step, watched
+
+        with self._lock:
+            if not self._watching:
+                self._watching = True
+                self._cleanup.enter_context(watched(self._store))
+        return run_step(
+            self._store,
+            step,
+            lease=lease,
+            latest_ns=latest_ns,
+            output=output,
+            keep_failed=keep_failed,
+            registered=self._registered,
+        )
+
+    @contextlib.contextmanager
+    def _registered(self, process: Any) -> Iterator[None]:
+        with self._lock:
+            self._running.add(process)
+            if self._stopped:
+                process.kill()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.kill()
+
+    def image(self, name: str, platform: Platform, *, pull: bool) -> ImageConfig:
+        images = Images(self._store.root)
+        found = None
+        with contextlib.suppress(ImageNotFound):
+            found = images.resolve(name)
+        if found is None or pull:
+            fetch: Callable[..., Image] | None = getattr(self._store, "pull", None)
+            if fetch is None and found is None:
+                raise ImageNotFound(f"No such image: {name}")
+            if fetch is None:
+                raise Unsupported("--pull needs registries, which this layerfs does not know")
+            found = fetch(name, platform=str(platform)).record
+        self._lease.pin(b"".join(key.raw for key in (found.id, *found.diff_ids)))
+        return images.config(images.get(found.id))
+
+
+def build(store: Store, context: ContextSource, options: BuildOptions, progress: Report | None) -> Image:
+    """See Store.build."""
+    with contextlib.ExitStack() as stack:
+        lease = stack.enter_context(store.root.leases.acquire("build"))
+        return _Build(store, options, progress or (lambda event: None), lease, stack).run(context)
+
+
+class _Build:
+    def __init__(
+        self, store: Store, options: BuildOptions, report: Report, lease: Lease, stack: contextlib.ExitStack
+    ) -> None:
+        self._store, self._options, self._report = store, options, _serial(report)
+        self._lease, self._stack = lease, stack
+        self._hashes: list[Hashes] = []
+        self._base = 0
+
+    def run(self, context: ContextSource) -> Image:
+        options, root = self._options, self._store.root
+        if not root.read_only:
+            from layerfs.engine.buildrun import clear_dead
+
+            clear_dead(self._store)
+        main, found = self._open(context)
+        dockerfile = parse(found.data, found.name)
+        platform = Platform.parse(options.platform) if options.platform else Platform.host()
+        if options.legacy:
+            self._report(BuildEvent("context", total=_tar_size(main)))
+        named = {name: self._named(name, value) for name, value in (options.build_contexts or {}).items()}
+        world = EngineWorld(self._store, self._lease, self._stack)
+        planned = plan(
+            dockerfile,
+            platform=platform,
+            build_args=options.build_args,
+            target=options.target,
+            contexts=tuple(named),
+        )
+        solver = Solver(planned, self._request(platform), world, named, self._report, self._keep)
+        cache = BuildCache(root, self._lease)
+        sources = Sources(root, main, named, solver.layers_of)
+        solver.executor = Executor(root, world, self._lease, cache, sources, self._wishes())
+        try:
+            state = solver.solve()
+        except StepFailed as error:
+            self._offer(error)
+            raise
+        finally:
+            for hashes in self._hashes:
+                hashes.save()
+            cache.note_uses()
+        return self._finish(state, solver.executor.wishes.now_ns())
+
+    def _request(self, platform: Platform) -> Request:
+        options = self._options
+        return Request(
+            platform,
+            dict(options.build_args or {}),
+            options.no_cache,
+            frozenset(options.no_cache_filter),
+            options.pull,
+            options.legacy,
+        )
+
+    def _wishes(self) -> Wishes:
+        options = self._options
+        allow = {*options.allow, *(["network.host"] if options.network == "host" else [])}
+        return Wishes(
+            None if options.epoch is None else options.epoch * _SECOND,
+            {name: _secret(name, value) for name, value in (options.secrets or {}).items()},
+            dict(options.ssh or {}),
+            frozenset(allow),
+            options.network,
+            options.debug,
+            skip_of,
+        )
+
+    # contexts
+
+    def _open(self, context: ContextSource) -> tuple[Context, Found]:
+        options, root = self._options, self._store.root
+        if context is None or (isinstance(context, str) and context == "-"):
+            context = sys.stdin.buffer
+        if isinstance(context, str | os.PathLike):
+            path = Path(context)
+            if path.is_dir():
+                files = self._directory(path)
+                found = find_dockerfile(files, options.dockerfile)
+                return DirectoryContext(files.again(ignore_of(found))), found
+            if not path.exists():
+                raise NotFound(f'unable to prepare context: path "{context}" not found')
+            context = self._stack.enter_context(path.open("rb"))
+        head, stream = _peeked(context)
+        if not _is_tar(head):
+            if options.dockerfile is not None:
+                raise InvalidInput("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
+            empty = TreeContext(root, (), owned=False)
+            return empty, Found("Dockerfile", stream.read(), b"")
+        layer = tar_layer(root, stream, self._lease)
+        found = find_dockerfile(TreeFiles(root, merged_tree(root, [layer])), options.dockerfile)
+        return TreeContext(root, (layer,), owned=False, ignore=ignore_of(found)), found
+
+    def _directory(self, path: Path) -> DirectoryFiles:
+        """A directory, with the digests that are remembered of its files."""
+        status = path.stat()
+        name = Digest.of(f"{status.st_dev} {status.st_ino} {path.resolve()}".encode("utf-8", "surrogateescape")).hex
+        hashes = Hashes(None if self._store.root.read_only else self._store.path / "cache" / "contexts" / name[:40])
+        self._hashes.append(hashes)
+        return self._stack.enter_context(DirectoryFiles(path, None, hashes))
+
+    def _named(self, name: str, value: str | os.PathLike[str]) -> Context:
+        text = os.fspath(value)
+        root = self._store.root
+        if text.startswith("docker-image://"):
+            image = EngineWorld(self._store, self._lease, self._stack).image(
+                text.removeprefix("docker-image://"), self._platform(), pull=self._options.pull
+            )
+            return TreeContext(root, image.diff_ids, state=State.of(image))
+        if text.startswith("oci-layout://"):
+            with_digest = text.removeprefix("oci-layout://")
+            image = self._store.import_archive(with_digest.partition("@")[0]).config
+            self._lease.pin(b"".join(key.raw for key in (image.id, *image.diff_ids)))
+            return TreeContext(root, image.diff_ids, state=State.of(image))
+        if "://" in text or text.startswith("git@"):
+            raise Unsupported(
+                f"the build context {name}={text}: only directories, images and OCI layouts are supported"
+            )
+        path = Path(text.removeprefix("local:"))
+        if not path.is_dir():
+            raise NotFound(f"failed to get build context {name}: {text} is no directory")
+        files = self._directory(path)
+        found = Found("", b"", ignore=_read(path / ".dockerignore"))
+        return DirectoryContext(files.again(ignore_of(found)))
+
+    def _platform(self) -> Platform:
+        return Platform.parse(self._options.platform) if self._options.platform else Platform.host()
+
+    # images
+
+    def _keep(self, state: State) -> str:
+        """An image of a step, which the next one stands on."""
+        now = state.created_ns or 0
+        parent = Digest.parse(state.parent) if state.parent else None
+        return str(Images(self._store.root).add(state.image({}, now), parent=parent).id)
+
+    def _finish(self, state: State, now_ns: int) -> Image:
+        from layerfs.engine.buildimage import finished
+
+        image = finished(self._store, self._lease, self._options, state, now_ns)
+        for tag in self._options.tags or [None]:
+            self._report(BuildEvent("image", image=image.id, name=tag.familiar if tag else ""))
+        return image
+
+    def _offer(self, error: StepFailed) -> None:
+        """With `debug`: an image of what the failed step had made, for a look inside."""
+        if not self._options.debug or error.state is None:
+            return
+        state = error.state
+        if error.layer is not None:
+            state = state.step(error.layer, f"failed: {error.command}", state.created_ns)
+        image = Images(self._store.root).add(state.image({}, state.created_ns or 0))
+        error.image = str(image.id)
+        self._report(BuildEvent("debug", image=error.image, text=error.command))
+
+
+def _serial(report: Report) -> Report:
+    """Stages tell from threads of their own; a callback hears one after the other."""
+    lock = threading.Lock()
+
+    def tell(event: BuildEvent) -> None:
+        with lock:
+            report(event)
+
+    return tell
+
+
+def _secret(name: str, value: bytes | str | os.PathLike[str]) -> bytes:
+    """Bytes are the secret itself, a path is that of its file."""
+    if isinstance(value, bytes):
+        return value
+    try:
+        return Path(value).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise NotFound(f"failed to read secret {name}: open {os.fspath(value)}: {reason}") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _peeked(stream: BinaryIO) -> tuple[bytes, BinaryIO]:
+    """The first bytes, and the whole stream again."""
+    from layerfs.image.source import Peekable
+
+    if not hasattr(stream, "read") or isinstance(stream, io.TextIOBase):
+        raise TypeError(f"a context is a path or a binary stream, not {type(stream).__name__}")
+    again = Peekable(stream)
+    return again.peek(1 << 16), again  # type: ignore[return-value]
+
+
+def _is_tar(head: bytes) -> bool:
+    from layerfs.build.archives import looks_like_tar
+    from layerfs.errors import LayerfsError
+    from layerfs.layer.codec import Decompressed, detect
+
+    if detect(head[:6]) != "plain":
+        return True
+    with contextlib.suppress(LayerfsError):
+        return looks_like_tar(Decompressed(io.BytesIO(head)).read(512))
+    return False
+
+
+def _tar_size(context: Context) -> int:
+    """Bytes of the tar that docker's client would have sent."""
+    from layerfs.build.files import walk
+
+    with context.open() as files:
+        sizes = (512 + (item.size + 511) // 512 * 512 for path, item in walk(files, files.root) if path)
+        return sum(sizes) + 1024
