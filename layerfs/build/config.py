@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from layerfs.build import instructions as i
+import layerfs.build.instructions as i
 from layerfs.digest import DiffID
 from layerfs.image.changes import set_env
 from layerfs.image.values import check_signal

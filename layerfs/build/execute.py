@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from layerfs.build import instructions as i
+import layerfs.build.instructions as i
 from layerfs.build.archives import is_archive, unpacked
 from layerfs.build.cachekeys import BuildCache, Made, step_key
 from layerfs.build.config import State

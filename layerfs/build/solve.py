@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from layerfs.build import instructions as i
+import layerfs.build.instructions as i
 from layerfs.build.cachekeys import step_key
 from layerfs.build.config import State, changed
 from layerfs.build.events import BuildEvent, Clock, Report
@@ -197,7 +197,6 @@ class Solver:
         self, written: i.Instruction, roots: Roots, before: State, scope: Scope, where: _Where
     ) -> tuple[State, Scope]:
         instruction, after = scope.step(written)
-        self._warn(after, written)
         state = changed(before, instruction)
         named = {where.label, where.stage.label, str(where.stage.number)}
         use = not self._request.no_cache and not (named & self._request.no_cache_stages)
@@ -210,11 +209,6 @@ class Solver:
                 told.image = self._keep(state)
                 state = replace(state, parent=told.image)
         return state, after
-
-    def _warn(self, scope: Scope, written: i.Instruction) -> None:
-        for name in sorted(scope.missing):
-            text = f"UndefinedVar: Usage of undefined variable '${name}' (line {written.at.first})"
-            self._report(BuildEvent("warning", text=text))
 
     def _layer(
         self, step: i.Instruction, before: State, state: State, scope: Scope, told: _Told, *, use: bool
@@ -256,6 +250,8 @@ class Solver:
         try:
             yield told
         except OSError as error:
+            if self._stopped.is_set():  # another one's failure has ended this one
+                raise _Stopped("the build was stopped") from None
             if isinstance(error, LayerfsError) and not isinstance(error, InvalidDockerfile | _Stopped):
                 error.message = f"{self._file.file}:{where.at.first}: {error.message}"
                 if isinstance(error, StepFailed):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from layerfs.build import historytext
-from layerfs.build import instructions as i
+import layerfs.build.historytext as historytext
+import layerfs.build.instructions as i
 from layerfs.build.config import State
 from layerfs.build.scope import Scope
 

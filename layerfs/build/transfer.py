@@ -229,7 +229,7 @@ class Transfer:
         real = self.below.real(self.rules.destination)
         found = self.below.find(real)
         into = self.rules.destination.endswith(b"/") or (found is not None and stat.S_ISDIR(found.mode))
-        if into and found is not None and not stat.S_ISDIR(found.mode):
+        if found is not None and not stat.S_ISDIR(found.mode) and (into or job.item.is_dir):
             raise self._clash(real, is_dir=True)
         if job.rest or job.above:
             top = yield from self._with_parents(job, real)

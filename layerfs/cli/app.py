@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # verb -> (module below layerfs.cli, heading in --help)
 _VERBS: dict[str, tuple[str, str]] = {
+    "build": ("build", "Images"),
     "import": ("archives", "Images"),
     "load": ("archives", "Images"),
     "save": ("archives", "Images"),
@@ -82,6 +83,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "completion": ("completion", "The store"),
 }
 _INNER = {  # what only a noun has
+    **{f"builder_{name}": "build" for name in ("df", "prune")},
     **{f"volume_{name}": "volumes" for name in ("create", "ls", "inspect", "rm", "prune")},
     **{f"network_{name}": "networks" for name in ("create", "ls", "inspect", "rm", "prune", "connect", "disconnect")},
     "manifest_inspect": "registries",
@@ -92,7 +94,9 @@ _INNER = {  # what only a noun has
     "container_prune": "upkeep",
 }
 _NOUNS: dict[str, dict[str, str]] = {
+    "builder": {"build": "build", "df": "builder_df", "prune": "builder_prune"},
     "image": {
+        "build": "build",
         "ls": "images",
         "list": "images",
         "history": "history",

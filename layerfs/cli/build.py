@@ -14,10 +14,10 @@ import click
 
 from layerfs.cli.app import Session
 from layerfs.cli.buildprogress import FORMS, printer
-from layerfs.cli.options import filter_option, format_option
+from layerfs.cli.options import format_option, parse_filters
 from layerfs.cli.output import fail, out
 from layerfs.cli.table import render
-from layerfs.cli.upkeep import confirm
+from layerfs.cli.upkeep import _confirm
 from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidDockerfile, InvalidInput
 
@@ -95,7 +95,7 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
 @verb("build")
 @click.argument("context", required=False, metavar="PATH|-")
 @click.option("-t", "--tag", "tags", multiple=True, metavar="NAME[:TAG]", help="Name of the image; may be repeated.")
-@click.option("-f", "--file", "dockerfile", metavar="FILE", help="The Dockerfile (default: PATH/Dockerfile); - is stdin.")
+@click.option("-f", "--file", "dockerfile", metavar="FILE", help="The Dockerfile (default: PATH/Dockerfile), or -.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="NAME[=VALUE]", help="Value of an ARG.")
 @click.option("--target", default="", metavar="STAGE", help="The stage to build.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label of the image.")
@@ -103,14 +103,18 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
 @click.option("--no-cache-filter", multiple=True, metavar="STAGE", help="Run these stages again.")
 @click.option("--pull", is_flag=True, help="Look for newer base images.")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Platform of the image.")
-@click.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="For --mount=type=secret.")
-@click.option("--ssh", "agents", multiple=True, metavar="ID[=SOCKET]", help="For --mount=type=ssh.")
-@click.option("--build-context", "contexts", multiple=True, metavar="NAME=PATH|docker-image://…", help="A named context.")
+@click.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="For RUN --mount.")
+@click.option("--ssh", "agents", multiple=True, metavar="ID[=SOCKET]", help="For RUN --mount.")
+@click.option(
+    "--build-context", "contexts", multiple=True, metavar="NAME=DIR|docker-image://…", help="One more context."
+)
 @click.option("--network", default="default", metavar="NETWORK", help="Of RUN: default, none, host, or a network.")
 @click.option("--allow", multiple=True, metavar="ENTITLEMENT", help="network.host, security.insecure.")
 @click.option("--squash", is_flag=True, help="One layer on the base image.")
 @click.option("--timestamp", type=int, metavar="SECONDS", help="No time in the image is later ($SOURCE_DATE_EPOCH).")
-@click.option("-o", "--output", "outputs", multiple=True, metavar="type=TYPE,dest=FILE", help="image local tar oci docker.")
+@click.option(
+    "-o", "--output", "outputs", multiple=True, metavar="type=T,dest=FILE", help="image, local, tar, oci, docker."
+)
 @click.option("--iidfile", metavar="FILE", help="Write the image's ID to this.")
 @click.option("--metadata-file", metavar="FILE", help="Write what was built to this, as JSON.")
 @click.option("--progress", type=click.Choice(FORMS), default="auto", help="How to show it.")
@@ -121,7 +125,7 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
 @click.option("--rm/--no-rm", hidden=True, default=True)
 @click.option("--force-rm", is_flag=True, hidden=True)
 @click.pass_obj
-def build_command(session: Session, context: str | None, **options: Any) -> int:
+def build_command(session: Session, /, context: str | None, **options: Any) -> int:
     """Build an image from a Dockerfile. - reads a Dockerfile, or a tar that is the context, from standard input."""
     if context is None:
         raise InvalidInput("PATH is missing: the build's context, or - for standard input")
@@ -205,24 +209,23 @@ def _give(store: Store, image: Image, outputs: Sequence[Output], options: Mappin
 
 
 def _check(session: Session, context: str, options: Mapping[str, Any]) -> int:
-    from layerfs.engine.buildcheck import check_dockerfile
-
     dockerfile = sys.stdin.buffer if options["dockerfile"] == "-" else options["dockerfile"]
-    warnings, failed = check_dockerfile(
-        session.store,
+    report = session.store.check_dockerfile(
         context,
         dockerfile,
         build_args=_pairs(options["build_args"], "build argument", environment=True),
         target=options["target"],
         platform=options["platform"],
     )
-    for text in warnings:
-        out(text)
-    if not warnings:
-        out("Check complete, no warnings found.")
-    else:
-        out(f"Check complete, {len(warnings)} warning{'s'[: len(warnings) != 1]} found.")
-    return 1 if failed or warnings else 0
+    if report.error is not None:
+        return _refused(report.error)
+    for warning in report.warnings:
+        out(f"WARNING: {warning.rule.name} - {warning.rule.url}\n{warning.rule.description}")
+        out(f"{options['dockerfile'] or 'Dockerfile'}:{warning.first}: {warning.message}\n")
+    count = len(report.warnings)
+    words = f"{count} warning{'s'[: count != 1]} found" if count else "no warnings found"
+    out(f"Check complete, {words}.")
+    return 1 if count else 0
 
 
 _COLUMNS = {"ID": "ID", "KIND": "Kind", "SIZE": "Size", "LAST USED": "LastUsed", "IN USE": "InUse", "STEP": "Text"}
@@ -258,7 +261,7 @@ def builder_df_command(session: Session, format_: str | None) -> None:
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Also what images use.")
 @click.option("--keep-storage", metavar="BYTES", help="Stop when only this much is left.")
-@filter_option("until=24h")
+@click.option("--filter", "filters", multiple=True, metavar="until=24h", callback=parse_filters, help="until.")
 @click.pass_obj
 def builder_prune_command(
     session: Session, force: bool, everything: bool, keep_storage: str | None, filters: dict[str, list[str]]
@@ -267,9 +270,8 @@ def builder_prune_command(
     from layerfs.engine.buildcache import prune_cache
     from layerfs.image.text import human_size
     from layerfs.image.values import parse_duration
-    from layerfs.runtime.resources import parse_size
 
-    confirm(force, "all build cache" if everything else "all dangling build cache")
+    _confirm(force, "all build cache" if everything else "all dangling build cache")
     unknown = set(filters) - {"until", "unused-for"}
     if unknown:
         raise InvalidInput(f"invalid filter '{min(unknown)}'")
@@ -278,7 +280,7 @@ def builder_prune_command(
         session.store,
         everything=everything,
         older_ns=max(ages) if ages else None,
-        keep_bytes=parse_size(keep_storage) if keep_storage is not None else None,
+        keep=keep_storage,
     )
     if gone:
         out("Deleted build cache objects:")

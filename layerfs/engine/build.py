@@ -20,18 +20,21 @@ from layerfs.build.context import DirectoryFiles
 from layerfs.build.events import BuildEvent, Report
 from layerfs.build.execute import Executor, Wishes
 from layerfs.build.files import TreeFiles
+from layerfs.build.ignore import Matcher, parse_ignore
+from layerfs.build.lint import Report as LintReport
+from layerfs.build.lint import check as lint
 from layerfs.build.parse import parse
 from layerfs.build.reading import Found, find_dockerfile, ignore_of, skip_of
 from layerfs.build.solve import Request, Solver
 from layerfs.build.sources import Context, DirectoryContext, Sources, TreeContext
-from layerfs.build.stages import plan
+from layerfs.build.stages import Plan, plan
 from layerfs.build.steps import OnOutput, RunStep, StepFailed
 from layerfs.digest import Digest
 from layerfs.engine.image import Image
-from layerfs.errors import ImageNotFound, InvalidInput, NotFound, Unsupported
+from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError, NotFound, Unsupported
 from layerfs.image.images import Images
 from layerfs.layer.merged import merged_tree
-from layerfs.oci import ImageConfig, Platform
+from layerfs.oci import ContainerConfig, ImageConfig, Platform
 from layerfs.reference import Reference
 
 if TYPE_CHECKING:
@@ -129,11 +132,19 @@ class EngineWorld:
         return images.config(images.get(found.id))
 
 
+def check(store: Store, context: ContextSource, options: BuildOptions) -> LintReport:
+    """See Store.check_dockerfile."""
+    with contextlib.ExitStack() as stack:
+        lease = stack.enter_context(store.root.leases.acquire("check"))
+        return _Build(store, options, lambda event: None, lease, stack).check(context)
+
+
 def build(store: Store, context: ContextSource, options: BuildOptions, progress: Report | None) -> Image:
     """See Store.build."""
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(store.root.leases.acquire("build"))
-        return _Build(store, options, progress or (lambda event: None), lease, stack).run(context)
+        report = progress if progress is not None else lambda event: None
+        return _Build(store, options, report, lease, stack).run(context)
 
 
 class _Build:
@@ -143,29 +154,44 @@ class _Build:
         self._store, self._options, self._report = store, options, _serial(report)
         self._lease, self._stack = lease, stack
         self._hashes: list[Hashes] = []
-        self._base = 0
 
-    def run(self, context: ContextSource) -> Image:
-        options, root = self._options, self._store.root
-        if not root.read_only:
-            from layerfs.engine.buildrun import clear_dead
-
-            clear_dead(self._store)
+    def prepare(self, context: ContextSource) -> tuple[Plan, Context, dict[str, Context], Found]:
+        """What is to be done, and with which files."""
+        options = self._options
         main, found = self._open(context)
-        dockerfile = parse(found.data, found.name)
-        platform = Platform.parse(options.platform) if options.platform else Platform.host()
-        if options.legacy:
-            self._report(BuildEvent("context", total=_tar_size(main)))
         named = {name: self._named(name, value) for name, value in (options.build_contexts or {}).items()}
-        world = EngineWorld(self._store, self._lease, self._stack)
         planned = plan(
-            dockerfile,
-            platform=platform,
+            parse(found.data, found.name),
+            platform=self._platform(),
             build_args=options.build_args,
             target=options.target,
             contexts=tuple(named),
         )
-        solver = Solver(planned, self._request(platform), world, named, self._report, self._keep)
+        return planned, main, named, found
+
+    def check(self, context: ContextSource) -> LintReport:
+        planned, _, _, found = self.prepare(context)
+        return lint(planned, base_config=self._base_config, ignore=Matcher(parse_ignore(found.ignore)))
+
+    def _base_config(self, name: str, platform: Platform | None) -> ContainerConfig | None:
+        images = Images(self._store.root)
+        try:
+            return images.config(images.resolve(name)).config
+        except LayerfsError:
+            return None
+
+    def run(self, context: ContextSource) -> Image:
+        root = self._store.root
+        if not root.read_only:
+            from layerfs.engine.buildrun import clear_dead
+
+            clear_dead(self._store)
+        planned, main, named, found = self.prepare(context)
+        self._lint(planned, found)
+        if self._options.legacy:
+            self._report(BuildEvent("context", total=_tar_size(main)))
+        world = EngineWorld(self._store, self._lease, self._stack)
+        solver = Solver(planned, self._request(), world, named, self._report, self._keep)
         cache = BuildCache(root, self._lease)
         sources = Sources(root, main, named, solver.layers_of)
         solver.executor = Executor(root, world, self._lease, cache, sources, self._wishes())
@@ -180,10 +206,20 @@ class _Build:
             cache.note_uses()
         return self._finish(state, solver.executor.wishes.now_ns())
 
-    def _request(self, platform: Platform) -> Request:
+    def _lint(self, planned: Plan, found: Found) -> None:
+        """The checks, as warnings; `# check=error=true` makes errors of them. What cannot be built, building tells."""
+        ignore = Matcher(parse_ignore(found.ignore))
+        report = lint(planned, base_config=self._base_config, ignore=ignore, all_stages=False)
+        for warning in report.warnings:
+            self._report(BuildEvent("warning", text=str(warning)))
+        if report.fails:
+            rules = ", ".join(sorted({warning.rule.name for warning in report.warnings}))
+            raise InvalidInput(f"lint violation found for rules: {rules}")
+
+    def _request(self) -> Request:
         options = self._options
         return Request(
-            platform,
+            self._platform(),
             dict(options.build_args or {}),
             options.no_cache,
             frozenset(options.no_cache_filter),

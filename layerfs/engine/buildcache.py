@@ -14,6 +14,7 @@ from layerfs.build.cachekeys import TABLE, Made, scan
 from layerfs.engine.buildrun import cache_home
 from layerfs.image.images import layer_sizes
 from layerfs.image.record import scan_images
+from layerfs.runtime.resources import parse_size
 
 if TYPE_CHECKING:
     from layerfs.engine.store import Store
@@ -83,10 +84,11 @@ def _bytes_below(place: Path) -> int:
 
 
 def prune_cache(
-    store: Store, *, everything: bool = False, older_ns: int | None = None, keep_bytes: int | None = None
+    store: Store, *, everything: bool = False, older_ns: int | None = None, keep: int | str | None = None
 ) -> list[CacheRecord]:
     """Forgets what no image has (with `everything` all), not used for `older_ns`, least recently used first until only
-    `keep_bytes` are left; then collects. What was forgotten."""
+    `keep` (bytes, or `10g`) is left; then collects. What was forgotten."""
+    keep_bytes = parse_size(keep) if keep is not None else None
     records = cache_records(store)
     limit = time.time_ns() - older_ns if older_ns is not None else None
     kept = sum(record.size for record in records)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from layerfs.build.steps import OnOutput, RunStep, StepFailed, StepMount
 from layerfs.digest import Digest, chain_id
 from layerfs.engine.container import Container
-from layerfs.engine.mounts import by_engine, mount_container, unmount_all
+from layerfs.engine.mounts import mount_container, unmount_all
 from layerfs.engine.settings import Settings
 from layerfs.engine.stubs import Stubs
 from layerfs.errors import CommandNotExecutable, CommandNotFound, LayerfsError, NotFound, RunError, Unsupported
@@ -209,7 +209,7 @@ def _source(box: Container, mount: StepMount, lease: Lease, stack: contextlib.Ex
     if mount.kind == "ssh":
         return Path(mount.socket)
     if mount.kind == "cache":
-        return stack.enter_context(_cache(box.store, mount))
+        return stack.enter_context(_cache(box.store, mount, lease))
     return _inside(stack.enter_context(_mounted(box.store, mount, lease)), mount.source)
 
 
@@ -271,7 +271,7 @@ def cache_home(store: Store) -> Path:
 
 
 @contextlib.contextmanager
-def _cache(store: Store, mount: StepMount) -> Iterator[Path]:
+def _cache(store: Store, mount: StepMount, lease: Lease) -> Iterator[Path]:
     """The directory of a `--mount=type=cache`. `locked` waits until nobody else has it, `private` takes another one."""
     key = hashlib.sha256(mount.id.encode("utf-8", "surrogateescape")).hexdigest()[:40]
     number = 0
@@ -279,7 +279,7 @@ def _cache(store: Store, mount: StepMount) -> Iterator[Path]:
         number += mount.sharing == "private"
     home, lock = taken
     try:
-        yield _filled(store, mount, home)
+        yield _filled(store, mount, lease, home)
     finally:
         os.close(lock)
 
@@ -304,13 +304,13 @@ def _take_cache(home: Path, sharing: str) -> tuple[Path, int] | None:
     return None
 
 
-def _filled(store: Store, mount: StepMount, home: Path) -> Path:
+def _filled(store: Store, mount: StepMount, lease: Lease, home: Path) -> Path:
     data = home / "data"
     if not data.exists():
         (home / "id").write_text(mount.id, errors="surrogateescape")
         new = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
         if mount.layers:
-            _fill(store, mount, new)
+            _fill(store, mount, lease, new)
         if os.geteuid() == 0:
             os.chown(new, mount.uid, mount.gid)
         new.chmod(0o755 if mount.mode is None else mount.mode)
@@ -320,13 +320,9 @@ def _filled(store: Store, mount: StepMount, home: Path) -> Path:
     return data
 
 
-def _fill(store: Store, mount: StepMount, target: Path) -> None:
+def _fill(store: Store, mount: StepMount, lease: Lease, target: Path) -> None:
     """What `from=` gives a new cache."""
-    from layerfs.layer import merged_tree
-    from layerfs.snapshot import mount_tree
-
-    tree, place = merged_tree(store.root, mount.layers), store.mount_point()
-    with by_engine(None, lambda chosen: mount_tree(store.root, tree, engine=chosen, target=place)) as root:
+    with _mounted(store, replace(mount, writable=False), lease) as root:
         source = _inside(root, mount.source)
         subprocess.run(["cp", "-a", "--", f"{source}/.", target], check=True, capture_output=True)
 

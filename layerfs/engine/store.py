@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -21,6 +21,8 @@ from layerfs.reference import Reference
 from layerfs.store.root import StoreRoot
 
 if TYPE_CHECKING:
+    from layerfs.build.events import BuildEvent
+    from layerfs.build.lint import Report as LintReport
     from layerfs.digest import DiffID
     from layerfs.image.filters import ImageSummary
     from layerfs.image.record import ImageRecord
@@ -321,7 +323,8 @@ class Store:
         """Newest first. filters: id name label exited status ancestor before since. `all` False: only running ones."""
         from layerfs.engine.select import select_containers
 
-        boxes = [Container(self, record) for record in self.container_table.list()]
+        records = [record for record in self.container_table.list() if "build" not in record.config]
+        boxes = [Container(self, record) for record in records]
         return select_containers(self, boxes, filters or {}, running_only=not all)
 
     # mounts
@@ -374,6 +377,55 @@ class Store:
             NotFound: no such mount, or it has no server that counts.
         """
         return mount_statistics(self, where)
+
+    # building
+
+    def build(
+        self,
+        context: str | os.PathLike[str] | BinaryIO | None,
+        dockerfile: str | os.PathLike[str] | BinaryIO | None = None,
+        *,
+        tag: str | Sequence[str] | None = None,
+        build_args: Mapping[str, str] | None = None,
+        progress: Callable[[BuildEvent], object] | None = None,
+        **how: Any,
+    ) -> Image:
+        """An image of a Dockerfile, read as BuildKit does; what is cached is not run again.
+
+        Args:
+            context: a directory, a tar in any compression (path or binary stream), or a stream that is a Dockerfile
+                itself; None and "-" are standard input.
+            dockerfile: a path on the host or else in the context, or a stream; None is `Dockerfile` or `Containerfile`
+                of the context.
+            tag: a name, or several.
+            progress: called with layerfs.build.events.BuildEvent records, one after the other.
+            how: target (a stage), labels, no_cache, no_cache_filter (stages), pull, platform, secrets (id to bytes, or
+                to the path of a file), ssh (id to socket), build_contexts (name to directory, `docker-image://NAME`,
+                `oci-layout://PATH`), network, allow (`network.host`, `security.insecure`), squash, epoch (seconds: no
+                time in the image is later), debug (keep an image of a failed step), legacy (an image of each step).
+
+        Raises:
+            InvalidDockerfile: with its line. StepFailed: a program of a RUN. NotFound, InvalidInput, Unsupported.
+        """
+        from layerfs.engine.build import BuildOptions, build
+
+        tags = (tag,) if isinstance(tag, str) else tag or ()
+        options = BuildOptions(
+            dockerfile, tuple(Reference.parse(name).tagged() for name in tags), build_args, **_known(how, BuildOptions)
+        )
+        return build(self, context, options, progress)
+
+    def check_dockerfile(
+        self,
+        context: str | os.PathLike[str] | BinaryIO | None,
+        dockerfile: str | os.PathLike[str] | BinaryIO | None = None,
+        **how: Any,
+    ) -> LintReport:
+        """What BuildKit's checks say about a Dockerfile (`.warnings`, `.error`); nothing is built. As `build` for the
+        rest."""
+        from layerfs.engine.build import BuildOptions, check
+
+        return check(self, context, BuildOptions(dockerfile, **_known(how, BuildOptions)))
 
     # comparing
 
@@ -437,6 +489,14 @@ class Store:
         from layerfs.image.usage import images_usage
 
         return images_usage(self.root)
+
+
+def _known(values: Mapping[str, Any], kind: type) -> Mapping[str, Any]:
+    """Raises InvalidInput for a name that is none of the record's."""
+    for name in values:
+        if name not in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+            raise InvalidInput(f"unknown option {name!r}")
+    return values
 
 
 def diff(old: Image, new: Image) -> list[Change]:

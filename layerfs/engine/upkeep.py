@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from layerfs.build.cachekeys import cached_layers
 from layerfs.digest import DiffID, Digest, chain_id
 from layerfs.errors import InUse, LayerfsError, NotFound
 from layerfs.image.record import scan_images
@@ -67,12 +68,13 @@ def files_of(upper: Path) -> Iterator[os.stat_result]:
 
 
 def live_roots(store: Store, txn: Txn) -> Roots:
-    """What the images say, and what containers stand on even when their image was removed by force.
+    """What the images say, the build cache, and what containers stand on even when their image was removed by force.
 
     `mounted`: the trees that servers read now, whose packs stay where they are.
     """
     roots = image_roots(store.root, txn)
     layers, chains, blobs, mounted = set(roots.layers), set(roots.chains), set(roots.blobs), set(roots.mounted)
+    layers |= cached_layers(txn)
     served = {m.image for m in MountTable(store.root).records() if m.engine != "kernel"}
     stacks = {record.id.hex: record.diff_ids for record in scan_images(txn)}
     for _, row in txn.scan_json("containers"):
@@ -95,9 +97,11 @@ def live_roots(store: Store, txn: Txn) -> Roots:
 
 def collect_garbage(store: Store, *, dry_run: bool, progress: Report | None) -> GcResult:
     if not dry_run:
+        from layerfs.engine.buildrun import clear_dead
         from layerfs.engine.life import finish_abandoned
 
         finish_abandoned(store)
+        clear_dead(store)
         MountTable(store.root).clean_dead()
         store.container_table.clean_orphans()
         absorb_loose(store.root)

@@ -31,6 +31,7 @@ TABLES: Final = (  # in the order of their numbers, from 1: only ever append
     "meta",
     "states",
     "snapshots",
+    "build",
 )
 
 KIND_NONE: Final = 0
