@@ -23,6 +23,7 @@ _platform = click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What t
 @verb("push")
 @image_argument("name", metavar="NAME[:TAG]")
 @click.option("-a", "--all-tags", is_flag=True, help="Push all tags of the repository.")
+@click.option("--all-platforms", is_flag=True, help="Push the whole index that the name was pulled with.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the name that was pushed.")
 @click.option(
     "--compression",
@@ -31,7 +32,9 @@ _platform = click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What t
     help="Of layers that have no compressed form yet (default: gzip).",
 )
 @click.pass_obj
-def push_command(session: Session, name: str, all_tags: bool, quiet: bool, compression: str) -> None:
+def push_command(
+    session: Session, name: str, all_tags: bool, all_platforms: bool, quiet: bool, compression: str
+) -> None:
     """Upload an image to a registry."""
     from layerfs.reference import Reference
 
@@ -53,7 +56,13 @@ def push_command(session: Session, name: str, all_tags: bool, quiet: bool, compr
         out(f"The push refers to repository [{reference.name}]")
     with bars(quiet) as progress:
         session.store.push(
-            name, all_tags=all_tags, compression=compression, progress=progress, done=told, pushed=finished
+            name,
+            all_tags=all_tags,
+            all_platforms=all_platforms,
+            compression=compression,
+            progress=progress,
+            done=told,
+            pushed=finished,
         )
 
 

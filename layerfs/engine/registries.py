@@ -40,6 +40,7 @@ def push(
     name: str,
     *,
     all_tags: bool = False,
+    all_platforms: bool = False,
     compression: str = "gzip",
     settings: Settings | None = None,
     progress: Report | None = None,
@@ -64,7 +65,7 @@ def push(
             done=done,
         )
         for tag in tags:
-            results.append(pusher.push(tag))
+            results.append(pusher.push(tag, everything=all_platforms))
             if pushed is not None:
                 pushed(results[-1])
     return results

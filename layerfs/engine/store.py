@@ -207,6 +207,7 @@ class Store:
         name: str,
         *,
         all_tags: bool = False,
+        all_platforms: bool = False,
         compression: str = "gzip",
         progress: Report | None = None,
         **how: Any,
@@ -217,6 +218,7 @@ class Store:
 
         Args:
             all_tags: all tags of the repository.
+            all_platforms: the index that the name was pulled with, with all that it names; without one, the image.
             compression: of layers that have no compressed form yet: `gzip`, `zstd`, `none`.
             how: `settings`: a layerfs.registry.Settings instead of what files and variables say; `done` and `pushed`
                 are told of each layer and each name.
@@ -226,7 +228,8 @@ class Store:
         """
         from layerfs.engine.registries import push
 
-        return push(self, name, all_tags=all_tags, compression=compression, progress=progress, **how)
+        how |= {"all_tags": all_tags, "all_platforms": all_platforms}
+        return push(self, name, compression=compression, progress=progress, **how)
 
     def pull(
         self,

@@ -16,14 +16,15 @@ from functools import partial
 from typing import BinaryIO, Literal, TypeVar, cast
 
 from layerfs.digest import DiffID, Digest
-from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError
+from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError, NotFound
 from layerfs.image.forms import layer_form, plain_form
 from layerfs.image.images import Images
-from layerfs.image.record import ImageRecord, Tag, read_tag, scan_images, scan_tags
+from layerfs.image.record import ImageRecord, Tag, read_image, read_tag, scan_images, scan_tags
 from layerfs.layer.layers import Layer, Source, add_source, get_layer, get_sources
 from layerfs.layer.progress import Progress, Report
-from layerfs.oci import Descriptor, Manifest, build_manifest, media
+from layerfs.oci import Descriptor, Index, Manifest, build_manifest, media, parse_document
 from layerfs.reference import Reference, parse
+from layerfs.registry.client import INDEX_DEPTH
 from layerfs.registry.connect import Registries
 from layerfs.registry.upload import Sent, Uploads
 from layerfs.store.leases import Lease
@@ -48,16 +49,16 @@ class Pushed:
     """What a reference means now in its registry."""
 
     reference: Reference
-    manifest: Manifest
+    document: Manifest | Index
     layers: tuple[PushedLayer, ...]
 
     @property
     def digest(self) -> Digest:
-        return self.manifest.digest
+        return self.document.digest
 
     @property
     def size(self) -> int:
-        return len(self.manifest.raw)
+        return len(self.document.raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,29 +116,79 @@ class Pusher:
         self._images = Images(root)
         self._progress, self._done = progress, done
 
-    def push(self, tag: Tag) -> Pushed:
+    def push(self, tag: Tag, *, everything: bool = False) -> Pushed:
         """Pushes what a name means, and notes that it is there.
 
+        everything: the index that the name was pulled with, and all that it names, instead of the image alone.
+
         Raises:
-            RegistryDenied, RegistryUnreachable, RegistryError; Corrupt: a layer is damaged.
+            RegistryDenied, RegistryUnreachable, RegistryError; Corrupt: a layer is damaged. NotFound: a part of the
+            index is not in the store.
         """
-        record = self._images.get(tag.image)
         with self._root.leases.acquire("push") as lease:
-            lease.pin(b"".join(key.raw for key in (record.id, *record.diff_ids, *record.layer_blobs)))
-            config = self._images.config(record).raw
-            manifest = self._images.manifest(tag.manifest or record.manifest)
-            blobs = self._given(record, manifest, lease) if manifest else None
-            if manifest is not None and blobs is not None:
-                layers = self._send(blobs, manifest.config, config)
+            if everything and tag.index is not None:
+                pushed = self._index(tag, tag.index, lease)
             else:
-                descriptor = Descriptor(media.OCI_CONFIG, record.id, len(config))
-                layers = self._send(self._unmade(record, lease), descriptor, config)
-                manifest = build_manifest(descriptor, tuple(layer.descriptor for layer in layers))
-            where = tag.reference.tag or "latest"
-            self._uploads.manifest(self._repository, where, manifest)
-            pushed = Pushed(tag.reference, manifest, layers)
-            self._note(record, pushed)
+                pushed = self._image(tag, lease)
+            self._uploads.manifest(self._repository, tag.reference.tag or "latest", pushed.document)
+            self._note(tag, pushed)
         return pushed
+
+    def _image(self, tag: Tag, lease: Lease) -> Pushed:
+        record = self._images.get(tag.image)
+        lease.pin(b"".join(key.raw for key in (record.id, *record.diff_ids, *record.layer_blobs)))
+        config = self._images.config(record).raw
+        manifest = self._images.manifest(tag.manifest or record.manifest)
+        blobs = self._given(record, manifest, lease) if manifest else None
+        if manifest is not None and blobs is not None:
+            return Pushed(tag.reference, manifest, self._send(blobs, manifest.config, config))
+        descriptor = Descriptor(media.OCI_CONFIG, record.id, len(config))
+        layers = self._send(self._unmade(record, lease), descriptor, config)
+        return Pushed(tag.reference, build_manifest(descriptor, tuple(layer.descriptor for layer in layers)), layers)
+
+    # an index
+
+    def _index(self, tag: Tag, digest: Digest, lease: Lease) -> Pushed:
+        """All below an index; what is named goes before what names it. The index itself is the caller's."""
+        layers: list[PushedLayer] = []
+        documents = list(self._below(digest, lease))
+        for document in documents:
+            if isinstance(document, Manifest):
+                layers += self._part(document, lease)
+        for document in documents[:-1]:
+            self._uploads.manifest(self._repository, document.digest, document)
+        return Pushed(tag.reference, documents[-1], tuple(layers))
+
+    def _below(self, digest: Digest, lease: Lease, depth: int = 0) -> Iterator[Manifest | Index]:
+        lease.pin(digest.raw)
+        try:
+            raw, kind = self._root.blobs.read(digest), str(self._root.blobs.stat(digest)["media_type"])
+        except NotFound:
+            raise NotFound(f"manifest {digest} is not in the store: pull with --all-platforms first") from None
+        document = parse_document(raw, kind, what=f"manifest {digest}")
+        if isinstance(document, Index) and depth < INDEX_DEPTH:
+            for entry in document.manifests:
+                yield from self._below(entry.digest, lease, depth + 1)
+        yield document
+
+    def _part(self, manifest: Manifest, lease: Lease) -> tuple[PushedLayer, ...]:
+        """A manifest's blobs: of an image, or of something else (an attestation), which the store has as it came."""
+        with suppress(ImageNotFound):
+            record = self._images.get(manifest.config.digest)
+            blobs = self._given(record, manifest, lease)
+            if blobs is not None:
+                return self._send(blobs, manifest.config, self._images.config(record).raw)
+        lease.pin(b"".join(blob.digest.raw for blob in (manifest.config, *manifest.layers)))
+        for blob in dict.fromkeys((manifest.config, *manifest.layers)):
+            opened = partial(io.BytesIO, blob.data) if blob.data is not None else partial(self._kept, blob.digest)
+            self._uploads.blob(self._repository, blob, opened)
+        return ()
+
+    def _kept(self, digest: Digest) -> BinaryIO:
+        try:
+            return self._root.blobs.open(digest)
+        except NotFound:
+            raise NotFound(f"blob {digest} is not in the store: pull with --all-platforms first") from None
 
     # what goes
 
@@ -162,8 +213,6 @@ class Pusher:
             return _Blob(diff_id, descriptor, plain_form(self._root, get_layer(self._root, diff_id)).open)
         if self._root.blobs.has(descriptor.digest):
             return _Blob(diff_id, descriptor, partial(self._root.blobs.open, descriptor.digest))
-        if descriptor.size == 0:
-            return _Blob(diff_id, descriptor, io.BytesIO)
         remote = self._remote(diff_id, descriptor.digest)
         return _Blob(diff_id, descriptor, remote) if remote else None
 
@@ -242,23 +291,30 @@ class Pusher:
 
     # what is remembered
 
-    def _note(self, record: ImageRecord, pushed: Pushed) -> None:
-        """The manifest, that the names mean it, and where the layers can be had again: one transaction."""
-        place = self._client.place(self._repository)
-        name, digest = pushed.reference.tagged(), pushed.digest
+    def _note(self, tag: Tag, pushed: Pushed) -> None:
+        """The manifest, that the names mean it, and where the layers can be had again: one transaction.
+
+        An image that was removed meanwhile stays so, and a name that means another one now is left alone.
+        """
+        place, document = self._client.place(self._repository), pushed.document
         with self._root.index.update() as txn:
-            self._root.blobs.put(pushed.manifest.raw, media_type=pushed.manifest.media_type, txn=txn)
+            record = read_image(txn, tag.image)
+            if record is None:
+                return
+            self._root.blobs.put(document.raw, media_type=document.media_type, txn=txn)
             for layer in pushed.layers:
-                if layer.descriptor.urls:
-                    continue
                 source = Source("registry", place, str(layer.descriptor.digest))
-                if source.row() not in (txn.get_json("sources", layer.diff_id.raw) or ()):
+                if not layer.descriptor.urls and source.row() not in (txn.get_json("sources", layer.diff_id.raw) or ()):
                     add_source(txn, layer.diff_id, source)
-            for reference in (name, name.with_digest(digest)):
-                txn.put_json("references", reference.key.encode(), Tag(reference, record.id, digest).row())
-            if record.manifest is None:
+            row = replace(tag, manifest=document.digest, index=None) if isinstance(document, Manifest) else tag
+            for reference in (tag.reference, tag.reference.with_digest(document.digest)):
+                now = read_tag(txn, reference)
+                if reference.digest is not None or (now is not None and now.image == tag.image):
+                    txn.put_json("references", reference.key.encode(), replace(row, reference=reference).row())
+            if record.manifest is None and isinstance(document, Manifest):
                 blobs = tuple(layer.descriptor.digest for layer in pushed.layers)
-                txn.put_json("images", record.id.raw, replace(record, manifest=digest, layer_blobs=blobs).row())
+                new = replace(record, manifest=document.digest, layer_blobs=blobs)
+                txn.put_json("images", record.id.raw, new.row())
 
 
 def _known_forms(root: StoreRoot, images: Images, wanted: frozenset[DiffID]) -> dict[DiffID, list[Descriptor]]:

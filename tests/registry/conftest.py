@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import layerfs
+from layerfs.digest import Digest
+from layerfs.oci import Descriptor, Platform, build_index, layout, media, parse_document
 from layerfs.registry.config import Settings
 from layerfs.registry.connect import Registries
 from layerfs.registry.credentials import AuthFiles
@@ -104,3 +108,41 @@ def make_image(store: layerfs.Store, tmp_path: Path) -> Callable[..., layerfs.Im
         return store.import_archive(top, tag=name, created_ns=0)
 
     return make
+
+
+@pytest.fixture
+def image_layout(
+    make_image: Callable[..., layerfs.Image], store: layerfs.Store, tmp_path: Path, repository: str
+) -> Path:
+    """An OCI layout of one image, with the tag `1`."""
+    make_image("app:1", motd=repository)
+    store.save(["app:1"], tmp_path / "layout", format="oci-dir", compression="gzip")
+    return tmp_path / "layout"
+
+
+@pytest.fixture
+def index_layout(image_layout: Path) -> Path:
+    """The layout with an index of two platforms and an attestation, tag `all`, and a signature that refers to it."""
+    (one,) = parse_document((image_layout / "index.json").read_bytes(), media.OCI_INDEX).manifests  # type: ignore[union-attr]
+    plain = Descriptor(one.media_type, one.digest, one.size)
+
+    def put(raw: bytes, media_type: str) -> Descriptor:
+        (image_layout / layout.blob_path(Digest.of(raw))).write_bytes(raw)
+        return Descriptor(media_type, Digest.of(raw), len(raw))
+
+    empty = put(b"{}", media.OCI_EMPTY).document()
+    attestation = {"schemaVersion": 2, "mediaType": media.OCI_MANIFEST, "config": empty, "layers": [empty]}
+    proof = put(json.dumps(attestation).encode(), media.OCI_MANIFEST)
+    index = build_index(
+        (
+            replace(plain, platform=Platform.host()),
+            replace(plain, platform=Platform("linux", "s390x")),
+            replace(proof, platform=Platform("unknown", "unknown")),
+        )
+    )
+    top = put(index.raw, media.OCI_INDEX)
+    signature = attestation | {"subject": top.document(), "artifactType": "application/x-signature"}
+    signed = put(json.dumps(signature).encode(), media.OCI_MANIFEST)
+    named = replace(top, annotations=(("org.opencontainers.image.ref.name", "all"),))
+    (image_layout / "index.json").write_bytes(build_index((one, named, signed)).raw)
+    return image_layout

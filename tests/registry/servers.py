@@ -241,9 +241,9 @@ def scripted(answer: Callable[[Request], Answer]) -> Iterator[tuple[str, list[Re
         thread.join()
 
 
-def get(host: str, path: str) -> bytes:
+def get(host: str, path: str, accept: str = media.OCI_MANIFEST) -> bytes:
     """What a plain registry answers to somebody else."""
-    request = urllib.request.Request(f"http://{host}{path}", headers={"Accept": media.OCI_MANIFEST})
+    request = urllib.request.Request(f"http://{host}{path}", headers={"Accept": accept})
     with urllib.request.urlopen(request, timeout=10) as answer:
         data: bytes = answer.read()
         return data

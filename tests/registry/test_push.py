@@ -13,10 +13,13 @@ import pytest
 
 import layerfs
 from layerfs.digest import Digest
-from layerfs.errors import ImageNotFound, InvalidInput, RegistryDenied
-from layerfs.oci import Manifest
+from layerfs.errors import ImageNotFound, InvalidInput, NotFound, RegistryDenied
+from layerfs.oci import Manifest, media
 from layerfs.registry.config import Settings
+from layerfs.registry.connect import Registries
+from layerfs.registry.copy import copy
 from layerfs.registry.credentials import Credential
+from layerfs.registry.places import Place
 from layerfs.registry.push import Pushed
 from tests.registry.servers import PASSWORD, USER, Registry, TokenServer, get
 
@@ -49,7 +52,7 @@ def test_skopeo_reads_what_was_pushed(
     (pushed,) = push(name)
     skopeo("copy", "--src-tls-verify=false", f"docker://{name}", f"dir:{tmp_path}/out")
     raw = (tmp_path / "out/manifest.json").read_bytes()
-    assert (raw, Digest.of(raw)) == (pushed.manifest.raw, pushed.digest)
+    assert (raw, Digest.of(raw)) == (pushed.document.raw, pushed.digest)
     assert Manifest.parse(raw).config.digest == image.id
 
 
@@ -106,7 +109,7 @@ def test_a_loaded_image_is_pushed_with_its_own_manifest(
         other.tag("local:1", name)
         (pushed,) = other.push(name, settings=settings)
     assert str(pushed.digest) == index["manifests"][0]["digest"]
-    assert get(plain.host, f"/v2/{repository}/manifests/{pushed.digest}") == pushed.manifest.raw
+    assert get(plain.host, f"/v2/{repository}/manifests/{pushed.digest}") == pushed.document.raw
 
 
 def test_the_name_has_a_digest_afterwards(
@@ -197,3 +200,76 @@ def test_podman_pulls_what_was_pushed(
         done = subprocess.run([*podman, "pull", "-q", "--tls-verify=false", name], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == image.id.removeprefix("sha256:")
+
+
+def test_a_pulled_image_is_pushed_as_it_came(
+    plain: Registry,
+    repository: str,
+    make_image: Callable[..., layerfs.Image],
+    push: Push,
+    store: layerfs.Store,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    """By skopeo, in docker's own format: another manifest than we would make."""
+    make_image("app:1", motd=repository)
+    store.save(["app:1"], tmp_path / "app.tar")
+    name = f"{plain.host}/{repository}:1"
+    skopeo("copy", "--dest-tls-verify=false", "--format=v2s2", f"docker-archive:{tmp_path}/app.tar", f"docker://{name}")
+    with layerfs.Store(tmp_path / "other") as other:
+        image = other.pull(name, settings=settings)
+        other.tag(name, f"{plain.host}/{repository}/copy:1")
+        (pushed,) = other.push(f"{plain.host}/{repository}/copy:1", settings=settings)
+    assert pushed.document.media_type == media.DOCKER_MANIFEST
+    assert pushed.document.raw == get(plain.host, f"/v2/{repository}/manifests/1", media.DOCKER_MANIFEST)
+    assert str(image.digest) == str(pushed.digest)
+
+
+def test_a_whole_index_goes_with_all_platforms(
+    plain: Registry,
+    repository: str,
+    index_layout: Path,
+    registries: Registries,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    here, there = f"{plain.host}/{repository}:all", f"{plain.host}/{repository}/copy:all"
+    copy(Place.parse(f"oci:{index_layout}:all"), Place.parse(f"docker://{here}"), registries, everything=True)
+    with layerfs.Store(tmp_path / "other") as other:
+        other.pull(here, settings=settings, all_platforms=True)
+        other.tag(here, there)
+        (whole,) = other.push(there, all_platforms=True, settings=settings)
+        assert other.inspect(there)["RepoDigests"]
+        (one,) = other.push(there, settings=settings)
+    index = get(plain.host, f"/v2/{repository}/manifests/all", media.OCI_INDEX)
+    assert (whole.document.raw, isinstance(one.document, Manifest)) == (index, True)
+
+
+def test_a_part_of_an_index_is_not_pushed_as_a_whole(
+    plain: Registry,
+    repository: str,
+    index_layout: Path,
+    registries: Registries,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    name = f"{plain.host}/{repository}:all"
+    copy(Place.parse(f"oci:{index_layout}:all"), Place.parse(f"docker://{name}"), registries, everything=True)
+    with layerfs.Store(tmp_path / "other") as other:
+        other.pull(name, settings=settings)
+        with pytest.raises(NotFound, match="is not in the store: pull with --all-platforms first"):
+            other.push(name, all_platforms=True, settings=settings)
+
+
+def test_what_changes_during_a_push_stays_changed(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], push: Push, store: layerfs.Store
+) -> None:
+    name = f"{plain.host}/{repository}:1"
+    make_image(name, motd=repository)
+    other = make_image("other:1", motd="other")
+
+    def retag(layer: object) -> None:
+        store.tag("other:1", name)
+
+    push(name, done=retag)
+    assert store.image(name).id == other.id
