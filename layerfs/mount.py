@@ -38,6 +38,8 @@ __all__ = [
     "overlay",
 ]
 
+_PASSING_SECONDS = 1.0  # who only looks at all mounts, or copies a namespace, is gone by then
+
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 0x1, 0x2, 0x4, 0x8  # MOUNT_ATTR_*
 ATTRIBUTES = {"ro": READ_ONLY, "nosuid": NO_SUID, "nodev": NO_DEV, "noexec": NO_EXEC} | {
     "noatime": 0x10,
@@ -157,14 +159,20 @@ def detach(target: Path, *, lazy: bool = False) -> None:
         InUse: something still uses it; `lazy` detaches it now and frees it when the last user is gone.
         MountError: nothing is mounted there, or the kernel's reason.
     """
-    try:
-        _unmount(target, lazy)
-    except MountError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        users = busy_processes(target)
-        by = f" by {', '.join(users)}" if users else ""
-        raise InUse(f"the mount is in use{by}; a lazy unmount detaches it anyway", path=os.fspath(target)) from error
+    deadline = time.monotonic() + _PASSING_SECONDS
+    while True:
+        try:
+            return _unmount(target, lazy)
+        except MountError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            users = busy_processes(target)
+            if not users and time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+            by = f" by {', '.join(users)}" if users else ""
+            message = f"the mount is in use{by}; a lazy unmount detaches it anyway"
+            raise InUse(message, path=os.fspath(target)) from error
 
 
 def _unmount(target: Path, lazy: bool) -> None:

@@ -14,6 +14,7 @@ void lfs_server_init(struct lfs_server *server)
 	pthread_mutex_init(&server->quota.lock, NULL);
 	pthread_mutex_init(&server->aside.lock, NULL);
 	pthread_cond_init(&server->aside.wanted, NULL);
+	lfs_pace_init(server);
 	pthread_cond_init(&server->copied, NULL);
 	for (size_t i = 0; i < sizeof server->clones / sizeof *server->clones; i++)
 		server->clones[i] = LFS_NO_FD;

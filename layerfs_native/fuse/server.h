@@ -554,6 +554,35 @@ int lfs_aside(struct lfs_server *server, struct lfs_job *job); /* 0: some thread
 void lfs_aside_end(struct lfs_server *server);		       /* after the last job */
 bool lfs_takes_long(struct lfs_request *request);	       /* a request that others should not have to wait for; takes the lock */
 
+/* --- pace.c: where the threads that read requests run --- */
+struct lfs_reader {
+	int thread;
+	uint32_t caller, streak; /* the thread that the last requests came from, and how many they were */
+	atomic_int processor;	 /* this one is bound to; -1: none */
+	atomic_uint served;
+	uint64_t stamp, before;	 /* since when steps are counted; nanoseconds that one took before it was alone */
+	uint32_t steps;
+	bool extra, fixed;	/* extra: may park; fixed: stays on its processor */
+};
+struct lfs_pace {
+	pthread_mutex_t lock;
+	pthread_cond_t watch, unpark;
+	_Atomic(struct lfs_reader *) alone;
+	atomic_uint after; /* requests of one caller before its reader is alone */
+	atomic_bool possible;
+	pthread_t watcher;
+	atomic_uint began;
+	unsigned parked, seen, quiet; /* seen, began: requests served at the last look and when it began; quiet: looks without one */
+	bool watched, ending;
+};
+void lfs_pace_init(struct lfs_server *server);
+void lfs_pace_start(struct lfs_reader *reader, int processor); /* the calling thread; -1: it may be moved */
+void lfs_pace_request(struct lfs_server *server, struct lfs_reader *reader, uint32_t caller);
+bool lfs_pace_parks(const struct lfs_server *server, const struct lfs_reader *reader);
+void lfs_pace_park(struct lfs_server *server, struct lfs_reader *reader);
+bool lfs_pace_spread(struct lfs_server *server); /* others have to be served meanwhile; whether a parked reader will do that */
+void lfs_pace_end(struct lfs_server *server);
+
 /* --- transport_device.c, transport_uring.c --- */
 void lfs_clone_devices(struct lfs_server *server); /* while /dev can still be seen */
 int lfs_serve_init(struct lfs_server *server);
@@ -577,7 +606,7 @@ int lfs_fusermount_undo(struct lfs_server *server, bool lazy);
 #define LFS_BUCKET_SHIFT 10u
 #define LFS_COUNTERS(X) \
 	X(lookups_known) X(lookups_absent) X(opens_passthrough) X(opens_cached) X(listings_cached) X(listings_read) X(copied_up) X(copied_bytes) \
-	X(copied_by_blocks) X(completed) X(splits) X(stale) X(bytes_read) X(bytes_written) X(undelivered)
+	X(copied_by_blocks) X(completed) X(splits) X(stale) X(bytes_read) X(bytes_written) X(undelivered) X(alone) X(alone_in_vain)
 #define LFS_COUNT_ENUM(name) LFS_COUNT_##name,
 enum lfs_counter { LFS_COUNTERS(LFS_COUNT_ENUM) LFS_COUNTS };
 #undef LFS_COUNT_ENUM
@@ -645,6 +674,7 @@ struct lfs_server {
 	struct lfs_filler filler;
 	atomic_uint readers; /* of the device, that are not at something that takes long */
 	unsigned readers_wanted;
+	struct lfs_pace pace;
 	struct lfs_uring *rings; /* FUSE over io_uring; NULL: not here */
 	int proc;		/* /proc, to find the mount's namespace again; -1: not left */
 	uint64_t namespace_id;	/* of the mount namespace we were started in */

@@ -14,14 +14,12 @@
 
 #define FRONT 4096u /* room for header and arguments before a write's data, and behind a reply */
 
-#define FOLLOW_EVERY 32u
 #define FORGET_MICROSECONDS 1000u
 
 struct worker {
 	struct lfs_server *server;
 	pthread_t thread;
-	uint32_t caller, streak; /* the thread that the last requests came from, and how many they were */
-	int processor;		 /* this thread is bound to; -1: none */
+	struct lfs_reader reader;
 	int device;
 	uint8_t *in, *out;
 	size_t size;
@@ -43,51 +41,6 @@ static int map_buffers(struct worker *worker)
 		return worker->in = NULL, -ENOMEM;
 	worker->out = worker->in + worker->size;
 	return 0;
-}
-
-/* --- following the caller: a wake-up on the caller's processor takes a tenth of one on another that has gone to sleep --- */
-
-static int processor_of(const struct lfs_server *server, uint32_t thread)
-{
-	char path[48], text[1024];
-	snprintf(path, sizeof path, "%u/task/%u/stat", thread, thread);
-	LFS_AUTO_FD fd = openat(server->proc, path, O_RDONLY | O_CLOEXEC);
-	ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-	if (size <= 0)
-		return -1;
-	text[size] = 0;
-	const char *at = strrchr(text, ')'); /* the name may hold anything; `processor` is field 39, this is the end of field 2 */
-	for (unsigned field = 2; at && field < 39; field++)
-		at = strchr(at + 1, ' ');
-	return at ? atoi(at) : -1;
-}
-
-static void bind_to(struct worker *worker, int processor)
-{
-	cpu_set_t set;
-	CPU_ZERO(&set);
-	if (processor >= 0 && processor < CPU_SETSIZE)
-		CPU_SET((unsigned)processor, &set);
-	else
-		set = worker->server->processors;
-	if (sched_setaffinity(0, sizeof set, &set) == 0)
-		worker->processor = processor;
-}
-
-static void follow(struct worker *worker, uint32_t caller)
-{
-	if (worker->server->options.no_follow || !caller)
-		return;
-	if (caller != worker->caller) { /* several callers: let the scheduler spread us */
-		worker->caller = caller;
-		worker->streak = 0;
-		if (worker->processor >= 0)
-			bind_to(worker, -1);
-	} else if (++worker->streak % FOLLOW_EVERY == 0) {
-		int processor = processor_of(worker->server, caller);
-		if (processor >= 0 && processor != worker->processor)
-			bind_to(worker, processor);
-	}
 }
 
 static int reply(struct worker *worker, struct lfs_request *request, int error)
@@ -123,27 +76,27 @@ static void read_meanwhile(struct lfs_job *job)
 	struct spare *spare = (struct spare *)job;
 	struct worker *worker = &spare->worker;
 	bool more = map_buffers(worker) == 0;
+	lfs_pace_start(&worker->reader, -1);
 	while (more && !atomic_load(&worker->server->ending) && !serve_one(worker))
 		more = !superfluous(worker->server);
 	if (more || !worker->in)
 		atomic_fetch_sub(&worker->server->readers, 1);
 	if (worker->in)
 		munmap(worker->in, worker->size * 2);
-	if (worker->processor >= 0)
-		bind_to(worker, -1); /* the thread goes on to other things */
 	free(spare);
 }
 
 static void stop_reading(struct worker *worker)
 {
 	struct lfs_server *server = worker->server;
-	if (atomic_fetch_sub(&server->readers, 1) > 1)
+	bool others = lfs_pace_spread(server);
+	if (atomic_fetch_sub(&server->readers, 1) > 1 || others)
 		return;
 	struct spare *spare = calloc(1, sizeof *spare);
 	if (!spare)
 		return; /* then all wait */
 	spare->job.run = read_meanwhile;
-	spare->worker = (struct worker){.server = server, .device = server->device, .processor = -1};
+	spare->worker = (struct worker){.server = server, .device = server->device, .reader = {.extra = true}};
 	atomic_fetch_add(&server->readers, 1);
 	if (lfs_aside(server, &spare->job) < 0) {
 		atomic_fetch_sub(&server->readers, 1);
@@ -163,7 +116,7 @@ static int serve_one(struct worker *worker)
 	memcpy(&request.header, worker->in, sizeof request.header);
 	if (request.header.len != (size_t)size)
 		return 0;
-	follow(worker, request.header.pid);
+	lfs_pace_request(worker->server, &worker->reader, request.header.pid);
 	request.args = worker->in + sizeof request.header;
 	request.args_size = (size_t)size - sizeof request.header;
 	bool takes_long = lfs_takes_long(&request);
@@ -184,9 +137,10 @@ static void *work(void *context)
 {
 	struct worker *worker = context;
 	lfs_thread_start(worker->server);
-	worker->processor = -1;
+	lfs_pace_start(&worker->reader, -1);
 	while (!atomic_load(&worker->server->ending) && !serve_one(worker))
-		;
+		if (lfs_pace_parks(worker->server, &worker->reader))
+			lfs_pace_park(worker->server, &worker->reader);
 	return NULL;
 }
 
@@ -212,6 +166,7 @@ static int start_workers(struct lfs_server *server, struct worker *workers, unsi
 	int rc = 0;
 	for (unsigned i = 0; !rc && i < count; i++) {
 		workers[i].server = server;
+		workers[i].reader.extra = i > 0;
 		workers[i].device = i ? server->clones[i - 1] : server->device;
 		if (workers[i].device < 0)
 			continue;
@@ -250,6 +205,7 @@ int lfs_serve_device(struct lfs_server *server)
 	if (!rc)
 		work(&workers[0]);
 	atomic_store(&server->ending, true);
+	lfs_pace_end(server);
 	for (unsigned i = 0; i < count; i++) {
 		if (workers[i].started)
 			pthread_join(workers[i].thread, NULL);

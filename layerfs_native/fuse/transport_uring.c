@@ -44,6 +44,7 @@ struct lfs_uring { /* one thread's */
 	struct lfs_ring ring;
 	pthread_t thread;
 	int processor; /* -1: anywhere */
+	struct lfs_reader reader;
 	int wake;      /* eventfd: something was done aside */
 	uint64_t wakes;
 	struct entry *entries;
@@ -264,6 +265,7 @@ static void serve_aside(struct lfs_job *job)
 static void serve(struct entry *entry)
 {
 	gather(entry);
+	lfs_pace_request(entry->ring->server, &entry->ring->reader, entry->request.header.pid);
 	if (entry->ring->ring.pending && entry->request.header.opcode == FUSE_READ)
 		lfs_ring_enter(&entry->ring->ring, 0, 0); /* others' replies do not wait for the disk */
 	entry->job.run = serve_aside;
@@ -344,6 +346,7 @@ static void *work(void *context)
 	struct lfs_uring *ring = context;
 	lfs_thread_start(ring->server);
 	bind_to(ring);
+	lfs_pace_start(&ring->reader, ring->processor);
 	ring->failed = !enlist_all(ring);
 	sem_post(&ring->server->rings->reported);
 	while (ring->alive) {

@@ -105,8 +105,12 @@ def test_report_8_descriptors_and_directories_do_not_pile_up(world: World) -> No
             path.rmdir()
         return len(list(descriptors.iterdir()))
 
-    first = rounds(40)
-    assert rounds(160) <= first + 8
+    first, then = rounds(40), rounds(160)
+    deadline = time.monotonic() + 10
+    while then > first + 8 and time.monotonic() < deadline:  # the kernel says later what it has forgotten
+        time.sleep(0.05)
+        then = len(list(descriptors.iterdir()))
+    assert then <= first + 8
 
 
 @base

@@ -37,6 +37,7 @@ BIG = bytes(range(256)) * 8192  # 2 MiB: passed through
 MIDDLE = b"m" * 300_000  # an object, but cached
 URING = "uring"  # no switch of the server, but of the host
 OLD = "old"  # as on Linux 5.4
+WITHOUT_NICE = "without_nice"  # the server may not raise a priority
 MODES = {
     "default": (),
     "strict": ("strict",),
@@ -46,6 +47,14 @@ MODES = {
     "old": (OLD,),
     "plain": tuple(switch for switch in SWITCHES if switch not in ("strict", "no_uring")),
 }
+
+
+def without_nice(folder: Path) -> Path:
+    """The server, started without CAP_SYS_NICE."""
+    script = folder / "server"
+    script.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-sys_nice {native.SERVER} "$@"\n')
+    script.chmod(0o755)
+    return script
 
 
 class Box:
@@ -74,9 +83,10 @@ class Box:
         orders = self.orders(writable=writable)
         if OLD in self.flags:
             orders["minor"] = "31"
-        wanted = [flag for flag in (*self.flags, *flags) if flag not in (URING, OLD)]
+        wanted = [flag for flag in (*self.flags, *flags) if flag not in (URING, OLD, WITHOUT_NICE)]
+        server = without_nice(self.root.parent) if WITHOUT_NICE in self.flags else None
         with uring.switched_on() if URING in self.flags else contextlib.nullcontext():
-            self.pid = start_native(orders, wanted)
+            self.pid = start_native(orders, wanted, server=server)
         return self.root
 
     def unmount(self) -> None:
@@ -474,6 +484,61 @@ def test_several_clients_at_once(box: Box) -> None:
 
 
 # --- the server ----------------------------------------------------------------------------------------------------
+
+
+def policies(pid: int) -> set[int]:
+    found = set()
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(ProcessLookupError):
+            found.add(os.sched_getscheduler(int(task)))
+    return found
+
+
+def policies_while_reading(box: Box, seconds: float = 10.0) -> set[int]:
+    """Of the server's threads, until one gives way, or for so long."""
+    found: set[int] = set()
+    deadline = time.monotonic() + seconds
+    while os.SCHED_IDLE not in found and time.monotonic() < deadline:
+        for number in range(50):
+            (box.root / "d" / f"{number:04}").read_bytes()
+        found |= policies(box.pid)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["default", *(["uring"] if uring.available() else [])])
+def test_one_caller_is_given_way_to_and_only_while_it_asks(make: Callable[..., Box], mode: str) -> None:
+    box = make(*MODES[mode])
+    box.mount()
+    assert os.SCHED_IDLE in policies_while_reading(box)
+    deadline = time.monotonic() + 30
+    while policies(box.pid) != {os.SCHED_OTHER}:
+        assert time.monotonic() < deadline, "a reader goes on to give way to everybody"
+        time.sleep(0.01)
+
+
+def test_who_may_not_take_a_policy_back_gives_way_to_nobody(make: Callable[..., Box]) -> None:
+    """CAP_SYS_NICE: without it SCHED_IDLE would be for ever."""
+    box = make(WITHOUT_NICE)
+    box.mount()
+    policies_while_reading(box, 1)
+    time.sleep(0.1)
+    assert policies(box.pid) == {os.SCHED_OTHER}
+
+
+def test_a_server_beside_busy_processes_goes_on(make: Callable[..., Box]) -> None:
+    """Twice as many as processors that compute: who gives way would starve."""
+    box = make()
+    box.mount()
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        for number in range(3000):
+            assert (box.root / "d" / f"{number:04}").read_bytes() == b"%d" % number
+        with open(box.root / "d/0001", "rb") as opened, open(box.root / "d/0002", "rb") as other:
+            assert (opened.read(), other.read()) == (b"1", b"2")
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def test_thousands_of_open_files_take_few_descriptors(box: Box) -> None:
