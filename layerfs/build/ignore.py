@@ -84,16 +84,19 @@ class Matcher:
         self.has_exceptions = any(pattern.keeps for pattern in self.patterns)
 
     def excluded(self, path: str) -> bool:
-        """Whether a path is shut out, by itself or by a directory above it."""
-        parents = _parents(path)
-        excluded = False
-        for pattern in self.patterns:
-            if pattern.keeps == excluded and (pattern.matches(path) or any(map(pattern.matches, parents))):
-                excluded = not pattern.keeps
-        return excluded
+        """Whether a path is shut out, by itself or by a directory above it: what a walk to it would find."""
+        parts = path.split("/")
+        found: Found | None = None
+        for count in range(1, len(parts) + 1):
+            found = self.below("/".join(parts[:count]), found)
+        return found is not None and found.excluded
 
     def below(self, path: str, parent: Found | None) -> Found:
-        """The same for a walk, without looking at the directories above again."""
+        """The decision about `path`, given that about its directory.
+
+        What matched the directory matches all below. As docker's: an exception is asked only about what is excluded by
+        then, so one that names a directory which was not excluded does not count for what is excluded in it.
+        """
         above = (False,) * len(self.patterns) if parent is None else parent.by_pattern
         excluded = False
         said: list[bool] = []
@@ -110,11 +113,6 @@ class Matcher:
         return self.has_exceptions and any(
             pattern.keeps and _may_match_below(pattern.text, directory) for pattern in self.patterns
         )
-
-
-def _parents(path: str) -> list[str]:
-    parts = path.split("/")[:-1]
-    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
 
 
 def _may_match_below(pattern: str, directory: str) -> bool:

@@ -38,6 +38,7 @@ from layerfs.oci import Platform
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 _TOTAL_MAX = 8 << 20  # characters of all values of a scope together
+_PORTS_MAX = 3 * 65536  # all ports of all protocols
 _Transfer = TypeVar("_Transfer", Copy, Add)
 
 
@@ -246,9 +247,21 @@ def _expanded(instruction: Instruction, expander: _Expander) -> Instruction:
         case StopSignal(signal=signal):
             return replace(instruction, signal=expander.word(signal))
         case Expose(ports=ports):
-            words = [word for port in ports for word in expander.words(port)]
-            return replace(instruction, ports=tuple(port for word in words for port in expose(word).ports))
+            return replace(instruction, ports=_ports([word for port in ports for word in expander.words(port)]))
     return instruction
+
+
+def _ports(words: list[str]) -> tuple[str, ...]:
+    """Each port once, in the order of the words."""
+    found: dict[str, None] = {}
+    work = 0
+    for word in words:
+        ports = expose(word).ports
+        work += len(ports)
+        if work > _PORTS_MAX:
+            raise problem(f"EXPOSE names more than {_PORTS_MAX} ports", word=word)
+        found |= dict.fromkeys(ports)
+    return tuple(found)
 
 
 def _pair(pair: Pair, expander: _Expander) -> Pair:
