@@ -156,7 +156,7 @@ class Container(Programs):
             InUse: it runs or is mounted; `force` kills and unmounts. ContainerNotFound.
         """
         from layerfs.engine.events import record_event
-        from layerfs.engine.running import release
+        from layerfs.engine.running import no_runs
         from layerfs.engine.volumes import remove_unnamed
 
         record, state = self.record, self.state
@@ -165,10 +165,10 @@ class Container(Programs):
                 reason = "container is running: stop the container before removing or force remove"
                 raise InUse(f'cannot remove container "{record.name}": {reason}')
             self._kill_for_removal(state)
-        release(self)
-        record_event(self, "destroy")
-        settings = self.settings
-        self.store.container_table.remove(self._id, force=force)
+        with no_runs(self):
+            record_event(self, "destroy")
+            settings = self.settings
+            self.store.container_table.remove(self._id, force=force)
         if volumes:
             remove_unnamed(self.store, settings)
 
@@ -258,15 +258,17 @@ class Container(Programs):
 
     def export(self, target: str | os.PathLike[str] | BinaryIO) -> None:
         """Write its whole file system as one tar. Raises AlreadyExists, NoSpace, MountError."""
+        from layerfs.engine.events import record_event
         from layerfs.image.export import export
         from layerfs.layer import directory_entries
 
         place = mounted_at(self.store, self._id)
         if place is not None:
             export(directory_entries(place), target)
-            return
-        with self.mount(self.store.mount_point(), read_only=True) as place:
-            export(directory_entries(place), target)
+        else:
+            with self.mount(self.store.mount_point(), read_only=True) as place:
+                export(directory_entries(place), target)
+        record_event(self, "export")
 
     def commit(
         self,
@@ -289,10 +291,13 @@ class Container(Programs):
             InvalidInput: a bad tag or change, or a name that no layer can hold. InUse: it changed while it was read.
         """
         from layerfs.engine.committing import commit
+        from layerfs.engine.events import record_event
         from layerfs.engine.running import release
 
         release(self)
-        return commit(self, tag, message=message, author=author, changes=changes, progress=progress)
+        image = commit(self, tag, message=message, author=author, changes=changes, progress=progress)
+        record_event(self, "commit", imageID=image.id, comment=message)
+        return image
 
     # snapshots
 
@@ -354,8 +359,16 @@ class Container(Programs):
         release_root(self)
         state = find_snapshot(self, snapshot).record.state if snapshot is not None else None
         wanted = check_name(name) if name is not None else None
-        config = forked_config(self)
-        child = fork(self.store.root, self.record, wanted, config, lambda: self.image.tree(), state, lambda: held(self))
+        with self.store.root.lock("userns") if self.settings.auto_ids else contextlib.nullcontext():
+            child = fork(
+                self.store.root,
+                self.record,
+                wanted,
+                forked_config(self),
+                lambda: self.image.tree(),
+                state,
+                lambda: held(self),
+            )
         return Container(self.store, child)
 
     def update(self, **limits: Any) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfs.engine.events import record_event
 from layerfs.engine.records import TopTable
 from layerfs.errors import InUse, InvalidInput
 
@@ -32,6 +33,7 @@ def list_processes(box: Container, arguments: Sequence[str] = ()) -> TopTable:
     if not init:
         raise InUse(f"container {box.id} is not running")
     inside = set(_pids_of(init))
+    record_event(box, "top")
     if arguments:
         return _by_ps(arguments, inside)
     return TopTable(_TITLES, tuple(row for pid in sorted(inside) if (row := _row(pid)) is not None))

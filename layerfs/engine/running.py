@@ -101,10 +101,14 @@ def _give_back(box: Container, home: Path, lock: int, place: Place) -> None:
             raise  # else it was removed by force meanwhile, with all that it had
 
 
+def _is_clear(box: Container, home: Path) -> bool:
+    return not (home / "mount").exists() and not (home / "points").exists() and not leftovers(box)
+
+
 def release(box: Container) -> None:
     """Take away what killed runs left behind; nothing happens while one goes on."""
     home = _home(box)
-    if not (home / "mount").exists() and not (home / "points").exists() and not leftovers(box):
+    if _is_clear(box, home):
         return
     with contextlib.suppress(FileNotFoundError), _lock(home) as lock:
         if _alone(lock):
@@ -116,6 +120,21 @@ def release_root(box: Container) -> None:
     home = _home(box)
     if (home / "mount").exists() or (home / "points").exists():
         release(box)
+
+
+@contextlib.contextmanager
+def no_runs(box: Container, patience: float = 5.0) -> Iterator[None]:
+    """`release`, and nobody enters the container meanwhile. Who is leaving it is waited for, since it would mount it
+    once more to clear up; but not longer than `patience` seconds."""
+    home, deadline = _home(box), time.monotonic() + patience
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FileNotFoundError):
+            lock = stack.enter_context(_lock(home))
+            while not (alone := _alone(lock)) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            if alone and not _is_clear(box, home):
+                _leave(box, home)
+        yield
 
 
 def _home(box: Container) -> Path:
@@ -236,4 +255,4 @@ def recorded(box: Container) -> Iterator[Record]:
         raise
 
 
-__all__ = ["Place", "Record", "borrowed_place", "place_of", "recorded", "release", "release_root"]
+__all__ = ["Place", "Record", "borrowed_place", "no_runs", "place_of", "recorded", "release", "release_root"]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -236,13 +237,18 @@ def held(box: Container) -> Iterator[None]:
 
 
 def forked_config(box: Container) -> dict[str, Any]:
-    """The settings of a fork: the same, with unnamed volumes of its own."""
+    """The settings of a fork: the same, with unnamed volumes and `auto` ids of its own."""
     from layerfs.engine.settings import Settings
+    from layerfs.engine.userns import chosen
     from layerfs.engine.volumes import renewed
 
     config = dict(box.record.config)
     settings = Settings.of(config)
-    return config | renewed(settings).row() if settings.unnamed_volumes else config
+    if settings.unnamed_volumes:
+        settings = renewed(settings)
+    if settings.auto_ids:
+        settings = chosen(box.store, replace(settings, auto_ids=()))
+    return config | settings.row() if settings.unnamed_volumes or settings.auto_ids else config
 
 
 def remove_later(paths: Sequence[Path]) -> None:

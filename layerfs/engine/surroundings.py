@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerfs.engine.connections import connect_all, disconnect_all, names_block, names_for, wants_bridge
+from layerfs.engine.events import record_event
 from layerfs.engine.filters import filter_of
 from layerfs.engine.networks import Networks
 from layerfs.engine.userns import maps_of
@@ -172,6 +173,7 @@ def freeze(box: Container, wanted: bool) -> None:
         raise InUse(f"Container {box.id} is {'already' if wanted else 'not'} paused")
     for cgroup in found:
         cgroup.freeze(wanted)
+    record_event(box, "pause" if wanted else "unpause")
 
 
 def update(box: Container, values: Mapping[str, Any]) -> None:
@@ -192,6 +194,7 @@ def update(box: Container, values: Mapping[str, Any]) -> None:
     box.store.container_table.update(
         box.id, lambda record: replace(record, config={**record.config, "resources": settings.resources.row()})
     )
+    record_event(box, "update")
 
 
 _FIELD = {"cpus": "nano_cpus", "pids": "pids_limit"}

@@ -63,10 +63,18 @@ static void take_input(struct lfs_monitor *self, const char *data, size_t size)
 	lfs_streams_type(self);
 }
 
+static void attach(struct lfs_monitor *self, struct lfs_client *client, uint32_t flags)
+{
+	const uint32_t streams = LFS_ATTACH_STDIN | LFS_ATTACH_STDOUT | LFS_ATTACH_STDERR;
+	if (flags & streams && !(client->flags & streams))
+		lfs_event(self, "attach", NULL, NULL);
+	client->flags = flags;
+}
+
 static void obey(struct lfs_monitor *self, struct lfs_client *client, const uint8_t *packet, size_t size)
 {
 	if (packet[0] == 'A' && size == 2)
-		client->flags = packet[1];
+		attach(self, client, packet[1]);
 	else if (packet[0] == 'I' && client->flags & LFS_ATTACH_STDIN)
 		take_input(self, (const char *)packet + 1, size - 1);
 	else if (packet[0] == 'E' && client->flags & LFS_ATTACH_STDIN && self->spec.monitor_flags & LFS_MONITOR_STDIN_ONCE)

@@ -111,6 +111,7 @@ struct lfs_monitor {
 	bool was_started, stopped, stopped_by_user;
 	struct lfs_failure failure;
 	int64_t kill_at, restart_at, delay;
+	uint64_t oom_kills; /* that were told */
 	/* streams */
 	struct lfs_log log;
 	struct lfs_lines lines[2];

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -170,8 +171,11 @@ void lfs_program_resize(struct lfs_monitor *self, uint16_t rows, uint16_t column
 	struct winsize size = { .ws_row = rows, .ws_col = columns };
 	self->rows = rows;
 	self->columns = columns;
-	if (self->spec.terminal && self->input >= 0)
-		ioctl(self->input, TIOCSWINSZ, &size);
+	if (!self->spec.terminal || self->input < 0 || ioctl(self->input, TIOCSWINSZ, &size) < 0)
+		return;
+	char both[48]; /* docker's two attributes, as one that holds the other */
+	snprintf(both, sizeof both, "%u\",\"width\":\"%u", rows, columns);
+	lfs_event(self, "resize", "height", both);
 }
 
 static bool wants_restart(const struct lfs_monitor *self)
@@ -215,6 +219,30 @@ static void set_code(struct lfs_monitor *self, int status)
 		self->code = failure_code(&self->failure);
 }
 
+/* How often the kernel has killed something in the container's groups for want of memory. */
+static uint64_t oom_kills(const struct lfs_spec *spec)
+{
+	uint64_t most = 0;
+	for (size_t i = 0; i < 2 * spec->cgroup_count; i++) {
+		char path[PATH_MAX], text[2048] = "";
+		const char *procs = spec->cgroups[i / 2], *slash = strrchr(procs, '/');
+		snprintf(path, sizeof path, "%.*s/%s", slash ? (int)(slash - procs) : 0, procs, i % 2 ? "memory.events" : "memory.oom_control");
+		LFS_AUTO_FD file = open(path, O_RDONLY | O_CLOEXEC);
+		const char *line = file >= 0 && read(file, text, sizeof text - 1) > 0 ? strstr(text, "oom_kill ") : NULL;
+		uint64_t count = line ? strtoull(line + strlen("oom_kill "), NULL, 10) : 0;
+		most = count > most ? count : most;
+	}
+	return most;
+}
+
+static void tell_oom(struct lfs_monitor *self)
+{
+	uint64_t count = oom_kills(&self->spec);
+	if (count > self->oom_kills)
+		lfs_event(self, "oom", NULL, NULL);
+	self->oom_kills = count;
+}
+
 static void tell_death(struct lfs_monitor *self)
 {
 	char text[16];
@@ -236,7 +264,9 @@ void lfs_program_ended(struct lfs_monitor *self, int status)
 	if (self->was_started)
 		lfs_status_write(self);
 	lfs_streams_drain(self);
-	if (self->was_started)
+	if (self->was_started) {
+		tell_oom(self);
 		tell_death(self);
+	}
 	clear(self);
 }

@@ -193,6 +193,13 @@ def test_auto_gives_each_container_ids_of_its_own(shell, ids):
     assert out(shell("true", userns="auto:size=900"), "cat /proc/self/uid_map").split()[1] == "300000"
 
 
+def test_a_fork_gets_ids_of_its_own(shell, ids):
+    box = shell("true", userns="auto:size=1000")
+    out(box, "touch /f")
+    child = box.fork()
+    assert out(child, "cat /proc/self/uid_map; ls -ln /f | grep -c ' 0 *0 '").split() == ["0", "301000", "1000", "1"]
+
+
 def test_auto_tells_when_nothing_is_left(shell, ids):
     ids("containers:300000:1500\n", "containers:300000:1500\n")
     shell("true", userns="auto:size=1000")
