@@ -1,9 +1,9 @@
 """A snapshot of a container that the native engine has mounted: its upper is copied, and the copy becomes a state.
 
 The copy is brought up to date several times, first while everybody goes on, and last with all requests to the server
-held up; what is copied anew is told by inode, ctime and size. Before it is read a file's pages are written, so that a
-later store through a mapping shows in its ctime. What the kernel writes past the server (files open for writing in
-passthrough) is not held up: such a file is copied again until it was the same before and after.
+held up; what is copied anew is told by inode, ctime and size. Between the look at a file and its copy its pages are
+written, so that any later store through a mapping shows in its ctime. What the kernel writes past the server (files
+open for writing in passthrough) is not held up: such a file is copied again until it was the same before and after.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ import fcntl
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from layerfs.errors import InUse, Unsupported
 from layerfs.layer.host import open_at
-from layerfs.store.durable import writing
+from layerfs.store.durable import sync_file_system, writing
 
 __all__ = ["UpperCopy"]
 
 _FICLONE = 0x40049409
 _PIECE = 1 << 20
 _TRIES = 8
+_FEW = 16  # up to this many files an fdatasync of each beats one syncfs
+_TICKS = 20_000_000  # ns; before Linux 6.13 two changes within a tick of the clock have one ctime
 _Stamp = tuple[int, int, int, int, int]  # device, inode, ctime, size, mode
 
 
@@ -52,6 +55,8 @@ class UpperCopy:
             changed = [path for path in sorted(found) if self._made.get(path) != _stamp(found[path])]
             links = self._kept_links(found, set(changed))
             directories = [path for path in changed if stat.S_ISDIR(found[path].st_mode)]
+            if not final:
+                self._write_pages([path for path in changed if stat.S_ISREG(found[path].st_mode)])
             for path in changed:
                 with _going(final):
                     self._copy(path, found[path], links, final)
@@ -59,6 +64,14 @@ class UpperCopy:
                 with _going(final):
                     self._finish_directory(path, found[path])
         return len(changed)
+
+    def _write_pages(self, files: list[bytes]) -> None:
+        if len(files) > _FEW:
+            sync_file_system(Path(os.fsdecode(self._source)))
+            return
+        for path in files:
+            with _going(False), self._opened(path) as fd:
+                os.fdatasync(fd)
 
     def _scan(self) -> Iterator[tuple[bytes, os.stat_result]]:
         yield b"", os.lstat(self._source)
@@ -115,7 +128,7 @@ class UpperCopy:
         if known is not None:
             os.link(self._to(known), target)
         elif kind == stat.S_IFREG:
-            copied = self._copy_file(path, target, final)
+            copied = self._copy_file(path, target, status, final)
             if copied is None:
                 return
             status = copied
@@ -130,24 +143,29 @@ class UpperCopy:
             links[status.st_dev, status.st_ino] = path
         self._made[path] = _stamp(status)
 
-    def _copy_file(self, path: bytes, target: bytes, final: bool) -> os.stat_result | None:
-        """The file's status when it was copied, whole; None when it changed meanwhile (and this is not `final`)."""
+    @contextlib.contextmanager
+    def _opened(self, path: bytes) -> Iterator[int]:
         directory, _, name = self._at(path).rpartition(b"/")
         folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            source = open_at(name, folder, os.O_RDONLY | os.O_NONBLOCK, own=True)
+            fd = open_at(name, folder, os.O_RDONLY | os.O_NONBLOCK, own=True)
         finally:
             os.close(folder)
         try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _copy_file(self, path: bytes, target: bytes, before: os.stat_result, final: bool) -> os.stat_result | None:
+        """The file's status when it was copied, whole; None when it changed since `before` (and it is not `final`)."""
+        with self._opened(path) as source:
             for _ in range(_TRIES if final else 1):
-                os.fdatasync(source)
-                before = os.fstat(source)
+                before = os.fstat(source) if final else before
                 self.bytes += _copy_bytes(source, before.st_size, target)
-                if _stamp(os.fstat(source)) == _stamp(before):
+                young = not final and before.st_ctime_ns > time.time_ns() - _TICKS
+                if not young and _stamp(os.fstat(source)) == _stamp(before):
                     return before
                 os.unlink(target)  # noqa: PTH108
-        finally:
-            os.close(source)
         if final:
             raise InUse("it is being written to all the time: pause the container", path=b"/" + path)
         return None

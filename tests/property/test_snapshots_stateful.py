@@ -158,15 +158,37 @@ class Machine(RuleBasedStateMachine):
     def session(self, number: int, engine: str, operations: list[Any]) -> None:
         box, name = self.pick(number)
         with box.mount(engine=engine) as root:
-            for action, arguments in operations:
-                codes = []
-                for place in (root, self.boxes[name]):
-                    try:
-                        action(place, *arguments)
-                        codes.append(0)
-                    except OSError as error:
-                        codes.append(error.errno or -1)
-                assert codes[0] == codes[1], (action, arguments)
+            self.do(root, name, operations)
+            assert listing(root) == listing(self.boxes[name])
+
+    def do(self, root: Path, name: str, operations: list[Any]) -> None:
+        for action, arguments in operations:
+            codes = []
+            for place in (root, self.boxes[name]):
+                try:
+                    action(place, *arguments)
+                    codes.append(0)
+                except OSError as error:
+                    codes.append(error.errno or -1)
+            assert codes[0] == codes[1], (action, arguments)
+
+    @rule(
+        number=st.integers(0, 9),
+        rounds=st.lists(st.lists(st.one_of(OPERATIONS), min_size=1, max_size=8), min_size=2, max_size=3),
+        fork=st.booleans(),
+    )
+    def live(self, number: int, rounds: list[list[Any]], fork: bool) -> None:
+        """Snapshots, or a fork, of a container that goes on."""
+        box, name = self.pick(number)
+        with box.mount(engine="native") as root:
+            for operations in rounds:
+                self.do(root, name, operations)
+                if fork and len(self.boxes) < 5:
+                    self.boxes[box.fork(f"f{next(self.numbers)}").name] = copy(self.boxes[name], self.new())
+                else:
+                    taken = box.snapshot(f"s{next(self.numbers)}")
+                    self.snapshots[name, taken.name] = copy(self.boxes[name], self.new())
+            self.do(root, name, rounds[0])
             assert listing(root) == listing(self.boxes[name])
 
     @rule(number=st.integers(0, 9))
