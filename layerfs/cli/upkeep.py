@@ -38,6 +38,17 @@ _DF_CONTAINERS = {
     "CREATED": "RunningFor",
     "STATUS": "Status",
     "NAMES": "Names",
+    "DISK": "DiskSize",
+    "ENTRIES": "Entries",
+    "LIMITS": "Limits",
+    "RECLAIMABLE": "Reclaimable",
+}
+_DF_SNAPSHOTS = {
+    "CONTAINER": "Container",
+    "NAME": "Name",
+    "CREATED": "CreatedSince",
+    "SHARED": "SharedSize",
+    "PRIVATE (RECLAIMABLE)": "PrivateSize",
 }
 _VERSION = {
     "VERSION": "Version",
@@ -91,10 +102,11 @@ def _df(session: Session, verbose: bool, format_: str | None) -> None:
     if not verbose:
         render(rows.usage_rows(session.store), _DF, format=format_)
         return
-    boxes = rows.container_rows(session.store.containers(), truncate=True, size=True)
+    boxes = session.store.containers()
     for heading, found, columns in (
         ("Images", rows.image_usage_rows(session.store), _DF_IMAGES),
-        ("\nContainers", boxes, _DF_CONTAINERS),
+        ("\nContainers", rows.box_usage_rows(boxes), _DF_CONTAINERS),
+        ("\nSnapshots", rows.snapshot_rows(boxes, truncate=True, sizes=True), _DF_SNAPSHOTS),
     ):
         if format_ is None:
             out(f"{heading} space usage:\n")

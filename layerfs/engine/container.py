@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from layerfs.engine.image import Image
     from layerfs.engine.settings import Settings
     from layerfs.engine.snapshots import Snapshot
+    from layerfs.engine.space import Usage
     from layerfs.engine.state import State
     from layerfs.engine.stats import Stats
     from layerfs.engine.store import Store
@@ -187,6 +188,14 @@ class Container(Programs):
 
         base = self.record.base
         return Sizes(upper_size(self.upper) + (state_size(self.store, base) if base else 0), self.image.size)
+
+    def usage(self) -> Usage:
+        """What its upper directory takes on the disk: `.bytes`, `.entries`, and the limits that it was made with
+        (`.bytes_limit`, `.entries_limit`; None: none). What snapshots have frozen does not count, as for the limits.
+        """
+        from layerfs.engine.space import usage_of
+
+        return usage_of(self)
 
     # the file system
 

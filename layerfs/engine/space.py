@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from layerfs.digest import DiffID, Digest
-from layerfs.engine.upkeep import files_of
+from layerfs.engine.mounts import storage_options, writable_mounts
+from layerfs.engine.upkeep import entries_of, files_of
+from layerfs.errors import LayerfsError
 from layerfs.image.record import scan_images
 from layerfs.layer.merged import layer_tree
 from layerfs.layer.shadow import visible_contents
+from layerfs.snapshot import control
 from layerfs.snapshot.states import SnapshotRecord, StateRecord, States
 from layerfs.snapshot.uppers import upper_below
 from layerfs.store.format import ContentValue
 from layerfs.store.treefile import TreeFile
 
 if TYPE_CHECKING:
+    from layerfs.engine.container import Container
     from layerfs.engine.store import Store
     from layerfs.store.index import Txn
 
-__all__ = ["SnapshotSize", "snapshot_sizes", "state_size"]
+__all__ = ["SnapshotSize", "Usage", "snapshot_sizes", "state_size", "usage_of"]
 
 _Items = dict[bytes, int]  # a content or a frozen file: its bytes
 
@@ -32,6 +39,37 @@ class SnapshotSize:
 
     shared: int
     private: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Of a container's upper directory, as `size=` and `inodes=` count it."""
+
+    bytes: int
+    entries: int
+    bytes_limit: int | None = None
+    entries_limit: int | None = None
+
+
+def usage_of(box: Container) -> Usage:
+    """As its server counts, when the native engine has it mounted with limits; else counted now."""
+    limits = storage_options(box.record)
+    for mounted in writable_mounts(box.store, box.id):
+        with contextlib.suppress(LayerfsError):
+            told = control.request(box.store.root, mounted.id, "quota")
+            if told["limited"]:
+                return Usage(told["used"], told["used_inodes"], told["size"] or None, told["inodes"] or None)
+    seen: set[tuple[int, int]] = set()
+    taken = 0
+    for found in (box.upper.stat(), *entries_of(box.upper)):  # as du does, with the directory itself
+        if not is_whiteout(found) and (found.st_dev, found.st_ino) not in seen:
+            seen.add((found.st_dev, found.st_ino))
+            taken += found.st_blocks * 512
+    return Usage(taken, len(seen), limits.size, limits.inodes)
+
+
+def is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def snapshot_sizes(store: Store, records: Iterable[SnapshotRecord]) -> dict[str, SnapshotSize]:

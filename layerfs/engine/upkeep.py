@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from layerfs.store.fsck import Problem
     from layerfs.store.index import Txn
 
-__all__ = ["GcResult", "Sizes", "check_store", "collect_garbage", "files_of", "live_roots", "prune", "upper_size"]
+__all__ = [
+    "GcResult",
+    "Sizes",
+    "check_store",
+    "collect_garbage",
+    "entries_of",
+    "files_of",
+    "live_roots",
+    "prune",
+    "upper_size",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +58,20 @@ def upper_size(upper: Path) -> int:
 
 
 def files_of(upper: Path) -> Iterator[os.stat_result]:
-    """Of trees of any depth; what goes meanwhile is not there."""
+    """The regular files below a directory."""
+    return (found for found in entries_of(upper) if stat.S_ISREG(found.st_mode))
+
+
+def entries_of(upper: Path) -> Iterator[os.stat_result]:
+    """All that is below a directory, of any depth; what goes meanwhile is not there."""
     with Descent(upper, own=True) as place:
         pending = [iter(place.names())]
         while pending:
             for name in pending[-1]:
                 with contextlib.suppress(OSError):
                     found = place.status(name)
-                    if stat.S_ISREG(found.st_mode):
-                        yield found
-                    elif stat.S_ISDIR(found.st_mode):
+                    yield found
+                    if stat.S_ISDIR(found.st_mode):
                         place.enter(name)
                         pending.append(iter(place.names()))
                         break

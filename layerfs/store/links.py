@@ -1,19 +1,32 @@
-"""Rows that must point at rows: references at images, images at blobs and layers, names at containers."""
+"""Rows that must point at rows: references at images, images at blobs and layers, names at containers, containers and
+snapshots at states, these at layers or a directory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from layerfs.errors import Corrupt
 from layerfs.store.index import decode_json
 
 if TYPE_CHECKING:
     from layerfs.store.index import Txn
-    from layerfs.store.problems import Findings
+    from layerfs.store.problems import Findings, Kind
     from layerfs.store.root import StoreRoot
 
-JSON_TABLES = ("packs", "layers", "trees", "blobs", "images", "references", "containers", "sources")
+JSON_TABLES = (
+    "packs",
+    "layers",
+    "trees",
+    "blobs",
+    "images",
+    "references",
+    "containers",
+    "sources",
+    "states",
+    "snapshots",
+)
 
 
 def check_links(root: StoreRoot, txn: Txn, found: Findings) -> bool:
@@ -33,6 +46,7 @@ def check_links(root: StoreRoot, txn: Txn, found: Findings) -> bool:
             found.merged.add(key)
             found.error("merged", key.hex(), "is of a layer that is not there", repairable=True)
     _containers(root, txn, found)
+    _states(root, txn, found)
     return True
 
 
@@ -67,7 +81,8 @@ def _containers(root: StoreRoot, txn: Txn, found: Findings) -> None:
         image = _raw(row.get("image"))
         if image is None or (txn.get("images", image) is None and txn.get("blobs", image) is None):
             found.error("container", key_text(key), "its image is not there")
-        if not (root.path / "containers" / key_text(key)).is_dir() and _still_there(root, key):
+        home = root.path / "containers" / key_text(key)
+        if not row.get("parent") and not home.is_dir() and _still_there(root, "containers", key):  # a fork's is remade
             found.error("container", key_text(key), "its directory is missing")
     for key, value in txn.scan("names"):
         if value not in containers:
@@ -75,10 +90,28 @@ def _containers(root: StoreRoot, txn: Txn, found: Findings) -> None:
             found.error("name", key_text(key), "names a container that is not there", repairable=True)
 
 
-def _still_there(root: StoreRoot, key: bytes) -> bool:
-    """Rows go before directories: one that was removed since our view began is no error."""
+def _states(root: StoreRoot, txn: Txn, found: Findings) -> None:
+    states = dict(txn.scan_json("states"))
+    users = [("container", key, row.get("base")) for key, row in txn.scan_json("containers")]
+    users += [("snapshot", key, row.get("state")) for key, row in txn.scan_json("snapshots")]
+    users += [("state", key, row.get("parent")) for key, row in states.items() if row.get("place")]
+    for kind, key, state in users:
+        if state and state.encode() not in states:
+            found.error(cast("Kind", kind), key_text(key), f"the state {state} that it needs is not there")
+    for key, row in states.items():
+        for layer in row.get("layers", ()):
+            if txn.get("layers", _raw(layer) or b"?") is None:
+                found.error("state", key_text(key), f"its layer {layer} is not in the store")
+        place = row.get("place")
+        if place and not (root.path / place / "upper").is_dir() and _still_there(root, "states", key):
+            found.error("state", key_text(key), "the frozen directory is missing")
+
+
+def _still_there(root: StoreRoot, table: str, key: bytes) -> bool:
+    """Rows go before directories: one that was removed, or absorbed, since our view began is no error."""
     with root.index.view() as now:
-        return now.get("containers", key) is not None
+        row = now.get_json(table, key)
+    return row is not None and (table != "states" or bool(row.get("place")))
 
 
 def _raw(text: Any) -> bytes | None:

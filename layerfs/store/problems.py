@@ -20,6 +20,8 @@ Kind = Literal[
     "container",
     "name",
     "orphan",
+    "state",
+    "snapshot",
 ]
 
 

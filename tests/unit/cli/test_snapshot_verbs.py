@@ -87,3 +87,9 @@ def test_what_is_wrong_is_said_in_a_line(shell: Any, small: Any) -> None:
     assert shell("fork", "box", "box").code == 1
     assert shell("snapshot", "box", "a/b").err.startswith("layerfs: Invalid snapshot name")
     assert shell("log", "nobody").code == 1
+
+
+def test_disk_use_shows_them(shell: Any, box: str) -> None:
+    out = shell("system", "df", "-v").out
+    assert "Snapshots space usage:" in out and "PRIVATE (RECLAIMABLE)" in out and "snapshot-1" in out
+    assert "RECLAIMABLE" in out.partition("Containers space")[2].splitlines()[2]

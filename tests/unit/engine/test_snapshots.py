@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -243,3 +244,43 @@ def test_inode_numbers_and_links_hold_for_who_has_the_kernels_index(box: layerfs
     box.snapshot()
     with box.mount(engine="native") as root:
         assert (root / "y").read_bytes() == b"xx" and (root / "y").stat().st_nlink == 2
+
+
+def test_fsck_misses_what_a_state_needs(store: layerfs.Store, box: layerfs.Container) -> None:
+    write(box, {"a": b"1"})
+    box.snapshot("one")
+    upper, aside = store.path / "containers" / box.id / "upper", store.path / "aside"
+    upper.rename(aside)
+    assert [problem.message for problem in store.fsck()] == ["the frozen directory is missing"]
+    aside.rename(upper)
+    box.tree()
+    with store.root.index.update() as txn:
+        for key in txn.keys("states"):
+            txn.delete("states", key)
+    assert {problem.kind for problem in store.fsck()} == {"container", "snapshot"}
+
+
+def test_usage_says_what_counts_against_the_limits(store: layerfs.Store, image: layerfs.Image) -> None:
+    box = store.create(image, storage_opt={"size": "10m", "inodes": "100"})
+    with box.mount(engine="native") as root:
+        (root / "etc/motd").unlink()
+        (root / "d").mkdir()
+        (root / "d/a").write_bytes(bytes(100_000))
+        mounted = box.usage()
+    rest = box.usage()
+    assert mounted == rest and rest.entries == 4 and 100_000 < rest.bytes < 200_000
+    assert (rest.bytes_limit, rest.entries_limit) == (10 << 20, 100)
+    box.snapshot()
+    assert box.usage().entries == 1
+
+
+def test_a_fresh_upper_that_a_power_cut_took_is_made_again(store: layerfs.Store, box: layerfs.Container) -> None:
+    with box.mount() as root:
+        root.chmod(0o750)
+    child = box.fork()
+    shutil.rmtree(child.directory)
+    box.upper.rename(store.path / "uppers/lost")
+    assert store.fsck() == []
+    for each in (box, child):
+        with each.mount() as root:
+            assert root.stat().st_mode & 0o777 == 0o750 and (root / "etc/motd").exists()
