@@ -105,6 +105,8 @@ def _mount_upper(
     table = store.container_table
     state, frozen = lower_of(store, record)
     writable = Writable(record.id, table.upper(record), table.work(record), frozen, table.path(record.id))
+    with contextlib.suppress(OSError):  # a read-only store
+        writable.work.mkdir(0o700, exist_ok=True)
 
     def mount(tree: Tree, stack: tuple[DiffID, ...]) -> MountHandle:
         return _by_engine(

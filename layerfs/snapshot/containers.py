@@ -113,6 +113,7 @@ class Containers:
         wanted = check_name(name) if name is not None else None
         with self.making(Look.of_tree(tree)) as (id, fresh_ns):
             self.merged(id).mkdir(0o700)
+            (self.path(id) / "work").mkdir(0o700)
             self._root.durable([self._root.container_path(id)])
             with self._root.index.update() as txn:
                 check(txn)

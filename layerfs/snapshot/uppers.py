@@ -71,10 +71,9 @@ class Look:
 
 
 def make_upper(place: Path, look: Look) -> int:
-    """`upper` and `work` in a directory; when (ns) the upper was changed last, for `is_fresh`."""
+    """`upper` in a directory (`work` comes with the first mount); when (ns) it was changed last, for `is_fresh`."""
     upper = place / "upper"
     upper.mkdir(0o700)
-    (place / "work").mkdir(0o700, exist_ok=True)
     look.put_on(upper)
     return upper.stat().st_ctime_ns
 
