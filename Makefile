@@ -22,6 +22,7 @@ venv: system ## make .venv with everything a developer needs
 
 build: venv ## compile the C parts in place: what has changed, on all processors
 	@$(BIN)/python setup.py -q build_ext --inplace
+	@$(BIN)/python -m compileall -q layerfs # as an installation does: where PYTHONDONTWRITEBYTECODE is set nobody else would
 
 demo: build ## the main job on real input, step by step
 	@$(BIN)/python tools/demo.py

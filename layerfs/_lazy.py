@@ -1,11 +1,17 @@
-"""Names of a package that load when they are first used (PEP 562): importing the package costs next to nothing."""
+"""Names of a package that load when they are first used (PEP 562), and patterns that are compiled then: importing costs
+next to nothing."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["loader", "pattern"]
+
+if TYPE_CHECKING:
+    from re import compile as pattern
 
 
 def loader(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -22,3 +28,24 @@ def loader(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return value
 
     return load
+
+
+if not TYPE_CHECKING:
+
+    class _Pattern:
+        """A compiled pattern, from its first use on."""
+
+        def __init__(self, text, flags):
+            self._source = text, flags
+
+        def __getattr__(self, name):
+            import re
+
+            compiled = re.compile(*self._source)
+            for method in ("match", "fullmatch", "search", "sub", "finditer", "findall", "split"):
+                setattr(self, method, getattr(compiled, method))
+            return getattr(compiled, name)
+
+    def pattern(text, flags=0):
+        """`re.compile` for modules that are loaded more often than their patterns are needed."""
+        return _Pattern(text, flags)

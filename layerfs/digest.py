@@ -6,15 +6,15 @@ Three look-alikes are three types: a layer digest (of the bytes as transferred),
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import BinaryIO, NewType
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass
 from layerfs.errors import Corrupt, InvalidInput
+from layerfs.native import sha256
 
-_HEX = re.compile(r"[0-9a-f]{64}\Z")
+_HEX = pattern(r"[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,7 +63,7 @@ class Digest:
 
     @classmethod
     def of(cls, data: bytes) -> Digest:
-        return cls(hashlib.sha256(data).hexdigest())
+        return cls(sha256(data).hex())
 
 
 DiffID = NewType("DiffID", Digest)
@@ -99,6 +99,8 @@ class VerifyingReader:
 
     def __init__(self, stream: BinaryIO, expected: Digest | None = None, size: int | None = None) -> None:
         self._stream, self._expected, self._size = stream, expected, size
+        import hashlib
+
         self._hash = hashlib.sha256()
         self.count = 0
 

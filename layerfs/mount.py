@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass
 from layerfs.errors import InUse, LayerfsError, MountError, Unsupported
 
 try:
@@ -29,6 +29,7 @@ __all__ = [
     "Mount",
     "MountEntry",
     "attach",
+    "bind",
     "busy_processes",
     "detach",
     "detached",
@@ -46,10 +47,11 @@ ATTRIBUTES = {"ro": READ_ONLY, "nosuid": NO_SUID, "nodev": NO_DEV, "noexec": NO_
     "strictatime": 0x20,
     "nodiratime": 0x80,
 }
+_BIND = 0x1000  # MS_BIND
 _LAZY, _NO_FOLLOW = 2, 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 _STRING_MAX = 255  # fsconfig(2) takes strings of 256 bytes with their end
 _PATIENCE = 10.0  # seconds
-_OCTAL = re.compile(rb"\\([0-7]{3})")
+_OCTAL = pattern(rb"\\([0-7]{3})")
 
 Option = tuple[str, str | int | None]  # name and text, descriptor, or None for a flag
 
@@ -100,16 +102,19 @@ def parse_line(line: bytes) -> MountEntry:
     )
 
 
-def mount_table(process: int | str = "self") -> list[MountEntry]:
-    """The mounts that a process sees, in mount order. Raises OSError when the process is gone or not ours to see."""
+def mount_table(process: int | str = "self", part: bytes = b"") -> list[MountEntry]:
+    """The mounts that a process sees, in mount order; `part`: only lines that hold these bytes. Raises OSError when the
+    process is gone or not ours to see."""
     data = Path(f"/proc/{process}/mountinfo").read_bytes()
-    return [parse_line(line) for line in data.split(b"\n") if line]
+    return [parse_line(line) for line in data.split(b"\n") if line and part in line]
 
 
 def entry_of(target: Path) -> MountEntry | None:
     """The topmost mount at exactly this place, or None."""
     wanted = os.fsencode(os.path.realpath(target))
-    found = [entry for entry in mount_table() if entry.target == wanted]
+    last = wanted.rpartition(b"/")[2]
+    plain = last if last.isalnum() else b""  # others may be written with escapes
+    found = [entry for entry in mount_table(part=plain) if entry.target == wanted]
     return found[-1] if found else None
 
 
@@ -150,6 +155,11 @@ def _explained(fstype: str) -> Iterator[None]:
         if error.errno == errno.EBUSY:
             raise InUse(f"{error.message} (in use by another mount)") from error
         raise
+
+
+def bind(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Shows a file or directory at another place, too. Raises MountError."""
+    _call("mounting").mount(os.fspath(source), os.fspath(target), None, _BIND, None)
 
 
 def detach(target: Path, *, lazy: bool = False) -> None:

@@ -7,9 +7,8 @@ single part lives below `library/`. Error texts are docker's too, because users 
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
-
+from layerfs._lazy import pattern
+from layerfs._record import dataclass, replace
 from layerfs.digest import Digest
 from layerfs.errors import InvalidInput
 
@@ -24,9 +23,9 @@ _HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
-_FULL = re.compile(rf"({_HOST})/({_PART}(?:/{_PART})*)(?::({_TAG}))?(?:@({_DIGEST}))?\Z")
-_TAG_ONLY = re.compile(_TAG + r"\Z")
-_IDENTIFIER = re.compile(r"[a-f0-9]{64}\Z")
+_FULL = pattern(rf"({_HOST})/({_PART}(?:/{_PART})*)(?::({_TAG}))?(?:@({_DIGEST}))?\Z")
+_TAG_ONLY = pattern(_TAG + r"\Z")
+_IDENTIFIER = pattern(r"[a-f0-9]{64}\Z")
 
 
 @dataclass(frozen=True, slots=True, order=True)

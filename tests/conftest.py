@@ -18,6 +18,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell in the background; children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("LAYERFS_NETWORK", "none")  # of containers whose network is not what is tested
     if server := os.environ.get("LAYERFS_TEST_SERVER"):  # a sanitizer build
         native.SERVER = Path(server)
     if not config.option.basetemp and not hasattr(config, "workerinput"):

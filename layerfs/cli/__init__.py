@@ -19,9 +19,42 @@ def main() -> int:
             silence_stdout()
             return 1
         return 0
+    from layerfs.cli.quick import attempt
+
+    code = attempt(sys.argv[1:])
+    if code is not None:
+        return code
     from layerfs.cli.app import run
 
     return run(sys.argv[1:])
 
 
-__all__ = ["main"]
+def entry() -> int:
+    """`main` as a process of its own: without Python's search for cycles and its long goodbye, which take longer than
+    some commands do."""
+    import gc
+
+    gc.set_threshold(100_000, 50, 50)
+    code = main()
+    _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """Ends the process, unless a thread of it has something left to do."""
+    import atexit
+    import os
+    import threading
+
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        return
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return  # Python says what is to be said
+    os._exit(code)
+
+
+__all__ = ["entry", "main"]

@@ -4,25 +4,19 @@ code.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from layerfs._version import __version__
-from layerfs.cli.output import fail, reason, silence_stdout
+from layerfs.cli.session import Session, guarded
 from layerfs.cli.verbs import Group, Verb, usage_error
-from layerfs.errors import LayerfsError
 
-if TYPE_CHECKING:
-    from layerfs.engine import Store
+__all__ = ["Session", "cli", "load_verb", "run"]
 
 # verb -> (module below layerfs.cli, heading in --help)
 _VERBS: dict[str, tuple[str, str]] = {
@@ -45,8 +39,8 @@ _VERBS: dict[str, tuple[str, str]] = {
     "tags": ("registries", "Registries"),
     "copy": ("registries", "Registries"),
     "pull": ("pull", "Registries"),
-    "create": ("launch", "Containers"),
-    "run": ("launch", "Containers"),
+    "create": ("launch_verbs", "Containers"),
+    "run": ("launch_verbs", "Containers"),
     "start": ("life", "Containers"),
     "stop": ("life", "Containers"),
     "restart": ("life", "Containers"),
@@ -79,6 +73,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "fsck": ("upkeep", "The store"),
     "system": ("upkeep", "The store"),
     "debug": ("debug", "The store"),
+    "info": ("upkeep", "The store"),
     "version": ("upkeep", "The store"),
     "completion": ("completion", "The store"),
 }
@@ -217,26 +212,6 @@ def _help_command(ctx: click.Context, words: tuple[str, ...]) -> int:
     return _invoke([*words, "--help"])
 
 
-class Session:
-    """What the verbs share: the store's place, and the store once it is opened."""
-
-    def __init__(self, path: str | None) -> None:
-        self.path = path
-        self._store: Store | None = None
-
-    @property
-    def store(self) -> Store:
-        if self._store is None:
-            from layerfs.engine import Store
-
-            self._store = Store(self.path)
-        return self._store
-
-    def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
-
-
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110})
 @click.option("--store", "store", metavar="DIR", envvar="LAYERFS_STORE", help="The store (default: $LAYERFS_STORE).")
 @click.version_option(__version__, "-v", "--version", message="layerfs version %(version)s")
@@ -245,24 +220,6 @@ def cli(ctx: click.Context, store: str | None) -> None:
     """Container images and layered file systems in one directory, without a daemon."""
     ctx.obj = Session(store)
     ctx.call_on_close(ctx.obj.close)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-@contextlib.contextmanager
-def _orderly_end() -> Iterator[None]:
-    """TERM and HUP unwind as Ctrl-C does: temporary mounts and files are taken away."""
-    main = threading.current_thread() is threading.main_thread()
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, _terminate)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _invoke(arguments: Sequence[str]) -> int:
@@ -280,40 +237,17 @@ def _complete(instruction: str) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code. Errors are one line on stderr."""
+    return guarded(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        with _orderly_end():
-            if instruction := os.environ.get("_LAYERFS_COMPLETE"):
-                return _complete(instruction)
-            code = _invoke(arguments)
-            sys.stdout.flush()
-            return code
+        if instruction := os.environ.get("_LAYERFS_COMPLETE"):
+            return _complete(instruction)
+        return _invoke(arguments)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
         return usage_error(error)
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
         return 128 + signal.SIGINT
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    except BrokenPipeError:
-        silence_stdout()
-        return 128 + signal.SIGPIPE
-    except LayerfsError as error:
-        return _fail_last(str(error), error.exit_code)
-    except OSError as error:
-        return _fail_last(reason(error))
-    except MemoryError:
-        return _fail_last("out of memory")
-    except Exception as error:
-        if os.environ.get("LAYERFS_DEBUG"):
-            raise
-        return _fail_last(f"internal error ({type(error).__name__}: {error}); LAYERFS_DEBUG=1 shows where")
-
-
-def _fail_last(message: str, code: int = 1) -> int:
-    """`fail`, where stdout may be what does not work (a full disk)."""
-    try:
-        return fail(message, code)
-    except OSError:
-        silence_stdout()
-        return fail(message, code)

@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 import click
 
-from layerfs.cli.app import Session
 from layerfs.cli.options import any_argument, image_argument
 from layerfs.cli.output import out
 from layerfs.cli.progress import bars
+from layerfs.cli.session import Session
 from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidInput, NotFound
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.app import Session
 from layerfs.cli.buildprogress import FORMS, printer
 from layerfs.cli.options import format_option, parse_filters
 from layerfs.cli.output import fail, out
+from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.upkeep import _confirm
 from layerfs.cli.verbs import verb

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from layerfs.cli import rows
-from layerfs.cli.app import Session
 from layerfs.cli.options import (
     any_argument,
     container_argument,
@@ -15,9 +14,10 @@ from layerfs.cli.options import (
     quiet_option,
 )
 from layerfs.cli.output import fail, for_each, out
+from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.verbs import verb
-from layerfs.errors import ContainerNotFound
+from layerfs.errors import ContainerNotFound, InvalidInput
 
 _PS_COLUMNS = {
     "CONTAINER ID": "ID",
@@ -65,9 +65,12 @@ def ps_command(
 @container_argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 @click.option("-f", "--force", is_flag=True, help="Kill it first when it runs.")
 @click.option("-v", "--volumes", is_flag=True, help="Also its anonymous volumes.")
+@click.option("-l", "--link", is_flag=True, help="docker's old links: there are none here.")
 @click.pass_obj
-def rm_command(session: Session, names: tuple[str, ...], force: bool, volumes: bool) -> int:
+def rm_command(session: Session, names: tuple[str, ...], force: bool, volumes: bool, link: bool) -> int:
     """Remove containers."""
+    if link:
+        raise InvalidInput("there are no links between containers: they find each other on a network by their names")
 
     def remove(name: str) -> None:
         try:

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from layerfs.cli.app import Session
 from layerfs.cli.options import (
     any_argument,
     container_argument,
@@ -20,6 +19,7 @@ from layerfs.cli.options import (
 )
 from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.rows import history_rows, image_rows
+from layerfs.cli.session import Session
 from layerfs.cli.table import render, unescape
 from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidInput, NotFound, RegistryError
@@ -97,13 +97,35 @@ def _inspect_all(names: tuple[str, ...], format_: str | None, inspect: Callable[
     return code
 
 
+def _document(session: Session, name: str, kind: str | None, size: bool) -> dict[str, Any]:
+    """Of whatever has that name, in docker's order. Raises NotFound in docker's words."""
+    if kind in (None, "container", "image"):
+        try:
+            return session.store.inspect(name, kind=kind, size=size)
+        except NotFound:
+            if kind is not None:
+                raise
+    from layerfs.cli import networks, volumes
+
+    for each, look in {"network": networks.inspected, "volume": volumes.inspected}.items():
+        if kind in (None, each):
+            try:
+                return look(session, name)
+            except NotFound:
+                if kind is not None:
+                    raise
+    raise NotFound(f"No such object: {name}")
+
+
 _inspect_format = click.option("-f", "--format", "format_", metavar="FORMAT", help="json, or a Go template.")
 
 
 @verb("inspect")
 @any_argument("names", nargs=-1, required=True, metavar="NAME...")
 @_inspect_format
-@click.option("--type", "kind", type=click.Choice(["container", "image"]), help="Look only for this kind.")
+@click.option(
+    "--type", "kind", type=click.Choice(["container", "image", "network", "volume"]), help="Look only for this kind."
+)
 @click.option("-s", "--size", is_flag=True, help="Add sizes of containers.")
 @click.option("--remote", is_flag=True, help="Ask the images' registries instead of the store.")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="With --remote: what to take from an index.")
@@ -117,7 +139,7 @@ def inspect_command(
     remote: bool,
     platform: str | None,
 ) -> int:
-    """Show all there is to know of containers and images."""
+    """Show all there is to know of containers, images, networks and volumes."""
     if remote:
         from layerfs.engine.registries import inspect_remote
 

@@ -4,95 +4,101 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from layerfs.cli.app import Session
+from layerfs.cli.flags import Flag, option
+from layerfs.cli.follow import DETACH, follow
 from layerfs.cli.launch_limits import CONFINEMENT, network_settings, take
-from layerfs.cli.life import detach_option, follow
-from layerfs.cli.mounts import engine_option
-from layerfs.cli.options import complete_networks, image_argument
 from layerfs.cli.output import fail, out, reason
-from layerfs.cli.pull import image_at_hand
+from layerfs.cli.session import Session
 from layerfs.cli.terminal import check_input_terminal, parse_keys, size_of
-from layerfs.cli.times import parse_duration
-from layerfs.cli.verbs import verb
 from layerfs.engine.attaching import NOTHING, Attach
 from layerfs.engine.life import start
-from layerfs.engine.settings import Settings
-from layerfs.errors import ContainerNotFound, InvalidInput, LayerfsError
+from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput, LayerfsError
 
 if TYPE_CHECKING:
     from layerfs.engine import Container
 
 _FAILED = 125  # docker's code for what is wrong before the program runs
 
-_OPTIONS: list[Callable[[Any], Any]] = [
-    click.option("--name", help="Name of the container."),
-    click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set an environment variable."),
-    click.option("--env-file", multiple=True, metavar="FILE", help="Read environment variables from a file."),
-    click.option("-w", "--workdir", metavar="DIR", help="Working directory in the container."),
-    click.option("-u", "--user", metavar="NAME|UID[:GROUP|GID]", help="Who the program runs as."),
-    click.option("-h", "--hostname", help="Host name in the container."),
-    click.option(
+
+def _engines() -> list[str]:
+    from layerfs.cli.mounts import ENGINES
+
+    return ENGINES
+
+
+def _complete_networks(*about: Any) -> list[str]:
+    from layerfs.cli.options import complete_networks
+
+    return complete_networks(*about)
+
+
+OPTIONS: list[Flag] = [
+    option("--name", help="Name of the container."),
+    option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set an environment variable."),
+    option("--env-file", multiple=True, metavar="FILE", help="Read environment variables from a file."),
+    option("-w", "--workdir", metavar="DIR", help="Working directory in the container."),
+    option("-u", "--user", metavar="NAME|UID[:GROUP|GID]", help="Who the program runs as."),
+    option("-h", "--hostname", help="Host name in the container."),
+    option(
         "--network",
         "--net",
         "networks",
         multiple=True,
         metavar="NETWORK",
-        shell_complete=complete_networks,
-        help="none: loopback only; host; bridge; container:NAME; a network's name.",
+        envvar="LAYERFS_NETWORK",
+        shell_complete=_complete_networks,
+        help="bridge (or $LAYERFS_NETWORK); none: loopback only; host; container:NAME; a network's name.",
     ),
-    click.option("--entrypoint", help="Replace the image's ENTRYPOINT."),
-    click.option("-l", "--label", multiple=True, metavar="NAME[=VALUE]", help="Set a label."),
-    click.option("--label-file", multiple=True, metavar="FILE", help="Read labels from a file."),
-    click.option("-v", "--volume", multiple=True, metavar="[SRC:]DST[:ro]", help="A volume, or a path of the host."),
-    click.option("--mount", "mounts", multiple=True, metavar="type=…,src=…,dst=…", help="bind, volume or tmpfs."),
-    click.option("--volumes-from", multiple=True, metavar="CONTAINER[:ro]", help="The mounts of another."),
-    click.option("--tmpfs", multiple=True, metavar="DST[:OPTIONS]", help="Mount a tmpfs."),
-    click.option("--read-only", is_flag=True, help="Mount the root file system read-only."),
-    click.option("--privileged", is_flag=True, help="All capabilities, no masks."),
-    click.option("--cap-add", multiple=True, help="Add a capability."),
-    click.option("--cap-drop", multiple=True, help="Drop a capability."),
-    click.option("--security-opt", multiple=True, metavar="OPTION", help="no-new-privileges, seccomp=FILE|unconfined."),
-    click.option("--stop-signal", metavar="SIGNAL", help="Signal that stops the container."),
-    click.option(
+    option("--entrypoint", help="Replace the image's ENTRYPOINT."),
+    option("-l", "--label", multiple=True, metavar="NAME[=VALUE]", help="Set a label."),
+    option("--label-file", multiple=True, metavar="FILE", help="Read labels from a file."),
+    option("-v", "--volume", multiple=True, metavar="[SRC:]DST[:ro]", help="A volume, or a path of the host."),
+    option("--mount", "mounts", multiple=True, metavar="type=…,src=…,dst=…", help="bind, volume or tmpfs."),
+    option("--volumes-from", multiple=True, metavar="CONTAINER[:ro]", help="The mounts of another."),
+    option("--tmpfs", multiple=True, metavar="DST[:OPTIONS]", help="Mount a tmpfs."),
+    option("--read-only", is_flag=True, help="Mount the root file system read-only."),
+    option("--privileged", is_flag=True, help="All capabilities, no masks."),
+    option("--cap-add", multiple=True, help="Add a capability."),
+    option("--cap-drop", multiple=True, help="Drop a capability."),
+    option("--security-opt", multiple=True, metavar="OPTION", help="no-new-privileges, seccomp=FILE|unconfined."),
+    option("--stop-signal", metavar="SIGNAL", help="Signal that stops the container."),
+    option(
         "--storage-opt", multiple=True, metavar="NAME=VALUE", help="A mount option of every mount; size=10G limits it."
     ),
-    click.option("--stop-timeout", type=int, metavar="SECONDS", help="Time to stop in, before it is killed."),
-    click.option("-i", "--interactive", is_flag=True, help="Keep standard input open."),
-    click.option("-t", "--tty", is_flag=True, help="Run it on a terminal."),
-    click.option("--rm", "auto_remove", is_flag=True, help="Remove the container when its program ends."),
-    click.option("--runtime", metavar="NAME|PATH", help="Another OCI runtime: crun, runc."),
-    click.option("--restart", default="no", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped."),
-    click.option("--init", is_flag=True, help="PID 1 passes signals on and reaps processes."),
-    click.option("--log-driver", default="json-file", metavar="NAME", help="json-file (default), none."),
-    click.option("--log-opt", multiple=True, metavar="NAME=VALUE", help="max-size, max-file."),
-    click.option("--health-cmd", metavar="COMMAND", help="A health check."),
-    click.option("--health-interval", metavar="DURATION", help="Time between two checks (30s)."),
-    click.option("--health-timeout", metavar="DURATION", help="Time that a check may take (30s)."),
-    click.option("--health-start-period", metavar="DURATION", help="Time in which failures do not count (0s)."),
-    click.option("--health-start-interval", metavar="DURATION", help="Time between checks in that period (5s)."),
-    click.option("--health-retries", type=int, metavar="N", help="Failures in a row that make it unhealthy (3)."),
-    click.option("--no-healthcheck", is_flag=True, help="Without the image's health check."),
-    click.option("--pull", default="missing", metavar="POLICY", help="Pull it: always, missing (default), never."),
-    click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Platform of the image that is pulled."),
-    click.option("-q", "--quiet", is_flag=True, help="Say nothing of a pull."),
-    click.option("--cidfile", metavar="FILE", help="Write the container's ID to a file."),
+    option("--stop-timeout", type=int, metavar="SECONDS", help="Time to stop in, before it is killed."),
+    option("-i", "--interactive", is_flag=True, help="Keep standard input open."),
+    option("-t", "--tty", is_flag=True, help="Run it on a terminal."),
+    option("--rm", "auto_remove", is_flag=True, help="Remove the container when its program ends."),
+    option("--runtime", metavar="NAME|PATH", help="Another OCI runtime: crun, runc."),
+    option("--restart", default="no", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped."),
+    option("--init", is_flag=True, help="PID 1 passes signals on and reaps processes."),
+    option("--log-driver", default="json-file", metavar="NAME", help="json-file (default), none."),
+    option("--log-opt", multiple=True, metavar="NAME=VALUE", help="max-size, max-file."),
+    option("--health-cmd", metavar="COMMAND", help="A health check."),
+    option("--health-interval", metavar="DURATION", help="Time between two checks (30s)."),
+    option("--health-timeout", metavar="DURATION", help="Time that a check may take (30s)."),
+    option("--health-start-period", metavar="DURATION", help="Time in which failures do not count (0s)."),
+    option("--health-start-interval", metavar="DURATION", help="Time between checks in that period (5s)."),
+    option("--health-retries", type=int, metavar="N", help="Failures in a row that make it unhealthy (3)."),
+    option("--no-healthcheck", is_flag=True, help="Without the image's health check."),
+    option("--pull", default="missing", metavar="POLICY", help="Pull it: always, missing (default), never."),
+    option("--platform", metavar="OS/ARCH[/VARIANT]", help="Platform of the image that is pulled."),
+    option("-q", "--quiet", is_flag=True, help="Say nothing of a pull."),
+    option("--cidfile", metavar="FILE", help="Write the container's ID to a file."),
     *CONFINEMENT,
-    engine_option,
+    option("--engine", choices=_engines, help="Mount engine; default: the best one here."),
+]
+RUN_OPTIONS: list[Flag] = [
+    *OPTIONS,
+    option("-d", "--detach", is_flag=True, help="In the background; print its ID."),
+    option("--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on to the program (the default)."),
+    DETACH,
 ]
 _DURATIONS = ("health_interval", "health_timeout", "health_start_period", "health_start_interval")
-_ARGUMENTS = {"allow_interspersed_args": False, "help_option_names": ["--help"]}
-
-
-def _container_options(function: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
 
 
 def _pairs(path: str, what: str) -> list[str]:
@@ -158,12 +164,18 @@ def environment(env: Iterable[str], files: Iterable[str]) -> list[str]:
     return _with_ours([*(line for path in files for line in _pairs(path, "env")), *env])
 
 
-def _settings(options: dict[str, Any], command: tuple[str, ...]) -> dict[str, Any]:
+def _seconds(text: str) -> float:
+    from layerfs.cli.times import parse_duration
+
+    return parse_duration(text)
+
+
+def _settings(options: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
     """What `Store.create` takes, from the command line's options."""
     labels = [line for path in options.pop("label_file") for line in _pairs(path, "label")]
     limits = take(options, CONFINEMENT)
     for name in _DURATIONS:
-        options[name] = None if options[name] is None else parse_duration(options[name])
+        options[name] = None if options[name] is None else _seconds(options[name])
     return options | {
         "command": list(command) or None,
         "env": environment(options.pop("env"), options.pop("env_file")),
@@ -189,7 +201,20 @@ def _take_volumes(session: Session, settings: dict[str, Any], text: str) -> None
     settings["mounts"] = [*(each + add for each in other.mounts), *settings["mounts"]]
 
 
-def _create(session: Session, image: str, command: tuple[str, ...], options: dict[str, Any]) -> Container:
+def _have(session: Session, image: str, policy: str, settings: dict[str, Any], how: dict[str, Any]) -> None:
+    """Has the image at hand: nearly always it is. Pulled only when nothing else is wrong."""
+    if policy == "missing" and how["platform"] is None:
+        with contextlib.suppress(ImageNotFound):
+            session.store.image(image)
+            return
+    from layerfs.cli.pull import image_at_hand
+    from layerfs.engine.settings import Settings
+
+    Settings().changed({name: value for name, value in settings.items() if name not in ("name", "engine")})
+    image_at_hand(session, image, policy, **how)
+
+
+def _create(session: Session, image: str, command: Sequence[str], options: dict[str, Any]) -> Container:
     cidfile = options.pop("cidfile")
     if cidfile and Path(cidfile).exists():
         raise InvalidInput(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
@@ -199,21 +224,15 @@ def _create(session: Session, image: str, command: tuple[str, ...], options: dic
     settings = _settings(options, command)
     for text in others:
         _take_volumes(session, settings, text)
-    Settings().changed({name: value for name, value in settings.items() if name not in ("name", "engine")})
-    image_at_hand(session, image, policy, **how)  # only when nothing else is wrong
+    _have(session, image, policy, settings, how)
     box = session.store.create(image, **settings)
     if cidfile:
         Path(cidfile).write_text(box.id)
     return box
 
 
-@verb("create", context_settings=_ARGUMENTS)
-@_container_options
-@image_argument()
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND] [ARG...]")
-@click.pass_obj
-def create_command(session: Session, /, image: str, command: tuple[str, ...], **options: Any) -> int:
-    """Make a container of an image: a writable layer and a record."""
+def create(session: Session, image: str, command: Sequence[str], options: dict[str, Any]) -> int:
+    """Prints the new container's ID."""
     try:
         out(_create(session, image, command, options).id)
     except OSError as error:
@@ -221,28 +240,12 @@ def create_command(session: Session, /, image: str, command: tuple[str, ...], **
     return 0
 
 
-@verb("run", context_settings=_ARGUMENTS)
-@_container_options
-@click.option("-d", "--detach", is_flag=True, help="In the background; print its ID.")
-@click.option("--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on to the program (the default).")
-@detach_option
-@image_argument()
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND] [ARG...]")
-@click.pass_obj
-def run_command(
-    session: Session,
-    /,
-    image: str,
-    command: tuple[str, ...],
-    detach: bool,
-    sig_proxy: bool,
-    detach_keys: str,
-    **options: Any,
-) -> int:
-    """Run a program in a new container; its exit code is ours."""
+def run(session: Session, image: str, command: Sequence[str], options: dict[str, Any]) -> int:
+    """The exit code of the program, or of what kept it from running."""
+    detach, keys, proxy = options.pop("detach"), options.pop("detach_keys"), options.pop("sig_proxy")
     stdin = options["interactive"] and not detach
     try:
-        parse_keys(detach_keys)
+        parse_keys(keys)
         check_input_terminal(stdin, options["tty"])
         box = _create(session, image, command, options | {"stdin_once": stdin})
     except OSError as error:
@@ -258,7 +261,7 @@ def run_command(
             connection.close()
             out(box.id)
             return 0
-        return follow(box, connection, stdin=stdin, keys=detach_keys, proxy=sig_proxy) or 0
+        return follow(box, connection, stdin=stdin, keys=keys, proxy=proxy) or 0
     except LayerfsError as error:
         return fail(str(error), error.exit_code if error.exit_code in (126, 127) else _FAILED)
     except OSError as error:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.app import Session
+from layerfs.cli.follow import DETACH, follow
 from layerfs.cli.options import container_argument, filter_option, format_option
 from layerfs.cli.output import fail, for_each, out, reason
+from layerfs.cli.session import Session
 from layerfs.cli.terminal import (
-    DETACH_KEYS,
     Detached,
     GaveUp,
     Master,
-    Monitored,
     carry,
     check_input_terminal,
     parse_keys,
@@ -23,63 +21,23 @@ from layerfs.cli.terminal import (
     write_all,
 )
 from layerfs.cli.times import parse_moment
-from layerfs.cli.verbs import verb
-from layerfs.errors import InUse, LayerfsError, RunError
+from layerfs.cli.verbs import verb, with_flags
+from layerfs.errors import LayerfsError, RunError
 
 if TYPE_CHECKING:
     from layerfs.engine import Container
-    from layerfs.engine.attaching import Connection
 
 _REMAINDER = {"allow_interspersed_args": False}
 _PRECISE = {"ignore_unknown_options": True}
 
 
-def detach_option(function: Any) -> Any:
-    return click.option("--detach-keys", default=DETACH_KEYS, metavar="KEYS", help="Keys that leave a container.")(
-        function
-    )
+detach_option = with_flags([DETACH])
 
 
 def failed(error: OSError) -> int:
     """docker's codes for what could not be run."""
     code = error.exit_code if isinstance(error, RunError) else 1
     return fail(str(error) if isinstance(error, LayerfsError) else reason(error), code)
-
-
-def follow(
-    box: Container, connection: Connection, *, stdin: bool, keys: str = DETACH_KEYS, proxy: bool = True
-) -> int | None:
-    """Its streams and ours until its end; the exit code, or None when we were detached. Cleans up after it."""
-    from layerfs.engine.attaching import Connection
-    from layerfs.engine.life import finish
-
-    tty = box.settings.tty
-    far = Monitored(connection, lambda: Connection.open(box.directory))
-    with connection:
-        try:
-            carry(far, stdin=stdin, terminal=tty, keys=keys, proxy=proxy)
-        except Detached:
-            return None
-        except GaveUp:
-            _end(box, connection)
-            raise KeyboardInterrupt from None
-        code = far.ended.code if far.ended and not far.ended.lost else None
-        if code is None:
-            code = box.state.code
-        finish(box)
-        connection.done()
-    return code
-
-
-def _end(box: Container, connection: Connection) -> None:
-    from layerfs.engine.life import finish
-
-    with contextlib.suppress(InUse):
-        box.kill()
-    for _ in connection.messages():
-        pass
-    finish(box)
-    connection.done()
 
 
 @verb("start")

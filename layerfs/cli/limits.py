@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.app import Session
 from layerfs.cli.launch_limits import LIMITS, given
 from layerfs.cli.options import container_argument, format_option, no_trunc_option
 from layerfs.cli.output import for_each, out
+from layerfs.cli.session import Session
 from layerfs.cli.table import render
-from layerfs.cli.verbs import verb
+from layerfs.cli.verbs import verb, with_flags
 from layerfs.errors import ContainerNotFound
 from layerfs.image.text import human_size
 
@@ -35,14 +35,8 @@ _STATS_COLUMNS = {
 _INTERVAL = 1.0
 
 
-def _with_limits(function: Any) -> Any:
-    for option in reversed(LIMITS):
-        function = option(function)
-    return function
-
-
 @verb("update")
-@_with_limits
+@with_flags(LIMITS)
 @click.option("--restart", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped.")
 @container_argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 @click.pass_obj

@@ -6,10 +6,10 @@ import sys
 
 import click
 
-from layerfs.cli.app import Session
 from layerfs.cli.options import any_argument, container_argument, format_option, quiet_option
 from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.rows import mount_rows
+from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.verbs import verb
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.app import Session
 from layerfs.cli.options import container_argument, filter_option, format_option, no_trunc_option, quiet_option
 from layerfs.cli.output import fail, for_each, out
+from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.template import Template
 from layerfs.cli.verbs import verb
@@ -116,10 +116,10 @@ def _row(network: Network, no_trunc: bool) -> dict[str, Any]:
 @click.pass_obj
 def network_inspect_command(session: Session, names: tuple[str, ...], format_: str | None) -> int:
     """All about networks, as JSON."""
-    networks, documents, code = _networks(session), [], 0
+    documents, code = [], 0
     for name in names:
         try:
-            documents.append(_document(networks, networks.get(name)))
+            documents.append(inspected(session, name))
         except NotFound as error:
             code = fail(str(error))
     if format_ and format_ != "json":
@@ -129,6 +129,12 @@ def network_inspect_command(session: Session, names: tuple[str, ...], format_: s
     else:
         out(json.dumps(documents, indent=4, ensure_ascii=False))
     return code
+
+
+def inspected(session: Session, name: str) -> dict[str, Any]:
+    """Raises NotFound."""
+    networks = _networks(session)
+    return _document(networks, networks.get(name))
 
 
 def _document(networks: Networks, network: Network) -> dict[str, Any]:

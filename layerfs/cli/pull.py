@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.app import Session
 from layerfs.cli.output import fail, out
 from layerfs.cli.progress import blob_bars
+from layerfs.cli.session import Session
 from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidInput
 from layerfs.reference import Reference

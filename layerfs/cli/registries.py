@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from layerfs.cli.app import Session
 from layerfs.cli.options import image_argument
 from layerfs.cli.output import fail, out
 from layerfs.cli.progress import bars
+from layerfs.cli.session import Session
 from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidInput
 

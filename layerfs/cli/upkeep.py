@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 
 import click
 
+from layerfs._record import asdict
 from layerfs._version import __version__
 from layerfs.cli import rows
-from layerfs.cli.app import Session
+from layerfs.cli.app import load_verb
 from layerfs.cli.options import format_option, parse_filters
 from layerfs.cli.output import out
 from layerfs.cli.progress import bars
+from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.template import to_json
 from layerfs.cli.verbs import Group, verb
@@ -88,7 +89,17 @@ def fsck_command(session: Session, repair: bool, quick: bool, format_: str) -> i
     return 1 if bad else 0
 
 
-@click.group("system", cls=Group)
+class _System(Group):
+    """Two of its commands are those of the top."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "events", "info"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return load_verb(cmd_name) if cmd_name in ("events", "info") else super().get_command(ctx, cmd_name)
+
+
+@click.group("system", cls=_System)
 def system_command() -> None:
     """The store as a whole."""
 
@@ -111,6 +122,47 @@ def _df(session: Session, verbose: bool, format_: str | None) -> None:
         if format_ is None:
             out(f"{heading} space usage:\n")
         render(found, columns, format=format_)
+
+
+_INFO = {  # what is shown, and under which name
+    "Containers": "Containers",
+    " Running": "ContainersRunning",
+    " Paused": "ContainersPaused",
+    " Stopped": "ContainersStopped",
+    "Images": "Images",
+    "Server Version": "ServerVersion",
+    "Storage Driver": "Driver",
+    "Logging Driver": "LoggingDriver",
+    "Cgroup Driver": "CgroupDriver",
+    "Cgroup Version": "CgroupVersion",
+    "Kernel Version": "KernelVersion",
+    "Operating System": "OperatingSystem",
+    "OSType": "OSType",
+    "Architecture": "Architecture",
+    "CPUs": "NCPU",
+    "Total Memory": "MemTotal",
+    "Name": "Name",
+    "Store": "DockerRootDir",
+}
+
+
+@verb("info")
+@click.option("-f", "--format", "format_", metavar="FORMAT", help="json, or a Go template.")
+@click.pass_obj
+def info_command(session: Session, format_: str | None) -> None:
+    """Show what is in the store, and what machine this is."""
+    from layerfs.cli.template import Template
+    from layerfs.engine.upkeep import information
+    from layerfs.image.text import human_size
+
+    found = information(session.store) | {"ServerVersion": __version__}
+    if format_ == "json":
+        out(to_json(found))
+    elif format_:
+        out(Template(format_)(found))
+    else:
+        shown = found | {"MemTotal": human_size(found["MemTotal"])}
+        out("\n".join(f"{title}: {shown[name]}" for title, name in _INFO.items()))
 
 
 def _confirm(force: bool, what: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from layerfs.cli.flags import Flag
 from layerfs.cli.output import fail, out
 
 _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
@@ -73,6 +74,20 @@ class Group(click.Group):
 def verb(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Verb]:
     """`click.command` for one of ours."""
     return click.command(name, cls=Verb, **attributes)
+
+
+def with_flags(flags: Iterable[Flag]) -> Callable[[Any], Any]:
+    """Adds options of a table to a command."""
+
+    def add(function: Any) -> Any:
+        for flag in reversed(list(flags)):
+            attributes = dict(flag.attributes)
+            if choices := attributes.pop("choices", None):
+                attributes["type"] = click.Choice(choices())
+            function = click.option(*flag.words, flag.name, **attributes)(function)
+        return function
+
+    return add
 
 
 def flag_text(param: click.Parameter) -> str:

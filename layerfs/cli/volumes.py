@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.app import Session
 from layerfs.cli.options import filter_option, format_option, quiet_option
 from layerfs.cli.output import fail, for_each, out
+from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.template import Template
 from layerfs.cli.verbs import verb
@@ -88,7 +88,7 @@ def volume_inspect_command(session: Session, names: tuple[str, ...], format_: st
     documents, code = [], 0
     for name in names:
         try:
-            documents.append(_document(_volumes(session).get(name)))
+            documents.append(inspected(session, name))
         except NotFound as error:
             code = fail(str(error))
     if format_ and format_ != "json":
@@ -98,6 +98,11 @@ def volume_inspect_command(session: Session, names: tuple[str, ...], format_: st
     else:
         out(json.dumps(documents, indent=4, ensure_ascii=False))
     return code
+
+
+def inspected(session: Session, name: str) -> dict[str, Any]:
+    """Raises NotFound."""
+    return _document(_volumes(session).get(name))
 
 
 def _document(volume: Volume) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import os
 
 import click
 
-from layerfs.cli.app import Session
 from layerfs.cli.options import format_option, image_argument
 from layerfs.cli.output import out
 from layerfs.cli.rows import printable
+from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.verbs import verb
 from layerfs.image.text import human_size

@@ -5,9 +5,9 @@ texts, checked when they are given.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from layerfs._record import dataclass, field, replace
 from layerfs.errors import InvalidInput
 from layerfs.runtime.resources import NAMES as RESOURCE_NAMES
 from layerfs.runtime.resources import Resources, parse_size

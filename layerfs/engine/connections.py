@@ -5,16 +5,17 @@ containers of a network find each other (lines in their /etc/hosts, written agai
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfs._record import replace
 from layerfs.engine.networks import DEFAULT, Endpoint, Network, Networks, free_address
 from layerfs.engine.userns import maps_of
-from layerfs.errors import InUse, InvalidInput, NotFound, RunError
+from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound, RunError
 from layerfs.runtime import firewall, netns
 from layerfs.runtime.firewall import Published
 from layerfs.runtime.ports import Publish, allocate, parse_expose, parse_publish
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from layerfs.engine.settings import Settings
 
 _BEGIN, _END = b"# layerfs: others on the network\n", b"# layerfs: end\n"
+_HOST_LOCK = "/run/layerfs-networks.lock"
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -53,11 +55,20 @@ def connect_all(box: Container, settings: Settings) -> list[tuple[Network, Endpo
             for number, name in enumerate(networks_of(settings)):
                 ports = published(box, settings) if number == 0 else []
                 _connect(networks, box, settings, name, number, ports)
-        except BaseException:
+        except BaseException as error:
             _disconnect_all(networks, box)
             _take_down_unused(networks, networks_of(settings))
+            if isinstance(error, OSError) and not isinstance(error, LayerfsError):
+                raise _cannot(settings, error) from None
             raise
         return networks.of(box.id)
+
+
+def _cannot(settings: Settings, error: OSError) -> RunError:
+    why = (error.strerror or str(error)).lower()
+    return RunError(
+        f"the container cannot be connected to network {settings.network}: {why} (none and host always work)"
+    )
 
 
 def _take_down_unused(networks: Networks, names: Iterable[str]) -> None:
@@ -86,21 +97,21 @@ def _connect(
     if network.special:
         raise InvalidInput(f"container cannot be connected to network {network.name}")
     others = networks.endpoints(network)
-    network = _bring_up(networks, network, fresh=not others)
-    wanted = settings.ip if number == 0 else None
-    address = free_address(network, [other.address for other in others], wanted)
-    endpoint = Endpoint(
-        container=box.id,
-        name=box.name,
-        address=str(address),
-        mac="02:42:" + ":".join(f"{byte:02x}" for byte in address.packed),
-        interface=f"eth{number}",
-        link=f"veth{box.id[:7]}{number}",
-        aliases=(*settings.network_aliases, box.id[:12], *([settings.hostname] if settings.hostname else [])),
-        ports=_ports(networks, network, ports),
-    )
-    networks.write_endpoint(network, endpoint)
-    _plug_in(network, endpoint, networks.namespace(box.id), default_route=number == 0)
+    with _up(networks, network, fresh=not others) as network:
+        wanted = settings.ip if number == 0 else None
+        address = free_address(network, [other.address for other in others], wanted)
+        endpoint = Endpoint(
+            container=box.id,
+            name=box.name,
+            address=str(address),
+            mac="02:42:" + ":".join(f"{byte:02x}" for byte in address.packed),
+            interface=f"eth{number}",
+            link=f"veth{box.id[:7]}{number}",
+            aliases=(*settings.network_aliases, box.id[:12], *([settings.hostname] if settings.hostname else [])),
+            ports=_ports(networks, network, ports),
+        )
+        networks.write_endpoint(network, endpoint)
+        _plug_in(network, endpoint, networks.namespace(box.id), default_route=number == 0)
     _publish(networks, network, endpoint, add=True)
     _tell_names(networks, network)
 
@@ -120,30 +131,58 @@ def _ports(networks: Networks, network: Network, wanted: Sequence[Publish]) -> t
     return tuple((port.protocol, port.host_ip, port.host_port, port.port) for port in found)
 
 
-def _bring_up(networks: Networks, network: Network, *, fresh: bool) -> Network:
-    """The bridge, when it is not there."""
+@contextlib.contextmanager
+def _up(networks: Networks, network: Network, *, fresh: bool) -> Iterator[Network]:
+    """The network with its bridge, for a block in which somebody is connected; its rules are in force at the end, and
+    made meanwhile."""
     with Netlink() as host:
         link = host.find(network.bridge)
         if link is not None and fresh:  # left by a killed process; its rules may be half made
             host.delete(link.index)
             link = None
-        if link is not None:
-            return network
-        network = networks.fresh_subnet(network)
-        gateway = ipaddress.IPv4Address(network.gateway)
-        host.add_bridge(network.bridge, "02:42:" + ":".join(f"{byte:02x}" for byte in gateway.packed))
-        link = host.find(network.bridge)
         if link is None:
-            raise RunError(f"the bridge {network.bridge} has vanished")
-        host.add_address(link.index, gateway, ipaddress.IPv4Network(network.subnet).prefixlen)
-        host.set_up(link.index)
-    if firewall.available():
-        subnet = ipaddress.IPv4Network(network.subnet)
-        firewall.apply(firewall.table_text(network.table, network.bridge, subnet, internal=network.internal))
-        _sysctl(f"net/ipv4/conf/{network.bridge}/route_localnet", "1")
-        if not network.internal:
-            _sysctl("net/ipv4/ip_forward", "1")
-    return network
+            with _alone_on_the_host():
+                network = networks.fresh_subnet(network)
+                _add_bridge(host, network)
+    rules = _rules(network) if link is None and firewall.available() else None
+    try:
+        yield network
+    finally:
+        if rules is not None:
+            rules.finish()
+
+
+def _add_bridge(host: Netlink, network: Network) -> None:
+    gateway = ipaddress.IPv4Address(network.gateway)
+    host.add_bridge(network.bridge, "02:42:" + ":".join(f"{byte:02x}" for byte in gateway.packed))
+    link = host.find(network.bridge)
+    if link is None:
+        raise RunError(f"the bridge {network.bridge} has vanished")
+    host.add_address(link.index, gateway, ipaddress.IPv4Network(network.subnet).prefixlen)
+    host.set_up(link.index)
+
+
+def _rules(network: Network) -> firewall.Rules:
+    subnet = ipaddress.IPv4Network(network.subnet)
+    _sysctl(f"net/ipv4/conf/{network.bridge}/route_localnet", "1")
+    if not network.internal:
+        _sysctl("net/ipv4/ip_forward", "1")
+    return firewall.Rules(firewall.table_text(network.table, network.bridge, subnet, internal=network.internal))
+
+
+@contextlib.contextmanager
+def _alone_on_the_host() -> Iterator[None]:
+    """Two stores that look for a free subnet at once would find the same one."""
+    try:
+        fd = os.open(_HOST_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:  # nobody else has it, either
+        yield
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _sysctl(name: str, value: str) -> None:
@@ -159,10 +198,10 @@ def _plug_in(network: Network, endpoint: Endpoint, namespace: Path, *, default_r
         with Netlink() as host:
             if stale := host.find(endpoint.link):
                 host.delete(stale.index)
-            host.add_veth(endpoint.link, endpoint.interface, endpoint.mac, kept, network.mtu)
-            links = {link.name: link.index for link in host.links()}
-            host.set_master(links[endpoint.link], links[network.bridge])
-            host.set_up(links[endpoint.link])
+            bridge = host.find(network.bridge)
+            if bridge is None:
+                raise RunError(f"the bridge {network.bridge} has vanished")
+            host.add_veth(endpoint.link, endpoint.interface, endpoint.mac, kept, network.mtu, bridge.index)
         with Netlink(netns.route_socket(namespace)) as inner:
             mine = inner.find(endpoint.interface)
             if mine is None:
@@ -172,10 +211,6 @@ def _plug_in(network: Network, endpoint: Endpoint, namespace: Path, *, default_r
             inner.set_up(mine.index)
             if default_route and not network.internal:
                 inner.add_default_route(mine.index, ipaddress.IPv4Address(network.gateway))
-    except OSError as error:
-        if isinstance(error, RunError):
-            raise
-        raise RunError(f"connecting to network {network.name}: {(error.strerror or str(error)).lower()}") from None
     finally:
         os.close(kept)
 

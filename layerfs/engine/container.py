@@ -6,10 +6,10 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from layerfs._record import replace
 from layerfs.engine.mounts import mount_container, mounted_at
 from layerfs.engine.programs import Programs
 from layerfs.engine.records import Change
@@ -36,6 +36,7 @@ class Container(Programs):
 
     def __init__(self, store: Store, record: ContainerRecord) -> None:
         self.store, self._id, self._name = store, record.id, record.name
+        self._image: Image | None = None
 
     def __repr__(self) -> str:
         return f"<layerfs.Container {self._id[:12]} {self._name}>"
@@ -71,7 +72,10 @@ class Container(Programs):
         """What it stands on; kept for it even when the image was removed by force."""
         from layerfs.engine.image import Image
 
-        return Image(self.store, self.store.image_of(self.record))
+        record = self.record
+        if self._image is None or self._image.record.id.hex != record.image:
+            self._image = Image(self.store, self.store.image_of(record))
+        return self._image
 
     @property
     def image_name(self) -> str:

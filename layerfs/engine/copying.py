@@ -13,11 +13,11 @@ import posixpath
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs import _native
+from layerfs._record import dataclass, replace
 from layerfs.engine.events import record_event
 from layerfs.engine.running import place_of
 from layerfs.engine.userns import maps_of

@@ -28,21 +28,20 @@ def events_path(store: Store) -> Path:
     return store.path / "events"
 
 
-def _actor(box: Container) -> str:
-    record = box.record
-    attributes = {**dict(box.config().labels), "image": box.image_name, "name": record.name}
-    return json.dumps({"ID": record.id, "Attributes": attributes})
+def _actor(box: Container) -> dict[str, Any]:
+    attributes = {**dict(box.config().labels), "image": box.image_name, "name": box.name}
+    return {"ID": box.id, "Attributes": attributes}
 
 
 def attributes_of(box: Container) -> bytes:
     """What each event of a container has, open at its end: a monitor adds to it."""
-    return f'"Actor":{_actor(box)[:-2]}'.encode()
+    return f'"Actor":{json.dumps(_actor(box))[:-2]}'.encode()
 
 
 def record_event(box: Container, action: str, **attributes: str) -> None:
     """One event of a container. Never an error: the deed is done."""
     with contextlib.suppress(OSError):
-        actor = json.loads(_actor(box))
+        actor = _actor(box)
         actor["Attributes"].update(attributes)
         append(box.store, {"timeNano": time.time_ns(), "Type": "container", "Action": action, "Actor": actor})
 

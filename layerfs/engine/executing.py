@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from layerfs._record import replace
 from layerfs.engine.events import record_event
 from layerfs.engine.filters import filter_of
 from layerfs.engine.surroundings import cgroups
@@ -66,7 +65,7 @@ class ExecEvents:
     """docker's three events of an exec."""
 
     def __init__(self, box: Container, command: Sequence[str]) -> None:
-        self._box, self._id, self._words = box, secrets.token_hex(32), " ".join(map(os.fsdecode, command))
+        self._box, self._id, self._words = box, os.urandom(32).hex(), " ".join(map(os.fsdecode, command))
 
     def created(self) -> None:
         record_event(self._box, f"exec_create: {self._words}", execID=self._id)
@@ -95,7 +94,7 @@ def execute(
     """`start_exec`, then its streams until its end."""
     from layerfs.runtime import PIPE
     from layerfs.runtime.communicate import communicate
-    from layerfs.runtime.run import forwarded
+    from layerfs.runtime.foreground import forwarded
 
     events = ExecEvents(box, command)
     data = stdin if isinstance(stdin, bytes) else None

@@ -5,14 +5,13 @@ kept in the store's `cache/seccomp/`, which may be removed at any time.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfs.errors import InvalidInput
+from layerfs.native import sha256
 
 if TYPE_CHECKING:
     from layerfs.engine.settings import Settings
@@ -20,13 +19,14 @@ if TYPE_CHECKING:
     from layerfs.store.root import StoreRoot
 
 UNCONFINED = "unconfined"
+_VERSION = b"1"  # of what seccomp_compile makes
 
 
 def check_profile(text: str | None) -> None:
     """Raises InvalidInput for what is no profile."""
-    from layerfs.runtime.seccomp import parse, resolve
-
     if text not in (None, UNCONFINED, ""):
+        from layerfs.runtime.seccomp import parse, resolve
+
         resolve(parse(text or ""), os.uname().machine, os.uname().release, ())
 
 
@@ -48,11 +48,9 @@ def _capabilities(settings: Settings) -> frozenset[str]:
 
 
 def _key(settings: Settings) -> str:
-    from layerfs.runtime.seccomp_compile import VERSION
-
     host = os.uname()
     parts = [settings.seccomp or "", host.machine, host.release, *sorted(_capabilities(settings)), _library_stamp()]
-    return hashlib.sha256(VERSION + b"\0" + json.dumps(parts).encode()).hexdigest()
+    return sha256(_VERSION + b"\0" + json.dumps(parts).encode()).hex()
 
 
 def _library_stamp() -> str:
@@ -92,16 +90,16 @@ def _read(place: Path) -> bytes | None:
     except OSError:
         return None
     code, digest = data[:-32], data[-32:]
-    return code if code and len(code) % 8 == 0 and hashlib.sha256(code).digest() == digest else None
+    return code if code and len(code) % 8 == 0 and sha256(code) == digest else None
 
 
 def _keep(place: Path, code: bytes, *, read_only: bool) -> bytes:
     if read_only:
         return code
-    temporary = place.with_name(f".{secrets.token_hex(8)}")
+    temporary = place.with_name(f".{os.urandom(8).hex()}")
     with contextlib.suppress(OSError):  # a full disk: it is compiled again next time
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.write_bytes(code + hashlib.sha256(code).digest())
+        temporary.write_bytes(code + sha256(code))
         temporary.replace(place)
     with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)

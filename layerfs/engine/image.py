@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from layerfs._record import dataclass
 from layerfs.digest import ChainID, DiffID, Digest, chain_ids
 from layerfs.engine.mounts import mount_image
 from layerfs.image.images import Images
@@ -41,6 +41,7 @@ class Image:
 
     def __init__(self, store: Store, record: ImageRecord) -> None:
         self.store, self.record = store, record
+        self._config: ImageConfig | None = None
 
     def __repr__(self) -> str:
         return f"<layerfs.Image {self.short_id} {' '.join(self.tags)}>".replace(" >", ">")
@@ -75,7 +76,9 @@ class Image:
     @property
     def config(self) -> ImageConfig:
         """The parsed config; `.raw` has its bytes. Raises Corrupt when they are damaged."""
-        return Images(self.store.root).config(self.record)
+        if self._config is None:
+            self._config = Images(self.store.root).config(self.record)
+        return self._config
 
     @property
     def layers(self) -> tuple[Layer, ...]:

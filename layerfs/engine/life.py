@@ -11,10 +11,10 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfs._record import replace
 from layerfs.engine.events import attributes_of, events_path, record_event
 from layerfs.engine.lifesettings import probe_of
 from layerfs.engine.oci import runtime_words

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from layerfs._lazy import pattern
+from layerfs._record import replace
 from layerfs.errors import InvalidInput
 from layerfs.runtime.spec import Probe, Restart
 
@@ -23,7 +24,7 @@ _KINDS = {
     "always": Restart.ALWAYS,
     "unless-stopped": Restart.UNLESS_STOPPED,
 }
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\Z", re.I | re.A)
+_SIZE = pattern(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\Z", re.I | re.A)
 _LOG_OPTS = {"max-size", "max-file", "mode", "compress", "labels", "env", "tag"}
 
 

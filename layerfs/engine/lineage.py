@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from layerfs._record import dataclass, field
 from layerfs.errors import LayerfsError
 from layerfs.snapshot.states import States
 

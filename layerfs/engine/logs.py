@@ -102,63 +102,93 @@ def _blocks(box: Container, follow: bool, tail: int | None) -> Iterator[bytes]:
 
 
 class _Reader:
-    """The files of one log as one stream: goes on in the next younger file when the one at hand was rotated away."""
+    """The files of one log as one stream: goes on in the next younger file when the one at hand was rotated away.
+
+    Files are told apart by their inodes, since any name may mean the next one by the time it is opened.
+    """
 
     def __init__(self, current: Path, tail: int | None) -> None:
         self._current = current
         self._file: io.BufferedReader | None = None
         if tail is None:
-            oldest = self._files()[-1:]
-            self._open(oldest[0] if oldest else current)
+            while not self._open(self._files()[-1:]):
+                pass
         else:
-            self._seek_tail(tail)
+            while not self._seek_tail(tail):
+                pass
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _files(self) -> list[Path]:
-        """Youngest first."""
-        numbered = [path for path in self._current.parent.glob(f"{_NAME}.*") if path.suffix[1:].isdigit()]
-        files = [self._current, *sorted(numbered, key=lambda path: int(path.suffix[1:]))]
-        return [path for path in files if path.exists()]
+    def _files(self) -> list[tuple[int, Path]]:
+        """Inode and name, youngest first. Looked at in this order, and on to the end that there is by then, a file that
+        is renamed meanwhile is seen twice, but never missed."""
+        found: dict[int, Path] = {}
+        number, last = 0, self._last()
+        while number <= last:
+            path = self._current.with_name(f"{_NAME}.{number}") if number else self._current
+            with contextlib.suppress(FileNotFoundError):
+                inode = path.stat().st_ino
+                found.pop(inode, None)
+                found[inode] = path
+            number += 1
+            last = self._last() if number > last else last
+        return list(found.items())
 
-    def _open(self, path: Path, offset: int = 0) -> None:
-        self.close()
-        with contextlib.suppress(FileNotFoundError):
-            self._file = path.open("rb")
-            self._file.seek(offset)
+    def _last(self) -> int:
+        """The number of the oldest file."""
+        names = [path.suffix[1:] for path in self._current.parent.glob(f"{_NAME}.*")]
+        return max((int(name) for name in names if name.isdigit()), default=0)
 
-    def _seek_tail(self, count: int) -> None:
-        for path in self._files():
-            offset, found = _tail_offset(path, count)
-            self._open(path, offset)
+    def _open(self, wanted: list[tuple[int, Path]], offset: int = 0) -> bool:
+        """The file, if there is any; False when its name means another one by now."""
+        for inode, path in wanted:
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                return False
+            if os.fstat(file.fileno()).st_ino != inode:
+                file.close()
+                return False
+            self.close()
+            self._file = file
+            file.seek(offset)
+        return True
+
+    def _seek_tail(self, count: int) -> bool:
+        for file in self._files():
+            try:
+                offset, found = _tail_offset(file[1], count)
+            except FileNotFoundError:
+                return False
+            if not self._open([file], offset):
+                return False
             count -= found
             if count <= 0:
-                return
-
-    def _next(self) -> bool:
-        """Whether there is a younger file; it is open then."""
-        files = self._files()
-        if self._file is None:
-            self._open(self._current)
-            return self._file is not None
-        here = os.fstat(self._file.fileno()).st_ino
-        place = next((at for at, path in enumerate(files) if path.stat().st_ino == here), len(files))
-        if place == 0 or not files:
-            return False
-        self._open(files[place - 1])
+                break
         return True
+
+    def _younger(self) -> list[tuple[int, Path]]:
+        """The file that follows the one at hand; none when that is written to now."""
+        files = self._files()
+        here = os.fstat(self._file.fileno()).st_ino if self._file is not None else None
+        place = next((at for at, (inode, _) in enumerate(files) if inode == here), len(files))
+        return files[place - 1 : place] if place else []
 
     def rest(self) -> Iterator[bytes]:
         """Blocks of whole lines that are there now."""
         while True:
             if self._file is not None:
                 yield from _whole_lines(self._file)
-            with contextlib.suppress(FileNotFoundError):  # rotated just now: look again
-                if not self._next():
-                    return
+            younger = self._younger()
+            if not younger:
+                return
+            if self._file is not None:  # what came just before it was rotated away
+                yield from _whole_lines(self._file)
+            while not self._open(younger):
+                younger = self._younger()
 
 
 def _whole_lines(file: io.BufferedReader) -> Iterator[bytes]:

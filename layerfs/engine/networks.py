@@ -8,20 +8,20 @@ connected; `docs/architecture.md` tells the rest. All changes are made under the
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import fcntl
 import ipaddress
 import json
 import os
 import re
-import secrets
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import pattern
+from layerfs._record import asdict, dataclass, field, replace
 from layerfs.errors import AlreadyExists, InUse, InvalidInput, NotFound, RunError
+from layerfs.native import sha256
 from layerfs.runtime import netns
 from layerfs.runtime.rtnetlink import Netlink
 
@@ -30,9 +30,35 @@ if TYPE_CHECKING:
 
 DEFAULT = "bridge"
 _SPECIAL = ("host", "none")
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z", re.ASCII)
+_CAPABILITIES = (12, 21)  # CAP_NET_ADMIN, CAP_SYS_ADMIN
+_NS_GET_USERNS = 0xB701
+_NAME = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z", re.ASCII)
 _POOL = [ipaddress.IPv4Network(f"172.{n}.0.0/16") for n in range(17, 32)]
 _POOL += [ipaddress.IPv4Network(f"192.168.{n}.0/20") for n in range(0, 256, 16)]
+
+
+def default_name() -> str:
+    """The network of a container whose creator names none, on the command line: docker's `bridge`; `none` for who may
+    make no interfaces here."""
+    status = Path("/proc/self/status").read_text()
+    mask = int(status.partition("CapEff:")[2].split()[0], 16)
+    return DEFAULT if all(mask >> bit & 1 for bit in _CAPABILITIES) and _owns_network() else "none"
+
+
+def _owns_network() -> bool:
+    """Root of a user namespace has capabilities, but not over the host's interfaces."""
+    try:
+        network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            owner = fcntl.ioctl(network, _NS_GET_USERNS)
+        finally:
+            os.close(network)
+        try:
+            return os.fstat(owner).st_ino == Path("/proc/self/ns/user").stat().st_ino
+        finally:
+            os.close(owner)
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +143,7 @@ class Networks:
                 yield Network(self._identity(name), name, "", "", driver)
 
     def _identity(self, name: str) -> str:
-        return hashlib.sha256(f"{name}\0{self._store.path}".encode()).hexdigest()
+        return sha256(f"{name}\0{self._store.path}".encode()).hex()
 
     def _record(self, identity: str) -> Network | None:
         try:
@@ -161,7 +187,7 @@ class Networks:
         with self.lock():
             if any(name == network.name for network in self.all()):
                 raise AlreadyExists(f"network with name {name} already exists")
-            identity = secrets.token_hex(32)
+            identity = os.urandom(32).hex()
             network = self._placed(identity, name, subnet, gateway)
             network = replace(network, internal=internal, labels=labels or {}, options=options or {})
             self._write(network)
@@ -207,6 +233,8 @@ class Networks:
 
     def remove(self, name: str) -> Network:
         """Raises InUse, NotFound."""
+        import shutil
+
         with self.lock():
             network = self.get(name)
             if network.name in (DEFAULT, *_SPECIAL):
@@ -270,9 +298,8 @@ class Networks:
             if link is None:
                 return
             host.delete(link.index)
-        if firewall.available():
-            with contextlib.suppress(RunError):
-                firewall.apply(firewall.delete_text(network.table))
+        with contextlib.suppress(OSError):  # a kernel without nftables
+            firewall.delete(network.table)
 
 
 def _endpoint(file: Path) -> Endpoint | None:
@@ -283,7 +310,7 @@ def _endpoint(file: Path) -> Endpoint | None:
 
 
 def _replace(file: Path, row: Mapping[str, Any]) -> None:
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    temporary = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
     temporary.write_text(json.dumps(row, sort_keys=True))
     temporary.replace(file)
 

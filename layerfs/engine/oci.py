@@ -10,13 +10,13 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfs._lazy import pattern
+from layerfs._record import replace
 from layerfs.engine.filters import rules_of
 from layerfs.engine.mounts import mounted_at
 from layerfs.engine.surroundings import cgroup_parent, shared_namespaces
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from layerfs.runtime.spec import RunSpec
 
 OURS = "layerfs"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)
+_NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)
 _PATIENCE = 60  # seconds that a runtime may take to clear up
 STATE = "oci"  # below a container's `run/`: what the runtime keeps about it
 
@@ -41,6 +41,8 @@ def find_runtime(name: str | None) -> str | None:
     """The program of `--runtime`; None for layerfs's own. Raises InvalidInput in docker's words."""
     if not name or name == OURS:
         return None
+    import shutil
+
     found = shutil.which(name) if name.startswith("/") or _NAME.match(name) else None
     if found is None:
         raise InvalidInput(f"unknown or invalid runtime name: {name}")
@@ -95,6 +97,8 @@ def forget(box: Container) -> None:
     state = box.directory / "run" / STATE
     if not (state / box.id).exists():
         return
+    import shutil
+
     program = shutil.which(box.settings.runtime or "")
     if program:
         command = [program, "--root", str(state), "delete", "--force", box.id]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
+from layerfs._record import replace
 from layerfs.engine.records import TopTable
 from layerfs.errors import InvalidInput
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from layerfs._record import dataclass
 
 if TYPE_CHECKING:
     from layerfs.engine.image import Image

@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfs._record import dataclass
 from layerfs.engine.mounts import mount_container, mounted_at, unmount_all, writable_mounts
 from layerfs.engine.points import clear_points, make_points
 from layerfs.engine.state import KILLED, State
@@ -78,7 +77,7 @@ def _entered(box: Container, engine: str | None) -> Iterator[tuple[Path, int, Pl
     home.mkdir(0o700, exist_ok=True)
     with _lock(home) as lock:
         root = _enter(box, home, lock, engine)
-        files = home / secrets.token_hex(8)
+        files = home / os.urandom(8).hex()
         files.mkdir(0o700)
         place = Place(root, files)
         try:

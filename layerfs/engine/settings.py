@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from layerfs._record import asdict, dataclass, field, fields, replace
 from layerfs.engine import confinement
 from layerfs.engine.confinement import Confinement
 from layerfs.errors import InvalidInput
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Settings(Confinement):
-    """The options of `create` and `run`; every default is docker's (with `network` none: bridges come later)."""
+    """The options of `create` and `run`; every default is docker's, but for `network`: the command line says
+    `bridge`, and Python has to."""
 
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None

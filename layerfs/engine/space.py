@@ -6,9 +6,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest
 from layerfs.engine.mounts import storage_options, writable_mounts
 from layerfs.engine.upkeep import entries_of, files_of

@@ -7,10 +7,10 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from layerfs._record import dataclass, field, replace
 from layerfs.engine.status import Status, is_monitored, read_status
 from layerfs.store.leases import boot_id, process_start
 

@@ -6,10 +6,10 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfs._record import dataclass
 from layerfs.engine.surroundings import cgroups
 
 if TYPE_CHECKING:

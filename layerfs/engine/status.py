@@ -13,9 +13,9 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from layerfs._record import dataclass
 from layerfs.errors import ContainerNotFound, InUse, RunError
 
 _FLOCK = "hhqqi4x"  # struct flock with 64 bit offsets

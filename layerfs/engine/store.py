@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -275,7 +274,8 @@ class Store:
 
         Args:
             engine: what mounts it, when it is mounted; None for the best one then.
-            settings: command entrypoint env user workdir hostname network labels volumes tmpfs read_only privileged
+            settings: command entrypoint env user workdir hostname network (`none` unless given; the command line's
+                default is `bridge`) labels volumes tmpfs read_only privileged
                 no_new_privileges cap_add cap_drop stop_signal storage_opt, as for `docker create`. Lists of strings
                 where docker has several; `env`, `labels` and `storage_opt` may be mappings. Limits:
                 memory memory_swap memory_reservation cpus cpu_shares cpu_period cpu_quota cpuset_cpus cpuset_mems pids
@@ -336,7 +336,7 @@ class Store:
         """A new place for a mount in the store; the mount makes and removes it."""
         places = self.root.path / "mounts"
         places.mkdir(mode=0o755, exist_ok=True)
-        return places / secrets.token_hex(8)
+        return places / os.urandom(8).hex()
 
     def mount(
         self,

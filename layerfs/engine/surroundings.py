@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerfs._record import replace
 from layerfs.engine.connections import connect_all, disconnect_all, names_block, names_for, wants_bridge
 from layerfs.engine.events import record_event
 from layerfs.engine.filters import filter_of

@@ -6,10 +6,10 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from layerfs._record import dataclass
 from layerfs.build.cachekeys import cached_layers
 from layerfs.digest import DiffID, Digest, chain_id
 from layerfs.errors import InUse, LayerfsError, NotFound
@@ -193,3 +193,41 @@ def _prune_images(store: Store, everything: bool, filters: Mapping[str, Sequence
 
 def _names(summary: ImageSummary) -> list[str]:
     return [t.reference.familiar for t in summary.tags] or [str(summary.record.id)]
+
+
+def information(store: Store) -> dict[str, Any]:
+    """docker's `info`: what is in the store and on what machine, under docker's names."""
+    import socket
+
+    from layerfs.runtime.cgroups import Hierarchies
+
+    host = os.uname()
+    states = [box.status for box in store.containers()]
+    return {
+        "Containers": len(states),
+        "ContainersRunning": sum(state in ("running", "restarting") for state in states),
+        "ContainersPaused": states.count("paused"),
+        "ContainersStopped": sum(state in ("created", "exited") for state in states),
+        "Images": len(store.images(all=True)),
+        "Driver": "layerfs",
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": str(Hierarchies.here().version or ""),
+        "KernelVersion": host.release,
+        "OperatingSystem": _system_name(),
+        "OSType": "linux",
+        "Architecture": host.machine,
+        "NCPU": len(os.sched_getaffinity(0)),
+        "MemTotal": os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "Name": socket.gethostname(),
+        "DockerRootDir": str(store.path),
+    }
+
+
+def _system_name() -> str:
+    import platform
+
+    try:
+        return str(platform.freedesktop_os_release().get("PRETTY_NAME", "Linux"))
+    except OSError:
+        return "Linux"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from layerfs._record import replace
 from layerfs.errors import InvalidInput
 from layerfs.runtime import idmaps
 from layerfs.runtime.idmaps import IdMaps, Mode, free, parse_maps, parse_mode, subordinate, whole

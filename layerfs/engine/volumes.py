@@ -7,15 +7,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfs._record import dataclass, field, replace
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound, RunError
 from layerfs.runtime.mountflags import NAME, Wanted, parse_mount, parse_volume
 from layerfs.runtime.options import Bind, container_path
@@ -79,7 +77,7 @@ class Volumes:
 
     def create(self, name: str | None = None, labels: Mapping[str, str] | None = None) -> Volume:
         """The one of that name when there is one. Raises InvalidInput."""
-        name = name or secrets.token_hex(32)
+        name = name or os.urandom(32).hex()
         if not NAME.match(name) or len(name) > 255:
             raise InvalidInput(f'"{name}" includes invalid characters for a local volume name')
         with self.lock():
@@ -98,11 +96,13 @@ class Volumes:
 
     def remove(self, name: str) -> None:
         """Raises InUse, NotFound."""
+        import shutil
+
         self.get(name)
         if users := self.users(name):
             raise InUse(f"remove {name}: volume is in use - [{', '.join(box.id for box in users)}]")
         with self.lock():
-            doomed = self._store.root.path / "tmp" / f"volume-{secrets.token_hex(8)}"
+            doomed = self._store.root.path / "tmp" / f"volume-{os.urandom(8).hex()}"
             with contextlib.suppress(FileNotFoundError):
                 (self._path / name).rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
@@ -150,23 +150,23 @@ def with_names(settings: Settings, image_volumes: Sequence[str]) -> Settings:
     volumes, mounts, unnamed = list(settings.volumes), list(settings.mounts), []
     for place, text in enumerate(volumes):
         if not (each := parse_volume(text)).source:
-            unnamed.append(secrets.token_hex(32))
+            unnamed.append(os.urandom(32).hex())
             volumes[place] = f"{unnamed[-1]}:{os.fsdecode(each.target)}"
     for place, text in enumerate(mounts):
         each = parse_mount(text)
         if each.kind == "volume" and not each.source:
-            unnamed.append(secrets.token_hex(32))
+            unnamed.append(os.urandom(32).hex())
             mounts[place] = f"{text},source={unnamed[-1]}"
     for text in image_volumes:
         if (target := container_path(text, "a volume's target")) not in taken:
-            unnamed.append(secrets.token_hex(32))
+            unnamed.append(os.urandom(32).hex())
             volumes.append(f"{unnamed[-1]}:{os.fsdecode(target)}")
     return replace(settings, volumes=tuple(volumes), mounts=tuple(mounts), unnamed_volumes=tuple(unnamed))
 
 
 def renewed(settings: Settings) -> Settings:
     """With other names for the volumes that have none of their own: those of a fork."""
-    names = {name: secrets.token_hex(32) for name in settings.unnamed_volumes}
+    names = {name: os.urandom(32).hex() for name in settings.unnamed_volumes}
 
     def renamed(texts: Sequence[str]) -> tuple[str, ...]:
         found = []
@@ -209,12 +209,14 @@ def _bind(store: Store, each: Wanted, root: Path) -> Bind:
 def _fill(volume: Volume, root: Path, target: bytes) -> None:
     """An empty volume gets what the image has at its place, with the directory's owner and mode; all or nothing. Read
     by descriptors: a program that runs there already cannot lead it elsewhere by a link."""
+    import shutil
+
     if any(volume.path.iterdir()):
         return
     descriptor = open_in_root(root, target)
     if descriptor is None:
         return
-    new = volume.path.with_name(f".new-{secrets.token_hex(4)}")
+    new = volume.path.with_name(f".new-{os.urandom(4).hex()}")
     try:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             new.mkdir(0o700)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
+from layerfs._record import dataclass, replace
 from layerfs.errors import InvalidInput
 from layerfs.image.record import ImageRecord, Tag
 from layerfs.image.values import parse_duration

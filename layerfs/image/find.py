@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
+from layerfs._lazy import pattern
 from layerfs.digest import Digest
 from layerfs.errors import Ambiguous, Corrupt, ImageNotFound, InvalidInput
 from layerfs.image.record import ImageRecord, Tag, read_image, read_tag, scan_tags
 from layerfs.reference import Reference
 from layerfs.store.index import Txn
 
-_ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
+_ID = pattern(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
 
 
 def find_image(txn: Txn, name: str) -> tuple[ImageRecord, Reference | None]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from layerfs._record import dataclass
 from layerfs.digest import Digest
 from layerfs.image.images import Images, layer_sizes
 from layerfs.image.record import ImageRecord, read_image

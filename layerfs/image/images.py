@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from layerfs._record import replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, ImageNotFound, InvalidInput, NotFound
-from layerfs.image.filters import Filters, ImageSummary
 from layerfs.image.find import find_image
 from layerfs.image.record import ImageRecord, Tag, read_image, read_tag, scan_images, scan_tags
-from layerfs.image.removal import Removed, Remover, Users
 from layerfs.oci import ImageConfig, Manifest, media
 from layerfs.oci.config import CONFIG_MAX
 from layerfs.reference import Reference
 
 if TYPE_CHECKING:
+    from layerfs.image.filters import ImageSummary
+    from layerfs.image.removal import Removed, Users
     from layerfs.store.index import Txn
     from layerfs.store.root import StoreRoot
 
@@ -180,6 +180,8 @@ class Images:
         Raises:
             Conflict (an InUse): docker's words; ImageNotFound; Ambiguous.
         """
+        from layerfs.image.removal import Remover
+
         with self._root.index.update() as txn:
             record, reference = find_image(txn, name)
             remover = Remover(list(scan_images(txn)), list(scan_tags(txn)), users)
@@ -195,6 +197,8 @@ class Images:
 
         filters: `dangling label before since until reference`, each with its values.
         """
+        from layerfs.image.filters import Filters, ImageSummary
+
         chosen = Filters(filters or {}, created=lambda name: self.resolve(name).created_ns or 0)
         with self._root.index.view() as txn:
             records, tags = list(scan_images(txn)), list(scan_tags(txn))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt
 from layerfs.oci import Platform

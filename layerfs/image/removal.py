@@ -8,8 +8,8 @@ stopped containers); `force` overrides the soft ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
+from layerfs._record import dataclass, field
 from layerfs.digest import DiffID, Digest, chain_ids
 from layerfs.errors import InUse
 from layerfs.image.record import ImageRecord, Tag

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
+from layerfs._record import dataclass
 from layerfs.digest import Digest, chain_id
 from layerfs.errors import LayerfsError
 from layerfs.image.images import Images, layer_sizes

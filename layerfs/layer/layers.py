@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, NotFound
 from layerfs.native import verify_tree

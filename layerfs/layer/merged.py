@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +56,7 @@ def _known(root: StoreRoot, chain: ChainID) -> Tree | None:
 def _build(root: StoreRoot, diff_ids: tuple[DiffID, ...], chain: ChainID) -> Tree:
     with root.leases.acquire("merge") as lease:
         lease.pin(b"".join(diff_id.raw for diff_id in diff_ids) + chain.raw)
-        temporary = lease.tmp / f"merged-{secrets.token_hex(8)}"
+        temporary = lease.tmp / f"merged-{os.urandom(8).hex()}"
         merge_trees([str(path) for path in _inputs(root, diff_ids)], str(temporary), chain.raw)
         place = root.tree_path("merged", chain.hex)
         root.place(temporary, place)

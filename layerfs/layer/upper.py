@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+from layerfs._record import dataclass
 from layerfs.errors import Corrupt
 from layerfs.layer.host import Descent, image_xattrs
 from layerfs.layer.tree import Inode, Tree

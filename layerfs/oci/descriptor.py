@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
-from dataclasses import dataclass
 from typing import Any
 
+from layerfs._record import dataclass
 from layerfs.digest import Digest
 from layerfs.errors import InvalidArchive, InvalidInput
 from layerfs.oci.fields import Fields
@@ -154,6 +153,8 @@ class Descriptor:
         if self.annotations:
             values["annotations"] = dict(sorted(self.annotations))
         if self.data is not None:
+            import base64
+
             values["data"] = base64.b64encode(self.data).decode()
         if self.platform:
             values["platform"] = self.platform.document()
@@ -163,6 +164,8 @@ class Descriptor:
 
 
 def _inline(fields: Fields) -> bytes | None:
+    import base64
+
     if not fields.has("data"):
         return None
     try:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, NoReturn, TypeVar
 
+from layerfs._lazy import pattern
 from layerfs.digest import Digest
 from layerfs.errors import InvalidArchive, InvalidInput
 
 DOCUMENT_MAX = 4 << 20  # what registries and their clients accept for a manifest
 _T = TypeVar("_T")
 _INT64 = range(-(1 << 63), 1 << 63)
-_TIME = re.compile(
+_TIME = pattern(
     r"(\d{4})-(\d{2})-(\d{2})[Tt](\d{2}):(\d{2}):(\d{2})(?:[.,](\d{1,9})\d*)?([Zz]|[+-]\d{2}:\d{2})\Z", re.ASCII
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

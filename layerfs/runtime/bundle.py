@@ -10,9 +10,9 @@ import os
 import resource
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
+from layerfs._record import replace
 from layerfs.errors import Unsupported
 from layerfs.runtime.capabilities import NAMES
 from layerfs.runtime.cgroup_plan import DEVICES

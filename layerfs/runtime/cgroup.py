@@ -14,12 +14,11 @@ import re
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from layerfs._record import dataclass
 from layerfs.errors import InvalidInput, RunError, Unsupported
-from layerfs.runtime import cgroup_bpf
 from layerfs.runtime.cgroup_plan import DEVICES, Setting, settings_v1, settings_v2
 from layerfs.runtime.cgroups import CONTROLLERS_V1, CONTROLLERS_V2, Hierarchies
 from layerfs.runtime.resources import DeviceRule, Resources
@@ -186,6 +185,8 @@ class Cgroup:
             return
         rules = (*DEVICES, *devices)
         if self.hierarchies.v2 is not None:
+            from layerfs.runtime import cgroup_bpf
+
             cgroup_bpf.attach(self.hierarchies.v2 / self.parent / self.name, rules)
         elif (place := self._place("devices")) is not None:
             try:

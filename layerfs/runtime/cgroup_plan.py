@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
+from layerfs._record import dataclass
 from layerfs.errors import Unsupported
 from layerfs.runtime.resources import DeviceRate, DeviceRule, Resources, cpu_limit
 

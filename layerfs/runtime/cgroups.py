@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from layerfs._record import dataclass
 
 # what a container's program joins where it is to be counted, frozen and limited
 CONTROLLERS_V1: Final = ("memory", "cpu", "cpuacct", "cpuset", "pids", "blkio", "freezer", "devices")

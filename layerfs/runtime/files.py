@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from layerfs._record import dataclass
 
 if TYPE_CHECKING:
     from layerfs.runtime.options import RunOptions

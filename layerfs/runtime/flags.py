@@ -8,10 +8,11 @@ import re
 import resource
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass
 from layerfs.errors import InvalidInput, RunError
 from layerfs.runtime.resources import DeviceRule
 from layerfs.runtime.spec import Limit
@@ -24,7 +25,7 @@ _ULIMITS: Final = {
     )
     if hasattr(resource, f"RLIMIT_{name.upper()}")
 } | {"locks": 10}
-_NAMESPACED = re.compile(r"(net\.|fs\.mqueue\.|kernel\.(shm|msg|sem)|kernel\.(domainname|hostname)\Z)")
+_NAMESPACED = pattern(r"(net\.|fs\.mqueue\.|kernel\.(shm|msg|sem)|kernel\.(domainname|hostname)\Z)")
 
 
 def parse_ulimit(text: str) -> Limit:

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from layerfs._record import dataclass
 from layerfs.errors import InvalidInput
 from layerfs.runtime.flags import IdMap
 

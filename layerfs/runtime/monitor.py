@@ -11,10 +11,10 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from layerfs._record import dataclass
 from layerfs.errors import RunError
 from layerfs.runtime import failure, helper, wire
 from layerfs.runtime.spec import Life, RunSpec

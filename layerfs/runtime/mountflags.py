@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass
 from layerfs.errors import InvalidInput
 from layerfs.runtime.options import Bind, Tmpfs, container_path
 from layerfs.runtime.resources import parse_size
 
 Kind = Literal["bind", "volume", "tmpfs"]
-NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z", re.ASCII)
+NAME: Final = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z", re.ASCII)
 PROPAGATIONS: Final = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _IGNORED: Final = {"z", "Z", "consistent", "cached", "delegated", "volume", "copy"}
 _TRUE, _FALSE = ("1", "true", ""), ("0", "false")
@@ -96,6 +96,8 @@ _KEYS: Final[Mapping[str, str]] = {
 
 def parse_mount(text: str) -> Wanted:
     """`type=...,source=...,target=...[,...]`. Raises InvalidInput in docker's words."""
+    import csv
+
     values: dict[str, str] = {}
     for field in next(csv.reader([text]), []):
         key, equals, value = field.partition("=")

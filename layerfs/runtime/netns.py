@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import threading
@@ -10,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from layerfs import mount
 from layerfs.errors import RunError
 from layerfs.runtime.helper import holder_of_namespaces
 from layerfs.runtime.idmaps import IdMaps
 
 _NEWNET = 0x40000000
-_BIND, _DETACH, _NO_FOLLOW = 0x1000, 2, 8
 Result = TypeVar("Result")
 
 
@@ -38,11 +37,11 @@ def _apart(action: Callable[[], Result]) -> Result:
     return results[0]
 
 
-def _call(name: str, *arguments: int | bytes | None) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*arguments) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+def unshare() -> None:
+    """The calling thread goes into a new network namespace, for good."""
+    from layerfs import _native
+
+    _native.unshare(_NEWNET)
 
 
 def _route_socket() -> socket.socket:
@@ -54,7 +53,7 @@ def create(place: Path, maps: IdMaps | None = None) -> None:
     them. Raises RunError."""
 
     def make() -> int:
-        _call("unshare", _NEWNET)
+        unshare()
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     try:
@@ -63,8 +62,7 @@ def create(place: Path, maps: IdMaps | None = None) -> None:
         raise RunError(f"making a network namespace: {(error.strerror or str(error)).lower()}") from None
     try:
         place.touch(mode=0o600)
-        source, target = f"/proc/self/fd/{kept}".encode(), os.fsencode(place)
-        _call("mount", source, target, None, _BIND, None)
+        mount.bind(f"/proc/self/fd/{kept}", place)
     finally:
         os.close(kept)
 
@@ -78,7 +76,7 @@ def _make_mapped(maps: IdMaps) -> int:
 def remove(place: Path) -> None:
     """With all interfaces in it, once nobody is in it any more."""
     while is_kept(place):
-        _call("umount2", os.fsencode(place), _DETACH | _NO_FOLLOW)
+        mount.detach(place, lazy=True)
     place.unlink(missing_ok=True)
 
 
@@ -92,11 +90,12 @@ def is_kept(place: Path) -> bool:
 
 def inside(place: Path | str, action: Callable[[], Result]) -> Result:
     """`action` in the namespace kept at `place` (or a process's `/proc/N/ns/net`)."""
+    from layerfs import _native
 
     def body() -> Result:
         fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _call("setns", fd, _NEWNET)
+            _native.setns(fd, _NEWNET)
         finally:
             os.close(fd)
         return action()
@@ -109,4 +108,4 @@ def route_socket(place: Path | str) -> socket.socket:
     return inside(place, _route_socket)
 
 
-__all__ = ["create", "inside", "is_kept", "remove", "route_socket"]
+__all__ = ["create", "inside", "is_kept", "remove", "route_socket", "unshare"]

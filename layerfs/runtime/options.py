@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from layerfs._record import dataclass, field
 from layerfs.errors import InvalidInput
 from layerfs.runtime.command import Word
 from layerfs.runtime.flags import Device, Resolver
@@ -73,7 +73,7 @@ class Tmpfs:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Options of one run; every default is docker's (with no network, since bridges come later)."""
+    """Options of one run; every default is docker's (but no network: bridges are made by who calls)."""
 
     command: Sequence[Word] | None = None  # replaces CMD
     entrypoint: Sequence[Word] | None = None  # replaces ENTRYPOINT, drops the image's CMD
@@ -104,7 +104,7 @@ class RunOptions:
     others: bytes = b""  # lines about its neighbours there
     devices: Sequence[Device] = ()
     group_add: Sequence[str] = ()  # names or numbers of supplementary groups
-    resolver: Resolver = Resolver()  # noqa: RUF009 (frozen)
+    resolver: Resolver = Resolver()
     oom_score_adj: int = 0
     seccomp: bytes = b""  # a compiled filter
     id_maps: IdMaps | None = None  # a user namespace of its own

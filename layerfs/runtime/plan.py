@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
-import secrets
 import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from layerfs._record import replace
 from layerfs.errors import InvalidInput
 from layerfs.runtime import capabilities, command, layout
 from layerfs.runtime.files import ContainerFiles
@@ -44,7 +43,7 @@ def default_hostname(options: RunOptions) -> bytes:
         return os.fsencode(options.hostname)
     if options.network == "host" or "uts" in options.shared:
         return os.fsencode(socket.gethostname())
-    return (options.container_id or secrets.token_hex(32))[:12].encode()
+    return (options.container_id or os.urandom(32).hex())[:12].encode()
 
 
 _KINDS: Final[Mapping[Shared, Namespace]] = {
@@ -98,7 +97,7 @@ def plan(
     identity = add_groups(rootfs, resolve_user(rootfs, os.fsencode(user)), options.group_add)
     workdir = options.workdir if options.workdir is not None else config.get("WorkingDir") or "/"
     tty = options.terminal is not None
-    options = dataclasses.replace(options, sysctls=_sysctls(options))
+    options = replace(options, sysctls=_sysctls(options))
     return RunSpec(
         rootfs=os.fsencode(rootfs.absolute()),
         argv=command.compose_argv(config, options.command, options.entrypoint),

@@ -8,12 +8,13 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass
 from layerfs.errors import InvalidInput, RunError
 from layerfs.runtime.firewall import Published
 
-_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?\Z", re.ASCII)
+_RANGE = pattern(r"(\d{1,5})(?:-(\d{1,5}))?\Z", re.ASCII)
 _TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 

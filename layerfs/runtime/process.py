@@ -9,10 +9,10 @@ import signal
 import socket
 import struct
 import time
-from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
 
+from layerfs._record import dataclass
 from layerfs.errors import RunError, RunTimeout
 from layerfs.runtime import failure, helper, wire
 from layerfs.runtime.helper import Stream

@@ -6,18 +6,19 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass, fields, replace
 from layerfs.errors import InvalidInput
 
 MEMORY_MIN: Final = 6 << 20
 CPU_PERIOD: Final = 100_000
 _SHARES = (2, 262144)
 _UNITS: Final = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgtp]?)(?:i?b)?\Z", re.IGNORECASE | re.ASCII)
-_RULE = re.compile(r"([abc])\s+(\d+|\*):(\d+|\*)\s+([rwm]{1,3})\Z", re.ASCII)
+_SIZE = pattern(r"(\d+(?:\.\d+)?)\s*([bkmgtp]?)(?:i?b)?\Z", re.IGNORECASE | re.ASCII)
+_RULE = pattern(r"([abc])\s+(\d+|\*):(\d+|\*)\s+([rwm]{1,3})\Z", re.ASCII)
 
 
 def parse_size(value: int | str, *, unlimited: bool = False) -> int:

@@ -10,9 +10,9 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
+from layerfs._record import dataclass
 from layerfs.errors import RunError
 
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _GETROUTE = 16, 17, 18, 20, 24, 26
@@ -101,19 +101,16 @@ class Netlink:
                 answers.append((what, payload))
 
     def links(self) -> list[Link]:
-        found = []
-        for what, payload in self._ask(_GETLINK, _DUMP, _link_head()):
-            if what != _NEWLINK:
-                continue
-            _, _, index, flags, _ = struct.unpack_from("<BxHiII", payload)
-            values = dict(_attributes(payload[16:]))
-            master = struct.unpack("<I", values[_MASTER])[0] if _MASTER in values else 0
-            name = values.get(_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
-            found.append(Link(index, name, master, bool(flags & _UP), values.get(_ADDRESS, b"").hex(":")))
-        return found
+        return [_link(payload) for what, payload in self._ask(_GETLINK, _DUMP, _link_head()) if what == _NEWLINK]
 
     def find(self, name: str) -> Link | None:
-        return next((link for link in self.links() if link.name == name), None)
+        try:
+            answers = self._ask(_GETLINK, _ACK, _link_head() + _name(name))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return None
+        return next((_link(payload) for what, payload in answers if what == _NEWLINK), None)
 
     def routes(self) -> list[Network]:
         """Where this namespace has routes to, but for the default one."""
@@ -129,20 +126,19 @@ class Netlink:
         info = _attribute(_LINKINFO | _NESTED, _attribute(_INFO_KIND, b"bridge"))
         self._ask(_NEWLINK, _ACK | _CREATE | _EXCL, _link_head() + _name(name) + _mac(address) + info)
 
-    def add_veth(self, name: str, peer: str, peer_address: str, namespace: int, mtu: int) -> None:
-        """A pair: `name` here, `peer` in the network namespace of the descriptor `namespace`."""
+    def add_veth(self, name: str, peer: str, peer_address: str, namespace: int, mtu: int, master: int) -> None:
+        """A pair: `name` here, up, and a port of the bridge `master`; `peer` in the network namespace of the
+        descriptor `namespace`, still down."""
         size = _attribute(_MTU, struct.pack("<I", mtu)) if mtu else b""
         other = _link_head() + _name(peer) + _mac(peer_address) + size
         other += _attribute(_NET_NS_FD, struct.pack("<I", namespace))
         data = _attribute(_INFO_DATA | _NESTED, _attribute(_VETH_PEER | _NESTED, other))
         info = _attribute(_LINKINFO | _NESTED, _attribute(_INFO_KIND, b"veth") + data)
-        self._ask(_NEWLINK, _ACK | _CREATE | _EXCL, _link_head() + _name(name) + size + info)
+        port = _attribute(_MASTER, struct.pack("<I", master))
+        self._ask(_NEWLINK, _ACK | _CREATE | _EXCL, _link_head(0, _UP, _UP) + _name(name) + size + port + info)
 
     def set_up(self, index: int) -> None:
         self._ask(_NEWLINK, _ACK, _link_head(index, _UP, _UP))
-
-    def set_master(self, index: int, master: int) -> None:
-        self._ask(_NEWLINK, _ACK, _link_head(index) + _attribute(_MASTER, struct.pack("<I", master)))
 
     def delete(self, index: int) -> None:
         self._ask(_DELLINK, _ACK, _link_head(index))
@@ -163,6 +159,14 @@ class Netlink:
         except OSError as error:
             if error.errno != errno.EEXIST:
                 raise
+
+
+def _link(payload: bytes) -> Link:
+    _, _, index, flags, _ = struct.unpack_from("<BxHiII", payload)
+    values = dict(_attributes(payload[16:]))
+    master = struct.unpack("<I", values[_MASTER])[0] if _MASTER in values else 0
+    name = values.get(_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+    return Link(index, name, master, bool(flags & _UP), values.get(_ADDRESS, b"").hex(":"))
 
 
 def _mac(text: str) -> bytes:

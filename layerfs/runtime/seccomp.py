@@ -7,9 +7,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+from layerfs._record import dataclass
 from layerfs.errors import InvalidInput
 
 PROFILE_MAX: Final = 4 << 20

@@ -16,7 +16,6 @@ from typing import Any, Final
 from layerfs.errors import InvalidInput, RunError, Unsupported
 from layerfs.runtime.seccomp import Filter, Rule, error, is_error
 
-VERSION: Final = b"1"  # of what this module makes; a part of the key that filters are kept under
 _FIRST: Final = 443
 _SINCE: Final = """
     quotactl_fd landlock_create_ruleset landlock_add_rule landlock_restrict_self memfd_secret process_mrelease

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import enum
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from layerfs._record import dataclass
 
 if TYPE_CHECKING:
     from layerfs.runtime.idmaps import IdMaps

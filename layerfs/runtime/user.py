@@ -6,11 +6,11 @@ entry's group and supplementary groups; one that is not listed gets group 0; an 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from layerfs._record import replace
 from layerfs.errors import InvalidInput, RunError
 from layerfs.runtime.rootpath import read_in_root
 from layerfs.runtime.spec import Identity
@@ -104,4 +104,4 @@ def resolve_user(root: Path, user: bytes = b"") -> Identity:
 def add_groups(root: Path, who: Identity, groups: Sequence[str]) -> Identity:
     """With docker's `--group-add`: names of the image's group file, or numbers. Raises RunError for an unknown name."""
     extra = tuple(_explicit_group(root, group.encode("utf-8", "surrogateescape")) for group in groups)
-    return dataclasses.replace(who, groups=tuple(dict.fromkeys((*who.groups, *extra)))) if extra else who
+    return replace(who, groups=tuple(dict.fromkeys((*who.groups, *extra)))) if extra else who

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from layerfs._lazy import pattern
+from layerfs._record import replace
 from layerfs.errors import InvalidInput, RunError
 from layerfs.runtime.devices import is_confined
 from layerfs.runtime.files import ContainerFiles
@@ -17,7 +18,7 @@ from layerfs.runtime.spec import KERNEL, NODEV, NOEXEC, NOSUID, READ_ONLY, Step,
 _ADDS: Final = {"ro": READ_ONLY, "nosuid": NOSUID, "nodev": NODEV, "noexec": NOEXEC}
 _REMOVES: Final = {"rw": READ_ONLY, "suid": NOSUID, "dev": NODEV, "exec": NOEXEC}
 _PROPAGATION: Final = {"private": 0, "slave": 1 << 19, "shared": 1 << 20}  # MS_*
-_OPTION: Final = re.compile(r"(size|nr_blocks|nr_inodes|mode|uid|gid|huge|mpol)=[\w%:.+-]+\Z", re.ASCII)
+_OPTION: Final = pattern(r"(size|nr_blocks|nr_inodes|mode|uid|gid|huge|mpol)=[\w%:.+-]+\Z", re.ASCII)
 
 
 def _bind_step(bind: Bind, confined: bool) -> Step:

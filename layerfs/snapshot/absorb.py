@@ -6,13 +6,12 @@ Kill-safe at every point: until the state's row says its layers, the directory i
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfs._record import replace
 from layerfs.digest import DiffID, Digest, chain_id
 from layerfs.errors import Corrupt, InUse, InvalidInput
-from layerfs.layer.commit import commit_layer
 from layerfs.layer.merged import merged_tree
 from layerfs.snapshot.states import StateRecord, States
 from layerfs.snapshot.uppers import discard, remove_discarded, upper_below
@@ -52,6 +51,8 @@ def absorb_loose(root: StoreRoot) -> int:
 
 def _absorb(root: StoreRoot, id: str) -> StateRecord:
     """One whose parent is absorbed (or the image)."""
+    from layerfs.layer.commit import commit_layer
+
     with (
         root.lock("fold", exclusive=False),
         root.lock(f"absorb-{id[:2]}"),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass, field, replace
 from layerfs.errors import AlreadyExists, Ambiguous, ContainerNotFound, InUse, StoreError
 from layerfs.layer.tree import Tree
 from layerfs.snapshot.names import check_name, generate_name
@@ -27,7 +26,7 @@ from layerfs.store.trash import remove_tree
 __all__ = ["ContainerRecord", "Containers"]
 
 _TABLE, _NAMES = "containers", "names"
-_HEX = re.compile(r"[0-9a-f]{1,64}\Z")
+_HEX = pattern(r"[0-9a-f]{1,64}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +150,7 @@ class Containers:
     def _new_id() -> str:
         """64 hex digits; docker's short form must not look like a number."""
         while True:
-            id = secrets.token_hex(32)
+            id = os.urandom(32).hex()
             if not id[:12].isdigit():
                 return id
 
@@ -227,7 +226,7 @@ class Containers:
 
         record = self.get(name_or_id)
         table = MountTable(self._root)
-        table.clean_dead()
+        table.clean_dead(record.id)
         for mounted in table.of_container(record.id):
             if not force:
                 raise InUse(f"container {record.name} is mounted: unmount it first", path=mounted.target)

@@ -8,9 +8,9 @@ notes about its lower tree beside it (the kernel's index), is touched.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from layerfs._record import replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt
 from layerfs.layer.fold import fold_layers

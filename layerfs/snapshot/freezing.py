@@ -8,13 +8,13 @@ it what was dropped is.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from layerfs._record import replace
 from layerfs.errors import InUse
 from layerfs.layer.tree import Tree
 from layerfs.snapshot import control
@@ -125,7 +125,7 @@ def remove_snapshots(root: StoreRoot, container: str, names: list[str]) -> list[
 def add_state(txn: Txn, record: ContainerRecord, *, place: str, layers: tuple[str, ...] = (), look: Look) -> str:
     """A row for what a container holds; its ID."""
     below = tuple(map(str, record.config.get("layers", ())))
-    id, now = secrets.token_hex(16), time.time_ns()
+    id, now = os.urandom(16).hex(), time.time_ns()
     state = StateRecord(id, record.base, record.image, below, record.id, now, place, layers, look.row())
     States(txn).put(state)
     return id

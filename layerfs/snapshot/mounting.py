@@ -9,14 +9,13 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from layerfs import mount
+from layerfs._record import dataclass, field, replace
 from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupported
-from layerfs.layer.blocks import complete_upper
 from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED, prefix_of
 from layerfs.snapshot import control
@@ -128,26 +127,34 @@ def mount_tree(
         record = replace(record, made=made)
         stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it
         stack.enter_context(pending(root, record.id))
-        MountTable(root).add(record)
-        try:
+
+        def begin(pid: int | None = None) -> None:
+            MountTable(root).add(record if pid is None else record.with_process(pid))
             check()
+
+        try:
+            if engine != "native" or in_process:
+                begin()
             if writable is not None and engine != "native":
                 _complete(root, writable, sync="volatile" not in wanted.flags)
             if writable is not None and not read_only:
                 _settle(tree, writable, engine)
-            pid = _mount(root, tree, record, writable, wanted, lock_fd, in_process=in_process)
+            pid = _mount(root, tree, record, writable, wanted, lock_fd, begin, in_process=in_process)
             if pid is not None:
                 record = record.with_process(pid)
                 MountTable(root).add(record)
         except BaseException:
             with contextlib.suppress(LayerfsError):
                 _unmount(root, record.id, lazy=True)
+            _forget(root, record)  # its row may not have been written
             raise
     return MountHandle(target, engine, record.id, root)
 
 
 def _complete(root: StoreRoot, writable: Writable, *, sync: bool) -> None:
     """Block-level files are the native engine's alone: another one gets whole ones."""
+    from layerfs.layer.blocks import complete_upper
+
     for directory in (writable.upper, *writable.frozen):
         complete_upper(directory, root.path / "objects", prefix_of(writable.upper), sync=sync)
 
@@ -167,6 +174,7 @@ def _mount(
     writable: Writable | None,
     options: MountOptions,
     lock_fd: int | None,
+    begin: Callable[[int], None],
     *,
     in_process: bool = False,
 ) -> int | None:
@@ -189,7 +197,7 @@ def _mount(
             orders |= {"upper": str(writable.upper), "work": str(writable.work)}
         return start_server(orders, lock_fd=lock_fd)
     if record.engine == "native":
-        return _mount_native(root, tree, record, writable, options, lock_fd, in_process)
+        return _mount_native(root, tree, record, writable, options, lock_fd, begin, in_process)
     if writable is not None and prefix_of(writable.upper) != TRUSTED:
         raise Unsupported("the engine kernel cannot mount an ordinary user's container: use another engine")
     attributes = 0
@@ -218,8 +226,10 @@ def _mount_native(
     writable: Writable | None,
     options: MountOptions,
     lock_fd: int | None,
+    begin: Callable[[int], None],
     in_process: bool,
-) -> int:
+) -> int | None:
+    """The row is written, with its process, while the server starts."""
     if writable is not None and writable.frozen:
         raise Unsupported("a snapshot has a name that no layer can hold (.wh.*): use another engine than native")
     orders = {
@@ -233,8 +243,16 @@ def _mount_native(
         orders |= {"upper": str(writable.upper), "work": str(writable.work)}
     flags = [*options.switches(), *(["read_only"] if record.read_only else [])]
     with control.listening(root, record.id) as listener:
-        start = serve_in_thread if in_process else start_native
-        return start(orders | options.orders(), flags, lock_fd=lock_fd, control_fd=listener.fileno())
+        if in_process:
+            return serve_in_thread(orders | options.orders(), flags, lock_fd=lock_fd, control_fd=listener.fileno())
+        start_native(
+            orders | options.orders(),
+            flags,
+            lock_fd=lock_fd,
+            control_fd=listener.fileno(),
+            before=begin,
+        )
+        return None
 
 
 @contextlib.contextmanager
@@ -257,7 +275,7 @@ def _check_rows(table: MountTable, container: str) -> None:
     """Raises InUse when a row says that the container is mounted. A server whose lock we could take is just dying."""
     deadline = time.monotonic() + _PATIENCE
     while True:
-        table.clean_dead()
+        table.clean_dead(container)
         mounted = [record for record in table.of_container(container) if not record.read_only]
         if not mounted:
             return
@@ -326,20 +344,24 @@ def _unmount(root: StoreRoot, id: str, *, lazy: bool) -> None:
         return
     record = records[0]
     source = source_of(id).encode()
-    entries = [each for each in mount.mount_table() if each.source == source]
+    entries = [each for each in mount.mount_table(part=source) if each.source == source]
     for entry in reversed(entries):
         try:
             _detach(Path(os.fsdecode(entry.target)), lazy)
         except MountError:
-            if any(each.source == source for each in mount.mount_table()):
+            if any(each.source == source for each in mount.mount_table(part=source)):
                 raise  # else somebody else was faster
     if record.engine in SERVED and not lazy:
         _await_end(record, os.makedev(*map(int, entries[0].device.split(":"))) if entries else None)
+    _forget(root, record)
+    table.remove(id)
+
+
+def _forget(root: StoreRoot, record: MountRecord) -> None:
     if record.made:
         with contextlib.suppress(OSError):
             Path(record.target).rmdir()
-    control.forget(root, id)
-    table.remove(id)
+    control.forget(root, record.id)
 
 
 def _detach(target: Path, lazy: bool) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 
+from layerfs._lazy import pattern
 from layerfs.errors import InvalidInput
 
 __all__ = ["check_name", "generate_name", "is_name"]
 
-_SNAPSHOT = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}\Z")
-_PATTERN = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
+_SNAPSHOT = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}\Z")
+_PATTERN = pattern(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 
 _ADJECTIVE_WORDS = """
     able agile alert amber ample awake balanced blithe bold bright brisk calm candid careful cheerful civil clear clever

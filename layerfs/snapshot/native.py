@@ -8,7 +8,7 @@ import os
 import struct
 import subprocess
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from layerfs import mount
@@ -51,13 +51,15 @@ def start_native(
     control_fd: int | None = None,
     server: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    before: Callable[[int], object] = lambda pid: None,
 ) -> int:
     """Returns the server's pid when the mount answers. `lock_fd` is held by the server as long as it lives;
     `control_fd` is its control socket.
 
     `orders`: `tree`, `packs`, `objects` (paths), `target`, `name` (shown as the mount's source), and optionally `upper`
     and `work`. `flags`: read_only, volatile, nosuid, nodev, noexec, noatime, and SWITCHES, each of which turns a
-    feature off. `server`: another build of the program.
+    feature off. `server`: another build of the program. `before` is called with the server's pid while it starts, and
+    ends before it mounts.
 
     Raises:
         Unsupported: no FUSE device, or the program is missing. MountError: what the server says went wrong.
@@ -69,7 +71,7 @@ def start_native(
         passed = [write_end, *(fd for fd in (lock_fd, control_fd) if fd is not None)]
         control = {} if control_fd is None else {"control": str(control_fd)}
         data = encode_orders({**orders, **control, "report": str(write_end)}, flags)
-        process = _spawn(program, data, passed, errors, environment)
+        process = _spawn(program, data, passed, errors, environment, before)
         os.close(write_end)
         write_end = -1
         return _await(process, read_end, errors, Path(orders["target"]))
@@ -131,25 +133,40 @@ def join_thread(name: str, seconds: float) -> None:
 
 
 def _spawn(
-    program: Path, orders: bytes, passed: list[int], errors: int, environment: Mapping[str, str] | None
+    program: Path,
+    orders: bytes,
+    passed: list[int],
+    errors: int,
+    environment: Mapping[str, str] | None,
+    before: Callable[[int], object],
 ) -> subprocess.Popen[bytes]:
-    """The orders go through a memory file: no pipe can fill up or break."""
-    with os.fdopen(os.memfd_create("layerfs-orders", os.MFD_CLOEXEC), "w+b") as file:
-        file.write(orders)
-        file.seek(0)
-        try:
-            return subprocess.Popen(
-                [program],
-                stdin=file,
-                stdout=errors,
-                stderr=errors,
-                pass_fds=passed,
-                cwd="/",
-                env={"PATH": os.environ.get("PATH", os.defpath), **(environment or {})},
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            raise Unsupported("the engine native is not built here (libexec/layerfs-fuse is missing)") from error
+    """The server waits for its orders on a pipe; when it ends without them, its report is that it said nothing."""
+    try:
+        process = subprocess.Popen(
+            [program],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=errors,
+            stderr=errors,
+            pass_fds=passed,
+            cwd="/",
+            env={"PATH": os.environ.get("PATH", os.defpath), **(environment or {})},
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise Unsupported("the engine native is not built here (libexec/layerfs-fuse is missing)") from error
+    assert process.stdin is not None
+    try:
+        before(process.pid)
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(orders)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        process.stdin.close()
+    return process
 
 
 def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: Path) -> int:

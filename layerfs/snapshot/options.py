@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass, replace
 from layerfs.errors import InvalidInput, Unsupported
 
 __all__ = ["KNOWN", "MountOptions", "Options", "parse_size"]
@@ -22,8 +23,8 @@ _OF_ENGINE = {
     "kernel": frozenset(_FLAGS),
     "python": frozenset({"nosuid", "nodev", "noexec", "volatile"}),
 }
-_SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?([kmgtpe]?)(?:i?b)?\Z", re.IGNORECASE | re.ASCII)
-_MAP_MORE = re.compile(r"\d+:\d+:\d+(?::\d+:\d+:\d+)*\Z", re.ASCII)
+_SIZE = pattern(r"(\d+(?:\.\d+)?|\.\d+) ?([kmgtpe]?)(?:i?b)?\Z", re.IGNORECASE | re.ASCII)
+_MAP_MORE = pattern(r"\d+:\d+:\d+(?::\d+:\d+:\d+)*\Z", re.ASCII)
 _MAPS_MAX = 340  # as the kernel has it for /proc/*/uid_map
 _ID_END = (1 << 32) - 1  # 4294967295 is no id
 _UNITS = " kmgtpe"

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from layerfs.layer.tree import Tree
+from layerfs.layer.upper import TRUSTED
 from layerfs.store.trash import remove_tree
-from layerfs.union.format import TREE_INO, TRUSTED, decode_origin, encode_origin, is_whiteout
-from layerfs.union.upper import SCRATCH, links_name, open_upper
+
+_ORIGIN, _NLINK = TRUSTED + b"origin", TRUSTED + b"nlink"
+_SCRATCH = "scratch"  # the union's, which is loaded when there is something to do: that takes longer than mounting
 
 __all__ = ["settle"]
 
@@ -27,31 +29,43 @@ def settle(tree: Tree, upper: Path, work: Path, frozen: Sequence[Path] = (), *, 
     `keep_index`: a kernel mount over the same tree comes next; it goes on with its index.
     """
     index = work / "index"
-    ours = keep_index and _mark(upper, TRUSTED.name(b"origin")) == encode_origin(tree.subject[:16], tree.root.nid)
-    if index.exists() and not ours:
-        _adopt(index, work / SCRATCH, tree.subject[:16])
+    if index.exists() and not (keep_index and _is_of(upper, tree)):
+        _adopt(index, work / _SCRATCH, tree.subject[:16])
         remove_tree(index)
-        _drop(upper, TRUSTED.name(b"origin"))
-    if _has_entries(work / SCRATCH):
+        _drop(upper, _ORIGIN)
+    if _has_entries(work / _SCRATCH):
+        from layerfs.union.upper import open_upper
+
         with contextlib.closing(open_upper(tree, None, upper, work, frozen)):
             pass  # opening finishes what it finds there
     remove_tree(work / "work" / "incompat")
 
 
+def _is_of(upper: Path, tree: Tree) -> bool:
+    from layerfs.union.format import encode_origin
+
+    return _mark(upper, _ORIGIN) == encode_origin(tree.subject[:16], tree.root.nid)
+
+
 def _adopt(index: Path, scratch: Path, uuid: bytes) -> None:
     """Moves copies of hard-linked files to where the union looks for unfinished ones."""
+    from layerfs.union.format import TREE_INO, is_whiteout
+    from layerfs.union.upper import links_name
+
     scratch.mkdir(mode=0o700, exist_ok=True)
     for entry in sorted(index.iterdir()):
         found = entry.lstat()
         nid = _nid(entry.name, uuid)
         if nid is None or stat.S_ISDIR(found.st_mode) or is_whiteout(found.st_mode, found.st_rdev):
             continue
-        _drop(entry, TRUSTED.name(b"nlink"))
+        _drop(entry, _NLINK)
         entry.rename(scratch / os.fsdecode(links_name(TREE_INO | nid)))
 
 
 def _nid(name: str, uuid: bytes) -> int | None:
     """An index entry's name is its origin in hex."""
+    from layerfs.union.format import decode_origin
+
     try:
         return decode_origin(bytes.fromhex(name), uuid)
     except ValueError:

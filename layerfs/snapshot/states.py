@@ -8,12 +8,12 @@ transaction of the index: directories are made before it, and what it leaves wit
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from layerfs._record import asdict, dataclass, field, replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
 from layerfs.snapshot.names import is_name
@@ -156,7 +156,7 @@ class States:
         """Raises AlreadyExists, InvalidInput."""
         self.check_new(container, name)
         chosen = self._free_name(container) if name is None else name
-        record = SnapshotRecord(secrets.token_hex(32), container, chosen, state, time.time_ns())
+        record = SnapshotRecord(os.urandom(32).hex(), container, chosen, state, time.time_ns())
         self._txn.put_json(_SNAPSHOTS, record.key, record.row())
         return record
 

@@ -7,14 +7,15 @@ also in other mount namespaces.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import functools
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from layerfs import mount
+from layerfs._record import asdict, dataclass, replace
 from layerfs.errors import LayerfsError
 from layerfs.snapshot.control import forget
 from layerfs.snapshot.pending import pending_of
@@ -49,7 +50,7 @@ class MountRecord:
 
     @classmethod
     def new(cls, **fields: Any) -> MountRecord:
-        return cls(id=secrets.token_hex(16), pid=0, pid_start=0, boot=boot_id(), since_ns=time.time_ns(), **fields)
+        return cls(id=os.urandom(16).hex(), pid=0, pid_start=0, boot=boot_id(), since_ns=time.time_ns(), **fields)
 
     @classmethod
     def from_row(cls, key: bytes, row: dict[str, Any]) -> MountRecord:
@@ -96,27 +97,31 @@ class MountTable:
         """Whether there is anything to look at more closely."""
         return any(record.container == container for record in self.records())
 
+    def _rows(self, container: str) -> list[MountRecord]:
+        return [record for record in self.records() if not container or record.container == container]
+
     def live(self) -> list[MountRecord]:
         """The rows whose mount is there and answers, or is being made."""
         return self._judged()[0]
 
     def of_container(self, id: str) -> list[MountRecord]:
-        return [record for record in self.live() if record.container == id]
+        return self._judged(id)[0]
 
-    def clean_dead(self) -> list[MountRecord]:
-        """Detaches mounts whose server is gone and removes rows of what is not mounted any more; what was removed."""
-        _, dead, state = self._judged()
+    def clean_dead(self, container: str = "") -> list[MountRecord]:
+        """Detaches mounts whose server is gone and removes rows of what is not mounted any more, of one container or
+        all; what was removed."""
+        _, dead, state = self._judged(container)
         for record in dead:
             self._bury(record, state)
         return dead
 
-    def _judged(self) -> tuple[list[MountRecord], list[MountRecord], _System]:
-        """Living and dead rows. In this order, so that a mount in the making is never a dead one: who is finished, what
-        the rows of those say, what the kernel shows.
+    def _judged(self, container: str = "") -> tuple[list[MountRecord], list[MountRecord], _System]:
+        """Living and dead rows, of one container or all. In this order, so that a mount in the making is never a dead
+        one: who is finished, what the rows of those say, what the kernel shows.
         """
-        ids = {record.id for record in self.records()}
+        ids = {record.id for record in self._rows(container)}
         finished = ids - pending_of(self._root, ids)
-        records = self.records()
+        records = self._rows(container) if ids else []
         state = _System()
         dead = [record for record in records if record.id in finished and not state.alive(record)]
         return [record for record in records if record not in dead], dead, state
@@ -137,8 +142,11 @@ class _System:
 
     def __init__(self) -> None:
         self._boot = boot_id()
-        self._own = _sources("self")
         self._others: set[str] | None = None
+
+    @functools.cached_property
+    def _own(self) -> dict[str, list[Path]]:
+        return _sources("self")
 
     def targets(self, id: str) -> list[Path]:
         return self._own.get(source_of(id), [])
@@ -163,7 +171,7 @@ class _System:
 
 def _sources(process: str) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    for entry in mount.mount_table(process):
+    for entry in mount.mount_table(process, b" layerfs:"):
         source = entry.source.decode("utf-8", "surrogateescape")
         if source.startswith("layerfs:"):
             found.setdefault(source, []).append(Path(entry.target.decode("utf-8", "surrogateescape")))

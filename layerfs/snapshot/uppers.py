@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerfs._record import asdict, dataclass, field
 from layerfs.layer.upper import prefix_of, visible_xattrs
 from layerfs.store.durable import writing
 from layerfs.store.trash import remove_tree
@@ -88,7 +87,7 @@ def is_fresh(upper: Path, fresh_ns: int) -> bool:
 
 def new_place(root: StoreRoot, owner: Path, look: Look) -> tuple[str, int]:
     """A new directory in `uppers/` with an upper; it belongs to whom `owner` does, which says whose marks it has."""
-    name = secrets.token_hex(16)
+    name = os.urandom(16).hex()
     place, owned = root.path / "uppers" / name, owner.stat()
     try:
         with writing("a writable layer"):
@@ -114,7 +113,7 @@ def discard(root: StoreRoot, places: Iterable[str]) -> list[Path]:
     found = []
     for place in places:
         home, kind = upper_below(root.path, place), place.partition("/")[0]
-        aside = root.path / "uppers" / f"{REMOVED}{secrets.token_hex(8)}"
+        aside = root.path / "uppers" / f"{REMOVED}{os.urandom(8).hex()}"
         with contextlib.suppress(FileNotFoundError):
             if kind == "uppers":
                 home.rename(aside)

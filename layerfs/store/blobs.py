@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,8 @@ class BlobWriter:
     """Streams one blob into the store. A context manager: left without `commit`, nothing stays."""
 
     def __init__(self, blobs: Blobs, lease: Lease, media_type: str) -> None:
+        import hashlib
+
         self._blobs, self.media_type = blobs, media_type
         self._path = lease.tmp / f"blob-{os.urandom(8).hex()}"
         self._lease = lease
@@ -82,6 +83,8 @@ class AdoptedBlob(BlobWriter):
     """
 
     def __init__(self, blobs: Blobs, lease: Lease, media_type: str, file: Path) -> None:
+        import hashlib
+
         self._blobs, self._lease, self.media_type, self._path = blobs, lease, media_type, file
         self._hash = hashlib.sha256()
         self.size = 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from layerfs._lazy import pattern
 from layerfs.errors import Corrupt, StoreError, StoreVersionError
 
 VERSION: Final = 1
@@ -42,8 +42,8 @@ UNKNOWN: Final = bytes(32)  # the answer of a lookup for an identity that is not
 
 _VALUE = struct.Struct("<BBHIQQQ")
 _NEW = struct.Struct("<32sQQQBB6x")
-_HEX = re.compile(r"[0-9a-f]{64}\Z")
-_FORMAT = re.compile(r"layerfs store ([0-9]{1,9})\n\Z")
+_HEX = pattern(r"[0-9a-f]{64}\Z")
+_FORMAT = pattern(r"layerfs store ([0-9]{1,9})\n\Z")
 
 TreeKind = Literal["layer", "merged"]
 

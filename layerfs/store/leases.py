@@ -13,15 +13,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass
 from layerfs.errors import StoreError, StoreReadOnly
 from layerfs.store.durable import write_all, writing
 from layerfs.store.format import ID_SIZE
@@ -31,7 +31,7 @@ from layerfs.store.trash import remove_tree
 # What is in `tmp/` has such a name until its lock is held; from then on an unheld lock means that its owner is dead.
 NEWBORN = ".new-"
 NEWBORN_SECONDS = 60
-_LEASE = re.compile(r"[0-9a-f]{32}\Z")
+_LEASE = pattern(r"[0-9a-f]{32}\Z")
 _open_leases: weakref.WeakSet[Lease] = weakref.WeakSet()
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections import deque
 from pathlib import Path
 
+from layerfs._lazy import pattern
 from layerfs.store.durable import writing
 
-_OCTAL = re.compile(rb"\\([0-7]{3})")
+_OCTAL = pattern(rb"\\([0-7]{3})")
 
 
 class Trash:

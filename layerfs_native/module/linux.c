@@ -2,6 +2,7 @@
 #define _GNU_SOURCE /* syncfs */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -297,6 +298,32 @@ static PyObject *syncfs_method(PyObject *module, PyObject *arguments)
 	return rc ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
 }
 
+/* --- namespaces of the calling thread --- */
+
+static PyObject *unshare_method(PyObject *module, PyObject *arguments)
+{
+	int flags, rc;
+	if (!PyArg_ParseTuple(arguments, "i:unshare", &flags))
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	rc = unshare(flags) < 0 ? errno : 0;
+	Py_END_ALLOW_THREADS
+	errno = rc;
+	return rc ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
+}
+
+static PyObject *setns_method(PyObject *module, PyObject *arguments)
+{
+	int fd, kind, rc;
+	if (!PyArg_ParseTuple(arguments, "ii:setns", &fd, &kind))
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	rc = setns(fd, kind) < 0 ? errno : 0;
+	Py_END_ALLOW_THREADS
+	errno = rc;
+	return rc ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
+}
+
 PyMethodDef lfs_linux_methods[] = {
 	{"mount_new", mount_new_method, METH_VARARGS, "Mount through fsopen; MountError carries the kernel's own message."},
 	{"mount", mount_method, METH_VARARGS, "mount(2)"},
@@ -304,5 +331,7 @@ PyMethodDef lfs_linux_methods[] = {
 	{"openat2", openat2_method, METH_VARARGS, "openat2(2), always close-on-exec"},
 	{"renameat2", renameat2_method, METH_VARARGS, "renameat2(2)"},
 	{"syncfs", syncfs_method, METH_VARARGS, "syncfs(2)"},
+	{"unshare", unshare_method, METH_VARARGS, "unshare(2), of the calling thread"},
+	{"setns", setns_method, METH_VARARGS, "setns(2), of the calling thread"},
 	{NULL, NULL, 0, NULL},
 };

@@ -144,6 +144,19 @@ def test_short_commands_load_little(store, line):
     assert done.stderr == "\n"
 
 
+def test_run_loads_little(store):
+    """What is loaded counts twice: a container starts in less time than some of these take."""
+    line = ["--store", str(store), "run", "--rm", "--network", "none", "box:1", "echo", "x"]
+    heavy = {"click", "dataclasses", "inspect", "hashlib", "secrets", "shutil", "ctypes", "base64", "csv", "tempfile"}
+    heavy |= {"asyncio", "logging", "rich", "urllib3", "zstandard", "layerfs.build", "layerfs.layer.entry"}
+    heavy |= {"layerfs.registry", "layerfs.union", "layerfs.image.filters", "layerfs.runtime.seccomp"}
+    code = f"import sys; sys.argv[1:] = {line!r}; from layerfs.cli import main; main(); "
+    code += f"print(*sorted({heavy!r} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)  # compiles the filter
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "x\n\n"
+
+
 def test_importing_the_package_loads_next_to_nothing():
     code = "import sys; import layerfs; print(sorted(m for m in sys.modules if m.startswith('layerfs')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -23,13 +23,14 @@ SHELL = ["sh", "-c", 'echo "# "; while read -r line; do eval "$line"; done']  # 
 class Session:
     """A command on a new terminal of 30 rows and 90 columns, and what it has shown so far."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, prefix=(), environment=None):
         self.master, slave = os.openpty()
         self.resize(30, 90)
         self.before = termios.tcgetattr(slave)
         self.slave = slave
+        streams = {"stdin": slave, "stdout": slave, "stderr": slave}
         self.process = subprocess.Popen(
-            [*LAYERFS, *arguments], stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+            [*prefix, *LAYERFS, *arguments], **streams, env=environment, start_new_session=True
         )
         self.shown = b""
 
@@ -56,6 +57,12 @@ class Session:
         assert termios.tcgetattr(self.slave) == self.before  # the terminal is as it was
         return code
 
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
 
 @pytest.fixture
 def session(store):
@@ -67,10 +74,7 @@ def session(store):
 
     yield begin
     for each in made:
-        each.process.kill()
-        each.process.wait()
-        os.close(each.master)
-        os.close(each.slave)
+        each.close()
 
 
 def test_run_it_is_a_terminal_of_the_containers_own(session):

@@ -18,6 +18,7 @@ import layerfs
 from tests.conftest import PROJECT
 
 PACKAGES = ["file", "cron", "iputils-ping", "less", "hello"]  # a user, a setgid program, a capability, alternatives
+SYSTEM_PACKAGES = ["docker-registry", "hello", "stress"]
 
 
 def _real_input() -> ModuleType:
@@ -71,26 +72,38 @@ def in_root(root: Path, *command: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-@pytest.fixture(scope="session")
-def packages(debian: Path) -> Path:
-    """Lists and archives of apt for PACKAGES, asked from Debian's registry once."""
-    cache = debian.parent / "apt-cache.tar"
+def _from_apt(debian: Path, name: str, packages: list[str], *kept: str) -> Path:
+    """A tar of what apt fetched for `packages`, asked from Debian's registry once."""
+    cache = debian.parent / name
     if not cache.exists():
         top = debian.parent / f".apt.{os.getpid()}"
         try:
             extract(debian, top)
             (top / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
             in_root(top, "apt-get", "-q", "update")
-            in_root(top, "apt-get", "-qy", "--no-install-recommends", "-d", "install", *PACKAGES)
-            part = debian.parent / f".apt-cache.{os.getpid()}.tar"
-            names = ["var/lib/apt/lists", "var/cache/apt/archives"]
-            subprocess.run(["tar", "-cf", part, "-C", top, *names], check=True)
+            in_root(top, "apt-get", "-qy", "--no-install-recommends", "-d", "install", *packages)
+            part = debian.parent / f".{os.getpid()}.{name}"
+            subprocess.run(["tar", "-cf", part, "-C", top, *kept], check=True)
             part.rename(cache)
         except AssertionError as error:
             pytest.skip(f"Debian's registry cannot be reached: {error}")
         finally:
             shutil.rmtree(top, ignore_errors=True)
     return cache
+
+
+@pytest.fixture(scope="session")
+def packages(debian: Path) -> Path:
+    """Lists and archives of apt for PACKAGES."""
+    return _from_apt(debian, "apt-cache.tar", PACKAGES, "var/lib/apt/lists", "var/cache/apt/archives")
+
+
+@pytest.fixture(scope="session")
+def debs(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the archives of SYSTEM_PACKAGES and of what they need."""
+    archive = _from_apt(debian, "debs.tar", SYSTEM_PACKAGES, "var/cache/apt/archives")
+    place = extract(archive, tmp_path_factory.mktemp("debs"))
+    return place / "var/cache/apt/archives"
 
 
 def install(root: Path, packages: Path) -> None:

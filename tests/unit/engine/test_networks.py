@@ -30,7 +30,7 @@ def apart(test):
     @functools.wraps(test)
     def wrapped(*args, **kwargs):
         def body():
-            netns._call("unshare", netns._NEWNET)
+            netns.unshare()
             with Netlink() as host:
                 host.set_up(1)
             test(*args, **kwargs)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -78,16 +76,28 @@ def prepared(
     """A started container, killed at the end of the block. Its /etc files are kept in `state`, a directory of the
     container's, or else in a temporary one that is gone as soon as they are mounted."""
     hostname = default_hostname(options)
-    directory = state if state is not None else Path(tempfile.mkdtemp(prefix="layerfs-run-"))
+    directory = state if state is not None else _temporary()
     try:
         files = write_files(directory, hostname, options)
         spec = plan(rootfs, config, options, files, hostname)
         process = start(spec, stdin=streams[0], stdout=streams[1], stderr=streams[2], timeout=timeout)
     finally:
         if state is None:
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
     with process:
         yield process
+
+
+def _temporary() -> Path:
+    import tempfile
+
+    return Path(tempfile.mkdtemp(prefix="layerfs-run-"))
+
+
+def _remove(directory: Path) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def run(
