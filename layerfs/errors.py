@@ -95,10 +95,14 @@ class InvalidArchive(InvalidInput):
 
 
 class InvalidDockerfile(InvalidInput):
-    """A Dockerfile that cannot be read or planned; `str()` is one line, `excerpt` shows the place with a caret."""
+    """A Dockerfile that cannot be read or planned; `str()` is one line, `excerpt` shows the place with a caret.
+
+    `line` is that of the wrong word, in an instruction from `first_line` to `last_line`; 0 when no place is known.
+    """
 
     file: str = ""
     line: int = 0
+    first_line: int = 0
     last_line: int = 0
     word: str = ""
     excerpt: str = ""

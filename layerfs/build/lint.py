@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from layerfs.build.ignore import Matcher, clean
@@ -30,10 +30,11 @@ from layerfs.build.instructions import (
     Source,
     Workdir,
 )
+from layerfs.build.parse import parse
 from layerfs.build.ports import expose
 from layerfs.build.problems import nearest, problem, quote
 from layerfs.build.scope import Globals, Scope
-from layerfs.build.stages import SCRATCH, Plan, Planned
+from layerfs.build.stages import SCRATCH, Plan, Planned, plan
 from layerfs.errors import InvalidDockerfile, InvalidInput
 from layerfs.oci import ContainerConfig, Platform
 from layerfs.reference import Reference
@@ -202,7 +203,7 @@ BaseConfig = Callable[[str, Platform | None], ContainerConfig | None]
 
 
 def check(
-    plan: Plan,
+    made: Plan,
     *,
     base_config: BaseConfig = lambda image, platform: None,
     ignore: Matcher | None = None,
@@ -211,20 +212,65 @@ def check(
     """Run all checks.
 
     Args:
-        plan: Of the file, for the target that is to be checked.
+        made: The plan of the file, for the target that is to be checked.
         base_config: The config of a base image, None when it is not known (its variables then count as undefined).
         ignore: The context's `.dockerignore`.
         all_stages: Also the stages the target does not need.
     """
-    dockerfile = plan.dockerfile
     try:
-        options = _options(dockerfile)
+        run = _Run(made.dockerfile, made.globals, base_config, ignore)
     except InvalidDockerfile as error:
         return Report((), error)
-    run = _Run(plan, options, base_config, ignore)
-    failure = run.all_of(range(len(plan.stages)) if all_stages else plan.order)
-    found = tuple(sorted(run.found, key=lambda warning: warning.first))
-    return Report(found, failure, options.error and bool(found))
+    run.whole_file()
+    run.base_images()
+    return run.report(run.all_of(made, range(len(made.stages)) if all_stages else made.order))
+
+
+def check_text(
+    data: bytes,
+    file: str = "Dockerfile",
+    *,
+    platform: Platform | None = None,
+    build_args: Mapping[str, str] | None = None,
+    target: str = "",
+    contexts: Collection[str] = (),
+    base_config: BaseConfig = lambda image, platform: None,
+    ignore: Matcher | None = None,
+) -> Report:
+    """`check` of a file that may not even parse or plan: the error comes with the warnings about what is before it."""
+    try:
+        dockerfile = parse(data, file)
+    except InvalidDockerfile as error:
+        return Report(_before(data, file, error), error)
+    try:
+        made = plan(dockerfile, platform=platform, build_args=build_args, target=target, contexts=contexts)
+    except InvalidDockerfile as error:
+        return _unplanned(dockerfile, platform or Platform.host(), build_args or {}, error)
+    return check(made, base_config=base_config, ignore=ignore, all_stages=not target)
+
+
+def _before(data: bytes, file: str, error: InvalidDockerfile) -> tuple[Warning, ...]:
+    """About the lines before the one that does not parse."""
+    head = b"\n".join(data.split(b"\n")[: max(error.first_line - 1, 0)])
+    try:
+        run = _Run(parse(head, file), None, lambda image, platform: None, None)
+    except InvalidDockerfile:
+        return ()
+    run.whole_file()
+    return run.report(None).warnings
+
+
+def _unplanned(
+    dockerfile: Dockerfile, platform: Platform, build_args: Mapping[str, str], error: InvalidDockerfile
+) -> Report:
+    try:
+        values = Globals.of(dockerfile, build_args, target=platform)
+        run = _Run(dockerfile, values, lambda image, platform: None, None)
+        run.whole_file()
+        run.base_images()
+    except InvalidDockerfile:
+        return Report((), error)
+    return run.report(error)
 
 
 def _options(dockerfile: Dockerfile) -> Options:
@@ -255,23 +301,33 @@ class _StageState:
 
 
 class _Run:
-    def __init__(self, plan: Plan, options: Options, base_config: BaseConfig, ignore: Matcher | None) -> None:
-        self.plan = plan
-        self.options = options
+    """Collects warnings; `values` is None for a file that is not whole."""
+
+    def __init__(
+        self, dockerfile: Dockerfile, values: Globals | None, base_config: BaseConfig, ignore: Matcher | None
+    ) -> None:
+        self.dockerfile = dockerfile
+        self.values = values
+        self.options = _options(dockerfile)
         self.base_config = base_config
         self.ignore = ignore
         self.found: list[Warning] = []
         self.states: dict[int, _StageState] = {}
 
-    def all_of(self, numbers: Iterable[int]) -> InvalidDockerfile | None:
-        dockerfile = self.plan.dockerfile
-        self._file(dockerfile)
-        for stage in dockerfile.stages:
-            self._from(stage.base)
+    def report(self, error: InvalidDockerfile | None) -> Report:
+        found = tuple(sorted(self.found, key=lambda warning: warning.first))
+        return Report(found, error, self.options.error and bool(found))
+
+    def base_images(self) -> None:
+        for stage in self.dockerfile.stages:
+            if self.values is not None:
+                with self.dockerfile.place(stage.base.at):
+                    self._from(stage.base, self.values)
+
+    def all_of(self, made: Plan, numbers: Iterable[int]) -> InvalidDockerfile | None:
         for number in numbers:
-            planned = self.plan.stages[number]
             try:
-                self._stage(planned)
+                self._stage(made.stages[number], made.globals)
             except InvalidDockerfile as error:
                 return error
         return None
@@ -281,7 +337,9 @@ class _Run:
         if options.wants(RULES[name]):
             self.found.append(Warning(RULES[name], message, at.first, at.last))
 
-    def _file(self, dockerfile: Dockerfile) -> None:
+    def whole_file(self) -> None:
+        """What needs no variables."""
+        dockerfile = self.dockerfile
         for line in dockerfile.empty_continuations:
             self._tell("NoEmptyContinuation", "Empty continuation line", Source("", "", line, line))
         for arg in dockerfile.global_args:
@@ -294,7 +352,8 @@ class _Run:
                 self._alone(instruction)
         self._stage_names(dockerfile)
         self._consistent(dockerfile)
-        self._defaults(dockerfile)
+        if self.values is not None:
+            self._defaults(dockerfile, self.values)
 
     def _alone(self, instruction: Instruction) -> None:
         if isinstance(instruction, Maintainer):
@@ -340,9 +399,8 @@ class _Run:
                 message = f"Command '{at.keyword}' should match the case of the command majority ({name})"
                 self._tell("ConsistentInstructionCasing", message, at, comments=())
 
-    def _defaults(self, dockerfile: Dockerfile) -> None:
+    def _defaults(self, dockerfile: Dockerfile, given: Globals) -> None:
         """Base images have to be names also when no build argument is given."""
-        given = self.plan.globals
         predefined = {name: value for name, value in given.values.items() if name not in given.declared}
         platform = Platform.host()
         try:
@@ -356,8 +414,7 @@ class _Run:
         except InvalidDockerfile:
             return  # it is told when the stage is planned
 
-    def _from(self, base: From) -> None:
-        values = self.plan.globals
+    def _from(self, base: From, values: Globals) -> None:
         known = {*values.values, *values.declared}
         words = [base.image, base.platform] if base.platform else [base.image]
         for found in map(values.expand, words):
@@ -376,20 +433,22 @@ class _Run:
             self._tell("RedundantTargetPlatform", message, base.at)
         if found.used or found.missing:
             return
-        platform = Platform.parse(found.text)
+        try:
+            platform = Platform.parse(found.text)
+        except InvalidInput:
+            return  # it is told when the stage is planned
         if platform.os not in base.name and platform.architecture not in base.name:
             message = f"FROM --platform flag should not use constant value {quote(found.text)}"
             self._tell("FromPlatformFlagConstDisallowed", message, base.at)
 
-    def _stage(self, planned: Planned) -> None:
-        state = self._enter(planned)
+    def _stage(self, planned: Planned, values: Globals) -> None:
+        state = self._enter(planned, values)
         self.states[planned.stage.number] = state
         for instruction in planned.instructions:
-            with self.plan.dockerfile.place(instruction.at):
+            with self.dockerfile.place(instruction.at):
                 self._instruction(instruction, state)
 
-    def _enter(self, planned: Planned) -> _StageState:
-        values = self.plan.globals
+    def _enter(self, planned: Planned, values: Globals) -> _StageState:
         below = self.states.get(planned.base.stage)
         if below is not None:
             scope = values.enter(below.env, below.scope)

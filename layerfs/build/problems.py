@@ -27,8 +27,8 @@ def problem(reason: str, *, word: str = "", suggestion: str = "") -> InvalidDock
 def locate(error: InvalidDockerfile, file: str, lines: Sequence[str], first: int, last: int) -> InvalidDockerfile:
     """Add the place to an error that has none; `lines` are those from `first` to `last`, counted from 1."""
     if not error.line:
-        error.file, error.line, error.last_line = file, first, last
-        error.line += _row_of(error.word, lines)
+        error.file, error.first_line, error.last_line = file, first, last
+        error.line = first + _row_of(error.word, lines)
         error.excerpt = _excerpt(error.word, lines, first)
     return error
 

@@ -217,11 +217,11 @@ def _check(session: Session, context: str, options: Mapping[str, Any]) -> int:
         target=options["target"],
         platform=options["platform"],
     )
-    if report.error is not None:
-        return _refused(report.error)
     for warning in report.warnings:
         out(f"WARNING: {warning.rule.name} - {warning.rule.url}\n{warning.rule.description}")
         out(f"{options['dockerfile'] or 'Dockerfile'}:{warning.first}: {warning.message}\n")
+    if report.error is not None:
+        return _refused(report.error)
     count = len(report.warnings)
     words = f"{count} warning{'s'[: count != 1]} found" if count else "no warnings found"
     out(f"Check complete, {words}.")

@@ -23,6 +23,7 @@ from layerfs.build.files import TreeFiles
 from layerfs.build.ignore import Matcher, parse_ignore
 from layerfs.build.lint import Report as LintReport
 from layerfs.build.lint import check as lint
+from layerfs.build.lint import check_text
 from layerfs.build.parse import parse
 from layerfs.build.reading import Found, find_dockerfile, ignore_of, skip_of
 from layerfs.build.solve import Request, Solver
@@ -170,8 +171,17 @@ class _Build:
         return planned, main, named, found
 
     def check(self, context: ContextSource) -> LintReport:
-        planned, _, _, found = self.prepare(context)
-        return lint(planned, base_config=self._base_config, ignore=Matcher(parse_ignore(found.ignore)))
+        _, found = self._open(context)
+        return check_text(
+            found.data,
+            found.name,
+            platform=self._platform(),
+            build_args=self._options.build_args,
+            target=self._options.target,
+            contexts=tuple(self._options.build_contexts or ()),
+            base_config=self._base_config,
+            ignore=Matcher(parse_ignore(found.ignore)),
+        )
 
     def _base_config(self, name: str, platform: Platform | None) -> ContainerConfig | None:
         images = Images(self._store.root)

@@ -6,7 +6,7 @@ import pytest
 
 from layerfs.build.ignore import Matcher
 from layerfs.build.instructions import Source
-from layerfs.build.lint import RULES, Options, check, platform_warning
+from layerfs.build.lint import RULES, Options, check, check_text, platform_warning
 from layerfs.build.parse import parse
 from layerfs.build.stages import plan
 from layerfs.errors import InvalidDockerfile
@@ -46,6 +46,22 @@ def test_an_error_comes_with_the_warnings_before_it() -> None:
     report = check(plan(parse("FROM a as b\nENV A=${\n")))
     assert [warning.rule.name for warning in report.warnings] == ["FromAsCasing"]
     assert report.error is not None and report.error.line == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "reason"),
+    [
+        ("FROM a AS B\nMAINTAINER m\nBAD c\n", ["StageNameCasing", "MaintainerDeprecated"], "unknown instruction"),
+        ("FROM a AS B\nENV A=1 \\\n B\n", ["StageNameCasing"], "can't find ="),
+        ("FROM --platform=$NO a\n", ["UndefinedArgInFrom"], "empty platform value"),
+        ("ARG I\nFROM $I\n", ["InvalidDefaultArgInFrom"], "should not be blank"),
+        ("", [], "cannot be empty"),
+    ],
+)
+def test_a_file_that_cannot_be_planned_is_checked_as_far_as_it_goes(text: str, found: list[str], reason: str) -> None:
+    report = check_text(text.encode())
+    assert [warning.rule.name for warning in report.warnings] == found
+    assert report.error is not None and reason in report.error.message
 
 
 def test_unneeded_stages_are_left_out_on_request() -> None:
