@@ -1,8 +1,8 @@
 """The main job on real input, step by step: `make demo`.
 
 Makes a root file system of programs of this host (no network), an image of it, mounts it with a writable layer,
-changes it, and
-shows diff, commit, history, export, a run, and that the store is whole. Everything happens in a temporary directory.
+changes it, and shows diff, commit, history, a snapshot, a fork, a rollback, a built Dockerfile, a run, and that the
+store is whole. Everything happens in a temporary directory.
 """
 
 from __future__ import annotations
@@ -99,6 +99,13 @@ def main() -> None:
         demo.run("commit", "-m", "first change", "box", "host:2", show=False)
         demo.run("history", "host:2", lines=3)
         demo.run("images", lines=3)
+        demo.run("snapshot", "box", "before", show=False)
+        demo.run("fork", "box", "child")
+        demo.run("rollback", "box", "before", show=False)
+        demo.run("log", lines=6)
+        (base / "Dockerfile").write_text("FROM host:2\nRUN wc -l /etc/passwd > /count\nCMD cat /count\n")
+        demo.run("build", "-q", "-t", "app:1", str(base), "-f", str(base / "Dockerfile"), show=False)
+        demo.run("run", "--rm", "app:1", lines=1)
         demo.run("export", "-o", str(base / "flat.tar"), "host:2", show=False)
         demo.run("run", "--rm", "host:2", "sh", "-c", "cat /etc/motd; echo pid $$ on $(hostname)", lines=2)
         demo.run("fsck", lines=1)
