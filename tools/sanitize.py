@@ -36,6 +36,7 @@ class Part:
     tests: tuple[str, ...]
 
 
+MONITORED = ("life", "kill", "userns", "oci", "events", "escape")
 ADDRESS, THREAD = "address,undefined", "thread"
 ENGINE = (
     "tests/conformance",
@@ -59,7 +60,7 @@ PARTS = {
             ),
         ),
     ),
-    "helper": (Part("address", ADDRESS, "", ("tests/runtime", "tests/cli/test_life.py", "tests/cli/test_kill.py")),),
+    "helper": (Part("address", ADDRESS, "", ("tests/runtime", *(f"tests/cli/test_{name}.py" for name in MONITORED))),),
     "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native or uring or bytes or load")),),
     "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native or uring or bytes or load")),),
     "quick": (

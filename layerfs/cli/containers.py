@@ -36,7 +36,7 @@ _PS_COLUMNS = {
 @click.option("-l", "--latest", is_flag=True, help="Only the last one made.")
 @click.option("-n", "--last", type=int, default=-1, metavar="N", help="Only the last N made.")
 @click.option("-s", "--size", is_flag=True, help="Sizes of the writable layers.")
-@filter_option("id, name, label, exited, status, ancestor, before, since, volume, network, health")
+@filter_option("id name label exited status ancestor before since volume network publish expose health")
 @no_trunc_option()
 @format_option()
 @click.pass_obj

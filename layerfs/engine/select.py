@@ -53,7 +53,12 @@ def _test(store: Store, name: str, values: Sequence[str]) -> Callable[[Container
     if name == "label":
         return lambda box: all(_labelled(dict(box.config().labels), v) for v in values)
     if name == "network":
-        return lambda box: box.settings.network in values
+        return _in_network(store, values)
+    if name in ("publish", "expose"):
+        wanted = {port for value in values for port in _ports(name, value)}
+        return lambda box: not wanted.isdisjoint(_published(box) if name == "publish" else _exposed(box))
+    if name == "isolation":  # of Windows
+        return lambda box: True
     if name == "volume":
         from layerfs.engine.volumes import wanted_of
 
@@ -69,6 +74,41 @@ def _test(store: Store, name: str, values: Sequence[str]) -> Callable[[Container
             return lambda box: box.record.created_ns < moment
         return lambda box: box.record.created_ns > moment
     raise InvalidInput(f"invalid filter '{name}'")
+
+
+def _in_network(store: Store, values: Sequence[str]) -> Callable[[Container], bool]:
+    """By name, or by the start of an ID."""
+    from layerfs.engine.connections import networks_of
+    from layerfs.engine.networks import Networks
+
+    named = {network.name for network in Networks(store).all() if any(network.id.startswith(v) for v in values if v)}
+    return lambda box: not named.union(values).isdisjoint(networks_of(box.settings))
+
+
+def _ports(name: str, text: str) -> Iterator[tuple[int, str]]:
+    """`80`, `80/udp`, `80-90`."""
+    from layerfs.runtime.ports import parse_expose
+
+    if ":" in text:
+        raise InvalidInput(f"filter for '{name}' should not contain ':': {text}")
+    yield from parse_expose(text)
+
+
+def _published(box: Container) -> set[tuple[int, str]]:
+    """Ports of the host's that lead to it now."""
+    from layerfs.engine.connections import bindings
+
+    return {(number, port.partition("/")[2]) for port, _, number in bindings(box)} if box.state.running else set()
+
+
+def _exposed(box: Container) -> set[tuple[int, str]]:
+    """Ports of its own, while it runs; as with docker a stopped container has none."""
+    from layerfs.engine.connections import bindings
+
+    if not box.state.running:
+        return set()
+    texts = [*box.config().exposed_ports, *box.settings.expose, *(port for port, _, _ in bindings(box))]
+    return {port for text in texts for port in _ports("expose", text)}
 
 
 def _health(box: Container) -> str:

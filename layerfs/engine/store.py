@@ -323,7 +323,7 @@ class Store:
         return Container(self, self.container_table.get(name))
 
     def containers(self, filters: Mapping[str, Sequence[str]] | None = None, *, all: bool = True) -> list[Container]:
-        """Newest first. filters: id name label exited status ancestor before since. `all` False: only running ones."""
+        """Newest first. filters: docker's. `all` False: only running ones."""
         from layerfs.engine.select import select_containers
 
         records = [record for record in self.container_table.list() if "build" not in record.config]
