@@ -37,6 +37,7 @@ class UpperCopy:
 
     def __init__(self, source: Path, target: Path) -> None:
         self._source, self._target = os.fsencode(source), os.fsencode(target)
+        self._lent = contextlib.ExitStack()
         self._made: dict[bytes, _Stamp] = {}  # by path: what the copy was made of
         self.bytes = 0
 
@@ -48,13 +49,16 @@ class UpperCopy:
             InUse: `final`, and a file is being written to all the time. Unsupported: a path over 4095 bytes.
         """
         self.bytes = 0
-        with writing("a snapshot"), _short_paths():
+        with writing("a snapshot"), _short_paths(), contextlib.ExitStack() as self._lent:
             found = dict(self._scan())
+            changed = [path for path in sorted(found) if self._made.get(path) != _stamp(found[path])]
+            directories = [path for path in changed if stat.S_ISDIR(found[path].st_mode)]
+            for path in directories:
+                if path in self._made and stat.S_ISDIR(self._made[path][4]):
+                    os.chmod(self._to(path), 0o700)  # noqa: PTH101
             for path in sorted(self._made.keys() - found.keys(), reverse=True):
                 self._remove(path)
-            changed = [path for path in sorted(found) if self._made.get(path) != _stamp(found[path])]
             links = self._kept_links(found, set(changed))
-            directories = [path for path in changed if stat.S_ISDIR(found[path].st_mode)]
             if not final:
                 self._write_pages([path for path in changed if stat.S_ISREG(found[path].st_mode)])
             for path in changed:
@@ -78,13 +82,23 @@ class UpperCopy:
         pending = [b""]
         while pending:
             prefix = pending.pop()
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._at(prefix)) as entries:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._listing(prefix) as entries:
                 for entry in entries:
                     with contextlib.suppress(FileNotFoundError):
                         path = prefix + b"/" + entry.name if prefix else entry.name
                         yield path, entry.stat(follow_symlinks=False)
                         if entry.is_dir(follow_symlinks=False):
                             pending.append(path)
+
+    def _listing(self, path: bytes) -> contextlib.AbstractContextManager[Iterator[os.DirEntry[bytes]]]:
+        """An ordinary user's own modes may keep him out: then he has all permissions until the update is over."""
+        try:
+            return os.scandir(self._at(path))
+        except PermissionError:
+            mode = stat.S_IMODE(os.lstat(self._at(path)).st_mode)
+            os.chmod(self._at(path), mode | 0o700)  # noqa: PTH101
+            self._lent.callback(os.chmod, self._at(path), mode)
+            return os.scandir(self._at(path))
 
     def _at(self, path: bytes) -> bytes:
         return self._source + b"/" + path if path else self._source

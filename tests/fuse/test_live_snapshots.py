@@ -15,6 +15,7 @@ import pytest
 import layerfs
 from layerfs.errors import InUse
 from layerfs.snapshot import control
+from tests.fuse.users import as_other
 
 pytestmark = pytest.mark.root
 
@@ -157,3 +158,40 @@ def test_a_running_container_goes_on(tmp_path: Path) -> None:
             lines = shown(snapshot)["log"].split(b"\n")
             assert lines[-1] == b"" and [int(line) for line in lines[:-1]] == list(range(1, len(lines)))
         assert len(shown(second)["log"]) > len(shown(first)["log"])
+
+
+@pytest.mark.skipif(not shutil.which("fusermount3"), reason="needs fusermount3 (Debian: fuse3)")
+@pytest.mark.parametrize("who", ["user", "single", "mapped"])
+def test_ordinary_users_have_them(who: str, tmp_path: Path) -> None:
+    def part(place: Path) -> None:
+        (place / "plain/etc").mkdir(parents=True)
+        (place / "plain/etc/motd").write_bytes(b"x")
+        with layerfs.Store(place / "store") as store:
+            box = store.create(store.import_archive(place / "plain", tag="small:1"), name="box")
+            with box.mount() as root:
+                (root / "a").write_bytes(b"1")
+                (root / "etc/motd").unlink()
+                (root / "locked").mkdir()
+                (root / "locked/x").write_bytes(b"x")
+                (root / "zero").write_bytes(b"z")
+                for name in ("zero", "locked"):
+                    (root / name).chmod(0)
+                live = box.snapshot("live")
+                (root / "a").write_bytes(b"2")
+            rest = box.snapshot("rest")
+            for snapshot, data in ((live, b"1"), (rest, b"2")):
+                with snapshot.mount() as root:
+                    assert (root / "a").read_bytes() == data and list((root / "etc").iterdir()) == []
+                    assert (root / "locked").stat().st_mode & 0o777 == (root / "zero").stat().st_mode & 0o777 == 0
+            box.rollback(live)
+            child = box.fork()
+            with child.mount() as root:
+                (root / "locked").chmod(0o700)
+                assert (root / "a").read_bytes() == b"1" and (root / "locked/x").read_bytes() == b"x"
+            for each in store.containers():
+                each.remove()
+            store.gc()
+            assert list((place / "store/uppers").iterdir()) == [] and store.fsck() == []
+
+    part(tmp_path)  # also loads all modules, which the user cannot read here
+    as_other(who, part)
