@@ -95,8 +95,12 @@ class Session:
         answer = self._send(method, url, headers, body, attempts, sent)
         if answer.status != 401 or not own or origin(answer.url) != origin(url):
             return answer
-        if not self._auth.renew(answer, wanted, sent):
-            return answer
+        try:
+            if not self._auth.renew(answer, wanted, sent):
+                return answer
+        except BaseException:
+            answer.close()
+            raise
         answer.discard()
         return self._send(method, url, headers, body, attempts, self._auth.header(wanted))
 

@@ -343,6 +343,8 @@ class Transport:
             managers, self._managers = self._managers, {}
         for manager in managers.values():
             manager.clear()
+        for one in list(self._sockets):  # of answers that nobody read to the end
+            one.close()
 
 
 def _proxy_manager(proxy: str, context: ssl.SSLContext | None) -> urllib3.PoolManager:

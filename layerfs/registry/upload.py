@@ -275,8 +275,8 @@ class _Upload:
     def _expect(self, answer: Response, status: int, keep: str = "") -> None:
         if answer.status != status:
             raise self._session.failure(answer, self._what)
-        self._location = keep if keep and not answer.headers.get("Location") else self._session.location(answer)
         answer.discard()
+        self._location = keep if keep and not answer.headers.get("Location") else self._session.location(answer)
 
     def abandon(self) -> None:
         """Lets the registry forget what it has; it would do so by itself some day."""

@@ -229,6 +229,10 @@ def scripted(answer: Callable[[Request], Answer]) -> Iterator[tuple[str, list[Re
         def log_message(self, *_: object) -> None:
             pass
 
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):  # a client that has gone
+                super().handle()
+
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
