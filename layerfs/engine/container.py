@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from layerfs.snapshot.options import Options
 
 
+_CLEARING_SECONDS = 30.0  # what clears up after a container may take on a busy machine
+
+
 class Container(Programs):
     """A container; its state is read from the store at each call. Safe from threads."""
 
@@ -170,7 +173,7 @@ class Container(Programs):
                 reason = "container is running: stop the container before removing or force remove"
                 raise InUse(f'cannot remove container "{record.name}": {reason}')
             self._kill_for_removal(state)
-        with no_runs(self):
+        with no_runs(self, patience=_CLEARING_SECONDS):
             record_event(self, "destroy")
             settings = self.settings
             self.store.container_table.remove(self._id, force=force)

@@ -15,6 +15,7 @@ import pytest
 
 import layerfs
 from layerfs.runtime import netns
+from tests.cli.conftest import eventually
 from tests.system.conftest import Host
 from tests.workplace import mounts_in
 
@@ -30,13 +31,14 @@ def store(host: Host, small: str) -> Iterator[layerfs.Store]:
     with layerfs.Store(host.store) as store:
         before = remains(host)
         yield store
+        eventually(lambda: remains(host) == before)  # a monitor's aftermath finds out that there is nothing to do
         assert remains(host) == before
 
 
 def remains(host: Host) -> dict[str, object]:
     """Everything of the store's containers that there is: mounts, groups, interfaces, rules, processes, files."""
-    files = [path for name in ("containers", "control", "mounts", "tmp") for path in (host.store / name).rglob("*")]
-    files += (host.store / "networks").glob("*/endpoints/*")
+    files = [path for name in ("containers", "control", "mounts", "tmp") for path in below(host.store / name)]
+    files += [path for path in below(host.store / "networks") if "/endpoints/" in path]
     return {
         "mounts": mounts_in(host.store),
         "groups": [path for path in Path("/sys/fs/cgroup").glob("**/layerfs/*/") if ours(host, path.name)],
@@ -45,6 +47,11 @@ def remains(host: Host) -> dict[str, object]:
         "processes": processes(host.store),
         "files": sorted(files),
     }
+
+
+def below(place: Path) -> list[str]:
+    """Also while something there is just going."""
+    return [f"{top}/{name}" for top, names, others in os.walk(place) for name in (*names, *others)]
 
 
 def ours(host: Host, name: str) -> bool:
