@@ -10,7 +10,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 import layerfs
-from benchmarks.conftest import LAYERFS, Recorder
+from benchmarks.conftest import LAYERFS, Recorder, void
 from benchmarks.systems import OURS
 
 GROUP = "Running containers"
@@ -49,7 +48,18 @@ def store(base: Path, root: Path) -> Iterator[layerfs.Store]:
 
 
 def _quiet(*command: str | Path) -> Action:
-    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def run() -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    return run
+
+
+def _works(action: Action) -> bool:
+    try:
+        action()
+    except subprocess.CalledProcessError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +69,8 @@ def engines(base: Path, root: Path, podman: Callable[..., list[str]]) -> Iterato
     subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
     there: dict[str, list[str]] = {}
     candidates = {"docker": ["docker"], **({"podman": podman()} if shutil.which("podman") else {})}
+    if shutil.which("runc") and "podman" in candidates:  # crun knows no hybrid control groups
+        candidates["podman"] = podman("--runtime", "runc")
     for name, command in candidates.items():
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             subprocess.run([*command, "info"], check=True, capture_output=True, timeout=30)
@@ -72,25 +84,25 @@ def engines(base: Path, root: Path, podman: Callable[..., list[str]]) -> Iterato
 @pytest.fixture(scope="module")
 def bundles(base: Path, root: Path) -> Mapping[str, Callable[..., list[str]]]:
     """For each low-level runtime that is here: what its command line is, from a container's name on."""
-    bundle = base / "bundle"
-    bundle.mkdir()
-    (bundle / "rootfs").symlink_to(root)
     there: dict[str, Callable[..., list[str]]] = {}
     for name in ("runc", "crun"):
+        command = lambda *words, name=name: [name, "--root", str(base / f"{name}-state"), *words]  # noqa: E731
         if shutil.which(name):
-            spec(name, bundle)
-            there[name] = lambda *words, name=name: [name, "--root", str(base / f"{name}-state"), *words]
+            bundle = prepared(name, base / f"bundle-{name}", root, "true")
+            if _works(_quiet(*command("run", "--bundle", str(bundle), f"try-{name}"))):  # crun knows no hybrid groups
+                there[name] = command
     return there
 
 
-def spec(runtime: str, bundle: Path, *command: str) -> None:
-    """A prepared bundle whose program is `command`, without a terminal."""
-    (bundle / "config.json").unlink(missing_ok=True)
+def prepared(runtime: str, bundle: Path, root: Path, *command: str) -> Path:
+    """A bundle whose program is `command`, without a terminal."""
+    bundle.mkdir()
     subprocess.run([runtime, "spec"], cwd=bundle, check=True)
     config = json.loads((bundle / "config.json").read_text())
-    config["process"] |= {"terminal": False, "args": list(command or ["true"])}
-    config["root"]["readonly"] = False
+    config["process"] |= {"terminal": False, "args": list(command)}
+    config["root"] |= {"readonly": False, "path": str(root)}
     (bundle / "config.json").write_text(json.dumps(config))
+    return bundle
 
 
 @pytest.fixture
@@ -99,15 +111,18 @@ def recorder(pair: Any) -> Recorder:
 
 
 def _command_line(recorder: Recorder, store: layerfs.Store, engines: Mapping[str, list[str]], network: str) -> None:
-    words = ["run", "--rm", "--network", network, "bb:1", "true"]
-    sides = {OURS: _quiet(LAYERFS, "--store", store.path, *words)}
+    words = ["run", "--rm", "--network", network]
+    limits = [
+        "--ulimit",
+        "nofile=1024:1024",
+        "--ulimit",
+        "nproc=4096:4096",
+    ]  # podman's own need more rights than some have
+    sides = {OURS: _quiet(LAYERFS, "--store", store.path, *words, "bb:1", "true")}
     for name, command in engines.items():
-        action = _quiet(*command, *words)
-        try:
-            action()
-        except subprocess.CalledProcessError:  # no such network here
-            continue
-        sides[name] = action
+        action = _quiet(*command, *words, *limits, "bb:1", "true")
+        if _works(action):
+            sides[name] = action
     bars = [(OURS, name, 0.6) for name in engines]
     recorder.compare(f"run --rm IMAGE true, command line, network {network}", sides, bars, rounds=9)
 
@@ -120,21 +135,26 @@ def test_command_line_on_a_bridge(recorder: Any, store: Any, engines: Any) -> No
     _command_line(recorder, store, engines, "bridge")
 
 
+def _times(count: int, action: Action) -> None:
+    for _ in range(count):
+        action()
+
+
 def _bwrap(root: Path) -> list[str]:
     return ["bwrap", "--unshare-all", "--bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "true"]
 
 
 def _runtimes(bundles: Mapping[str, Callable[..., list[str]]], root: Path) -> dict[str, Action]:
-    bundle = root.parent / "bundle"
     sides = {
-        name: _quiet(*command("run", "--bundle", str(bundle), f"bench-{name}")) for name, command in bundles.items()
+        name: _quiet(*command("run", "--bundle", str(root.parent / f"bundle-{name}"), f"bench-{name}"))
+        for name, command in bundles.items()
     }
     return sides | ({"bubblewrap": _quiet(*_bwrap(root))} if shutil.which("bwrap") else {})
 
 
 def test_library(recorder: Any, store: Any, bundles: Any, root: Path) -> None:
     box = store.create("bb:1")
-    sides = {OURS: lambda: box.run(["true"]), **_runtimes(bundles, root)}
+    sides: dict[str, Action] = {OURS: lambda: void(lambda: box.run(["true"])), **_runtimes(bundles, root)}
     sides[OURS]()
     recorder.compare("box.run(true), library; runtimes on a prepared bundle", sides, [(OURS, "runc", 0.5)], rounds=15)
     box.remove()
@@ -148,7 +168,7 @@ def test_one_after_the_other(recorder: Any, store: Any, bundles: Any, root: Path
 
     count = scale(100)
     sides = {OURS: ours, **_runtimes(bundles, root)}
-    many = {name: lambda action=action: [action() for _ in range(count)] for name, action in sides.items()}
+    many = {name: lambda action=action: _times(count, action) for name, action in sides.items()}
     recorder.compare(f"{count} containers made, run and removed", many, [(OURS, "runc", 0.5)], rounds=3)
 
 
@@ -163,15 +183,13 @@ def test_programs_that_join(
         sides: dict[str, Action] = {OURS: lambda: box.exec(["true"])}
         for name, command in bundles.items():
             sides[name] = _joined(stack, name, command, base)
-        many = {name: lambda action=action: [action() for _ in range(count)] for name, action in sides.items()}
+        many = {name: lambda action=action: _times(count, action) for name, action in sides.items()}
         recorder.compare(f"{count} programs that join a container, library", many, [(OURS, "runc", 0.5)], rounds=3)
 
 
 def _joined(stack: contextlib.ExitStack, name: str, command: Callable[..., list[str]], base: Path) -> Action:
     """`exec` in a container of the runtime that sleeps meanwhile."""
-    bundle = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
-    (bundle / "rootfs").symlink_to(base / "run-root")
-    spec(name, bundle, "sleep", "100000")
+    bundle = prepared(name, base / f"join-{name}", base / "run-root", "sleep", "100000")
     start = command("run", "--detach", "--bundle", str(bundle), f"join-{name}")
     subprocess.run(start, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     stack.callback(subprocess.run, command("delete", "--force", f"join-{name}"), check=False)
