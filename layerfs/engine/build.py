@@ -8,10 +8,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from layerfs._record import dataclass
 from layerfs.build.archives import tar_layer
 from layerfs.build.cachekeys import BuildCache
 from layerfs.build.config import State

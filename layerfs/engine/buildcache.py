@@ -6,10 +6,10 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfs._record import dataclass
 from layerfs.build.cachekeys import TABLE, Made, scan
 from layerfs.engine.buildrun import cache_home
 from layerfs.image.images import layer_sizes

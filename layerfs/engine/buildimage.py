@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from layerfs._record import replace
 from layerfs.build.config import State
 from layerfs.digest import Digest
 from layerfs.engine.image import Image

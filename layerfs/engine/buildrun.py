@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerfs._record import dataclass, replace
 from layerfs.build.steps import OnOutput, RunStep, StepFailed, StepMount
 from layerfs.digest import Digest, chain_id
 from layerfs.engine.container import Container

@@ -6,10 +6,10 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from layerfs._record import replace
 from layerfs.digest import DiffID
 from layerfs.engine.records import Change
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound
