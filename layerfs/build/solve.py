@@ -133,13 +133,23 @@ class Solver:
         return self._image(name.removeprefix("image ")).diff_ids if name != "scratch " else ()
 
     def _built(self, name: str) -> Built:
+        number = int(name.removeprefix("stage "))
         with self._lock:
-            task = self._tasks[int(name.removeprefix("stage "))]
+            unknown = number not in self._tasks
+            task = self._tasks.setdefault(number, Future())
+        if unknown:  # only a trigger of a base image needs it; the threads may all be busy waiting
+            self._make_now(number, task)
         try:
             return task.result()
         except BaseException:
             self._check()
             raise
+
+    def _make_now(self, number: int, task: Future[Built]) -> None:
+        try:
+            task.set_result(self._stage(number))
+        except BaseException as error:
+            task.set_exception(error)
 
     def _image(self, name: str, platform: Platform | None = None) -> ImageConfig:
         wanted = platform or self._request.platform

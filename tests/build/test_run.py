@@ -172,6 +172,12 @@ def test_onbuild_triggers_run_in_the_child_and_are_gone_there(build: Build, stor
     assert image.config.config.on_build == ()
 
 
+def test_a_trigger_may_need_a_stage_that_the_file_does_not(build: Build) -> None:
+    build("FROM box:1\nONBUILD COPY --from=made /m /m\n", tag="needy:1")
+    image = build("FROM box:1 AS made\nRUN echo made > /m\nFROM needy:1\nENV B=1\n", network="none")
+    assert read(image, "m") == b"made\n"
+
+
 def test_stages_run_at_once_and_unused_ones_not_at_all(build: Build) -> None:
     events = Events()
     image = build(
