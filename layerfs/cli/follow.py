@@ -21,6 +21,7 @@ def follow(
 ) -> int | None:
     """Its streams and ours until its end; the exit code, or None when we were detached. Cleans up after it."""
     from layerfs.engine.attaching import Connection
+    from layerfs.engine.events import record_event
     from layerfs.engine.life import finish
 
     tty = box.settings.tty
@@ -29,6 +30,7 @@ def follow(
         try:
             carry(far, stdin=stdin, terminal=tty, keys=keys, proxy=proxy)
         except Detached:
+            record_event(box, "detach")
             return None
         except GaveUp:
             _end(box, connection)

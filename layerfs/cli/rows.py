@@ -66,7 +66,7 @@ def image_rows(summaries: Iterable[ImageSummary], *, truncate: bool, digests: bo
 def history_rows(history: Iterable[HistoryRow], *, truncate: bool, human: bool) -> list[Row]:
     rows = []
     for entry in history:
-        created_by = entry.created_by.replace("\t", " ")
+        created_by = _tamed(entry.created_by.replace("\t", " "))
         rows.append(
             {
                 "ID": _cut(entry.id_text, truncate) if entry.id else entry.id_text,
@@ -74,10 +74,15 @@ def history_rows(history: Iterable[HistoryRow], *, truncate: bool, human: bool) 
                 "CreatedAt": _iso(entry.created_ns),
                 "CreatedBy": ellipsis(created_by, 45) if truncate else created_by,
                 "Size": human_size(entry.size) if human else str(entry.size),
-                "Comment": entry.comment,
+                "Comment": _tamed(entry.comment),
             }
         )
     return rows
+
+
+def _tamed(text: str) -> str:
+    """An image's own words without what would command the terminal; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def _iso(ns: int | None) -> str:

@@ -167,7 +167,12 @@ def test_lists_show_no_commands_for_the_terminal(opened, layerfs_command):
     box.start()
     box.wait()
     assert EVIL.encode() in layerfs_command("logs", "shown").stdout
-    for arguments in (["top", "shown"], ["events", "--since", "1h", "--until", "0s"]):
+    box.commit("evil:1", message=EVIL, author=EVIL)
+    for arguments in (
+        ["top", "shown"],
+        ["history", "--no-trunc", "evil:1"],
+        ["events", "--since", "1h", "--until", "0s"],
+    ):
         said = layerfs_command(*arguments)
         assert b"\x1b" not in said.stdout + said.stderr
 

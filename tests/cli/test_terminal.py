@@ -124,6 +124,7 @@ def test_detach_and_attach_again(session, opened):
     assert it.end() == 0
     box = opened.container("box")
     assert box.state.running
+    assert '"Action":"detach"' in (opened.path / "events").read_text()
     again = session("attach", "box")
     again.type(b"echo $X; exit 3\r")
     again.expect(b"kept\r\n")

@@ -263,3 +263,14 @@ def test_copies_in_belong_to_its_root(shell, tmp_path):
 def test_the_command_line(layerfs_command):
     done = layerfs_command("run", "--rm", "--uidmap", "0:100000:1000", "box:1", "cat", "/proc/self/gid_map")
     assert done.stdout.split() == [b"0", b"100000", b"1000"]
+
+
+def test_clocks_and_the_network_of_another(shell):
+    other = started(shell(FOREVER, hostname="other"))
+    box = shell("true", **MAPS, network=f"container:{other.name}", time_offsets=["monotonic=86400"])
+    script = (
+        "readlink /proc/self/ns/net; cat /proc/uptime; ls /sys/class >/dev/null && echo sys; touch /sys/x || echo kept"
+    )
+    said = out(box, script).split()
+    assert said[0] == str(Path(f"/proc/{other.state.pid}/ns/net").readlink())
+    assert said[-2:] == ["sys", "kept"]
