@@ -89,7 +89,9 @@ void lfs_server_close(struct lfs_server *server)
 	lfs_filler_end(server);
 	lfs_stats_free(server);
 	lfs_moves_forget(server);
+	lfs_lock(server); /* tidy() may still come, and looks at what is to be closed */
 	lfs_nodes_free(server);
+	lfs_unlock(server);
 	lfs_quota_close(server);
 	lfs_upper_close(server);
 	lfs_lower_close(server);

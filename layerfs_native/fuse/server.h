@@ -655,8 +655,8 @@ struct lfs_server {
 	pthread_cond_t copied; /* an LFS_COPYING flag was cleared */
 	int device;	       /* /dev/fuse */
 	int clones[LFS_THREADS_MAX - 1];
-	bool writable, by_program, passthrough, acl, killpriv, setxattr_ext, uring, no_opendir, no_open, ready;
-	atomic_bool ending;
+	bool writable, by_program, passthrough, acl, killpriv, setxattr_ext, no_opendir, no_open, ready;
+	atomic_bool ending, uring;
 	uint32_t max_write;
 	uint32_t minor;
 	struct lfs_rights rights;
