@@ -195,3 +195,44 @@ def test_ordinary_users_have_them(who: str, tmp_path: Path) -> None:
 
     part(tmp_path)  # also loads all modules, which the user cannot read here
     as_other(who, part)
+
+
+def test_files_of_which_blocks_alone_are_stored(tmp_path: Path) -> None:
+    """Written, cut, grown, punched, at rest and mounted: a snapshot has all their bytes."""
+    big = os.urandom(1 << 20) * 8
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain/big").write_bytes(big)
+    with layerfs.Store(tmp_path / "store") as store:
+        box = store.create(store.import_archive(tmp_path / "plain", tag="big:1"), name="box")
+        wanted, taken = bytearray(big), []
+        with box.mount(engine="native") as root, (root / "big").open("r+b", buffering=0) as file:
+            for number, change in enumerate(("write", "zeros", "cut", "grow", "write")):
+                if change == "cut":
+                    file.truncate(5_000_001)
+                    del wanted[5_000_001:]
+                elif change == "grow":
+                    file.truncate(6_000_000)
+                    wanted.extend(bytes(6_000_000 - len(wanted)))
+                else:
+                    at, data = 1_000_003 * (number + 1), b"new" * 100 if change == "write" else bytes(20_000)
+                    file.seek(at)
+                    file.write(data)
+                    wanted[at : at + len(data)] = data
+                assert box.usage().bytes < 1_000_000  # else this would test nothing
+                taken.append((box.snapshot(), bytes(wanted)))
+            assert (root / "big").read_bytes() == wanted
+        rest = box.snapshot("rest")
+        for snapshot, data in (*taken, (rest, bytes(wanted))):
+            assert shown(snapshot)["big"] == data
+        with box.mount(engine="native") as root:
+            with (root / "big").open("r+b") as file:
+                file.write(b"again")
+            wanted[:5] = b"again"
+        box.snapshot("again")
+        store.gc()
+        with box.mount(engine="kernel") as root:
+            assert (root / "big").read_bytes() == wanted
+        assert {change.path: change.kind for change in box.diff()} == {"/big": "C"}
+        with box.commit().mount() as root:
+            assert (root / "big").read_bytes() == wanted
+        assert store.fsck() == []
