@@ -60,6 +60,8 @@ def blob_bars(quiet: bool = False) -> Iterator[Callable[[Any], None]]:
                 downloading.add(name)
             elif record.kind == "downloaded":
                 downloading.discard(name)
+                if name in tasks:
+                    display.reset(tasks[name])  # the rate is that of unpacking from here on
             elif name in downloading:
                 return
             text = f"{name}: {_PULLING.get(record.kind, record.kind)}"

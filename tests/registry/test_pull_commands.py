@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -84,6 +89,26 @@ def test_all_tags(registry: Registry, shell: Shell) -> None:
     assert out[-2:] == [f"Status: Downloaded newer image for {registry.host}/app", f"{registry.host}/app"]
     code, _, err = shell("pull", "-a", f"{registry.host}/app:2")
     assert (code, err) == (1, ["layerfs: tag can't be used with --all-tags/-a"])
+
+
+def test_bars_on_a_terminal(registry: Registry, tmp_path: Path) -> None:
+    registry.image("app:large", [tar({"f": random.Random(3).randbytes(2_000_000)})])
+    registry.tricks.append(lambda ask: bool(ask.is_layer and ask.registry.closing.wait(0.3)))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(HOME=str(tmp_path), TERM="xterm", COLUMNS="120")
+        program = str(Path(sys.executable).parent / "layerfs")
+        os.execv(program, [program, "--store", str(tmp_path / "store"), "pull", f"{registry.host}/app:large"])
+    shown = b""
+    with os.fdopen(terminal, "rb", buffering=0) as stream, contextlib.suppress(OSError):  # EIO is its end
+        while data := stream.read(65536):
+            shown += data
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    layer = next(d for d in registry.fetched() if d not in registry.configs).removeprefix("sha256:")[:12].encode()
+    assert layer + b": Downloading" in shown
+    assert b" MB" in shown
+    assert layer + b": Pull complete" in shown
+    assert shown.endswith(f"{registry.host}/app:large\r\n".encode())
 
 
 def test_what_is_not_there(registry: Registry, shell: Shell) -> None:
