@@ -1,0 +1,245 @@
+"""`layerfs build` and `layerfs builder` as processes: docker's flags, output and exit codes, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import layerfs
+from tests.build.conftest import read, tree, write_files
+
+LAYERFS = [sys.executable, "-c", "import sys; from layerfs.cli import main; sys.exit(main())"]
+Done = subprocess.CompletedProcess[str]
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def place(tmp_path: Path, base: Path) -> Path:
+    """A directory with a store that has the base image."""
+    with layerfs.Store(tmp_path / "store") as store:
+        store.import_archive(base, tag="box:1")
+    return tmp_path
+
+
+@pytest.fixture
+def command(place: Path) -> Iterator[Command]:
+    def run(*arguments: str, env: dict[str, str] | None = None, **how: object) -> Done:
+        environment = {**os.environ, "LAYERFS_STORE": str(place / "store"), **(env or {})}
+        line = [*LAYERFS, *map(str, arguments)]
+        done: Done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False, **how)  # type: ignore[call-overload]
+        assert "Traceback" not in done.stderr
+        return done
+
+    yield run
+    with layerfs.Store(place / "store") as store:
+        assert store.mounts(dead=True) == []
+        assert store.container_table.list() == []
+
+
+HELLO = {"hello": "hello", "Dockerfile": 'FROM scratch\nADD hello /\nCMD ["/hello"]\n'}
+
+
+def test_the_articles_first_build(command: Command, place: Path) -> None:
+    context = write_files(place / "c", HELLO)
+    build = ("build", "--progress", "legacy", "-t", "tongbo/hello_world", context)
+    first, second = command(*build).stdout, command(*build).stdout
+    image = r"[0-9a-f]{12}"
+    assert re.fullmatch(
+        r"Sending build context to Docker daemon  \S+B\n"
+        r"Step 1/3 : FROM scratch\n ---> \n"
+        rf"Step 2/3 : ADD hello /\n ---> {image}\n"
+        rf'Step 3/3 : CMD \["/hello"\]\n ---> Running in {image}\nRemoving intermediate container {image}\n'
+        rf" ---> {image}\nSuccessfully built {image}\nSuccessfully tagged tongbo/hello_world:latest\n",
+        first,
+    )
+    assert second.count(" ---> Using cache\n") == 2
+    ids = [line[6:] for line in second.splitlines() if re.fullmatch(f" ---> {image}", line)]
+    rows = command("history", "tongbo/hello_world", "-q").stdout.split()
+    assert rows == ids[::-1]
+    texts = command("history", "tongbo/hello_world", "--no-trunc", "--format", "{{.CreatedBy}}").stdout.splitlines()
+    assert texts[0] == '/bin/sh -c #(nop)  CMD ["/hello"]'
+    assert re.fullmatch(r"/bin/sh -c #\(nop\) ADD file:[0-9a-f]{64} in /\s*", texts[1])
+
+
+@pytest.mark.root
+def test_the_articles_application_and_its_mistake(command: Command, place: Path) -> None:
+    lines = (
+        'FROM box:1\nLABEL maintainer="tongbo<demo.com@126.com>"\nRUN echo flask > /installed\n'
+        'COPY app.py /app/\nWORKDIR /app\nEXPOSE 5000\nCMD ["pyhton","app.py"]\n'
+    )
+    context = write_files(place / "c", {"Dockerfile": lines, "app.py": "print()\n"})
+    done = command("build", "--network", "none", "--progress", "legacy", "-t", "yaxiaomu/flask_demo", context)
+    assert "Step 7/7 : CMD [" in done.stdout and done.returncode == 0
+    done = command("run", "--rm", "yaxiaomu/flask_demo")
+    assert done.returncode == 127
+    assert 'exec: "pyhton": executable file not found in $PATH' in done.stderr
+    (context / "Dockerfile").write_text(lines.replace("pyhton", "cat"))
+    done = command("build", "--network", "none", "--progress", "legacy", "-t", "yaxiaomu/flask_demo", context)
+    assert done.stdout.count("Using cache") == 5
+    assert command("run", "--rm", "yaxiaomu/flask_demo").stdout == "print()\n"
+
+
+@pytest.mark.root
+def test_an_entrypoint_takes_the_arguments_of_run(command: Command, place: Path) -> None:
+    """The article's stress image, with its relative path."""
+    context = write_files(place / "c", {"Dockerfile": 'FROM box:1\nRUN true\nENTRYPOINT ["bin/echo"]\nCMD []\n'})
+    assert command("build", "--network", "none", "-qt", "stress", context).returncode == 0
+    assert command("run", "--rm", "stress", "--vm", "1", "--verbose").stdout == "--vm 1 --verbose\n"
+
+
+def test_plain_progress_quiet_and_json(command: Command, place: Path) -> None:
+    context = write_files(place / "c", HELLO)
+    plain = command("build", "--progress", "plain", "-t", "a", "-t", "b:2", context)
+    assert "#2 [2/2] ADD hello /\n#2 DONE" in plain.stderr and plain.stdout == ""
+    assert "#2 CACHED" in command("build", "--progress", "plain", context).stderr
+    quiet = command("build", "-q", context)
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", quiet.stdout) and quiet.stderr == ""
+    events = [json.loads(line) for line in command("build", "--progress", "json", context).stderr.splitlines()]
+    assert [event["kind"] for event in events if event.get("step") == 2] == ["start", "cached"]
+    names = command("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+    assert {"a:latest", "b:2"} <= set(names)
+
+
+def test_a_wrong_dockerfile_is_shown_with_a_caret(command: Command, place: Path) -> None:
+    context = write_files(place / "c", {"Dockerfile": "FROM scratch\nCOPPY a b\n"})
+    done = command("build", context)
+    assert done.returncode == 1
+    assert re.search(r"2 \| COPPY a b\n.*\^+\nlayerfs: Dockerfile:2: .*did you mean COPY\?", done.stderr)
+
+
+@pytest.mark.root
+def test_a_failed_step_can_be_entered(command: Command, place: Path) -> None:
+    context = write_files(place / "c", {"Dockerfile": "FROM box:1\nRUN echo in > /half; echo why >&2; exit 5\n"})
+    done = command("build", "--network", "none", "--debug", "--progress", "plain", context)
+    assert done.returncode == 1 and " why\n" in done.stderr
+    found = re.search(r"layerfs run -it (\w+) sh", done.stderr)
+    assert found and command("run", "--rm", found[1], "cat", "/half").stdout == "in\n"
+    legacy = command("build", "--network", "none", "--progress", "legacy", context)
+    assert legacy.returncode == 5
+
+
+@pytest.mark.root
+def test_secrets_arguments_and_labels(command: Command, place: Path) -> None:
+    lines = "FROM box:1\nARG A\nARG B\nRUN --mount=type=secret,id=s cat /run/secrets/s > /s && echo $A $B >> /s\n"
+    context = write_files(place / "c", {"Dockerfile": lines, "key": "from file\n"})
+    flags = ("--secret", f"id=s,src={context / 'key'}", "--build-arg", "A=1", "--build-arg", "B", "--label", "l=m")
+    assert command("build", "--network", "none", "-t", "x", *flags, context, env={"B": "2"}).returncode == 0
+    assert command("run", "--rm", "x", "cat", "/s").stdout == "from file\n1 2\n"
+    assert command("inspect", "--format", "{{.Config.Labels.l}}", "x").stdout == "m\n"
+    done = command(
+        "build", "--no-cache", "--network", "none", "-t", "y", "--secret", "id=s,env=S", context, env={"S": "w"}
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_outputs(command: Command, place: Path) -> None:
+    context = write_files(place / "c", {"d/f": "out", "d/l ->": "f", "Dockerfile": "FROM scratch\nCOPY d /d\n"})
+    assert command("build", "-o", place / "dir", context).returncode == 0
+    assert (place / "dir/d/f").read_text() == "out" and (place / "dir/d/l").is_symlink()
+    assert command("build", "-o", f"type=tar,dest={place / 'x.tar'}", context).returncode == 0
+    with tarfile.open(place / "x.tar") as tar:
+        assert "d/f" in tar.getnames()
+    assert command("build", "-t", "n", "-o", f"type=oci,dest={place / 'oci.tar'}", context).returncode == 0
+    with tarfile.open(place / "oci.tar") as tar:
+        assert "oci-layout" in tar.getnames()
+    assert command("images", "-q", "-a").stdout == command("images", "-q", "box:1").stdout
+    flags = ("--iidfile", place / "iid", "--metadata-file", place / "meta", "-t", "named")
+    assert command("build", *flags, context).returncode == 0
+    image = (place / "iid").read_text()
+    assert json.loads((place / "meta").read_text())["containerimage.config.digest"] == image
+    done = command("build", "-o", "type=nothing", context)
+    assert done.returncode == 1 and "unknown output type 'nothing'" in done.stderr
+
+
+def test_a_link_in_an_output_directory_is_not_followed(command: Command, place: Path) -> None:
+    context = write_files(place / "c", {"d/f": "out", "Dockerfile": "FROM scratch\nCOPY d /d\n"})
+    outside = write_files(place / "outside", {"f": "mine"})
+    write_files(place / "dir", {"d ->": str(outside)})
+    assert command("build", "-o", place / "dir", context).returncode == 1
+    assert (outside / "f").read_text() == "mine"
+
+
+def test_standard_input(command: Command, place: Path) -> None:
+    done = command("build", "-t", "s", "-", input="FROM scratch\nLABEL from=stdin\n")
+    assert done.returncode == 0
+    context = write_files(place / "c", {"f": "f"})
+    done = command("build", "-q", "-f", "-", context, input="FROM scratch\nCOPY f /\n")
+    assert done.returncode == 0
+
+
+def test_check_tells_rules_by_name(command: Command, place: Path) -> None:
+    context = write_files(place / "c", {"Dockerfile": "from scratch\nMAINTAINER me\nCOPY --from=scratch /a /\n"})
+    done = command("build", "--check", context)
+    assert done.returncode == 1
+    assert "MaintainerDeprecated" in done.stdout and "FromAsCasing" not in done.stdout
+
+
+@pytest.mark.root
+def test_builder_df_and_prune(command: Command, place: Path) -> None:
+    lines = "FROM box:1\nRUN --mount=type=cache,target=/c,id=mine echo > /c/x; echo text > /f\n"
+    context = write_files(place / "c", {"Dockerfile": lines})
+    command("build", "--network", "none", "-t", "x", context)
+    listed = command("builder", "df").stdout
+    assert "RUN --mount=type=cache" in listed and "mine" in listed
+    command("rmi", "x")
+    done = command("builder", "prune", "-f")
+    assert done.stdout.startswith("Deleted build cache objects:\n")
+    assert "mine" not in command("builder", "df").stdout
+
+
+def _processes_of(place: Path) -> list[str]:
+    """Processes that have something below a directory open or mounted as their root."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(str(fd.readlink()).startswith(f"{place}/") for fd in (process / "fd").iterdir()):
+                found.append((process / "comm").read_text().strip())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_build_leaves_nothing_and_the_next_uses_what_was_finished(
+    command: Command, place: Path, number: signal.Signals
+) -> None:
+    lines = "FROM box:1\nRUN echo finished > /first\nRUN --mount=target=/src echo began; sleep 300\n"
+    context = write_files(place / "c", {"Dockerfile": lines})
+    environment = {**os.environ, "LAYERFS_STORE": str(place / "store")}
+    line = [*LAYERFS, "build", "--network", "none", "--progress", "plain", str(context)]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        while "began" not in process.stderr.readline():
+            pass
+        process.send_signal(number)
+        process.wait(20)
+    assert process.returncode != 0
+
+    def clean() -> bool:
+        with layerfs.Store(place / "store") as store:
+            return not store.mounts(dead=True) and not store.container_table.list()
+
+    deadline = time.monotonic() + 15
+    while not clean() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert clean()
+    assert str(place) not in Path("/proc/self/mountinfo").read_text()
+    assert _processes_of(place / "store") == []
+    (context / "Dockerfile").write_text(lines.replace("sleep 300", "true"))
+    done = command("build", "--network", "none", "--progress", "plain", "-t", "k", context)
+    assert "RUN echo finished > /first\n" in done.stderr and done.stderr.count("CACHED") == 1
+    with layerfs.Store(place / "store") as store:
+        assert store.fsck() == []
+        assert read(store.image("k"), "first") == b"finished\n"
+        assert "src" not in tree(store.image("k"))
