@@ -20,9 +20,9 @@ from pathlib import Path
 from layerfs.build.files import Files, Item, Skip, walk
 
 _STATE = struct.Struct("<QQQqq")  # device, inode | size, mtime, ctime (ns)
-_KEY, _SIZE = 16, _STATE.size + 32  # of a record: the state, then the sha256
+_KEY, _SIZE = 16, _STATE.size + 33  # of a record: the state, the sha256, 1 when there are no xattrs
 _GRAIN, _COARSE = 100_000_000, 2_500_000_000  # ns; file systems that keep whole seconds, or two
-_HEAD = b"layerfs hashes 1\n"
+_HEAD = b"layerfs hashes 2\n"
 
 
 class Hashes:
@@ -32,7 +32,7 @@ class Hashes:
         self._place = place
         self._known: dict[bytes, bytes] = {}
         self._new: dict[bytes, bytes] = {}
-        self._here: dict[bytes, bytes] = {}  # what this build has read, remembered or not
+        self._here: dict[bytes, tuple[bytes, bool]] = {}  # what this build has read, remembered or not
         self._lock = threading.Lock()
         if place is not None:
             self._load(place)
@@ -47,21 +47,22 @@ class Hashes:
             return
         self._known = {body[at : at + _KEY]: body[at + _KEY : at + _SIZE] for at in range(0, len(body), _SIZE)}
 
-    def get(self, status: os.stat_result) -> bytes | None:
+    def get(self, status: os.stat_result) -> tuple[bytes, bool] | None:
+        """The sha256 of a file's bytes, and whether it surely has no xattrs."""
         state = _state(status)
         if here := self._here.get(state):
             return here
         found = self._new.get(state[:_KEY]) or self._known.get(state[:_KEY])
-        return found[-32:] if found is not None and found[:-32] == state[_KEY:] else None
+        return (found[-33:-1], found[-1:] == b"1") if found is not None and found[:-33] == state[_KEY:] else None
 
-    def put(self, status: os.stat_result, digest: bytes, began_ns: int) -> None:
-        """`began_ns`: when reading it began."""
+    def put(self, status: os.stat_result, digest: bytes, began_ns: int, *, plain: bool = False) -> None:
+        """`began_ns`: when reading it began. `plain`: it has no xattrs."""
         state = _state(status)
         with self._lock:
             if is_settled(status, began_ns):
-                self._new[state[:_KEY]] = state[_KEY:] + digest
+                self._new[state[:_KEY]] = state[_KEY:] + digest + (b"1" if plain else b"0")
             else:
-                self._here[state] = digest
+                self._here[state] = (digest, plain)
 
     def save(self) -> None:
         """Never an error: they are hashed again then."""
@@ -112,7 +113,7 @@ def _record(files: Files, path: bytes, item: Item, links: dict[Hashable, bytes])
         target = files.readlink(item)
         head += b"%d:%b" % (len(target), target)
     elif stat.S_ISREG(item.mode):
-        head += files.identity(item)
+        head += files.identity(item)  # before the xattrs: it may know that there are none
     for name, value in files.xattrs(item):
         head += b"X%d:%b%d:%b" % (len(name), name, len(value), value)
     return head + b"\n"

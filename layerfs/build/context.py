@@ -130,6 +130,10 @@ class DirectoryFiles:
         return os.readlink(item.name, dir_fd=self.directory(item.path.rpartition(b"/")[0]))
 
     def xattrs(self, item: Item) -> Xattrs:
+        if item.is_file:
+            known = self._hashes.get(item.handle)
+            if known is not None and known[1]:
+                return ()
         where = self.directory(item.path) if item.is_dir else self.directory(item.path.rpartition(b"/")[0])
         target = b"/proc/self/fd/%d" % where + (b"" if item.is_dir else b"/" + item.name)
         follow = item.is_dir
@@ -164,16 +168,17 @@ class DirectoryFiles:
     def identity(self, item: Item) -> bytes:
         known = self._hashes.get(item.handle)
         if known is not None:
-            return known
+            return known[0]
         began, sha = now_ns(), hashlib.sha256()
         fd = self.open(item)
         try:
             while data := os.read(fd, _PIECE):
                 sha.update(data)
+            plain = _is_plain(fd)
             check_unchanged(fd, item)
         finally:
             os.close(fd)
-        self._hashes.put(item.handle, sha.digest(), began)
+        self._hashes.put(item.handle, sha.digest(), began, plain=plain)
         return sha.digest()
 
     def content(self, item: Item) -> ContextContent | None:
@@ -223,6 +228,14 @@ class ContextContent:
                 raise _changed(self.item)
         finally:
             os.close(fd)
+
+
+def _is_plain(fd: int) -> bool:
+    """Whether an open file has no xattrs."""
+    try:
+        return not os.listxattr(fd)
+    except OSError:
+        return False
 
 
 def check_unchanged(fd: int, item: Item) -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
-import http.client
 import os
 import posixpath
 import re
 import stat
-import urllib.error
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +86,8 @@ def check_checksum(text: str) -> str:
 
 def name_of(url: str) -> str:
     """What a download is called in a directory. Raises InvalidInput when its URL does not say."""
+    import urllib.parse
+
     name = posixpath.basename(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
     if name in ("", ".", ".."):
         raise InvalidInput(f"cannot determine filename for source {url}")
@@ -99,6 +96,11 @@ def name_of(url: str) -> str:
 
 def fetch(url: str, directory: Path, *, checksum: str = "") -> Download:
     """Raises NotFound (no answer, no such file), Corrupt: not what the checksum says."""
+    import http.client
+    import urllib.error
+    import urllib.parse
+    import urllib.request
+
     target = directory / f"download-{hashlib.sha256(url.encode()).hexdigest()[:16]}-{os.urandom(4).hex()}"
     sha = hashlib.sha256()
     request = urllib.request.Request(url, headers={"User-Agent": "layerfs", "Accept-Encoding": "identity"})
@@ -118,6 +120,8 @@ def fetch(url: str, directory: Path, *, checksum: str = "") -> Download:
 
 
 def _seconds(text: str | None) -> int | None:
+    import email.utils
+
     try:
         return int(email.utils.parsedate_to_datetime(text).timestamp()) * 1_000_000_000 if text else None
     except (TypeError, ValueError):

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import layerfs.build.instructions as i
-from layerfs.build.archives import is_archive, unpacked
 from layerfs.build.cachekeys import BuildCache, Made, step_key
 from layerfs.build.config import State
 from layerfs.build.downloads import OneFile, check_checksum, fetch, is_git, is_url, name_of
@@ -25,7 +24,6 @@ from layerfs.build.steps import OnOutput, RunStep, World
 from layerfs.build.transfer import Below, Job, Rules, Transfer, choose, destination
 from layerfs.digest import DiffID
 from layerfs.errors import InvalidInput, Unsupported
-from layerfs.layer.commit import store_entries
 from layerfs.layer.entry import Entry
 from layerfs.layer.merged import merged_tree
 from layerfs.layer.tree import Tree
@@ -92,6 +90,8 @@ class Executor:
         def all_of_them() -> Iterator[Entry]:
             yield first
             yield from entries
+
+        from layerfs.layer.commit import store_entries
 
         return store_entries(self.root, all_of_them(), lease=self.lease, latest_ns=self.wishes.epoch_ns).diff_id
 
@@ -312,6 +312,8 @@ class _Copying:
     def make(self) -> DiffID | None:
         step, executor = self.step, self.executor
         owner = self.owner or (self._find_owner() if step.chown else None)
+        from layerfs.build.archives import is_archive, unpacked
+
         jobs = list(self.jobs)
         for number in self._archives:
             job = jobs[number]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from layerfs.layer.commit import StoredContent
 from layerfs.layer.entry import Content
 from layerfs.layer.tree import Inode, Tree
 from layerfs.store.root import StoreRoot
@@ -135,6 +134,8 @@ class TreeFiles:
         return self._tree.content(item.handle) or _EMPTY
 
     def content(self, item: Item) -> Content | None:
+        from layerfs.layer.commit import StoredContent
+
         identity = self._tree.content(item.handle)
         return StoredContent(self._contents, identity, item.size) if identity is not None else None
 

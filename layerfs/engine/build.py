@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from layerfs._record import dataclass
-from layerfs.build.archives import tar_layer
 from layerfs.build.cachekeys import BuildCache
 from layerfs.build.config import State
 from layerfs.build.contentkeys import Hashes
@@ -21,9 +20,6 @@ from layerfs.build.events import BuildEvent, Report
 from layerfs.build.execute import Executor, Wishes
 from layerfs.build.files import TreeFiles
 from layerfs.build.ignore import Matcher, parse_ignore
-from layerfs.build.lint import Report as LintReport
-from layerfs.build.lint import check as lint
-from layerfs.build.lint import check_text
 from layerfs.build.parse import parse
 from layerfs.build.reading import Found, find_dockerfile, ignore_of, skip_of
 from layerfs.build.solve import Request, Solver
@@ -39,6 +35,7 @@ from layerfs.oci import ContainerConfig, ImageConfig, Platform
 from layerfs.reference import Reference
 
 if TYPE_CHECKING:
+    from layerfs.build.lint import Report as LintReport
     from layerfs.digest import DiffID
     from layerfs.engine.store import Store
     from layerfs.store.leases import Lease
@@ -137,22 +134,23 @@ def check(store: Store, context: ContextSource, options: BuildOptions) -> LintRe
     """See Store.check_dockerfile."""
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(store.root.leases.acquire("check"))
-        return _Build(store, options, lambda event: None, lease, stack).check(context)
+        return _Build(store, options, None, lease, stack).check(context)
 
 
 def build(store: Store, context: ContextSource, options: BuildOptions, progress: Report | None) -> Image:
     """See Store.build."""
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(store.root.leases.acquire("build"))
-        report = progress if progress is not None else lambda event: None
-        return _Build(store, options, report, lease, stack).run(context)
+        return _Build(store, options, progress, lease, stack).run(context)
 
 
 class _Build:
     def __init__(
-        self, store: Store, options: BuildOptions, report: Report, lease: Lease, stack: contextlib.ExitStack
+        self, store: Store, options: BuildOptions, report: Report | None, lease: Lease, stack: contextlib.ExitStack
     ) -> None:
-        self._store, self._options, self._report = store, options, _serial(report)
+        self._store, self._options = store, options
+        self._heard = report is not None
+        self._report = _serial(report if report is not None else lambda event: None)
         self._lease, self._stack = lease, stack
         self._hashes: list[Hashes] = []
 
@@ -171,6 +169,8 @@ class _Build:
         return planned, main, named, found
 
     def check(self, context: ContextSource) -> LintReport:
+        from layerfs.build.lint import check_text
+
         _, found = self._open(context)
         return check_text(
             found.data,
@@ -192,7 +192,7 @@ class _Build:
 
     def run(self, context: ContextSource) -> Image:
         root = self._store.root
-        if not root.read_only:
+        if any("build" in record.config for record in self._store.container_table.list()):
             from layerfs.engine.buildrun import clear_dead
 
             clear_dead(self._store)
@@ -218,6 +218,10 @@ class _Build:
 
     def _lint(self, planned: Plan, found: Found) -> None:
         """The checks, as warnings; `# check=error=true` makes errors of them. What cannot be built, building tells."""
+        if not self._heard and not planned.dockerfile.directive("check"):
+            return
+        from layerfs.build.lint import check as lint
+
         ignore = Matcher(parse_ignore(found.ignore))
         report = lint(planned, base_config=self._base_config, ignore=ignore, all_stages=False)
         for warning in report.warnings:
@@ -271,6 +275,8 @@ class _Build:
                 raise InvalidInput("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
             empty = TreeContext(root, (), owned=False)
             return empty, Found("Dockerfile", stream.read(), b"")
+        from layerfs.build.archives import tar_layer
+
         layer = tar_layer(root, stream, self._lease)
         found = find_dockerfile(TreeFiles(root, merged_tree(root, [layer])), options.dockerfile)
         return TreeContext(root, (layer,), owned=False, ignore=ignore_of(found)), found
