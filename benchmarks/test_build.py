@@ -110,9 +110,7 @@ def test_five_steps(pair: Any, podman: Any, run: Any, base_archive: Path, tmp_pa
 
     network = ("--network", "none")
     isolation = ("--isolation", "chroot")  # its quickest; crun does not run where both kinds of control groups are
-    theirs = podman(
-        "build", "--layers", "--pull=never", *isolation, *network, "-q", "-t", "app:1", str(context), root="cold"
-    )
+    theirs = podman("build", "--layers", "--pull=never", *isolation, "-q", "-t", "app:1", str(context), root="cold")
     pair(
         "build of five RUNs of ten files each, on 30k files",
         lambda: run(*ours, "build", *network, "-q", "-t", "app:1", context),

@@ -21,38 +21,34 @@ from layerfs.build.files import Files, Item, Skip, walk
 
 _STATE = struct.Struct("<QQQqq")  # device, inode | size, mtime, ctime (ns)
 _KEY, _SIZE = 16, _STATE.size + 33  # of a record: the state, the sha256, 1 when there are no xattrs
+_TOGETHER, _TREES_MAX = 3000, 64
 _GRAIN, _COARSE = 100_000_000, 2_500_000_000  # ns; file systems that keep whole seconds, or two
 _HEAD = b"layerfs hashes 2\n"
 
 
 class Hashes:
-    """The remembered contents of one context, in a file of the store's cache, which may go at any time. Thread-safe."""
+    """The remembered contents of one context, in a file of the store's cache, which may go at any time. Thread-safe.
+    `trees` are its remembered directories."""
 
     def __init__(self, place: Path | None) -> None:
         self._place = place
-        self._known: dict[bytes, bytes] = {}
+        self.trees = Trees(place.with_name(f"{place.name}.trees") if place is not None else None)
+        self._known: dict[bytes, bytes] | None = None  # until it is asked for
         self._new: dict[bytes, bytes] = {}
         self._here: dict[bytes, tuple[bytes, bool]] = {}  # what this build has read, remembered or not
         self._lock = threading.Lock()
-        if place is not None:
-            self._load(place)
 
-    def _load(self, place: Path) -> None:
-        try:
-            data = place.read_bytes()
-        except OSError:
-            return
-        body, digest = data[len(_HEAD) : -32], data[-32:]
-        if not data.startswith(_HEAD) or len(body) % _SIZE or hashlib.sha256(body).digest() != digest:
-            return
-        self._known = {body[at : at + _KEY]: body[at + _KEY : at + _SIZE] for at in range(0, len(body), _SIZE)}
+    def _loaded(self) -> dict[bytes, bytes]:
+        if self._known is None:
+            self._known = _read(self._place) if self._place is not None else {}
+        return self._known
 
     def get(self, status: os.stat_result) -> tuple[bytes, bool] | None:
         """The sha256 of a file's bytes, and whether it surely has no xattrs."""
         state = _state(status)
         if here := self._here.get(state):
             return here
-        found = self._new.get(state[:_KEY]) or self._known.get(state[:_KEY])
+        found = self._new.get(state[:_KEY]) or self._loaded().get(state[:_KEY])
         return (found[-33:-1], found[-1:] == b"1") if found is not None and found[:-33] == state[_KEY:] else None
 
     def put(self, status: os.stat_result, digest: bytes, began_ns: int, *, plain: bool = False) -> None:
@@ -66,19 +62,65 @@ class Hashes:
 
     def save(self) -> None:
         """Never an error: they are hashed again then."""
+        self.trees.save()
         with self._lock:
             if self._place is None or not self._new:
                 return
-            self._known |= self._new
+            known = self._loaded()
+            known |= self._new
             self._new = {}
-            body = b"".join(key + value for key, value in self._known.items())
-        temporary = self._place.with_name(f".{self._place.name}.{secrets.token_hex(6)}")
+            body = b"".join(key + value for key, value in known.items())
+        _write(self._place, _HEAD + body + hashlib.sha256(body).digest())
+
+
+def _read(place: Path) -> dict[bytes, bytes]:
+    """Nothing when it is missing or damaged."""
+    try:
+        data = place.read_bytes()
+    except OSError:
+        return {}
+    body, digest = data[len(_HEAD) : -32], data[-32:]
+    if not data.startswith(_HEAD) or len(body) % _SIZE or hashlib.sha256(body).digest() != digest:
+        return {}
+    return {body[at : at + _KEY]: body[at + _KEY : at + _SIZE] for at in range(0, len(body), _SIZE)}
+
+
+def _write(place: Path, data: bytes) -> None:
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(place)
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+class Trees:
+    """The remembered digests of directories, by what `_status_of_all` says of them."""
+
+    def __init__(self, place: Path | None) -> None:
+        self._place = place
+        self._known: dict[bytes, bytes] = {}
+        self._changed = False
         with contextlib.suppress(OSError):
-            self._place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.write_bytes(_HEAD + body + hashlib.sha256(body).digest())
-            temporary.replace(self._place)
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            data = place.read_bytes() if place is not None else b""
+            if len(data) % 64 == 32 and hashlib.sha256(data[:-32]).digest() == data[-32:]:
+                self._known = {data[at : at + 32]: data[at + 32 : at + 64] for at in range(0, len(data) - 32, 64)}
+
+    def get(self, seen: bytes) -> bytes | None:
+        return self._known.get(seen)
+
+    def put(self, seen: bytes, digest: bytes, *, settled: bool) -> None:
+        if settled:
+            self._known[seen] = digest
+            self._changed = True
+
+    def save(self) -> None:
+        """The newest of them. Never an error."""
+        if self._changed and self._place is not None:
+            pairs = list(self._known.items())[-_TREES_MAX:]
+            body = b"".join(seen + digest for seen, digest in pairs)
+            _write(self._place, body + hashlib.sha256(body).digest())
 
 
 def _state(status: os.stat_result) -> bytes:
@@ -94,7 +136,38 @@ def is_settled(status: os.stat_result, began_ns: int) -> bool:
 
 
 def digest_of(files: Files, top: Item, skip: Skip | None = None) -> bytes:
-    """Of everything at and below an item. The name of `top` itself does not count: its place is decided by others."""
+    """Of everything at and below an item. The name of `top` itself does not count: its place is decided by others.
+
+    Where a source remembers (`files.trees`), one look at each file's status is enough when none has changed.
+    """
+    trees: Trees | None = getattr(files, "trees", None)
+    if trees is None or not top.is_dir:
+        return _digest(files, top, skip)
+    began = now_ns()
+    seen, latest = _status_of_all(files, top, skip)
+    known = trees.get(seen)
+    if known is None:
+        known = _digest(files, top, skip)
+        trees.put(seen, known, settled=latest + _COARSE < began)
+    return known
+
+
+def _status_of_all(files: Files, top: Item, skip: Skip | None) -> tuple[bytes, int]:
+    """A digest of names and of what changes with every change, and the latest of the times."""
+    sha, latest = hashlib.sha256(), 0
+    parts: list[bytes] = []
+    for path, item in walk(files, top, skip):
+        status = item.handle
+        latest = max(latest, status.st_mtime_ns, status.st_ctime_ns)
+        parts += (path, _state(status), b"%o" % item.mode)
+        if len(parts) > _TOGETHER:
+            sha.update(b"\0".join(parts))
+            parts = []
+    sha.update(b"\0".join(parts))
+    return sha.digest(), latest
+
+
+def _digest(files: Files, top: Item, skip: Skip | None) -> bytes:
     sha = hashlib.sha256()
     links: dict[Hashable, bytes] = {}
     for path, item in walk(files, top, skip):

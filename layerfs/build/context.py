@@ -37,6 +37,7 @@ class DirectoryFiles:
             raise NotFound(f"unable to prepare context: path {str(top)!r} not found") from None
         self.path, self._ignore = top, ignore
         self._hashes = hashes if hashes is not None else Hashes(None)
+        self.trees = self._hashes.trees
         self._open: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -112,13 +113,14 @@ class DirectoryFiles:
         """Sorted by name; sockets, and what is ignored, are not there."""
         items = []
         fd = self.directory(directory.path)
-        for name in sorted(os.fsencode(name) for name in os.listdir(fd)):  # noqa: PTH208
+        prefix = directory.path + b"/" if directory.path else b""
+        for name in sorted(map(os.fsencode, os.listdir(fd))):  # noqa: PTH208
             try:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except FileNotFoundError:
-                raise InUse("removed while the context was read", path=b"/" + below(directory.path, name)) from None
+                raise InUse("removed while the context was read", path=b"/" + prefix + name) from None
             if not stat.S_ISSOCK(status.st_mode):
-                items.append(_item(below(directory.path, name), status))
+                items.append(_item(prefix + name, status))
         return [item for item in items if self._wanted(item)] if self._ignore is not None else items
 
     def _wanted(self, item: Item) -> bool:

@@ -21,7 +21,7 @@ from layerfs.build.owners import find_owner, is_numeric
 from layerfs.build.runmounts import Offers, made_ready, plan_mounts
 from layerfs.build.sources import Sources
 from layerfs.build.steps import OnOutput, RunStep, World
-from layerfs.build.transfer import Below, Job, Rules, Transfer, choose, destination
+from layerfs.build.transfer import Below, Job, Rules, Transfer, check_same, choose, destination
 from layerfs.digest import DiffID
 from layerfs.errors import InvalidInput, Unsupported
 from layerfs.layer.entry import Entry
@@ -100,8 +100,14 @@ class Executor:
         with self.sources.open(name) as files:
             job = Job(files, files.root, b"")
             transfer = Transfer(Below(None), Rules(b"/", self.wishes.now_ns()))
-            key = step_key("context", None, job.key(), self._epoch())
-            done = self.cached(key, "context", name, lambda: self.store(transfer.entries([job])))
+            content = job.key()
+
+            def make() -> DiffID | None:
+                layer = self.store(transfer.entries([job]))
+                check_same(job, content)
+                return layer
+
+            done = self.cached(step_key("context", None, content, self._epoch()), "context", name, make)
         return (done.layer,) if done.layer else ()
 
     def _epoch(self) -> str:
@@ -322,4 +328,7 @@ class _Copying:
                 jobs[number] = Job(files, files.root, b"", replace=True)
         below = Below(None if step.link else executor._tree(self.state.layers))
         rules = Rules(self.to, self._now(), owner, self.change, step.link, step.at.name)
-        return executor.store(Transfer(below, rules).entries(jobs))
+        layer = executor.store(Transfer(below, rules).entries(jobs))
+        for job, key in zip(self.jobs, self._parts[1::2], strict=True):
+            check_same(job, key)
+        return layer

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from stat import S_ISDIR
+from typing import Any, NamedTuple, Protocol
 
 from layerfs.layer.entry import Content
 from layerfs.layer.tree import Inode, Tree
@@ -18,8 +18,7 @@ Xattrs = tuple[tuple[bytes, bytes], ...]
 Skip = Callable[[bytes, bool], bool]  # path below the source, whether it is a directory
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One file of a source. `path` is its place there, without a leading slash; `inode` is set for files with several
     names, and equal for all of them."""
 
@@ -166,16 +165,16 @@ def walk(files: Files, top: Item, skip: Skip | None = None) -> Iterator[tuple[by
     yield b"", top
     if not top.is_dir:
         return
-    stack = [(b"", iter(files.children(top)))]
+    cut = len(top.path) + 1 if top.path else 0
+    stack = [iter(files.children(top))]
     while stack:
-        prefix, items = stack[-1]
-        item = next(items, None)
-        if item is None:
+        for item in stack[-1]:
+            path, is_dir = item.path[cut:], S_ISDIR(item.mode)
+            if skip is not None and skip(path, is_dir):
+                continue
+            yield path, item
+            if is_dir:
+                stack.append(iter(files.children(item)))
+                break
+        else:
             stack.pop()
-            continue
-        path = below(prefix, item.name)
-        if skip is not None and skip(path, item.is_dir):
-            continue
-        yield path, item
-        if item.is_dir:
-            stack.append((path, iter(files.children(item))))

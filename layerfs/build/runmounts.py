@@ -14,7 +14,7 @@ from typing import cast
 from layerfs.build.instructions import Mount
 from layerfs.build.sources import Sources
 from layerfs.build.steps import MountKind, Sharing, StepMount
-from layerfs.build.transfer import Below, Rules, Transfer, choose
+from layerfs.build.transfer import Below, Rules, Transfer, check_same, choose
 from layerfs.digest import DiffID
 from layerfs.errors import InvalidInput, NotFound
 from layerfs.layer.entry import Entry
@@ -117,4 +117,5 @@ def made_ready(mount: StepMount, sources: Sources, store: Callable[[Iterator[Ent
         (job,) = choose(files, mount.source)
         source = b"/" if job.item.is_dir else b"/file"
         layer = store(Transfer(Below(None), Rules(source, job.item.mtime_ns)).entries([job]))
+        check_same(job, bytes.fromhex(mount.digest))
     return replace(mount, layers=(layer,) if layer else (), source=source)

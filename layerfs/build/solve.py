@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -16,7 +16,7 @@ from layerfs.build.events import BuildEvent, Clock, Report
 from layerfs.build.execute import Done, Executor
 from layerfs.build.scope import Scope, proxies
 from layerfs.build.sources import Context, TreeContext, source_name
-from layerfs.build.stages import Plan, Planned, Roots
+from layerfs.build.stages import Plan, Planned, Root, Roots
 from layerfs.build.steps import StepFailed, World
 from layerfs.build.texts import Texts
 from layerfs.digest import DiffID
@@ -170,6 +170,7 @@ class Solver:
         stage, at = planned.stage, planned.stage.base.at
         label = stage.label if len(plan.order) > 1 or stage.name else ""
         where = _Where(stage, label, 1, 1 + _layered(planned.instructions), at)
+        self._await([planned.base])
         self._check()
         with self._told(where, at.text) as told, self._file.place(at):
             state, scope = self._base(planned)
@@ -179,12 +180,19 @@ class Solver:
             where = replace(where, total=1 + _layered(planned.instructions))
         state = state.next_stage()
         for instruction, roots in zip(planned.instructions, planned.roots, strict=True):
+            self._await(roots)
             self._check()
             done = where.number + isinstance(instruction, _LAYERED)
             where = replace(where, number=done, at=instruction.at)
             with self._file.place(instruction.at):
                 state, scope = self._step(instruction, roots, state, scope, where)
         return Built(state, scope)
+
+    def _await(self, roots: Iterable[Root | None]) -> None:
+        """The stages that a step needs, before it is told of."""
+        for root in roots:
+            if root is not None and root.kind == "stage":
+                self._built(source_name(root))
 
     def _base(self, planned: Planned) -> tuple[State, Scope]:
         base, enter = planned.base, self._plan.globals.enter

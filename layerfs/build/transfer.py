@@ -13,10 +13,11 @@ from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from layerfs.build.contentkeys import digest_of
+from layerfs.build.context import DirectoryFiles
 from layerfs.build.files import Files, Item, Skip, TreeFiles, below, walk
 from layerfs.build.find import find, is_wild, matches, unescaped
 from layerfs.build.modes import Change
-from layerfs.errors import InvalidInput, NotFound
+from layerfs.errors import InUse, InvalidInput, NotFound
 from layerfs.layer.entry import Entry
 from layerfs.layer.tree import Inode, Tree
 
@@ -41,6 +42,12 @@ class Job:
         modes = b",".join(b"%o" % item.mode for item in self.above)
         parts = (self.name, self.rest, modes, digest_of(self.files, self.item, self.skip))
         return b"".join(b"%d:%b" % (len(part), part) for part in parts)
+
+
+def check_same(job: Job, key: bytes) -> None:
+    """Raises InUse when a context is not any more what the key was made of: its layer must not be found by that key."""
+    if isinstance(job.files, DirectoryFiles) and job.key() != key:
+        raise InUse("the context changed while it was read", path=b"/" + job.item.path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import layerfs
+from layerfs.build.cachekeys import BuildCache
 from layerfs.build.contentkeys import Hashes, digest_of
 from layerfs.build.context import DirectoryFiles
 from layerfs.engine.buildcache import cache_records, prune_cache
+from layerfs.errors import InUse
 from tests.build.conftest import Build, Events, read, write_files
 
 COPY = "FROM scratch\nCOPY d /cached/\n"
@@ -162,3 +164,36 @@ def test_pruning_forgets_what_no_image_has_and_gc_frees_it(tmp_path: Path) -> No
         assert [record.text for record in cache_records(store) if record.kind == "copy"] == ["COPY f /"]
         assert store.fsck() == []
         assert read(store.image("kept:1"), "f") == b"kept"
+
+
+def test_a_context_that_changes_between_its_key_and_its_copy_is_not_remembered_wrongly(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = write_files(tmp_path / "context", {"d/f": "as keyed"})
+    find = BuildCache.find
+
+    def and_then_change(self: BuildCache, key: bytes) -> object:
+        (place / "d/f").write_text("as copied")
+        return find(self, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BuildCache, "find", and_then_change)
+        with pytest.raises(InUse, match="the context changed while it was read"):
+            build("FROM scratch\nCOPY d /keyed/\n")
+    write_files(place, {"d/f": "as keyed"})
+    assert read(build("FROM scratch\nCOPY d /keyed/\n"), "keyed/f") == b"as keyed"
+
+
+def test_a_directory_that_nobody_touched_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = write_files(tmp_path / "c", {"d/f": "1", "d/g": "2"})
+    for path in [place, *place.rglob("*")]:
+        os.utime(path, (1, 1))
+    clock = time.time_ns() + 10**10
+    monkeypatch.setattr("layerfs.build.contentkeys.now_ns", lambda: clock)
+    digests = []
+    for _ in range(2):
+        with DirectoryFiles(place, None, hashes := Hashes(tmp_path / "hashes")) as files:
+            digests.append(digest_of(files, files.root))
+            hashes.save()
+        monkeypatch.setattr(DirectoryFiles, "identity", lambda self, item: pytest.fail("read again"))
+    assert digests[0] == digests[1]
