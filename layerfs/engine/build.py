@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -37,6 +38,7 @@ from layerfs.reference import Reference
 if TYPE_CHECKING:
     from layerfs.build.lint import Report as LintReport
     from layerfs.digest import DiffID
+    from layerfs.engine.container import Container
     from layerfs.engine.store import Store
     from layerfs.store.leases import Lease
 
@@ -74,7 +76,8 @@ class EngineWorld:
     def __init__(self, store: Store, lease: Lease, cleanup: contextlib.ExitStack) -> None:
         self._store, self._lease, self._cleanup = store, lease, cleanup
         self._running: set[Any] = set()
-        self._stopped = self._watching = False
+        self._stopped = False
+        self._broom: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
     def run(
@@ -83,9 +86,9 @@ class EngineWorld:
         from layerfs.engine.buildrun import run_step, watched
 
         with self._lock:
-            if not self._watching:
-                self._watching = True
+            if self._broom is None:
                 self._cleanup.enter_context(watched(self._store))
+                self._broom = self._cleanup.enter_context(ThreadPoolExecutor(1, thread_name_prefix="broom"))
         return run_step(
             self._store,
             step,
@@ -94,7 +97,19 @@ class EngineWorld:
             output=output,
             keep_failed=keep_failed,
             registered=self._registered,
+            ended=self._ended,
         )
+
+    def _ended(self, box: Container) -> None:
+        """A step's container goes while the next step begins; what cannot be removed now, the next build removes."""
+        from layerfs.engine.buildrun import remove
+
+        def sweep() -> None:
+            with contextlib.suppress(LayerfsError):
+                remove(box)
+
+        assert self._broom is not None
+        self._broom.submit(sweep)
 
     @contextlib.contextmanager
     def _registered(self, process: Any) -> Iterator[None]:

@@ -53,8 +53,9 @@ def run_step(
     output: OnOutput,
     keep_failed: bool,
     registered: Registered,
+    ended: Callable[[Container], object],
 ) -> DiffID | None:
-    """See build.steps.World.run. `registered` is told of the process while it runs."""
+    """See build.steps.World.run. `registered` is told of the process while it runs, `ended` removes the container."""
     from layerfs.layer import merged_tree
 
     tree = merged_tree(store.root, step.layers)
@@ -68,7 +69,7 @@ def run_step(
             raise StepFailed(" ".join(step.argv), code, layer, reason)
         return layer
     finally:
-        remove(box)
+        ended(box)
 
 
 def _create(store: Store, layers: Sequence[DiffID], lease: Lease, tree: Tree) -> Container:
