@@ -141,26 +141,26 @@ else:
 
     def _initializer(what, every, post):
         names = tuple(each.name for each in every)
-        known = frozenset(names)
+        parts = tuple((each.name, each.default, each.factory) for each in every)
         put = object.__setattr__
 
         def __init__(self, *values, **named):
-            if len(values) > len(names):
-                raise TypeError(f"{what}() takes {len(names)} arguments but {len(values)} were given")
+            count = len(values)
+            if count > len(names):
+                raise TypeError(f"{what}() takes {len(names)} arguments but {count} were given")
             for name, value in zip(names, values):  # noqa: B905 (fewer values than names)
                 put(self, name, value)
-            for each in every[len(values) :]:
-                if each.name in named:
-                    put(self, each.name, named[each.name])
-                elif each.default is not MISSING:
-                    put(self, each.name, each.default)
-                elif each.factory is not MISSING:
-                    put(self, each.name, each.factory())
-                else:
-                    raise TypeError(f"{what}() misses the argument {each.name!r}")
-            if named and not named.keys() <= known - set(names[: len(values)]):
-                wrong = sorted(named.keys() - known) or sorted(named)
-                raise TypeError(f"{what}() got an unexpected argument {wrong[0]!r}, or one twice")
+            for name, default, factory in parts[count:] if count else parts:
+                value = named.pop(name, MISSING) if named else MISSING
+                if value is MISSING:
+                    value = default
+                    if value is MISSING:
+                        if factory is MISSING:
+                            raise TypeError(f"{what}() misses the argument {name!r}")
+                        value = factory()
+                put(self, name, value)
+            if named:
+                raise TypeError(f"{what}() got an unexpected argument {next(iter(named))!r}, or one twice")
             if post:
                 self.__post_init__()
 

@@ -44,9 +44,11 @@ class Surroundings:
     @property
     def oom_killed(self) -> bool:
         """Whether the kernel has killed something in it for want of memory."""
-        return self._cgroup.oom_kills() > 0
+        return bool(self.options.cgroup_procs) and self._cgroup.oom_kills() > 0
 
     def leave(self) -> None:
+        if not self.options.cgroup_procs:
+            return  # it has no groups
         if self.oom_killed:
             with contextlib.suppress(OSError):
                 _oom_file(self._box).touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,9 @@ class Hierarchies:
 
     @classmethod
     def here(cls) -> Hierarchies:
-        return cls.of(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+        """Understood once for each state that the table of mounts has, as far as it tells of control groups."""
+        lines = Path("/proc/self/mountinfo").read_bytes().split(b"\n")
+        return _understood(os.fsdecode(b"\n".join(line for line in lines if b" - cgroup" in line)))
 
     def available(self) -> frozenset[str]:
         """The controllers that there are."""
@@ -54,6 +57,11 @@ class Hierarchies:
     def version(self) -> int:
         """1, 2, or 0 where there is nothing."""
         return 2 if self.v2 is not None else 1 if self.v1 else 0
+
+
+@functools.lru_cache(maxsize=4)
+def _understood(mountinfo: str) -> Hierarchies:
+    return Hierarchies.of(mountinfo)
 
 
 def _path(text: str) -> Path:
