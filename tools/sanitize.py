@@ -43,6 +43,7 @@ ENGINE = (
     "tests/fuse",
     "tests/property/test_union_stateful.py",
     "tests/property/test_native_stateful.py",
+    "tests/property/test_native_blocks.py",
 )
 SHORT = ("tests/conformance/test_copyup.py", "tests/fuse/test_native.py")
 PARTS = {
@@ -61,8 +62,8 @@ PARTS = {
         ),
     ),
     "helper": (Part("address", ADDRESS, "", ("tests/runtime", *(f"tests/cli/test_{name}.py" for name in MONITORED))),),
-    "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native or uring or bytes or load")),),
-    "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native or uring or bytes or load")),),
+    "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native or uring or bytes or load or blocks")),),
+    "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native or uring or bytes or load or blocks")),),
     "quick": (
         Part("address", ADDRESS, "libasan.so", ("tests/native/test_layer_reader.py",)),
         Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),

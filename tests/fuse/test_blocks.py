@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import signal
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from hosts import KINDS, host
 from test_native import MODES, Box
 from trees import Shelf, file, hardlink, tar
 
@@ -482,3 +485,40 @@ def test_a_damaged_mark_is_an_error(box: Box, value: bytes) -> None:
     root = box.mount()
     with (root / "other").open("rb") as reader, pytest.raises(OSError, match="Input/output"):
         reader.read(1)
+
+
+# --- other hosts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_first_write_makes_on_other_hosts(kind: str, tmp_path: Path) -> None:
+    """Shared blocks where the host can share, blocks of our own where it can tell them, else a copy."""
+    with host(kind, tmp_path) as place:
+        shelf = Shelf(place)
+        box = Box(shelf, shelf.tree([file("big", DATA)]), place / "box", ())
+        root = box.mount()
+        try:
+            with (root / "big").open("r+b", buffering=0) as out:
+                os.pwrite(out.fileno(), b"x", MIB)
+            wanted = patched(DATA, MIB, b"x")
+            assert (root / "big").read_bytes() == wanted
+            assert (mark(box.upper / "big") is None) == (kind != "xfs-plain")
+            if kind != "xfs-plain":
+                assert (box.upper / "big").read_bytes() == wanted
+            if kind in ("xfs", "btrfs"):
+                os.sync()
+                assert is_shared(box.upper / "big")
+            assert (kill(box) / "big").read_bytes() == wanted
+        finally:
+            box.unmount()
+
+
+def is_shared(path: Path) -> bool:
+    """Whether FIEMAP says of some extent that others have it, too."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        answer = fcntl.ioctl(fd, 0xC020660B, struct.pack("=QQIIII", 0, 1 << 40, 1, 0, 16, 0) + bytes(56 * 16))
+    finally:
+        os.close(fd)
+    count = struct.unpack_from("=I", answer, 20)[0]
+    return any(struct.unpack_from("=I", answer, 32 + 56 * at + 40)[0] & 0x2000 for at in range(count))

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "fuse"), str(Path(__file__).parents[1] / "conformance")]
 
+from hosts import host
 from test_native import Box
 from trees import Shelf, file
 
@@ -237,18 +238,38 @@ class SmallBox(Box):
         return super().orders(writable=writable) | {"blocks_size": "131073"}
 
 
+class LimitedBox(SmallBox):
+    """With a limit blocks are not shared with the lower file, but counted."""
+
+    def orders(self, *, writable: bool = True) -> dict[str, str]:
+        return super().orders(writable=writable) | {"size": str(100 << 20)}
+
+
 @pytest.mark.parametrize("flags", [(), ("no_passthrough", "no_cache")], ids=["default", "uncached"])
 def test_random_changes_against_a_model(flags: tuple[str, ...], shelf: Shelf, tree: Tree, tmp_path: Path) -> None:
+    run(SmallBox, flags, shelf, tree, tmp_path, STEPS // 2)
+
+
+@pytest.mark.parametrize("kind", ["xfs-plain", "btrfs"])
+def test_random_changes_on_other_hosts(kind: str, tmp_path: Path) -> None:
+    """What is partly in a hole when a file is cut or grows, a host may write zeros to."""
+    with host(kind, tmp_path) as place:
+        shelf = Shelf(place)
+        tree = shelf.tree([file(name, DATA) for name in NAMES])
+        run(LimitedBox, (), shelf, tree, place, STEPS // 4)
+
+
+def run(kind: type[Box], flags: tuple[str, ...], shelf: Shelf, tree: Tree, home: Path, count: int) -> None:
     @settings(
-        max_examples=max(1, STEPS // IN_EXAMPLE // 2),
+        max_examples=max(1, count // IN_EXAMPLE),
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],
     )
     @given(st.lists(steps, min_size=5, max_size=2 * IN_EXAMPLE))
-    def run(script: list[tuple[object, ...]]) -> None:
-        work = Work(SmallBox(shelf, tree, tmp_path / f"box{next(_numbers)}", flags), shelf.objects)
+    def examples(script: list[tuple[object, ...]]) -> None:
+        work = Work(kind(shelf, tree, home / f"box{next(_numbers)}", flags), shelf.objects)
         try:
             for step, *arguments in script:
                 getattr(work, str(step))(*arguments)
@@ -259,4 +280,4 @@ def test_random_changes_against_a_model(flags: tuple[str, ...], shelf: Shelf, tr
             work.forget()
             work.box.unmount()
 
-    run()
+    examples()

@@ -1,0 +1,170 @@
+"""Changes of a big lower file: overlayfs and fuse-overlayfs copy it first, layerfs stores the blocks that change."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.inputs import write_layer
+from benchmarks.systems import FUSE_OVERLAY, OURS, OVERLAY, SYSTEMS, Place, Stack
+
+GROUP = "Changes of a lower file of 1 GiB, in the page cache"
+MIB = 1 << 20
+BLOCK = 4096
+SECONDS = 10  # of transactions
+Work = Callable[[Place], float]
+
+
+@pytest.fixture(scope="module")
+def size(scale: Any) -> int:
+    return int(scale(1024 * MIB)) & -MIB
+
+
+@pytest.fixture(scope="module")
+def stack(stacks: Any, size: int, tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    def layers() -> list[Path]:
+        home = tmp_path_factory.mktemp("blocks")
+        database = make_database(home / "database", size)
+        files = [("big", os.urandom(size)), ("database", database.read_bytes())]
+        return [write_layer(home / "layer.tar", files)]
+
+    made: Stack = stacks("blocks", layers)
+    return made
+
+
+def make_database(path: Path, size: int) -> Path:
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, value BLOB)")
+    db.execute("BEGIN")
+    chance = random.Random(1)
+    db.executemany("INSERT INTO t VALUES (?, ?)", ((row, chance.randbytes(1000)) for row in range(size // 1040)))
+    db.execute("COMMIT")
+    db.close()
+    return path
+
+
+@pytest.fixture
+def fresh(versus: Any, stack: Stack) -> Callable[..., None]:
+    """Times work in containers that nobody has written to, a new one for each time."""
+
+    def once(name: str, work: Work) -> float:
+        with stack.open(name) as places:
+            for file in ("big", "database"):
+                read_all(places[name].root / file)
+            os.sync()
+            return work(places[name])
+
+    def run(what: str, work: Work, bars: list[tuple[str, str, float]], rounds: int = 3) -> None:
+        sides = {name: lambda name=name: once(name, work) for name in SYSTEMS}
+        versus.compare(what, sides, bars, rounds=rounds)
+
+    return run
+
+
+def read_all(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        while file.read(MIB):
+            pass
+
+
+def first_byte(place: Place) -> float:
+    began = time.perf_counter()
+    fd = os.open(place.root / "big", os.O_RDWR)
+    os.pwrite(fd, b"!", 12345)
+    took = time.perf_counter() - began
+    os.close(fd)
+    return took
+
+
+def random_blocks(fd: int, count: int, size: int, seed: int) -> None:
+    chance = random.Random(seed)
+    block = chance.randbytes(BLOCK)
+    for _ in range(count):
+        os.pwrite(fd, block, chance.randrange(size // BLOCK) * BLOCK)
+
+
+def upper_of(stack: Stack, place: Place) -> Path:
+    record = next(record for record in stack.store.mounts() if record.target == str(place.root))
+    return Path(stack.store.container(record.container).upper)
+
+
+def test_first_byte(fresh: Any) -> None:
+    fresh("open, first byte", first_byte, [(OURS, OVERLAY, 1 / 500), (OURS, FUSE_OVERLAY, 1 / 500)], rounds=5)
+
+
+def test_what_is_stored(versus: Any, stack: Stack) -> None:
+    with stack.open(OURS) as places:
+        place = places[OURS]
+        (place.root / "big").stat()
+        versus.figure("open, first byte: time", first_byte(place) * 1000, "ms", bar=1.0)
+        stored = (upper_of(stack, place) / "big").stat().st_blocks * 512
+        versus.figure("open, first byte: stored", stored / 1024, "KiB", bar=64)
+        began = time.perf_counter()
+        (place.root / "database").chmod(0o600)
+        versus.figure("chmod: time", (time.perf_counter() - began) * 1000, "ms", bar=0.2)
+        status = (upper_of(stack, place) / "database").stat()
+        versus.figure("chmod: stored, beside xattrs", max(0, status.st_blocks - 8) / 2, "KiB", bar=0)
+
+
+def test_random_blocks(fresh: Any, size: int) -> None:
+    def work(place: Place) -> float:
+        began = time.perf_counter()
+        fd = os.open(place.root / "big", os.O_RDWR)
+        random_blocks(fd, 1000, size, 3)
+        os.close(fd)
+        return time.perf_counter() - began
+
+    fresh("open, 1000 random blocks, close", work, [(OURS, OVERLAY, 0.1), (OURS, FUSE_OVERLAY, 0.1)])
+
+
+def test_rewriting(fresh: Any, size: int) -> None:
+    def work(place: Place) -> float:
+        piece = random.Random(4).randbytes(MIB)
+        began = time.perf_counter()
+        fd = os.open(place.root / "big", os.O_RDWR)
+        for at in range(0, size, MIB):
+            os.pwrite(fd, piece, at)
+        os.close(fd)
+        return time.perf_counter() - began
+
+    fresh("rewriting all of it, front to back", work, [(OURS, OVERLAY, 1.0), (OURS, FUSE_OVERLAY, 1.0)])
+
+
+def test_random_writes(fresh: Any, size: int, scale: Any) -> None:
+    """After the first one, without what opening costs."""
+
+    def work(place: Place) -> float:
+        fd = os.open(place.root / "big", os.O_RDWR)
+        os.pwrite(fd, b"!", 0)
+        began = time.perf_counter()
+        random_blocks(fd, scale(20_000), size, 5)
+        took = time.perf_counter() - began
+        os.close(fd)
+        return took
+
+    fresh("20k random writes, 4 KiB, after the first", work, [(OURS, FUSE_OVERLAY, 0.6)])
+
+
+def test_transactions(fresh: Any, versus: Any) -> None:
+    """Seconds for each transaction, in the first ten seconds from opening on."""
+    seconds = 1 if versus.quick else SECONDS
+
+    def work(place: Place) -> float:
+        began, count = time.perf_counter(), 0
+        chance = random.Random(6)
+        db = sqlite3.connect(place.root / "database", isolation_level=None)
+        rows = db.execute("SELECT max(id) FROM t").fetchone()[0]
+        while time.perf_counter() - began < seconds:
+            db.execute("UPDATE t SET value = ? WHERE id = ?", (chance.randbytes(1000), chance.randrange(rows)))
+            count += 1
+        db.close()
+        return seconds / count
+
+    fresh("SQLite, a transaction in the first 10 s", work, [(OURS, OVERLAY, 0.5)])
