@@ -18,6 +18,7 @@ from layerfs.image.text import human_size
 from layerfs.image.usage import image_roots
 from layerfs.layer.host import Descent
 from layerfs.layer.layers import get_layer
+from layerfs.layer.upper import prefix_of
 from layerfs.snapshot import MountTable
 from layerfs.snapshot.absorb import absorb_loose
 from layerfs.snapshot.folding import fold_states
@@ -53,8 +54,8 @@ class Sizes:
 
 
 def upper_size(upper: Path) -> int:
-    """Bytes of the regular files in an upper directory, each inode once."""
-    return sum({found.st_ino: found.st_size for found in files_of(upper)}.values())
+    """Bytes of the regular files in an upper directory, each inode once; what is not stored there does not count."""
+    return sum({found.st_ino: min(found.st_size, found.st_blocks * 512) for found in files_of(upper)}.values())
 
 
 def files_of(upper: Path) -> Iterator[os.stat_result]:
@@ -132,7 +133,8 @@ def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | N
         write_layer(store.root, DiffID(Digest.from_raw(diff_id)), out)
 
     if not repair:
-        return check(store.root, replay=replay, quick=quick, progress=progress)
+        found = check(store.root, replay=replay, quick=quick, progress=progress)
+        return [*found, *_block_problems(store)]
     from layerfs.engine.pulling import fetched_blobs, fetched_layers
 
     with store.root.leases.acquire("fsck") as lease:
@@ -149,7 +151,19 @@ def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | N
                 yield from layer_streams(store.root, layer, lease)
                 yield from fetched_layers(store, layer.diff_id)
 
-        return check(store.root, repair=streams, replay=replay, quick=quick, progress=progress)
+        found = check(store.root, repair=streams, replay=replay, quick=quick, progress=progress)
+        return [*found, *_block_problems(store)]
+
+
+def _block_problems(store: Store) -> Iterator[Problem]:
+    """Block-level files of containers whose base is gone. A container that changes or goes meanwhile is left out."""
+    from layerfs.layer.blocks import damaged_files
+    from layerfs.store.fsck import Problem
+
+    for box in store.containers():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, InUse):
+            for path, reason in damaged_files(box.upper, store.root.path / "objects", prefix_of(box.upper)):
+                yield Problem("error", "container", box.id, f"/{os.fsdecode(path)}: {reason}")
 
 
 def prune(

@@ -22,7 +22,7 @@ from layerfs.layer.entry import PIECE, FileContent
 from layerfs.layer.host import Descent, open_at
 from layerfs.layer.sparse import BLOCK, Extents, data_extents, join_extents
 
-__all__ = ["MARK", "Base", "BlockContent", "BlockReader", "complete_upper"]
+__all__ = ["MARK", "Base", "BlockContent", "BlockReader", "complete_upper", "damaged_files"]
 
 MARK = b"layerfs.blocks"  # behind the prefix of the upper's marks; on its root: there may be such files
 _VALUE = struct.Struct("<32sQ")
@@ -215,29 +215,47 @@ def complete_upper(upper: Path, objects: Path, prefix: bytes, *, sync: bool = Tr
     Raises:
         Corrupt: the store lacks a base. NoSpace and the like: as the host has it.
     """
-    name = prefix + MARK
+    name, count = prefix + MARK, 0
     if _mark(upper, name) is None:
         return 0
-    count = 0
+    for place, entry, _, value in _block_files(upper, name):
+        _complete(place, entry, Base.parse(value), objects, name, sync)
+        count += 1
+    os.removexattr(upper, name)
+    return count
+
+
+def damaged_files(upper: Path, objects: Path, prefix: bytes) -> Iterator[tuple[bytes, str]]:
+    """Block-level files whose missing blocks cannot be had: path, and why."""
+    name = prefix + MARK
+    for place, entry, path, value in _block_files(upper, name) if _mark(upper, name) is not None else ():
+        try:
+            base = Base.parse(value)
+            fd = open_at(entry, place.fd, os.O_RDONLY, own=place.own)
+            BlockReader.of(fd, lambda base=base: base.open(objects), base).close()  # type: ignore[misc]
+        except Corrupt as error:
+            yield path, str(error)
+
+
+def _block_files(upper: Path, name: bytes) -> Iterator[tuple[Descent, bytes, bytes, bytes]]:
+    """(where, its name there, its path, its mark) of each one."""
     with Descent(upper, own=True) as place:
-        stack = [iter(place.names())]
+        stack = [(b"", iter(place.names()))]
         while stack:
-            for entry in stack[-1]:
+            prefix, names = stack[-1]
+            for entry in names:
                 mode = place.status(entry).st_mode
                 if stat.S_ISDIR(mode):
                     place.enter(entry)
-                    stack.append(iter(place.names()))
+                    stack.append((prefix + entry + b"/", iter(place.names())))
                     break
                 value = place.xattrs(entry).get(name) if stat.S_ISREG(mode) else None
                 if value is not None:
-                    _complete(place, entry, Base.parse(value), objects, name, sync)
-                    count += 1
+                    yield place, entry, prefix + entry, value
             else:
                 stack.pop()
                 if stack:
                     place.leave()
-    os.removexattr(upper, name)
-    return count
 
 
 def _complete(place: Descent, entry: bytes, base: Base, objects: Path, name: bytes, sync: bool) -> None:

@@ -46,7 +46,7 @@ static void tidy(struct lfs_server *server)
 	server->tidy.armed = false;
 	if (!atomic_load(&server->ending))
 		lfs_lower_rest(server);
-	lfs_unlock(server);
+	pthread_mutex_unlock(&server->lock); /* what is to be closed is others': the end needs no lock for it any more */
 }
 
 static void handled_signals(sigset_t *set)

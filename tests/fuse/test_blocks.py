@@ -461,6 +461,51 @@ def test_commits_and_other_engines_see_all_bytes(engine: str, tmp_path: Path) ->
         assert not store.fsck()
 
 
+def test_fsck_finds_files_without_their_base(tmp_path: Path) -> None:
+    from layerfs import Store
+
+    (tmp_path / "layer.tar").write_bytes(tar([file("d/big", DATA)]))
+    with Store(tmp_path / "store") as store:
+        box = store.create(store.import_archive(tmp_path / "layer.tar", tag="base:1"), name="box")
+        with box.mount(engine="native") as root, (root / "d/big").open("r+b") as out:
+            out.write(b"x")
+        assert not store.fsck()
+        value = os.getxattr(box.upper / "d/big", NAME)
+        os.setxattr(box.upper / "d/big", NAME, b"\1" * 32 + value[32:])
+        assert [(each.kind, each.key, "/d/big: the base" in each.message) for each in store.fsck()] == [
+            ("container", box.id, True)
+        ]
+
+
+def test_snapshots_and_forks_have_all_bytes(tmp_path: Path) -> None:
+    from layerfs import Store
+
+    (tmp_path / "layer.tar").write_bytes(tar([file("big", DATA), file("other", DATA[::-1])]))
+    with Store(tmp_path / "store") as store:
+        box = store.create(store.import_archive(tmp_path / "layer.tar", tag="base:1"), name="box")
+        first, second = patched(DATA, MIB, b"first"), patched(patched(DATA, MIB, b"first"), 5, b"second")
+        with box.mount(engine="native") as root, (root / "big").open("r+b", buffering=0) as out:
+            os.pwrite(out.fileno(), b"first", MIB)
+            snapshot = box.snapshot("one")
+            os.pwrite(out.fileno(), b"second", 5)
+            child = box.fork("child")
+            os.ftruncate(out.fileno(), 5000)
+            assert (root / "big").read_bytes() == second[:5000]
+        with snapshot.mount() as root:
+            assert (root / "big").read_bytes() == first
+        with child.mount(engine="native") as root:
+            assert (root / "big").read_bytes() == second
+            with (root / "big").open("ab") as more:
+                more.write(b"!")
+            assert (root / "big").read_bytes() == second + b"!"
+        store.gc()
+        with child.mount(engine="kernel") as root:
+            assert (root / "big").read_bytes() == second + b"!"
+        box.rollback("one")
+        with box.mount(engine="native") as root:
+            assert (root / "big").read_bytes() == first
+
+
 def test_a_lost_base_is_an_error(box: Box, shelf: Shelf, tree: Tree) -> None:
     with (box.root / "other").open("r+b") as out:
         out.write(b"x")
