@@ -20,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+import uring
 from hosts import KINDS, host
 from test_native import MODES, Box
 from trees import Shelf, file, hardlink, tar
@@ -38,7 +39,7 @@ MIB = 1 << 20
 BLOCK = 4096
 DATA = bytes(range(256)) * 11_000 + b"the end"  # 2.7 MiB, no whole number of blocks
 NAME = TRUSTED + MARK
-MODES = {name: MODES[name] for name in ("default", "server", "uring")}
+MODES = {name: MODES[name] for name in ("default", "server", *(["uring"] if uring.available() else []))}
 _LIBC = ctypes.CDLL(None, use_errno=True)
 KEEP, PUNCH, ZERO = 1, 2, 16
 
