@@ -49,7 +49,7 @@ class Registry:
 
 @contextlib.contextmanager
 def docker_registry(
-    place: Path, *, tls: Certificates | None = None, auth: dict[str, Any] | None = None
+    place: Path, *, tls: Certificates | None = None, auth: dict[str, Any] | None = None, client_ca: Path | None = None
 ) -> Iterator[Registry]:
     """Debian's docker-registry on a free port; with `tls` it answers https alone."""
     assert PROGRAM is not None
@@ -63,6 +63,7 @@ def docker_registry(
     }
     if tls is not None:
         config["http"]["tls"] = {"certificate": str(tls.certificate), "key": str(tls.key)}
+        config["http"]["tls"] |= {"clientcas": [str(client_ca)]} if client_ca else {}
     if auth is not None:
         config["auth"] = auth
     (place / "config.yml").write_text(json.dumps(config))  # JSON is YAML

@@ -24,7 +24,17 @@ from layerfs.registry.credentials import AuthFiles, Credential
 from layerfs.registry.session import Session
 from layerfs.registry.transport import Transport
 from layerfs.registry.upload import Uploads
-from tests.registry.servers import PASSWORD, USER, Answer, Registry, Request, TokenServer, scripted
+from tests.registry.servers import (
+    PASSWORD,
+    USER,
+    Answer,
+    Certificates,
+    Registry,
+    Request,
+    TokenServer,
+    docker_registry,
+    scripted,
+)
 
 ANN = Credential(USER, PASSWORD)
 NOTHING = Digest.of(b"nothing")
@@ -69,6 +79,18 @@ def test_htpasswd_over_our_own_ca(guarded: Registry, settings: Settings, opened:
     client = opened(guarded.host, ANN, certificates=_trusting(settings, guarded, tmp_path))
     client.check()
     assert client.session.base == f"https://{guarded.host}"
+
+
+def test_a_certificate_of_ours_lets_us_in(
+    certificates: Certificates, settings: Settings, opened: Open, tmp_path: Path
+) -> None:
+    with docker_registry(tmp_path / "registry", tls=certificates, client_ca=certificates.ca) as registry:
+        places = _trusting(settings, registry, tmp_path)
+        with pytest.raises(RegistryUnreachable, match="tls"):
+            opened(registry.host, certificates=places).check()
+        for name, file in (("client.cert", certificates.certificate), ("client.key", certificates.key)):
+            (places[0] / registry.host / name).write_bytes(file.read_bytes())
+        opened(registry.host, certificates=places).check()
 
 
 def test_a_ca_by_configuration(guarded: Registry, opened: Open) -> None:
