@@ -31,6 +31,7 @@ from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
 
 PARALLEL = 5
+_NO_QUESTION = 1 << 16  # bytes of a blob that was just made, which costs less to send than to ask for
 Compression = Literal["gzip", "zstd", "none"]
 _T = TypeVar("_T")
 
@@ -249,7 +250,9 @@ class Pusher:
             if found is not None:
                 return found
         form = layer_form(self._root, layer, self._compression, lease, progress=self._progress)
-        there = self._client.has_blob(self._repository, form.descriptor.digest, push=True) is not None
+        digest, there = form.descriptor.digest, False
+        if form.descriptor.size > _NO_QUESTION:
+            there = self._client.has_blob(self._repository, digest, push=True) is not None
         return _Blob(layer.diff_id, form.descriptor, None if there else form.open)
 
     # sending
@@ -258,7 +261,9 @@ class Pusher:
         """All at once, and the config beside them; what comes twice is sent once."""
         once = {blob.key: blob for blob in blobs}
         jobs: list[Callable[[], PushedLayer | Sent]] = [partial(self._send_one, blob) for blob in once.values()]
-        jobs.append(partial(self._uploads.blob, self._repository, config, partial(io.BytesIO, raw)))
+        new = any(isinstance(blob, _Unmade) for blob in blobs) and config.size <= _NO_QUESTION
+        opened = partial(io.BytesIO, raw)
+        jobs.append(partial(self._uploads.blob, self._repository, config, opened, known_missing=new))
         sent = dict(zip(once, cast(list[PushedLayer], in_parallel(jobs, self._registries.cancel)), strict=False))
         return tuple(replace(sent[blob.key], diff_id=blob.diff_id) for blob in blobs)
 
