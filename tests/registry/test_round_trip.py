@@ -21,6 +21,7 @@ from layerfs.registry.credentials import Credential
 from tests.registry import hostile
 from tests.registry.hostile import wait_for
 from tests.registry.servers import PASSWORD, USER, Registry
+from tests.registry.test_pull import many
 from tests.unit.image.make import tar
 
 Make = Callable[..., layerfs.Image]
@@ -50,7 +51,20 @@ def test_what_was_pushed_comes_back(
     assert other.image(name).layers[0].tar_size == image.layers[0].tar_size
     assert other.fsck() == []
     (again,) = other.push(f"{plain.host}/{repository}:1", settings=settings)
-    assert again.manifest.raw == pushed.manifest.raw
+    assert again.digest == pushed.digest
+
+
+def test_an_index_goes_on_as_it_came(
+    plain: Registry, far: hostile.Registry, repository: str, other: layerfs.Store, settings: Settings
+) -> None:
+    entry = many(far)
+    other.pull(f"{far.host}/app:1", all_platforms=True, settings=settings)
+    there = f"{plain.host}/{repository}:1"
+    other.tag(f"{far.host}/app:1", there)
+    (pushed,) = other.push(there, all_platforms=True, settings=settings)
+    assert pushed.digest == entry["digest"]
+    with layerfs.Store(other.path.parent / "third") as third:
+        assert pull(third, there, settings=settings).digest == entry["digest"]
 
 
 def test_with_tls_and_a_user(
