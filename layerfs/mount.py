@@ -213,11 +213,12 @@ def busy_processes(target: Path, *, limit: int = 3) -> list[str]:
         return []
 
 
-def device_users(device: int, *, limit: int = 3) -> list[str]:
-    """The same for a file system by its device number, wherever it is mounted; mapped files count too."""
+def device_users(device: int, *, source: bytes | None = None, limit: int = 3) -> list[str]:
+    """The same for a file system by its device number, wherever it is mounted; mapped files count too. `source` tells
+    it from another one that has been given the number meanwhile."""
     found: list[str] = []
     for process in Path("/proc").iterdir():
-        if len(found) < limit and process.name.isdigit() and _uses(process, device):
+        if len(found) < limit and process.name.isdigit() and _uses(process, device) and _sees(process, device, source):
             with contextlib.suppress(OSError):
                 found.append(f"{(process / 'comm').read_text().strip()} ({process.name})")
     return found
@@ -235,6 +236,16 @@ def _uses(process: Path, device: int) -> bool:
             if link.stat().st_dev == device:
                 return True
     return False
+
+
+def _sees(process: Path, device: int, source: bytes | None) -> bool:
+    """Whether the number means that file system to the process; it may hold one that it sees nowhere any more."""
+    number = b" %d:%d " % (os.major(device), os.minor(device))
+    try:
+        lines = [line for line in (process / "mountinfo").read_bytes().splitlines() if number in line]
+    except OSError:
+        return False
+    return source is None or not lines or any(source in line for line in lines)
 
 
 @contextlib.contextmanager
