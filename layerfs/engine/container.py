@@ -166,6 +166,7 @@ class Container(Programs):
         from layerfs.engine.events import record_event
         from layerfs.engine.running import no_runs
         from layerfs.engine.volumes import remove_unnamed
+        from layerfs.store.reserve import with_reserve
 
         record, state = self.record, self.state
         if state.running:
@@ -176,7 +177,8 @@ class Container(Programs):
         with no_runs(self, patience=_CLEARING_SECONDS):
             record_event(self, "destroy")
             settings = self.settings
-            self.store.container_table.remove(self._id, force=force)
+            table = self.store.container_table
+            with_reserve(self.store.root.path, lambda: table.remove(self._id, force=force))
         if volumes:
             remove_unnamed(self.store, settings)
 
@@ -256,11 +258,11 @@ class Container(Programs):
 
     def diff(self) -> list[Change]:
         """What it changed of its image, in docker's order and words; also while it is mounted or runs."""
-        from layerfs.engine.running import release
+        from layerfs.engine.running import release_root
         from layerfs.engine.snapshots import diff_from_image
         from layerfs.layer.changes import changes
 
-        release(self)
+        release_root(self)
         if self.record.base:
             return diff_from_image(self)
         objects = self.store.root.path / "objects"
@@ -308,9 +310,9 @@ class Container(Programs):
         """
         from layerfs.engine.committing import commit
         from layerfs.engine.events import record_event
-        from layerfs.engine.running import release
+        from layerfs.engine.running import release_root
 
-        release(self)
+        release_root(self)
         image = commit(self, tag, message=message, author=author, changes=changes, progress=progress)
         record_event(self, "commit", imageID=image.id, comment=message)
         return image

@@ -193,7 +193,12 @@ class Store:
         Raises:
             InUse: a container stands on it, or it has more names; docker's words.
         """
-        return Images(self.root).remove(name, users=users_of_images(self), force=force, prune=prune)
+        from layerfs.store.reserve import with_reserve
+
+        users = users_of_images(self)
+        return with_reserve(
+            self.root.path, lambda: Images(self.root).remove(name, users=users, force=force, prune=prune)
+        )
 
     def image_of(self, record: ContainerRecord) -> ImageRecord:
         """The image a container stands on, also when it was removed by force."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from layerfs._record import dataclass
 from layerfs.build.cachekeys import cached_layers
 from layerfs.digest import DiffID, Digest, chain_id
-from layerfs.errors import InUse, LayerfsError, NotFound
+from layerfs.errors import InUse, LayerfsError, NoSpace, NotFound
 from layerfs.image.record import scan_images
 from layerfs.image.text import human_size
 from layerfs.image.usage import image_roots
@@ -114,13 +114,19 @@ def collect_garbage(store: Store, *, dry_run: bool, progress: Report | None) -> 
     if not dry_run:
         from layerfs.engine.buildrun import clear_dead
         from layerfs.engine.life import finish_abandoned
+        from layerfs.store.reserve import with_reserve
 
-        finish_abandoned(store)
-        clear_dead(store)
-        MountTable(store.root).clean_dead()
-        store.container_table.clean_orphans()
-        absorb_loose(store.root)
-        fold_states(store.root)
+        def tidy() -> None:
+            finish_abandoned(store)
+            clear_dead(store)
+            MountTable(store.root).clean_dead()
+            MountTable(store.root).clean_sockets()
+            store.container_table.clean_orphans()
+
+        with_reserve(store.root.path, tidy)
+        with contextlib.suppress(NoSpace):  # a full disk is what a collection mends
+            absorb_loose(store.root)
+            fold_states(store.root)
     return collect(store.root, lambda txn: live_roots(store, txn), dry_run=dry_run, progress=progress)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from layerfs.errors import InUse, InvalidInput, MountError, NotFound
 from layerfs.store.root import StoreRoot
 
-__all__ = ["forget", "listening", "paused", "request"]
+__all__ = ["forget", "listening", "paused", "request", "sockets"]
 
 _SECONDS = 10
 _ANSWER_MAX = 1 << 20
@@ -46,6 +46,13 @@ def listening(root: StoreRoot, id: str) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def sockets(root: StoreRoot) -> list[str]:
+    """The ids of mounts that have one."""
+    with contextlib.suppress(FileNotFoundError):
+        return [path.name for path in (root.path / "control").iterdir()]
+    return []
 
 
 def forget(root: StoreRoot, id: str) -> None:

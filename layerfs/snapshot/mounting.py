@@ -27,6 +27,7 @@ from layerfs.snapshot.python import start_server
 from layerfs.snapshot.settle import settle
 from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
 from layerfs.store.leases import process_start
+from layerfs.store.reserve import with_reserve
 from layerfs.store.root import StoreRoot
 
 __all__ = ["ENGINES", "MountHandle", "Writable", "container_lock", "mount_tree", "unmount"]
@@ -354,7 +355,7 @@ def _unmount(root: StoreRoot, id: str, *, lazy: bool) -> None:
     if record.engine in SERVED and not lazy:
         _await_end(record, os.makedev(*map(int, entries[0].device.split(":"))) if entries else None)
     _forget(root, record)
-    table.remove(id)
+    with_reserve(root.path, lambda: table.remove(id))
 
 
 def _forget(root: StoreRoot, record: MountRecord) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from layerfs import mount
 from layerfs._record import asdict, dataclass, replace
 from layerfs.errors import LayerfsError
-from layerfs.snapshot.control import forget
+from layerfs.snapshot.control import forget, sockets
 from layerfs.snapshot.pending import pending_of
 from layerfs.store.leases import boot_id, process_start
 from layerfs.store.root import StoreRoot
@@ -114,6 +114,13 @@ class MountTable:
         for record in dead:
             self._bury(record, state)
         return dead
+
+    def clean_sockets(self) -> None:
+        """Takes away the control sockets of mounts that were killed before they had a row."""
+        found = set(sockets(self._root))
+        finished = found - pending_of(self._root, found)
+        for id in finished - {record.id for record in self.records()}:
+            forget(self._root, id)
 
     def _judged(self, container: str = "") -> tuple[list[MountRecord], list[MountRecord], _System]:
         """Living and dead rows, of one container or all. In this order, so that a mount in the making is never a dead

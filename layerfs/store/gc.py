@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layerfs.errors import Corrupt, NoSpace
+from layerfs.errors import Corrupt
 from layerfs.store.compact import compact
 from layerfs.store.format import ContentValue
 from layerfs.store.mark import ContentMark, Mark, Roots, RootsOf
 from layerfs.store.orphans import find_orphans
-from layerfs.store.reserve import keep_reserve, spend_reserve
+from layerfs.store.reserve import with_reserve
 from layerfs.store.sweep import Counts, Sweeper, count_rows, disk_usage, pack_usage, row_files
 from layerfs.store.trash import Trash
 
@@ -80,15 +80,11 @@ def collect(
     """
     tell = progress or (lambda _: None)
     with root.lock("collect"):
-        try:
-            return _collect(root, roots, tell, dry_run, compaction)
-        except NoSpace:
-            if not spend_reserve(root.path):
-                raise
-        try:
-            return _collect(root, roots, tell, dry_run, compaction=False)
-        finally:
-            keep_reserve(root.path)
+        return with_reserve(
+            root.path,
+            lambda: _collect(root, roots, tell, dry_run, compaction),
+            lambda: _collect(root, roots, tell, dry_run, compaction=False),
+        )
 
 
 def _collect(

@@ -1,10 +1,16 @@
-"""A little space held back, so that a collection can run on a full disk: its own lease and pages need some."""
+"""A little space held back, so that what makes room can run on a full disk: its own lease and pages need some."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from layerfs.errors import NoSpace
+
+T = TypeVar("T")
 
 SIZE = 1 << 20  # bytes
 
@@ -35,3 +41,16 @@ def spend_reserve(store: Path) -> bool:
         os.truncate(path, 0)
         return freed
     return False
+
+
+def with_reserve(store: Path, action: Callable[[], T], again: Callable[[], T] | None = None) -> T:
+    """The action, and on a full disk once more (or `again`) with the space held back: it may have begun before."""
+    try:
+        return action()
+    except NoSpace:
+        if not spend_reserve(store):
+            raise
+    try:
+        return (again or action)()
+    finally:
+        keep_reserve(store)

@@ -49,6 +49,7 @@ static void free_node(struct lfs_server *server, struct lfs_node *node)
 		lfs_quota_forget(server, node);
 		lfs_close_fd(&node->file->fd);
 		lfs_pin_end(server, node);
+		lfs_blocks_free(node->file);
 		free(node->file);
 	}
 }

@@ -18,23 +18,6 @@ static int follow_supervisor(int report)
 	return poll(&gone, 1, 0) > 0 && gone.revents & POLLERR ? -EPIPE : 0;
 }
 
-/* The program starts with default signals: a caller that ignores some (nohup) does not hand that on.
- * By the raw call, since libc keeps signals 32 and 33 to itself. */
-static void reset_signals(void)
-{
-	static const struct {
-		void *handler;
-		unsigned long flags;
-		void *restorer;
-		uint64_t mask;
-	} normal; /* the kernel's struct sigaction: all zero is SIG_DFL */
-	sigset_t none;
-	for (int number = 1; number < NSIG; number++)
-		syscall(SYS_rt_sigaction, number, &normal, NULL, sizeof(normal.mask));
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
 static int take_streams(const struct lfs_launch *launch)
 {
 	for (int fd = 0; fd <= 2; fd++)
@@ -124,7 +107,7 @@ static int make_container(const struct lfs_spec *spec, const struct lfs_launch *
 
 static int set_up(const struct lfs_spec *spec, const struct lfs_launch *launch, struct lfs_failure *failure)
 {
-	reset_signals();
+	lfs_sys_reset_signals();
 	setsid(); /* no controlling terminal of the host: nothing can be typed into it */
 	int rc = follow_supervisor(launch->report);
 	if (rc == 0)

@@ -21,13 +21,6 @@
 enum { PROGRAM, BUNDLE, STATE, NAME, WORDS }; /* spec->runtime */
 enum { CONSOLE_MS = 10000 };
 
-static void clear_signals(void)
-{
-	sigset_t none;
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
 /* Runs it and waits: its exit code, or -errno. Standard streams that are -1 are /dev/null. */
 static int call(char **words, const int *streams)
 {
@@ -40,7 +33,7 @@ static int call(char **words, const int *streams)
 		for (int fd = 0; fd <= 2; fd++)
 			if (dup2(streams && streams[fd] >= 0 ? streams[fd] : null, fd) < 0)
 				_exit(126);
-		clear_signals();
+		lfs_sys_reset_signals();
 		lfs_sys_close_range(3, ~0u, true);
 		execv(words[0], words);
 		_exit(127);

@@ -193,6 +193,7 @@ int lfs_sys_set_mount(int dir, const char *path, bool recursive, uint64_t attrib
 int lfs_sys_clear_mount(int mount, uint64_t attributes);
 int lfs_sys_map_mount(int mount, int users); /* one that nobody has seen yet */
 int lfs_sys_pivot_here(void);
+void lfs_sys_reset_signals(void); /* all default, none blocked */
 void lfs_sys_close_range(unsigned first, unsigned last, bool on_exec_only);
 
 /* target.c: where a mount goes; made when it is missing, never outside root. Owned O_PATH fd or -errno */

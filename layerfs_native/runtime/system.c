@@ -121,3 +121,20 @@ void lfs_sys_close_range(unsigned first, unsigned last, bool on_exec_only)
 {
 	syscall(SYS_close_range, first, last, on_exec_only ? CLOSE_RANGE_CLOEXEC : 0);
 }
+
+/* The program starts with default signals: a caller that ignores some (nohup) does not hand that on.
+ * By the raw call, since libc keeps signals 32 and 33 to itself. */
+void lfs_sys_reset_signals(void)
+{
+	static const struct {
+		void *handler;
+		unsigned long flags;
+		void *restorer;
+		uint64_t mask;
+	} normal; /* the kernel's struct sigaction: all zero is SIG_DFL */
+	sigset_t none;
+	for (int number = 1; number < NSIG; number++)
+		syscall(SYS_rt_sigaction, number, &normal, NULL, sizeof(normal.mask));
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}

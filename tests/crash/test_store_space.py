@@ -39,7 +39,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 def fill(place: Path, leave: int) -> Path:
     """Takes all space but `leave` bytes."""
     filler = place / "filler"
-    with filler.open("wb") as file:
+    with filler.open("wb", buffering=0) as file:
         while True:
             status = os.statvfs(place)
             left = status.f_bavail * status.f_frsize - leave
@@ -47,7 +47,6 @@ def fill(place: Path, leave: int) -> Path:
                 return filler
             try:
                 file.write(bytes(min(left, 1 << 20)))
-                file.flush()
             except OSError:
                 return filler
 
