@@ -2,6 +2,7 @@
  * "ready" on the descriptor `report` when the mount answers, or "ERRNO TEXT". */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,6 +93,7 @@ int main(void)
 	static struct lfs_server server;
 	struct lfs_error error = {""};
 	pthread_t signals;
+	mallopt(M_ARENA_MAX, 1); /* one lock guards nearly all that is allocated; arenas of threads would each keep their rest */
 	lfs_server_init(&server);
 	block_signals();
 	raise_limit(&server);
