@@ -70,6 +70,17 @@ def timed(action: Callable[[], float | None], prepare: Callable[[], Any] | None 
     return time.perf_counter() - began if own is None else own
 
 
+def fresh(*paths: Path) -> Callable[[], None]:
+    """What prepares a turn that begins with none of these, and with nothing left to be written."""
+
+    def clear() -> None:
+        for path in paths:
+            shutil.rmtree(path, ignore_errors=True)
+        os.sync()
+
+    return clear
+
+
 class Recorder:
     """Runs one benchmark's sides in turns and records its rows."""
 

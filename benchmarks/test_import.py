@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import layerfs
+from benchmarks.conftest import fresh
 
 GROUP = "Import and load"
 
 
 def _size(path: Path) -> int:
     return int(subprocess.run(["du", "-s", "-B1", path], capture_output=True, text=True, check=True).stdout.split()[0])
-
-
-def _fresh(path: Path) -> Callable[[], None]:
-    def clear() -> None:
-        shutil.rmtree(path, ignore_errors=True)
-        subprocess.run(["sync"], check=True)
-
-    return clear
 
 
 def _load(place: Path, archive: Path) -> None:
@@ -40,7 +31,7 @@ def test_load_against_podman_load(pair: Any, real: Any, podman: Any, run: Any, t
         peer_name="podman load",
         bar=0.7,
         rounds=3,
-        prepare=_fresh(place),
+        prepare=fresh(place),
         prepare_peer=lambda: run("sync"),
     )
 
@@ -61,8 +52,8 @@ def test_load_against_tar(pair: Any, real: Any, run: Any, tmp_path: Path) -> Non
         peer_name="tar xf of the layers",
         bar=0.5,
         rounds=3,
-        prepare=_fresh(place),
-        prepare_peer=_fresh(unpacked),
+        prepare=fresh(place),
+        prepare_peer=fresh(unpacked),
     )
 
 

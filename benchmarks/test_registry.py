@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 import layerfs
+from benchmarks.conftest import fresh
 
 GROUP = "Registries"
 CONFIG = """version: 0.1
@@ -72,15 +72,6 @@ def pushed(registry: str, real: Any) -> Callable[[str], str]:
     return get
 
 
-def _fresh(*paths: Path) -> Callable[[], None]:
-    def clear() -> None:
-        for path in paths:
-            shutil.rmtree(path, ignore_errors=True)
-        subprocess.run(["sync"], check=True)
-
-    return clear
-
-
 def _pull(place: Path, name: str) -> None:
     with layerfs.Store(place) as store:
         store.pull(name)
@@ -107,7 +98,7 @@ def test_pull_against_podman(pair: Any, pushed: Any, podman: Any, run: Any, tmp_
         peer_name="podman pull",
         bar=0.35,
         rounds=3,
-        prepare=_fresh(place),
+        prepare=fresh(place),
         prepare_peer=lambda: run("sync"),
     )
 
@@ -128,8 +119,8 @@ def test_pull_against_skopeo_and_tar(pair: Any, pushed: Any, run: Any, tmp_path:
         peer_name="skopeo copy, tar xzf",
         bar=0.35,
         rounds=3,
-        prepare=_fresh(place),
-        prepare_peer=_fresh(copy, unpacked),
+        prepare=fresh(place),
+        prepare_peer=fresh(copy, unpacked),
     )
 
 
@@ -139,7 +130,7 @@ def test_pull_of_a_variant(pair: Any, pushed: Any, podman: Any, run: Any, tmp_pa
     turn = iter(range(100))
 
     def have_image() -> None:
-        _fresh(store)()
+        fresh(store)()
         _pull(store, image)
         run("sync")
 

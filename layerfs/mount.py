@@ -39,7 +39,7 @@ __all__ = [
     "overlay",
 ]
 
-_PASSING_SECONDS = 1.0  # who only looks at all mounts, or copies a namespace, is gone by then
+_PASSING_SECONDS = 1.0  # who only looks at all mounts, copies a namespace, or has just answered is gone by then
 
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 0x1, 0x2, 0x4, 0x8  # MOUNT_ATTR_*
 ATTRIBUTES = {"ro": READ_ONLY, "nosuid": NO_SUID, "nodev": NO_DEV, "noexec": NO_EXEC} | {

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from layerfs.image.output import output_file
-from layerfs.layer.commit import StoredContent
 from layerfs.layer.entry import Entry
+from layerfs.layer.fold import inode_entry
 from layerfs.layer.tree import Inode, Tree
 from layerfs.layer.write import TarWriter
 from layerfs.store.root import StoreRoot
@@ -27,7 +27,7 @@ def tree_entries(root: StoreRoot, tree: Tree) -> Iterator[Entry]:
         if inode.nlink > 1 and inode.nid in first and not stat.S_ISDIR(inode.mode):
             yield first[inode.nid].linked(path, first[inode.nid].path)
             continue
-        entry = _entry(root, tree, path, inode)
+        entry = inode_entry(root.contents, tree, path, inode)
         if not path and (entry.mode, entry.uid, entry.gid) == _PLAIN_ROOT and not entry.xattrs:
             continue
         if inode.nlink > 1:
@@ -56,22 +56,6 @@ def _depth_first(tree: Tree) -> Iterator[tuple[bytes, Inode]]:
         yield path, inode
         if stat.S_ISDIR(inode.mode):
             stack.append((path + b"/", iter(tree.listdir(inode))))
-
-
-def _entry(root: StoreRoot, tree: Tree, path: bytes, inode: Inode) -> Entry:
-    identity = tree.content(inode)
-    return Entry(
-        path,
-        inode.mode,
-        inode.uid,
-        inode.gid,
-        inode.mtime_ns,
-        inode.size if stat.S_ISREG(inode.mode) else 0,
-        tree.readlink(inode) if stat.S_ISLNK(inode.mode) else b"",
-        rdev=inode.rdev,
-        xattrs=tuple(sorted(tree.xattrs(inode).items())),
-        content=StoredContent(root.contents, identity, inode.size) if identity else None,
-    )
 
 
 def export(entries: Iterable[Entry], target: str | os.PathLike[str] | BinaryIO) -> None:

@@ -128,28 +128,42 @@ def mount_tree(
         record = replace(record, made=made)
         stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it
         stack.enter_context(pending(root, record.id))
-
-        def begin(pid: int | None = None) -> None:
-            MountTable(root).add(record if pid is None else record.with_process(pid))
-            check()
-
         try:
-            if engine != "native" or in_process:
-                begin()
-            if writable is not None and engine != "native":
-                _complete(root, writable, sync="volatile" not in wanted.flags)
-            if writable is not None and not read_only:
-                _settle(tree, writable, engine)
-            pid = _mount(root, tree, record, writable, wanted, lock_fd, begin, in_process=in_process)
-            if pid is not None:
-                record = record.with_process(pid)
-                MountTable(root).add(record)
+            _mount_and_record(root, tree, record, writable, wanted, lock_fd, check, in_process)
         except BaseException:
             with contextlib.suppress(LayerfsError):
                 _unmount(root, record.id, lazy=True)
             _forget(root, record)  # its row may not have been written
             raise
     return MountHandle(target, engine, record.id, root)
+
+
+def _mount_and_record(
+    root: StoreRoot,
+    tree: Tree,
+    record: MountRecord,
+    writable: Writable | None,
+    wanted: MountOptions,
+    lock_fd: int | None,
+    check: Callable[[], object],
+    in_process: bool,
+) -> None:
+    """The row comes before the mount, so that a kill in between leaves nothing that no one knows of."""
+
+    def begin(pid: int | None = None) -> None:
+        MountTable(root).add(record if pid is None else record.with_process(pid))
+        check()
+
+    native = record.engine == "native"
+    if not native or in_process:
+        begin()
+    if writable is not None and not native:
+        _complete(root, writable, sync="volatile" not in wanted.flags)
+    if writable is not None and not record.read_only:
+        _settle(tree, writable, record.engine)
+    pid = _mount(root, tree, record, writable, wanted, lock_fd, begin, in_process=in_process)
+    if pid is not None:
+        MountTable(root).add(record.with_process(pid))
 
 
 def _complete(root: StoreRoot, writable: Writable, *, sync: bool) -> None:
@@ -348,7 +362,7 @@ def _unmount(root: StoreRoot, id: str, *, lazy: bool) -> None:
     entries = [each for each in mount.mount_table(part=source) if each.source == source]
     for entry in reversed(entries):
         try:
-            _detach(Path(os.fsdecode(entry.target)), lazy)
+            mount.detach(Path(os.fsdecode(entry.target)), lazy=lazy)
         except MountError:
             if any(each.source == source for each in mount.mount_table(part=source)):
                 raise  # else somebody else was faster
@@ -363,18 +377,6 @@ def _forget(root: StoreRoot, record: MountRecord) -> None:
         with contextlib.suppress(OSError):
             Path(record.target).rmdir()
     control.forget(root, record.id)
-
-
-def _detach(target: Path, lazy: bool) -> None:
-    """A FUSE server that has just answered may still hold something: one more try before "in use"."""
-    for patience in (0.05, 0.2, None):
-        try:
-            mount.detach(target, lazy=lazy)
-            return
-        except InUse:
-            if patience is None or mount.busy_processes(target):
-                raise
-            time.sleep(patience)
 
 
 def _await_end(record: MountRecord, device: int | None) -> None:

@@ -10,7 +10,6 @@ static void *work(void *context)
 	struct lfs_server *server = context;
 	struct lfs_aside *aside = &server->aside;
 	lfs_thread_start(server);
-	sched_setaffinity(0, sizeof server->processors, &server->processors); /* not bound as who made it */
 	pthread_mutex_lock(&aside->lock);
 	for (;;) {
 		while (!aside->first && !aside->ending)

@@ -127,7 +127,6 @@ static void *watch(void *context)
 	struct lfs_server *server = context;
 	struct lfs_pace *pace = &server->pace;
 	lfs_thread_start(server);
-	sched_setaffinity(0, sizeof server->processors, &server->processors);
 	bool possible = sched_getscheduler(0) == SCHED_OTHER && give_way(0, true) && give_way(0, false);
 	pthread_mutex_lock(&pace->lock);
 	atomic_store(&pace->possible, possible);
@@ -164,6 +163,13 @@ static void begin_alone(struct lfs_server *server, struct lfs_reader *reader)
 }
 
 /* --- what readers say --- */
+
+void lfs_pace_leave(struct lfs_server *server)
+{
+	sched_setaffinity(0, sizeof server->processors, &server->processors);
+	if (atomic_load(&server->pace.possible) && sched_getscheduler(0) == SCHED_IDLE)
+		give_way(0, false);
+}
 
 void lfs_pace_start(struct lfs_reader *reader, int processor)
 {

@@ -576,6 +576,7 @@ struct lfs_pace {
 	bool watched, ending;
 };
 void lfs_pace_init(struct lfs_server *server);
+void lfs_pace_leave(struct lfs_server *server); /* a new thread is neither bound nor gives way because who made it does */
 void lfs_pace_start(struct lfs_reader *reader, int processor); /* the calling thread; -1: it may be moved */
 void lfs_pace_request(struct lfs_server *server, struct lfs_reader *reader, uint32_t caller);
 bool lfs_pace_parks(const struct lfs_server *server, const struct lfs_reader *reader);

@@ -29,6 +29,7 @@ struct worker {
 void lfs_thread_start(struct lfs_server *server)
 {
 	lfs_meter_start(server);
+	lfs_pace_leave(server);
 	if (unshare(CLONE_FS) == 0) /* else all threads share them: one identity at a time would be wrong, see main() */
 		(void)!fchdir(server->upper.links);
 }

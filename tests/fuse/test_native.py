@@ -502,6 +502,9 @@ def policies_while_reading(box: Box, seconds: float = 10.0) -> set[int]:
         for number in range(50):
             (box.root / "d" / f"{number:04}").read_bytes()
         found |= policies(box.pid)
+    with (box.root / "synced").open("wb") as file:  # another thread does this, made by the one that gives way
+        file.write(b"x")
+        os.fsync(file.fileno())
     return found
 
 

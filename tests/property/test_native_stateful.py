@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -29,6 +28,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "con
 
 from calls import renameat2
 from filemodel import EXCHANGE, NOREPLACE, Inode, Model, Refused
+from profiles import lives
 from trees import directory, file, hardlink, symlink, tar
 from worlds import OverlayWorld
 
@@ -605,12 +605,4 @@ class Machine(RuleBasedStateMachine):
 
 def test_random_operations_with_open_files_and_commits(tmp_path: Path) -> None:
     Machine.scratch = tmp_path
-    profile = settings(
-        max_examples=max(2, STEPS // IN_EXAMPLE),
-        stateful_step_count=IN_EXAMPLE,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.explicit, Phase.generate, *([] if os.environ.get("LAYERFS_NO_SHRINK") else [Phase.shrink])],
-    )
-    run_state_machine_as_test(Machine, settings=profile)
+    run_state_machine_as_test(Machine, settings=lives(STEPS, IN_EXAMPLE))

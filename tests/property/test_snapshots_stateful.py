@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from profiles import lives
 
 import layerfs
 
@@ -265,12 +265,4 @@ class Machine(RuleBasedStateMachine):
 
 def test_random_lives_of_containers_with_snapshots(tmp_path: Path) -> None:
     Machine.scratch = tmp_path
-    profile = settings(
-        max_examples=max(2, STEPS // IN_EXAMPLE),
-        stateful_step_count=IN_EXAMPLE,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.explicit, Phase.generate, *([] if os.environ.get("LAYERFS_NO_SHRINK") else [Phase.shrink])],
-    )
-    run_state_machine_as_test(Machine, settings=profile)
+    run_state_machine_as_test(Machine, settings=lives(STEPS, IN_EXAMPLE))
