@@ -157,10 +157,19 @@ class Solver:
         with self._lock:
             known = self._images.get(key)
         if known is None:
-            known = self._world.image(name, wanted, pull=self._request.pull)
+            known = self._fetched(name, wanted)
             with self._lock:
                 self._images[key] = known
         return known
+
+    def _fetched(self, name: str, platform: Platform) -> ImageConfig:
+        try:
+            return self._world.image(name, platform, pull=self._request.pull)
+        except LayerfsError as error:
+            meant = self._plan.suggestion(name)
+            if meant:
+                error.message += f" (did you mean {meant}?)"
+            raise
 
     # a stage
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from layerfs.cli import rows
 from layerfs.cli.buildprogress import FORMS, printer
 from layerfs.cli.options import format_option, parse_filters
 from layerfs.cli.output import fail, out
@@ -228,31 +229,17 @@ def _check(session: Session, context: str, options: Mapping[str, Any]) -> int:
     return 1 if count else 0
 
 
-_COLUMNS = {"ID": "ID", "KIND": "Kind", "SIZE": "Size", "LAST USED": "LastUsed", "IN USE": "InUse", "STEP": "Text"}
-
-
 @verb("df")
 @format_option()
 @click.pass_obj
 def builder_df_command(session: Session, format_: str | None) -> None:
     """Show what the build cache takes."""
     from layerfs.engine.buildcache import cache_records
-    from layerfs.image.text import human_ago, human_size
+    from layerfs.image.text import human_size
 
-    records = cache_records(session.store)
-    rows = [
-        {
-            "ID": record.id[:12],
-            "Kind": record.kind,
-            "Size": human_size(record.size),
-            "LastUsed": human_ago(record.used_ns),
-            "InUse": "true" if record.in_use else "false",
-            "Text": record.text.split("\n")[0][:60],
-        }
-        for record in records
-    ]
-    render(rows, _COLUMNS, format=format_)
+    render(rows.cache_rows(session.store), rows.CACHE, format=format_)
     if format_ is None:
+        records = cache_records(session.store)
         freed = sum(record.size for record in records if not record.in_use)
         out(f"Reclaimable:\t{human_size(freed)}\nTotal:\t\t{human_size(sum(record.size for record in records))}")
 

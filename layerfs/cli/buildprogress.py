@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from layerfs.build.events import Clock
+
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from layerfs.build.events import BuildEvent
 
 FORMS = ("auto", "plain", "tty", "json", "rawjson", "legacy", "quiet")
 _SHOWN = 6  # lines of output that the live form shows of a step
+_LOG = 5000  # and how many it keeps, for when the step fails
 
 
 class Printer(Protocol):
@@ -161,6 +167,14 @@ class Legacy:
         self._put(f"the failed step can be entered: layerfs run -it {event.image[7:19]} sh")
 
 
+class _Running:
+    """A step that is shown."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.clock = name, Clock()
+        self.lines: deque[str] = deque(maxlen=_LOG)
+
+
 class Live:
     """On a terminal: what runs now, with its last lines; what is over scrolls away above."""
 
@@ -168,53 +182,67 @@ class Live:
         from rich.console import Console
         from rich.live import Live as Display
 
+        self._running: dict[int, _Running] = {}
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
-        self._display = Display(console=self._console, refresh_per_second=8, transient=True)
+        self._display = Display(console=self._console, get_renderable=self._shown, refresh_per_second=8, transient=True)
         self._lines = Lines()
-        self._running: dict[int, tuple[str, list[str], float]] = {}
 
     def __enter__(self) -> Live:
         self._display.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._running = {}
         self._display.__exit__(None, None, None)
 
     def __call__(self, event: BuildEvent) -> None:
         if event.meta:
             return
         if event.kind == "start":
-            self._running[event.step] = (printable(event.name), [], 0.0)
+            self._running[event.step] = _Running(printable(event.name))
         elif event.kind == "output":
-            name, lines, _ = self._running[event.step]
-            self._running[event.step] = (name, [*lines, *self._lines.take(event)], event.seconds)
+            self._running[event.step].lines.extend(self._lines.take(event))
         elif event.kind in ("done", "cached", "failed"):
             self._end(event)
         elif event.kind == "warning":
-            self._console.print(f"WARN: {printable(event.text)}")
+            self._keep(f"WARN: {printable(event.text)}")
         elif event.kind == "image":
-            self._console.print(f" => {event.name or event.image}")
+            self._keep(f" => {event.name or event.image}")
         elif event.kind == "debug":
-            self._console.print(f"the failed step can be entered: layerfs run -it {event.image[7:19]} sh")
-        self._refresh()
+            self._keep(f"the failed step can be entered: layerfs run -it {event.image[7:19]} sh")
 
     def _end(self, event: BuildEvent) -> None:
-        name, lines, _ = self._running.pop(event.step, ("", [], 0.0))
+        step = self._running.pop(event.step)
         state = {"done": "", "cached": "CACHED ", "failed": "ERROR "}[event.kind]
-        self._console.print(f" => {state}{name}  {event.seconds:.1f}s", overflow="ellipsis", no_wrap=True)
+        self._keep(self._fitted(f" => {state}{step.name}", event.seconds))
         if event.kind == "failed":
-            for line in [*lines, *self._lines.rest(event.step)]:
-                self._console.print(f" > {line}")
+            lines = [*step.lines, *self._lines.rest(event.step)]
+            self._console.print("\n".join(f" > {line}" for line in lines), soft_wrap=True, end="\n" if lines else "")
 
-    def _refresh(self) -> None:
+    def _keep(self, line: str | Text) -> None:
+        """Above what is shown, which is brought up to date first: it is drawn again below the line."""
+        self._display.refresh()
+        self._console.print(line)
+
+    def _fitted(self, name: str, seconds: float) -> Text:
+        """One line, whose end is the time, however long the name is."""
+        from rich.text import Text
+
+        end = f"  {seconds:.1f}s"
+        text = Text(name, overflow="ellipsis", no_wrap=True)
+        text.truncate(max(1, self._console.width - len(end)), overflow="ellipsis")
+        return text.append(end)
+
+    def _shown(self) -> Text:
+        """Asked for by another thread, eight times a second."""
         from rich.text import Text
 
         shown = Text(overflow="ellipsis", no_wrap=True)
-        for name, lines, seconds in self._running.values():
-            shown.append(f" => {name}  {seconds:.1f}s\n")
-            for line in lines[-_SHOWN:]:
+        for step in list(self._running.values()):
+            shown.append(self._fitted(f" => {step.name}", step.clock())).append("\n")
+            for line in list(step.lines)[-_SHOWN:]:
                 shown.append(f" => => {line}\n", style="dim")
-        self._display.update(shown)
+        return shown
 
 
 @contextmanager

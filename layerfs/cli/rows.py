@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _NONE = "<none>"
+CACHE = {"ID": "ID", "KIND": "Kind", "SIZE": "Size", "LAST USED": "LastUsed", "IN USE": "InUse", "STEP": "Text"}
 
 
 def moment(ns: int | None) -> str:
@@ -236,8 +237,18 @@ def usage_rows(store: Store) -> list[Row]:
         _usage_row("Images", len(usage.images), len(active), usage.total, free),
         _usage_row("Containers", len(boxes), running, sum(sizes.values()), stopped),
         _usage_row("Local Volumes", 0, 0, 0, 0),
-        _usage_row("Build Cache", 0, 0, 0, 0),
+        _cache_row(store),
     ]
+
+
+def _cache_row(store: Store) -> Row:
+    """Layers that images have too are in use, and their bytes are told with the images."""
+    from layerfs.engine.buildcache import cache_records
+
+    records = cache_records(store)
+    active = sum(record.in_use for record in records)
+    size = sum(record.size for record in records if not record.in_use)
+    return _usage_row("Build Cache", len(records), active, size, size)
 
 
 def _usage_row(kind: str, total: int, active: int, size: int, free: int) -> Row:
@@ -261,6 +272,23 @@ def box_usage_rows(boxes: Sequence[Container]) -> list[Row]:
         disk = {"DiskSize": human_size(usage.bytes), "Entries": str(usage.entries), "Limits": ", ".join(limits) or "-"}
         found.append(row | disk | {"Reclaimable": "-" if box.state.running else human_size(usage.bytes)})
     return found
+
+
+def cache_rows(store: Store) -> list[Row]:
+    """Of `builder df` and `system df -v`."""
+    from layerfs.engine.buildcache import cache_records
+
+    return [
+        {
+            "ID": record.id[:12],
+            "Kind": record.kind,
+            "Size": human_size(record.size),
+            "LastUsed": human_ago(record.used_ns),
+            "InUse": "true" if record.in_use else "false",
+            "Text": record.text.split("\n")[0][:60],
+        }
+        for record in cache_records(store)
+    ]
 
 
 def image_usage_rows(store: Store) -> list[Row]:

@@ -118,6 +118,7 @@ def _df(session: Session, verbose: bool, format_: str | None) -> None:
         ("Images", rows.image_usage_rows(session.store), _DF_IMAGES),
         ("\nContainers", rows.box_usage_rows(boxes), _DF_CONTAINERS),
         ("\nSnapshots", rows.snapshot_rows(boxes, truncate=True, sizes=True), _DF_SNAPSHOTS),
+        ("\nBuild cache", rows.cache_rows(session.store), rows.CACHE),
     ):
         if format_ is None:
             out(f"{heading} space usage:\n")
@@ -184,10 +185,11 @@ _everything = click.option("-a", "--all", "everything", is_flag=True, help="All 
 @_everything
 @click.pass_obj
 def _prune(session: Session, force: bool, everything: bool) -> None:
-    """Remove stopped containers and unused images, and free their space."""
+    """Remove stopped containers, unused images and build cache, and free their space."""
     images = "images without a container" if everything else "dangling images"
-    _confirm(force, f"all stopped containers and all {images}")
-    for line in session.store.prune(containers=True, images=True, all_images=everything):
+    cache = "all build cache" if everything else "unused build cache"
+    _confirm(force, f"all stopped containers, all {images} and {cache}")
+    for line in session.store.prune(containers=True, images=True, all_images=everything, build_cache=True):
         out(line)
 
 

@@ -88,6 +88,15 @@ def prune_cache(
 ) -> list[CacheRecord]:
     """Forgets what no image has (with `everything` all), not used for `older_ns`, least recently used first until only
     `keep` (bytes, or `10g`) is left; then collects. What was forgotten."""
+    gone = forget_cache(store, everything=everything, older_ns=older_ns, keep=keep)
+    store.gc()
+    return gone
+
+
+def forget_cache(
+    store: Store, *, everything: bool = False, older_ns: int | None = None, keep: int | str | None = None
+) -> list[CacheRecord]:
+    """As prune_cache, without collecting."""
     keep_bytes = parse_size(keep) if keep is not None else None
     records = cache_records(store)
     limit = time.time_ns() - older_ns if older_ns is not None else None
@@ -101,7 +110,6 @@ def prune_cache(
         if _forget(store, record):
             kept -= record.size
             gone.append(record)
-    store.gc()
     return gone
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerfs._record import dataclass, replace
+from layerfs.build.programs import NOT_FOUND, Tail, meant, missing
 from layerfs.build.steps import OnOutput, RunStep, StepFailed, StepMount
 from layerfs.digest import Digest, chain_id
 from layerfs.engine.container import Container
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 OWNER = "build"  # in a container's config: the lease of the build that it belongs to
 _SECRETS = "layerfs-secret-"
 _PIPES = b"/dev/pipes"
+_STDERR = 2
 _HOST = "buildkitsandbox"  # BuildKit's
 
 
@@ -61,7 +63,10 @@ def run_step(
     tree = merged_tree(store.root, step.layers)
     box = _create(store, step.layers, lease, tree)
     try:
-        code, reason = _run(box, step, tree, lease, output, registered)
+        said = Tail()
+        code, reason = _run(box, step, tree, lease, _overheard(output, said), registered)
+        if code == NOT_FOUND:
+            reason = _suggested(store, step, tree, said.data, reason)
         if code and not keep_failed:
             raise StepFailed(" ".join(step.argv), code, reason=reason)
         layer = _commit(box, tree, lease, latest_ns)
@@ -70,6 +75,26 @@ def run_step(
         return layer
     finally:
         ended(box)
+
+
+def _overheard(output: OnOutput, said: Tail) -> OnOutput:
+    """Output that is kept for a look at its end."""
+
+    def hear(stream: int, data: bytes) -> None:
+        if stream == _STDERR:
+            said.take(data)
+        output(stream, data)
+
+    return hear
+
+
+def _suggested(store: Store, step: RunStep, tree: Tree, said: bytes, reason: str) -> str:
+    from layerfs.build.files import TreeFiles
+
+    name = meant(TreeFiles(store.root, tree), step.env, missing(step.argv, said))
+    if not name:
+        return reason
+    return f"{reason} (did you mean {name}?)" if reason else f"did you mean {name}?"
 
 
 def _create(store: Store, layers: Sequence[DiffID], lease: Lease, tree: Tree) -> Container:

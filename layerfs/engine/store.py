@@ -486,11 +486,20 @@ class Store:
         images: bool = False,
         all_images: bool = False,
         filters: Mapping[str, Sequence[str]] | None = None,
+        build_cache: bool = False,
     ) -> list[str]:
-        """Remove stopped containers and unused images, then what that frees; the lines docker prints."""
+        """Remove stopped containers, unused images and build cache (with `all_images` all of it), then what that frees;
+        the lines docker prints."""
         from layerfs.engine.upkeep import prune
 
-        return prune(self, containers=containers, images=images, all_images=all_images, filters=filters or {})
+        return prune(
+            self,
+            containers=containers,
+            images=images,
+            all_images=all_images,
+            filters=filters or {},
+            build_cache=build_cache,
+        )
 
     def disk_usage(self) -> ImagesUsage:
         """Bytes by image, shared and unique."""

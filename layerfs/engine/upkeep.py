@@ -173,7 +173,13 @@ def _block_problems(store: Store) -> Iterator[Problem]:
 
 
 def prune(
-    store: Store, *, containers: bool, images: bool, all_images: bool, filters: Mapping[str, Sequence[str]]
+    store: Store,
+    *,
+    containers: bool,
+    images: bool,
+    all_images: bool,
+    filters: Mapping[str, Sequence[str]],
+    build_cache: bool = False,
 ) -> list[str]:
     """What `docker … prune -f` prints."""
     lines: list[str] = []
@@ -181,6 +187,8 @@ def prune(
         lines += _prune_containers(store)
     if images:
         lines += _prune_images(store, all_images, filters)
+    if build_cache:
+        lines += _prune_cache(store, all_images)
     freed = collect_garbage(store, dry_run=False, progress=None).bytes
     return [*lines, f"Total reclaimed space: {human_size(freed)}"]
 
@@ -195,6 +203,13 @@ def _prune_containers(store: Store) -> list[str]:
         except InUse:
             continue
     return ["Deleted Containers:", *gone, ""] if gone else []
+
+
+def _prune_cache(store: Store, everything: bool) -> list[str]:
+    from layerfs.engine.buildcache import forget_cache
+
+    gone = [record.id for record in forget_cache(store, everything=everything)]
+    return ["Deleted build cache objects:", *gone, ""] if gone else []
 
 
 def _prune_images(store: Store, everything: bool, filters: Mapping[str, Sequence[str]]) -> list[str]:

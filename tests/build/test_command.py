@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +115,54 @@ def test_plain_progress_quiet_and_json(command: Command, place: Path) -> None:
     assert {"a:latest", "b:2"} <= set(names)
 
 
+def on_a_terminal(line: list[str], place: Path, columns: int) -> tuple[int, str]:
+    """Runs a command with a terminal for its standard error; its exit code, and what came there."""
+    terminal, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {**os.environ, "LAYERFS_STORE": str(place / "store"), "TERM": "xterm"}
+    with subprocess.Popen(line, stdin=inner, stdout=subprocess.DEVNULL, stderr=inner, env=environment) as process:
+        os.close(inner)
+        said = b""
+        with contextlib.suppress(OSError):  # EIO: the program has ended
+            while data := os.read(terminal, 1 << 16):
+                said += data
+    os.close(terminal)
+    return process.returncode, said.decode(errors="replace")
+
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+@pytest.mark.root
+def test_a_terminal_shows_what_runs_and_keeps_what_is_over(command: Command, place: Path) -> None:
+    lines = (
+        "FROM box:1 AS first\nRUN seq 1 9; sleep 1; printf 'rest\\033[2J'\n"
+        "FROM box:1\nCOPY --from=first /etc/passwd /etc/a/rather/long/path/that/does/not/fit\nLABEL a=b\n"
+    )
+    context = write_files(place / "c", {"Dockerfile": lines})
+    build = [*LAYERFS, "build", "--network", "none", "-t", "named", str(context)]
+    code, said = on_a_terminal(build, place, 60)
+    shown = _CONTROL.sub("", said)
+    assert code == 0
+    assert "\x1b[2J" not in said and "\x1b[?25h" in said  # a program's codes never, the cursor again
+    assert " => => 9\n" in shown and " => => 3\n" not in shown  # while it runs its last lines are seen
+    kept = [line for line in shown.splitlines() if line.startswith(" => [")]
+    assert all(len(line) <= 60 for line in shown.splitlines())
+    assert re.match(r" => \[first 2/2\] RUN seq 1 9; .*…  [1-9]\.\ds$", [line for line in kept if "RUN" in line][-1])
+    assert shown.rstrip().splitlines()[-1] == " => named:latest"
+    assert " => CACHED [first 2/2]" in _CONTROL.sub("", on_a_terminal(build, place, 80)[1])
+
+
+@pytest.mark.root
+def test_a_terminal_shows_why_a_step_failed(command: Command, place: Path) -> None:
+    context = write_files(place / "c", {"Dockerfile": "FROM box:1\nRUN seq 1 9; echo why >&2; exit 3\n"})
+    code, said = on_a_terminal([*LAYERFS, "build", "--network", "none", str(context)], place, 80)
+    shown = _CONTROL.sub("", said)
+    assert code == 1
+    assert " => ERROR [2/2] RUN seq" in shown and " > 1\n" in shown and " > why\n" in shown
+    assert "exit code: 3" in shown.rstrip().splitlines()[-1]
+
+
 def test_a_wrong_dockerfile_is_shown_with_a_caret(command: Command, place: Path) -> None:
     context = write_files(place / "c", {"Dockerfile": "FROM scratch\nCOPPY a b\n"})
     done = command("build", context)
@@ -195,6 +248,21 @@ def test_builder_df_and_prune(command: Command, place: Path) -> None:
     done = command("builder", "prune", "-f")
     assert done.stdout.startswith("Deleted build cache objects:\n")
     assert "mine" not in command("builder", "df").stdout
+
+
+def test_system_df_counts_the_build_cache_and_system_prune_removes_it(command: Command, place: Path) -> None:
+    context = write_files(place / "c", {"f": "12345678", "Dockerfile": "FROM scratch\nCOPY f /f\n"})
+    command("build", "-t", "x", context)
+    row = "{{.Type}}|{{.TotalCount}}|{{.Active}}|{{.Reclaimable}}"
+    used = command("system", "df", "--format", row).stdout.splitlines()[-1]
+    command("rmi", "x")
+    unused = command("system", "df", "--format", row).stdout.splitlines()[-1]
+    assert used.startswith("Build Cache|2|1|") and unused.startswith("Build Cache|2|0|")  # a layer, and digests
+    assert unused.endswith("B (100%)") and used != unused
+    assert "COPY f /f" in command("system", "df", "-v").stdout
+    done = command("system", "prune", "-f")
+    assert re.search(r"Deleted build cache objects:\n[0-9a-f\n]+\nTotal reclaimed space: [1-9]", done.stdout)
+    assert command("builder", "df", "--format", "{{.Kind}}").stdout.split() == []
 
 
 def _processes_of(place: Path) -> list[str]:

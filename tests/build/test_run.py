@@ -10,7 +10,7 @@ import pytest
 
 import layerfs
 from layerfs.build.steps import StepFailed
-from layerfs.errors import InvalidInput, NotFound
+from layerfs.errors import ImageNotFound, InvalidInput, NotFound
 from tests.build.conftest import Build, Events, read, tree
 
 pytestmark = pytest.mark.root
@@ -71,6 +71,26 @@ def test_a_program_that_is_not_there_is_127_in_dockers_words(build: Build) -> No
     with pytest.raises(StepFailed, match=r'exec: "pyhton": executable file not found in \$PATH') as caught:
         build('FROM box:1\nRUN ["pyhton", "app.py"]\n', network="none")
     assert caught.value.returncode == 127
+
+
+def test_a_program_that_is_nearly_there_is_suggested(build: Build) -> None:
+    with pytest.raises(StepFailed, match=r"\$PATH \(did you mean touch\?\)"):
+        build('FROM box:1\nRUN ["tuoch", "/f"]\n', network="none")
+    with pytest.raises(StepFailed, match=r"exit code: 127: did you mean mkdir\?"):
+        build("FROM box:1\nRUN echo first >&2; mkidr /d\n", network="none")
+    with pytest.raises(StepFailed, match=r"exit code: 127\Z"):
+        build("FROM box:1\nRUN touhc /f; echo other >&2; exit 127\n", network="none")
+
+
+def test_an_image_that_is_not_there_may_have_been_a_stage(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(store: object, name: str, **how: object) -> object:
+        raise ImageNotFound(f"No such image: {name}")
+
+    monkeypatch.setattr(layerfs.Store, "pull", unreachable)
+    with pytest.raises(ImageNotFound, match=r"Dockerfile:2: No such image: buidler.*\(did you mean builder\?\)"):
+        build("FROM box:1 AS builder\nFROM buidler\n")
+    with pytest.raises(ImageNotFound, match=r"debain.*\(did you mean debian\?\)"):
+        build("FROM scratch\nCOPY --from=debain /etc /etc\n")
 
 
 def test_debug_keeps_an_image_of_the_failed_step(build: Build, store: layerfs.Store) -> None:
