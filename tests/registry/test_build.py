@@ -9,7 +9,7 @@ import pytest
 
 import layerfs
 from layerfs.errors import RegistryError
-from tests.build.conftest import Events, write_files
+from tests.build.conftest import write_files
 from tests.registry.servers import Registry
 
 Make = Callable[..., layerfs.Image]
