@@ -150,8 +150,8 @@ class _Loader:
         if len(layers) == 1:
             return self._ensure(layers[0], vouched)
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="load") as pool:
-            futures = [pool.submit(self._ensure, layer, vouched) for layer in layers]
-            try:
+            try:  # around the submitting too: a signal may come as soon as the first job runs
+                futures = [pool.submit(self._ensure, layer, vouched) for layer in layers]
                 for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                     future.result()
             except BaseException:  # also when the user interrupts: no layer is read to its end for nothing

@@ -343,16 +343,18 @@ def in_parallel(jobs: Sequence[Callable[[], _T]], cancel: Callable[[], object]) 
     """The results in order. The first failure, or a signal's exception, ends it: `cancel` stops what goes on."""
     if len(jobs) < 2:
         return [job() for job in jobs]
-    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="push") as pool:
+    pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="push")
+    try:  # around the submitting too: a signal may come as soon as the first job runs
         futures: list[Future[_T]] = [pool.submit(job) for job in jobs]
-        try:
-            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                future.result()
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            cancel()
-            raise
+        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+            future.result()
+        return [future.result() for future in futures]
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        cancel()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def tags_to_push(root: StoreRoot, reference: Reference, *, all_tags: bool = False) -> list[Tag]:

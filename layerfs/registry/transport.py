@@ -154,18 +154,52 @@ class Response:
         self.close()
 
 
-def _pools(sockets: weakref.WeakSet[socket.socket]) -> tuple[type[Any], type[Any], type[Any]]:
+class _Sockets:
+    """The open sockets of a transport. Once `stop` is set, one that is noted ends at once: between a request's look at
+    `stop` and its connection there is time for a cancel.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop, self._lock = stop, threading.Lock()
+        self._all: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def note(self, one: socket.socket) -> None:
+        with self._lock:
+            self._all.add(one)
+        if self._stop.is_set():
+            _end(one)
+
+    def end(self) -> None:
+        for one in self.all():
+            _end(one)
+
+    def all(self) -> list[socket.socket]:
+        with self._lock:
+            return list(self._all)
+
+
+def _end(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(one, socket.SHUT_RDWR)  # not TLS's own, which talks to the other end
+
+
+def _pools(sockets: _Sockets) -> tuple[type[Any], type[Any], type[Any]]:
     """Pools for http, https and unverified https, whose connections note their sockets."""
 
     class Plain(urllib3.connection.HTTPConnection):
         def connect(self) -> None:
             super().connect()
-            sockets.add(self.sock)
+            sockets.note(self.sock)
 
     class Secure(urllib3.connection.HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            one = super()._new_conn()
+            sockets.note(one)  # the handshake may be what hangs
+            return one
+
         def connect(self) -> None:
             super().connect()
-            sockets.add(self.sock)
+            sockets.note(self.sock)
 
     class PlainPool(urllib3.HTTPConnectionPool):
         ConnectionCls = Plain
@@ -204,7 +238,7 @@ class Transport:
         self._lock = threading.Lock()
         self._managers: dict[tuple[str, str, int], urllib3.PoolManager] = {}
         self._met: set[tuple[str, str, int]] = set()
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._sockets = _Sockets(self.stop)
         self._pools = _pools(self._sockets)
 
     def request(
@@ -334,16 +368,14 @@ class Transport:
     def cancel(self) -> None:
         """Ends all requests, in whatever thread, with an error."""
         self.stop.set()
-        for one in list(self._sockets):
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(one, socket.SHUT_RDWR)  # not TLS's own, which talks to the other end
+        self._sockets.end()
 
     def close(self) -> None:
         with self._lock:
             managers, self._managers = self._managers, {}
         for manager in managers.values():
             manager.clear()
-        for one in list(self._sockets):  # of answers that nobody read to the end
+        for one in self._sockets.all():  # of answers that nobody read to the end
             one.close()
 
 

@@ -201,3 +201,19 @@ def test_cancelling_ends_a_request_that_waits() -> None:
             transport.request("GET", f"http://{host}/")
         assert time.monotonic() - begun < 4  # QUICK.read is 5
         done.set()
+
+
+def test_a_cancel_between_a_requests_start_and_its_connection_ends_it() -> None:
+    """The proxy is asked for after the request's look at `stop`, and before its connection."""
+    done = threading.Event()
+
+    def cancel(url: str) -> None:
+        transport.cancel()
+
+    transport = Transport(Settings().context, proxy=cancel, limits=QUICK)
+    with scripted(lambda request: Answer(200 if done.wait(10) else 500)) as (host, _):
+        begun = time.monotonic()
+        with pytest.raises(RegistryError, match="cancelled"):
+            transport.request("GET", f"http://{host}/")
+        assert time.monotonic() - begun < 4  # QUICK.read is 5
+        done.set()
