@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest, chain_id
 from layerfs.errors import Corrupt
 from layerfs.layer.layers import has_layer

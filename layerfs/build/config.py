@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
 import layerfs.build.instructions as i
+from layerfs._record import dataclass, field, replace
 from layerfs.digest import DiffID
 from layerfs.image.changes import set_env
 from layerfs.image.values import check_signal

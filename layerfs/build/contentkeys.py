@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import stat
 import struct
 import threading
@@ -86,7 +85,7 @@ def _read(place: Path) -> dict[bytes, bytes]:
 
 
 def _write(place: Path, data: bytes) -> None:
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
+    temporary = place.with_name(f".{place.name}.{os.urandom(6).hex()}")
     with contextlib.suppress(OSError):
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary.write_bytes(data)

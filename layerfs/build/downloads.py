@@ -7,9 +7,9 @@ import os
 import posixpath
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+from layerfs._record import dataclass
 from layerfs.build.files import Item, Xattrs
 from layerfs.errors import Corrupt, InvalidInput, NotFound
 from layerfs.layer.entry import BytesContent, Content, FileContent

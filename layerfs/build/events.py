@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from layerfs._record import asdict, dataclass
 
 Kind = Literal["context", "start", "cached", "output", "done", "failed", "warning", "image", "debug"]
 

@@ -8,10 +8,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import layerfs.build.instructions as i
+from layerfs._record import dataclass, field, replace
 from layerfs.build.cachekeys import BuildCache, Made, step_key
 from layerfs.build.config import State
 from layerfs.build.downloads import OneFile, check_checksum, fetch, is_git, is_url, name_of

@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from layerfs._record import dataclass
 from layerfs.build.patterns import substitute, trim_prefix, trim_suffix
 from layerfs.build.problems import problem, quote
 from layerfs.build.words import SPACES
@@ -47,7 +47,7 @@ class Rules:
     keep_unset: bool = False  # an unset variable stays as it is written
 
 
-def expand(word: str, variables: Mapping[str, str], rules: Rules = Rules()) -> Expansion:
+def expand(word: str, variables: Mapping[str, str], rules: Rules = Rules()) -> Expansion:  # noqa: B008 (frozen)
     """Expand one word.
 
     Raises:

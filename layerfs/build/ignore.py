@@ -10,8 +10,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
+from layerfs._record import dataclass
 from layerfs.build.problems import locate, problem
 from layerfs.build.words import SPACES
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from layerfs._record import dataclass, replace
 from layerfs.build.problems import located
 from layerfs.oci import Healthcheck as HealthConfig
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 
+from layerfs._record import dataclass, field, replace
 from layerfs.build.ignore import Matcher, clean
 from layerfs.build.instructions import (
     Add,

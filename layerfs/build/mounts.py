@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from layerfs._record import dataclass, field
 from layerfs.build.instructions import Device, Mount
 from layerfs.build.problems import nearest, problem, quote
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from layerfs._record import dataclass
 from layerfs.errors import InvalidInput
 
 Kind = Literal["image", "local", "tar", "oci", "docker"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
+from layerfs._record import dataclass
 from layerfs.build import heredocs
 from layerfs.build.instructions import (
     Add,

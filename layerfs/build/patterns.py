@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from layerfs._record import dataclass
 from layerfs.build.problems import problem
 
 _STAR = "*"

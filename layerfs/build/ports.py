@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 
+from layerfs._record import dataclass
 from layerfs.build.problems import problem, quote
 
 _PROTOCOLS = ("tcp", "udp", "sctp")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from layerfs._record import dataclass
 from layerfs.build.files import Files, Skip
 from layerfs.build.find import find
 from layerfs.build.ignore import Found as Decision

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import cast
 
+from layerfs._record import dataclass, replace
 from layerfs.build.instructions import Mount
 from layerfs.build.sources import Sources
 from layerfs.build.steps import MountKind, Sharing, StepMount

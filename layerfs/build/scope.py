@@ -8,9 +8,9 @@ rules are BuildKit's: a line sees the values before it; ARG and ENV of one name 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from layerfs._record import dataclass, field, replace
 from layerfs.build.expand import Expansion, Rules, expand
 from layerfs.build.instructions import (
     Add,

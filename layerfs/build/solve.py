@@ -6,10 +6,10 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import layerfs.build.instructions as i
+from layerfs._record import dataclass, field, replace
 from layerfs.build.cachekeys import step_key
 from layerfs.build.config import State, changed
 from layerfs.build.events import BuildEvent, Clock, Report

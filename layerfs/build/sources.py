@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+from layerfs._record import dataclass
 from layerfs.build.config import State
 from layerfs.build.context import DirectoryFiles
 from layerfs.build.files import Files, Ignore, TreeFiles

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Hashable, Iterator
-from dataclasses import replace
 
+from layerfs._record import replace
 from layerfs.build.config import State
 from layerfs.build.files import Item, TreeFiles, below
 from layerfs.digest import DiffID

@@ -7,9 +7,9 @@ added with `Plan.with_triggers` when they have been looked at.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from layerfs._record import dataclass, replace
 from layerfs.build.instructions import Copy, Dockerfile, From, Instruction, OnBuild, Run, Source, Stage
 from layerfs.build.parse import parse_trigger
 from layerfs.build.problems import nearest, problem, quote

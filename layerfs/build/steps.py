@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from layerfs._record import dataclass, field
 from layerfs.build.cachekeys import step_key
 from layerfs.build.config import State
 from layerfs.digest import DiffID

@@ -10,8 +10,8 @@ from __future__ import annotations
 import posixpath
 import stat
 from collections.abc import Generator, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 
+from layerfs._record import dataclass, field, replace
 from layerfs.build.contentkeys import digest_of
 from layerfs.build.context import DirectoryFiles
 from layerfs.build.files import Files, Item, Skip, TreeFiles, below, walk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -131,7 +131,7 @@ class Legacy:
     def _runs(self) -> None:
         """The old builder had a container for everything but FROM, ADD and COPY."""
         if not self._container and self._text.split(None, 1)[0].upper() not in ("FROM", "ADD", "COPY"):
-            self._container = secrets.token_hex(6)
+            self._container = os.urandom(6).hex()
             self._put(f" ---> Running in {self._container}")
 
     def _output(self, event: BuildEvent) -> None:

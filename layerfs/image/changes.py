@@ -9,8 +9,8 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
+from layerfs._record import dataclass, replace
 from layerfs.errors import InvalidInput
 from layerfs.image.values import check_signal, parse_duration, parse_ports
 from layerfs.image.words import expand, expand_words, split
