@@ -72,6 +72,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "gc": ("upkeep", "The store"),
     "fsck": ("upkeep", "The store"),
     "system": ("upkeep", "The store"),
+    "bench": ("bench", "The store"),
     "debug": ("debug", "The store"),
     "info": ("upkeep", "The store"),
     "version": ("upkeep", "The store"),

@@ -71,14 +71,18 @@ def history_command(
     render(rows, columns, format=format_, quiet="ID" if quiet else None)
 
 
-def _inspect(session: Session, names: tuple[str, ...], format_: str | None, kind: str | None, size: bool) -> int:
-    return _inspect_all(names, format_, lambda name: session.store.inspect(name, kind=kind, size=size))
+def _inspect(
+    session: Session, names: tuple[str, ...], format_: str | None, quiet: bool, kind: str | None, size: bool
+) -> int:
+    return _inspect_all(names, format_, quiet, lambda name: _document(session, name, kind, size))
 
 
-def _inspect_all(names: tuple[str, ...], format_: str | None, inspect: Callable[[str], Any]) -> int:
-    """docker's: one JSON array of what was found, or a line for each name by the template."""
+def _inspect_all(names: tuple[str, ...], format_: str | None, quiet: bool, inspect: Callable[[str], Any]) -> int:
+    """docker's: one JSON array of what was found, or a line for each name by the template. `table` and -q: ours."""
     from layerfs.cli.template import Template, to_json
 
+    if quiet or format_ == "table":
+        return _inspect_table(names, quiet, inspect)
     template = Template(unescape(format_)) if format_ and format_ != "json" else None
     found: list[Any] = []
     code = 0
@@ -94,6 +98,22 @@ def _inspect_all(names: tuple[str, ...], format_: str | None, inspect: Callable[
                 out(template(found[-1]))
     if template is None:
         out(to_json(found) if format_ else json.dumps(found, indent=4, ensure_ascii=False))
+    return code
+
+
+def _inspect_table(names: tuple[str, ...], quiet: bool, inspect: Callable[[str], Any]) -> int:
+    """One row each, or the ID alone."""
+    found: list[dict[str, str]] = []
+
+    def look(name: str) -> None:
+        document = inspect(name)
+        id = str(document.get("Id") or document.get("Digest") or document.get("Name", ""))
+        names = document.get("RepoTags") or [str(document.get("Name", "")).removeprefix("/")]
+        created = document.get("Created") or document.get("CreatedAt") or ""
+        found.append({"ID": id, "Name": ", ".join(names), "Created": str(created)})
+
+    code = for_each(names, look)
+    render(found, {"ID": "ID", "NAME": "Name", "CREATED": "Created"}, quiet="ID" if quiet else None)
     return code
 
 
@@ -117,12 +137,14 @@ def _document(session: Session, name: str, kind: str | None, size: bool) -> dict
     raise NotFound(f"No such object: {name}")
 
 
-_inspect_format = click.option("-f", "--format", "format_", metavar="FORMAT", help="json, or a Go template.")
+_inspect_format = click.option("-f", "--format", "format_", metavar="FORMAT", help="json, table, or a Go template.")
+_inspect_quiet = quiet_option()
 
 
 @verb("inspect")
 @any_argument("names", nargs=-1, required=True, metavar="NAME...")
 @_inspect_format
+@_inspect_quiet
 @click.option(
     "--type", "kind", type=click.Choice(["container", "image", "network", "volume"]), help="Look only for this kind."
 )
@@ -134,6 +156,7 @@ def inspect_command(
     session: Session,
     names: tuple[str, ...],
     format_: str | None,
+    quiet: bool,
     kind: str | None,
     size: bool,
     remote: bool,
@@ -143,27 +166,31 @@ def inspect_command(
     if remote:
         from layerfs.engine.registries import inspect_remote
 
-        return _inspect_all(names, format_, lambda name: inspect_remote(name, platform=platform))
-    return _inspect(session, names, format_, kind, size)
+        return _inspect_all(names, format_, quiet, lambda name: inspect_remote(name, platform=platform))
+    return _inspect(session, names, format_, quiet, kind, size)
 
 
 @verb("inspect")
 @image_argument("names", nargs=-1, required=True, metavar="IMAGE...")
 @_inspect_format
+@_inspect_quiet
 @click.pass_obj
-def image_inspect_command(session: Session, names: tuple[str, ...], format_: str | None) -> int:
+def image_inspect_command(session: Session, names: tuple[str, ...], format_: str | None, quiet: bool) -> int:
     """Show all there is to know of images."""
-    return _inspect(session, names, format_, "image", False)
+    return _inspect(session, names, format_, quiet, "image", False)
 
 
 @verb("inspect")
 @container_argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 @_inspect_format
+@_inspect_quiet
 @click.option("-s", "--size", is_flag=True, help="Add sizes.")
 @click.pass_obj
-def container_inspect_command(session: Session, names: tuple[str, ...], format_: str | None, size: bool) -> int:
+def container_inspect_command(
+    session: Session, names: tuple[str, ...], format_: str | None, quiet: bool, size: bool
+) -> int:
     """Show all there is to know of containers."""
-    return _inspect(session, names, format_, "container", size)
+    return _inspect(session, names, format_, quiet, "container", size)
 
 
 @verb("tag")

@@ -12,7 +12,7 @@ from layerfs.cli.output import fail, out
 from layerfs.cli.progress import blob_bars
 from layerfs.cli.session import Session
 from layerfs.cli.verbs import verb
-from layerfs.errors import InvalidInput
+from layerfs.errors import InvalidInput, LayerfsError
 from layerfs.reference import Reference
 
 if TYPE_CHECKING:
@@ -68,10 +68,22 @@ def image_at_hand(session: Session, name: str, policy: str, *, platform: str | N
 
     def fetch(name: str) -> None:
         reference = Reference.parse(name).tagged()
-        if policy != "always":
-            fail(f"Unable to find image '{reference.familiar}' locally")
-        say: Say = _silent if quiet else lambda text: sys.stderr.write(f"{text}\n")
-        pulled = _pull(session, name, say, platform=platform, all_platforms=False, quiet=quiet)
+        notice = [] if policy == "always" else [f"Unable to find image '{reference.familiar}' locally"]
+        if not quiet and notice and sys.stderr.isatty():
+            fail(notice.pop())  # at once: the registry may be slow
+
+        def say(text: str) -> None:
+            if not quiet:
+                if notice:
+                    fail(notice.pop())
+                sys.stderr.write(f"{text}\n")
+
+        try:
+            pulled = _pull(session, name, say, platform=platform, all_platforms=False, quiet=quiet)
+        except LayerfsError as error:
+            if notice:  # an error is one line
+                error.message = f"{notice[0]}: {error.message}"
+            raise
         _tell_end(say, pulled.changed, reference.familiar)
 
     at_hand(session.store, name, policy, platform=platform, fetch=fetch)

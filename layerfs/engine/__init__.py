@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from layerfs._lazy import loader
 from layerfs.engine.container import Container
 from layerfs.engine.image import Image, Layer
-from layerfs.engine.records import Change, LoadedImage
+from layerfs.engine.records import Change, Changes, LoadedImage
 from layerfs.engine.store import Store, diff
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __getattr__ = loader(__name__, {"GcResult": "upkeep", "Sizes": "upkeep", "Snapsh
 
 __all__ = [
     "Change",
+    "Changes",
     "Container",
     "GcResult",
     "Image",

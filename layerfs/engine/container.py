@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from layerfs._record import replace
 from layerfs.engine.mounts import mount_container, mounted_at
 from layerfs.engine.programs import Programs
-from layerfs.engine.records import Change
+from layerfs.engine.records import Change, Changes
 from layerfs.errors import ContainerNotFound, InUse, InvalidInput, LayerfsError
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class Container(Programs):
 
         write_bundle(self, Path(directory), mount=mount)
 
-    def diff(self) -> list[Change]:
+    def diff(self) -> Changes:
         """What it changed of its image, in docker's order and words; also while it is mounted or runs."""
         from layerfs.engine.running import release_root
         from layerfs.engine.snapshots import diff_from_image
@@ -267,7 +267,7 @@ class Container(Programs):
             return diff_from_image(self)
         objects = self.store.root.path / "objects"
         found = changes(self.upper, self.tree(), index=self._index, objects=objects)
-        return [Change(change.kind, os.fsdecode(change.path)) for change in found]
+        return Changes(Change(change.kind, os.fsdecode(change.path)) for change in found)
 
     @property
     def _index(self) -> Path:

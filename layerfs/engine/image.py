@@ -12,7 +12,7 @@ from layerfs.engine.mounts import mount_image
 from layerfs.image.images import Images
 
 if TYPE_CHECKING:
-    from layerfs.engine.records import Change
+    from layerfs.engine.records import Changes
     from layerfs.engine.store import Store
     from layerfs.image.history import HistoryRow
     from layerfs.image.record import ImageRecord
@@ -130,7 +130,7 @@ class Image:
         """
         return mount_image(self.store, self.record, None if target is None else Path(target), engine, options)
 
-    def diff(self, other: Image) -> list[Change]:
+    def diff(self, other: Image) -> Changes:
         """What `other` has otherwise: added, changed, deleted, with sizes."""
         return self.store.diff(self, other)
 

@@ -18,10 +18,9 @@ Kind = Literal["A", "C", "D"]
 class Change:
     """A name that was added (A), changed (C) or deleted (D).
 
-    `path` begins with a slash; bytes that are no UTF-8 come as surrogate escapes (os.fsencode gives them back).
-    Sizes are bytes
-    of regular files. `fields` says what differs where two trees were compared: type content mode owner mtime xattrs
-    target device.
+    `path` begins with a slash; bytes that are no UTF-8 come as surrogate escapes (os.fsencode gives them back). Sizes
+    are bytes of regular files, told where two trees were compared; `size` is what is there now, or was. `fields` says
+    what differs then: type content mode owner mtime xattrs target device.
     """
 
     kind: Kind
@@ -30,11 +29,31 @@ class Change:
     new_size: int = 0
     fields: tuple[str, ...] = ()
 
+    @property
+    def size(self) -> int:
+        return self.old_size if self.kind == "D" else self.new_size
+
     @classmethod
     def of(cls, difference: Difference) -> Change:
         return cls(
             difference.kind, os.fsdecode(difference.path), difference.old_size, difference.new_size, difference.fields
         )
+
+
+class Changes(list[Change]):
+    """A list of changes, also by kind."""
+
+    @property
+    def added(self) -> list[Change]:
+        return [change for change in self if change.kind == "A"]
+
+    @property
+    def changed(self) -> list[Change]:
+        return [change for change in self if change.kind == "C"]
+
+    @property
+    def deleted(self) -> list[Change]:
+        return [change for change in self if change.kind == "D"]
 
 
 @dataclass(frozen=True, slots=True)

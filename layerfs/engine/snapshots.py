@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from layerfs._record import replace
 from layerfs.digest import DiffID
-from layerfs.engine.records import Change
+from layerfs.engine.records import Change, Changes
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound
 from layerfs.layer.merged import layer_tree, merged_tree
 from layerfs.snapshot.absorb import absorb, pin_stack
@@ -85,7 +85,7 @@ class Snapshot:
         place = Path(target) if target is not None else self.store.mount_point()
         return mount_state(self.store, self.container.record, self.record.state, place, engine, options)
 
-    def diff(self, other: Snapshot | None = None) -> list[Change]:
+    def diff(self, other: Snapshot | None = None) -> Changes:
         """What `other`, a snapshot of the same store, has otherwise (added, changed, deleted, with sizes); without it
         what this one has otherwise than the image.
         """
@@ -93,7 +93,7 @@ class Snapshot:
 
         old = self._stack() if other is not None else self.store.image_of(self.container.record).diff_ids
         new = other._stack() if other is not None else self._stack()
-        return [Change.of(each) for each in diff_stacks(self.store.root, old, new)]
+        return Changes(Change.of(each) for each in diff_stacks(self.store.root, old, new))
 
     def commit(
         self, tag: str | None = None, *, message: str = "", author: str = "", changes: Sequence[str] = ()
@@ -203,7 +203,7 @@ def check_state(store: Store, state: str, stack: tuple[DiffID, ...]) -> None:
         raise Moved("the snapshot's layers were folded while it was being mounted")
 
 
-def diff_from_image(box: Container) -> list[Change]:
+def diff_from_image(box: Container) -> Changes:
     """See Container.diff, for one that stands on a state."""
     from layerfs.layer.since import changes_since
 
@@ -211,11 +211,11 @@ def diff_from_image(box: Container) -> list[Change]:
     image = image_layers(box.store, record)
     root = box.store.root
 
-    def compare(tree: Tree, stack: tuple[DiffID, ...]) -> list[Change]:
+    def compare(tree: Tree, stack: tuple[DiffID, ...]) -> Changes:
         deltas = [layer_tree(root, diff_id) for diff_id in stack[len(image) :]]
         below = merged_tree(root, image)
         found = changes_since(below, deltas, tree, table.upper(record), index=table.work(record) / "index")
-        return [Change(change.kind, os.fsdecode(change.path)) for change in found]
+        return Changes(Change(change.kind, os.fsdecode(change.path)) for change in found)
 
     return with_stack(box.store, record, record.base, compare)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from layerfs.engine.container import Container
 from layerfs.engine.image import Image
 from layerfs.engine.lookup import container_or_image, image_of, inspect, stack_of, tree_lines, users_of_images
 from layerfs.engine.mounts import await_end, check_engine, find_mount, mount_image, mount_statistics, unmount_all
-from layerfs.engine.records import Change, LoadedImage
+from layerfs.engine.records import Change, Changes, LoadedImage
 from layerfs.errors import ImageNotFound, InvalidInput
 from layerfs.image.images import Images
 from layerfs.reference import Reference
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from layerfs.build.events import BuildEvent
     from layerfs.build.lint import Report as LintReport
     from layerfs.digest import DiffID
+    from layerfs.engine.bench import BenchRow
     from layerfs.image.filters import ImageSummary
     from layerfs.image.record import ImageRecord
     from layerfs.image.removal import Removed
@@ -72,6 +74,10 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<layerfs.Store {self.path}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled (for another process) is the place; images, containers and snapshots take their store along."""
+        return functools.partial(Store, str(self.path), create=False), ()
 
     def close(self) -> None:
         """Mounts stay; everything durable already is."""
@@ -437,11 +443,11 @@ class Store:
 
     # comparing
 
-    def diff(self, old: str | Image, new: str | Image) -> list[Change]:
+    def diff(self, old: str | Image, new: str | Image) -> Changes:
         """What is otherwise in `new`: images by name, layers by diff ID (`sha256:…` or a start of its digits)."""
         from layerfs.image.compare import diff_stacks
 
-        return [Change.of(d) for d in diff_stacks(self.root, self.stack(old), self.stack(new))]
+        return Changes(Change.of(d) for d in diff_stacks(self.root, self.stack(old), self.stack(new)))
 
     def stack(self, what: str | Image) -> tuple[DiffID, ...]:
         """The layers of an image, base first, or one layer alone by its diff ID. Raises ImageNotFound, Ambiguous."""
@@ -501,6 +507,29 @@ class Store:
             build_cache=build_cache,
         )
 
+    def bench(
+        self,
+        *,
+        engine: str | None = None,
+        files: int = 2000,
+        size: int | str = "64m",
+        rounds: int = 3,
+        progress: Report | None = None,
+    ) -> list[BenchRow]:
+        """What importing, mounting, reading, writing, committing and the like take here: medians of some rounds, in a
+        store of its own on this one's disk, which goes at the end.
+
+        Args:
+            engine: what mounts; None for the best one here.
+            files, size: how many small files, and bytes of a big one (`"64m"`).
+
+        Raises:
+            InvalidInput, NoSpace; MountError, Unsupported: the engine.
+        """
+        from layerfs.engine.bench import bench
+
+        return bench(self, engine=engine, files=files, size=size, rounds=rounds, progress=progress)
+
     def disk_usage(self) -> ImagesUsage:
         """Bytes by image, shared and unique."""
         from layerfs.image.usage import images_usage
@@ -516,7 +545,7 @@ def _known(values: Mapping[str, Any], kind: type) -> Mapping[str, Any]:
     return values
 
 
-def diff(old: Image, new: Image) -> list[Change]:
+def diff(old: Image, new: Image) -> Changes:
     """What `new` has otherwise than `old`: added, changed, deleted, with sizes. Both in one store.
 
     Raises:

@@ -112,6 +112,7 @@ def live_roots(store: Store, txn: Txn) -> Roots:
 
 def collect_garbage(store: Store, *, dry_run: bool, progress: Report | None) -> GcResult:
     if not dry_run:
+        from layerfs.engine.bench import clear_killed
         from layerfs.engine.buildrun import clear_dead
         from layerfs.engine.life import finish_abandoned
         from layerfs.store.reserve import with_reserve
@@ -119,6 +120,7 @@ def collect_garbage(store: Store, *, dry_run: bool, progress: Report | None) -> 
         def tidy() -> None:
             finish_abandoned(store)
             clear_dead(store)
+            clear_killed(store)
             MountTable(store.root).clean_dead()
             MountTable(store.root).clean_sockets()
             store.container_table.clean_orphans()

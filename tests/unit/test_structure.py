@@ -52,6 +52,7 @@ BELOW = {  # part -> parts it may import
     },
     "cli": {"_version", "build", "engine", "errors", "image", "native", "reference"},
     "__init__": {"_version", "engine", "errors"},
+    "__main__": {"cli"},
 }
 HOMES = {
     "lmdb": {"store"},

@@ -193,3 +193,16 @@ def test_the_store_is_clean_at_the_end(shell, small):
 def test_version_says_what_is_loaded(shell):
     assert shell("version", "--format", "{{.Core}}").out in ("native\n", "python\n")
     assert shell("--version").out.startswith("layerfs version ")
+
+
+def test_inspect_finds_networks_and_volumes_too(shell, small):
+    shell("volume", "create", "data")
+    assert json.loads(shell("inspect", "data").out)[0]["Name"] == "data"
+    assert json.loads(shell("inspect", "--type", "network", "bridge").out)[0]["Name"] == "bridge"
+    assert shell("inspect", "--type", "volume", "small:1").err == "layerfs: get small:1: no such volume\n"
+
+
+def test_inspect_has_a_short_form_and_a_table(shell, small):
+    done = shell("inspect", "-q", "small:1", "nothing")
+    assert (done.code, done.out, done.err) == (1, f"{small}\n", "layerfs: No such object: nothing\n")
+    assert shell("inspect", "--format", "table", "small:1").lines[1].split()[:2] == [small, "small:1"]
