@@ -271,16 +271,21 @@ def exec_command(
         if tty:
             return _exec_terminal(box, command, interactive, detach_keys, how)
         stdin = 0 if interactive else None
-        return box.exec(command, stdin=stdin, stdout=None, stderr=None, forward_signals=True, **how).returncode
+        how |= {"stdin": stdin, "stdout": None, "stderr": None}
+        return box.exec(command, forward_signals=True, linger=True, **how).returncode
     except OSError as error:
         return failed(error)
 
 
 def _exec_terminal(box: Container, command: tuple[str, ...], interactive: bool, keys: str, how: dict[str, Any]) -> int:
-    with box.exec_terminal(command, size=size_of(1), **how) as process:
+    with box.exec_terminal(command, size=size_of(1), linger=True, **how) as process:
+        far = Master(process.terminal, process.send_signal)
         try:
-            carry(Master(process.terminal, process.send_signal), stdin=interactive, terminal=True, keys=keys)
-        except (Detached, GaveUp):
+            carry(far, stdin=interactive, terminal=True, keys=keys, hangup=False)
+        except Detached:
+            process.let_go()
+            return 0
+        except GaveUp:
             return 0
         return process.wait()
 

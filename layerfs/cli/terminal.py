@@ -231,14 +231,16 @@ class GaveUp(Exception):
     """The third Ctrl-C."""
 
 
-def carry(far: Far, *, stdin: bool, terminal: bool, keys: str = DETACH_KEYS, proxy: bool = True) -> None:
-    """Bytes both ways until the far side has ended.
+def carry(
+    far: Far, *, stdin: bool, terminal: bool, keys: str = DETACH_KEYS, proxy: bool = True, hangup: bool = True
+) -> None:
+    """Bytes both ways until the far side has ended. `proxy`: signals go there, `hangup` says whether SIGHUP too.
 
     Raises:
         Detached, GaveUp.
     """
-    numbers = (signal.SIGWINCH,) * terminal + _FORWARDED * proxy
-    signals = _Signals(numbers)
+    passed = [number for number in _FORWARDED if hangup or number != signal.SIGHUP] if proxy else []
+    signals = _Signals((*(signal.SIGWINCH,) * terminal, *passed))
     sys.stdout.flush()
     try:
         with raw(0) if terminal and stdin else contextlib.nullcontext():

@@ -50,6 +50,16 @@ class Canceller:
         self._process: Any = None
         self._wanted = False
 
+    def before(self, on_started: Callable[[Any], object] | None) -> Callable[[Any], None]:
+        """For `on_started`: what the caller wants done then comes after us."""
+
+        def started(process: Any) -> None:
+            self.started(process)
+            if on_started is not None:
+                on_started(process)
+
+        return started
+
     def started(self, process: Any) -> None:
         with self._lock:
             self._process = process

@@ -89,6 +89,7 @@ def execute(
     on_output: OnOutput | None = None,
     on_started: Callable[[Process], object] | None = None,
     forward_signals: bool = False,
+    linger: bool = False,
     **how: Any,
 ) -> RunResult:
     """`start_exec`, then its streams until its end."""
@@ -101,8 +102,8 @@ def execute(
     source: Stream = PIPE if isinstance(stdin, bytes) else stdin
     events.created()
     with (
-        forwarded(forward_signals) as forward,
-        start_exec(box, command, stdin=source, stdout=stdout, stderr=stderr, **how) as process,
+        forwarded(forward_signals, hangup=not linger) as forward,
+        start_exec(box, command, stdin=source, stdout=stdout, stderr=stderr, detached=linger, **how) as process,
     ):
         forward.attach(process)
         events.started()

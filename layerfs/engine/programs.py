@@ -110,7 +110,8 @@ class Programs:
         from layerfs.engine.aio import Canceller, in_thread
 
         cancel = Canceller()
-        return await in_thread(functools.partial(self.run, command, **how, on_started=cancel.started), cancel)
+        how["on_started"] = cancel.before(how.get("on_started"))
+        return await in_thread(functools.partial(self.run, command, **how), cancel)
 
     # its own program, in the background
 
@@ -233,8 +234,10 @@ class Programs:
         on_output: OnOutput | None = None,
         on_started: Callable[[Process], object] | None = None,
         forward_signals: bool = False,
+        linger: bool = False,
     ) -> RunResult:
-        """Run a program inside it while it runs, and wait. Streams and limits are as for `run`.
+        """Run a program inside it while it runs, and wait. Streams and limits are as for `run`. One that may `linger`
+        goes on when this process dies, as docker's do (a hangup is not forwarded then); else it ends with it.
 
         Raises:
             InUse: it does not run. RunError, CommandNotFound, CommandNotExecutable, RunTimeout.
@@ -256,6 +259,7 @@ class Programs:
             on_output=on_output,
             on_started=on_started,
             forward_signals=forward_signals,
+            linger=linger,
         )
 
     def exec_detached(
@@ -275,8 +279,10 @@ class Programs:
         size = (0, 0) if tty else None
         how: dict[str, Any] = {"user": user, "workdir": workdir, "env": env, "privileged": privileged, "size": size}
         how |= {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL}
-        with start_exec(self._box, command, detached=True, **how) as process:
-            return process.pid
+        process = start_exec(self._box, command, detached=True, **how)
+        pid = process.pid
+        process.let_go()
+        return pid
 
     def exec_terminal(
         self,
@@ -287,21 +293,25 @@ class Programs:
         workdir: str | None = None,
         env: Any = (),
         privileged: bool = False,
+        linger: bool = False,
     ) -> Process:
         """A program inside it on a terminal of its own, which runs when this returns: `.terminal` is the master's
-        descriptor, `.wait()` gives the exit code. Use it with `with`: what still runs at the end is killed.
-        `size`: rows and columns. Raises as `exec`."""
+        descriptor, `.wait()` gives the exit code. Use it with `with`: what still runs at the end is killed, unless it
+        lingers and `.let_go()` was called. `size`: rows and columns. Otherwise as `exec`."""
         from layerfs.engine.executing import start_exec
 
         how: dict[str, Any] = {"user": user, "workdir": workdir, "env": env, "privileged": privileged, "size": size}
-        return start_exec(self._box, command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, **how)
+        return start_exec(
+            self._box, command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, detached=linger, **how
+        )
 
     async def aexec(self, command: Sequence[str], **how: Any) -> RunResult:
         """`exec` for asyncio, as `arun`."""
         from layerfs.engine.aio import Canceller, in_thread
 
         cancel = Canceller()
-        return await in_thread(functools.partial(self.exec, command, **how, on_started=cancel.started), cancel)
+        how["on_started"] = cancel.before(how.get("on_started"))
+        return await in_thread(functools.partial(self.exec, command, **how), cancel)
 
     # files
 

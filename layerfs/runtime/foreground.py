@@ -51,12 +51,13 @@ class _Forwarder:
 
 
 @contextlib.contextmanager
-def forwarded(wanted: bool) -> Iterator[_Forwarder]:
-    """While inside, the signals go to the container that is attached (in the main thread only, since Python handles
-    them nowhere else)."""
+def forwarded(wanted: bool, *, hangup: bool = True) -> Iterator[_Forwarder]:
+    """While inside, the signals (HUP too when `hangup` says so) go to the container that is attached; in the main
+    thread only, since Python handles them nowhere else."""
     forward = _Forwarder()
     wanted = wanted and threading.current_thread() is threading.main_thread()
-    previous = {number: signal.signal(number, forward) for number in _FORWARDED} if wanted else {}
+    numbers = [number for number in _FORWARDED if hangup or number != signal.SIGHUP] if wanted else []
+    previous = {number: signal.signal(number, forward) for number in numbers}
     try:
         yield forward
     finally:

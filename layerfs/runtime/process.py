@@ -32,7 +32,8 @@ class RunResult:
 
 
 class Process:
-    """One started container. Leaving it as a context manager, or dropping it, kills what still runs.
+    """One started container. Leaving it as a context manager, or dropping it, kills what still runs. A `detached` one
+    goes on when this process dies; `let_go` leaves it to itself.
 
     `pid` is that of the container's PID 1 on the host, `pidfd` a descriptor of it; `stdin`, `stdout` and `stderr` are
     unbuffered files where PIPE was asked for. Methods may be called from several threads, but only one should wait.
@@ -139,10 +140,14 @@ class Process:
             self.advance()
         return self.returncode
 
-    def close(self) -> None:
-        """Kills what still runs, waits for its end, closes the pipes. A detached one is let go."""
+    def let_go(self) -> None:
+        """A detached one goes on without us: nothing is known of it any more. Any other one is killed."""
         if self._detached and self.returncode is None:
             self._finish(0)
+        self.close()
+
+    def close(self) -> None:
+        """Kills what still runs, waits for its end, closes the pipes."""
         while self.returncode is None:
             self.kill()
             with contextlib.suppress(RunError):
@@ -179,7 +184,7 @@ def start(
     detached: bool = False,
 ) -> Process:
     """Starts a container and returns when its program runs; see `Process.await_start` for the errors. A `detached` one
-    goes on whatever happens to this process or its Process."""
+    goes on when this process dies, or lets it go."""
     process = Process(spec, stdin, stdout, stderr, detached=detached)
     process.await_start(timeout)
     return process

@@ -145,7 +145,8 @@ int main(int count, char **words)
 	int only;
 	if (count == 3 && strcmp(words[1], "namespaces") == 0 && to_number(words[2], &only))
 		return lfs_namespaces_main(only);
-	struct lfs_supervisor self = { .pidfd = -1, .report = -1, .console = -1, .control = -1, .caller = -1, .signals = -1 };
+	struct lfs_supervisor self = { .pidfd = -1, .report = -1, .console = -1, .control = -1, .caller = -1, .signals = -1,
+		.terminal = -1 };
 	int spec_fd, caller;
 	if (count != 4 || !to_number(words[1], &spec_fd) || !to_number(words[2], &self.control) || !to_number(words[3], &caller)) {
 		fputs("layerfs-run is started by layerfs; it takes SPEC_FD CONTROL_FD CALLER_PID\n", stderr);

@@ -2,7 +2,8 @@
  *
  *     layerfs-run SPEC_FD CONTROL_FD CALLER_PID        (see monitor.h for its other mode)
  *
- * CALLER_PID 0: detached. The helper becomes nobody's child, and the program goes on without the caller.
+ * CALLER_PID 0: detached. The helper becomes nobody's child, and the program goes on when the caller closes its end or dies;
+ * what it then writes to its terminal is thrown away.
  *
  * SPEC_FD      a file (memfd) with the spec, read once from its start. Everything is little-endian:
  *                  8 bytes   "LFSRUN1\n"
@@ -277,7 +278,8 @@ size_t lfs_packet_failed(const struct lfs_failure *failure, uint8_t *out, size_t
 struct lfs_supervisor {
 	pid_t pid;
 	int pidfd, report, console, control, caller, signals;
-	bool failed, killed, detached;
+	int terminal; /* detached: the master, read once the caller is gone */
+	bool failed, detached;
 };
 int lfs_supervise(struct lfs_supervisor *self); /* the exit code of the helper */
 

@@ -1,5 +1,5 @@
 /* The supervisor, outside of the namespaces: tells the caller what happens, passes signals on, and lets nothing live
- * longer than the caller does. */
+ * longer than the caller does, unless that was asked for. */
 #define _GNU_SOURCE
 #include <endian.h>
 #include <errno.h>
@@ -52,7 +52,7 @@ static void send_signal(struct lfs_supervisor *self, int number)
 }
 
 /* The pid is for people; the pidfd that goes with it cannot name another process later. */
-static void tell_started(const struct lfs_supervisor *self)
+static void tell_started(struct lfs_supervisor *self)
 {
 	uint8_t packet[8] = { LFS_PACKET_STARTED };
 	int fds[2] = { self->pidfd, self->console < 0 ? -1 : lfs_terminal_receive(self->console) };
@@ -72,6 +72,8 @@ static void tell_started(const struct lfs_supervisor *self)
 	memcpy(CMSG_DATA(rights), fds, size);
 	if (self->control >= 0)
 		sendmsg(self->control, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (self->detached)
+		self->terminal = lfs_steal_fd(&fds[1]);
 	lfs_close_fd(&fds[1]);
 }
 
@@ -115,6 +117,16 @@ static void caller_died(struct lfs_supervisor *self)
 	send_signal(self, SIGKILL);
 }
 
+/* Nobody reads the terminal any more, and a full one would hold the program up. The master stays open when all others
+ * have closed theirs: its end would be a hangup for the program's session. */
+static void drain(struct lfs_supervisor *self, bool *open)
+{
+	char thrown[4096];
+	ssize_t got = read(self->terminal, thrown, sizeof thrown);
+	if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+		*open = false;
+}
+
 static int reap(struct lfs_supervisor *self)
 {
 	int status = 0;
@@ -131,10 +143,11 @@ static int reap(struct lfs_supervisor *self)
 
 int lfs_supervise(struct lfs_supervisor *self)
 {
-	for (;;) {
+	for (bool open = true;;) {
+		int unread = open && self->control < 0 ? self->terminal : -1;
 		struct pollfd events[] = { /* poll passes over descriptors below 0 */
 			{ self->report, POLLIN, 0 }, { self->pidfd, POLLIN, 0 }, { self->signals, POLLIN, 0 },
-			{ self->control, POLLIN, 0 }, { self->caller, POLLIN, 0 },
+			{ self->control, POLLIN, 0 }, { self->caller, POLLIN, 0 }, { unread, POLLIN, 0 },
 		};
 		if (poll(events, sizeof events / sizeof *events, -1) < 0)
 			continue;
@@ -148,5 +161,7 @@ int lfs_supervise(struct lfs_supervisor *self)
 			read_control(self);
 		if (events[4].revents)
 			caller_died(self);
+		if (events[5].revents)
+			drain(self, &open);
 	}
 }

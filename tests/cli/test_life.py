@@ -18,7 +18,7 @@ import pytest
 
 from layerfs.errors import CommandNotFound, ContainerNotFound, InUse, InvalidInput, RunError
 from layerfs.runtime import helper
-from tests.cli.conftest import eventually
+from tests.cli.conftest import LAYERFS, eventually
 
 pytestmark = pytest.mark.root
 FOREVER = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
@@ -298,6 +298,18 @@ def test_exec_ends_with_its_caller_and_with_the_container(shell):
         box.exec(["true"])
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_a_program_that_the_exec_command_ran_outlives_it(shell, store, number):
+    box = shell(FOREVER)
+    box.start()
+    command = [*LAYERFS, "--store", str(store), "exec", box.name, "sh", "-c", "echo ready; sleep 1; echo done > /end"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+        assert client.stdout.readline() == b"ready\n"
+        client.send_signal(number)
+        assert client.wait() == -number
+        assert eventually(lambda: box.exec(["cat", "/end"]).stdout == b"done\n")
+
+
 def test_many_execs_at_once_do_not_mix(shell):
     box = shell(FOREVER)
     box.start()
@@ -354,8 +366,10 @@ def test_asyncio_runs_beside_each_other_and_cancels(shell):
 
     async def main():
         results = await asyncio.gather(*(box.aexec(["sh", "-c", f"exit {n}"]) for n in range(6)), box.arun(["true"]))
-        task = asyncio.create_task(box.aexec(["sleep", "3000"]))
-        await asyncio.sleep(0.3)
+        started = asyncio.Event()
+        tell = asyncio.get_running_loop().call_soon_threadsafe
+        task = asyncio.create_task(box.aexec(["sleep", "3000"], on_started=lambda process: tell(started.set)))
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from tests.cli.conftest import LAYERFS
+from tests.cli.conftest import LAYERFS, eventually
 
 pytestmark = pytest.mark.root
 SHELL = ["sh", "-c", 'echo "# "; while read -r line; do eval "$line"; done']  # without busybox's line editor
@@ -183,3 +183,23 @@ def test_nothing_can_be_typed_into_our_terminal(session):
     it = session("run", "--rm", "box:1", "sh", "-c", "echo x > /dev/tty || echo none")
     it.expect(b"none")
     assert it.end() == 0
+
+
+def test_an_exec_that_was_left_goes_on(session, opened):
+    box = opened.create("box:1", command=["sh", "-c", "while :; do sleep 1; done"])
+    box.start()
+    wait = "echo ready; while ! test -e /go; do sleep 0.1; done"
+    text = f"trap 'echo hup >> /heard' HUP; {wait}; seq 100000; echo done > /end"
+    for number, leave in enumerate((lambda at: at.type(b"\x10\x11"), lambda at: at.process.kill())):
+        terminal = session("exec", "-it", box.name, "sh", "-c", text)
+        terminal.expect(b"ready")
+        leave(terminal)
+        assert terminal.process.wait(30) == (0, -signal.SIGKILL)[number]
+        box.exec(["touch", "/go"])
+        assert eventually(lambda: box.exec(["cat", "/end"]).stdout == b"done\n")
+        assert box.exec(["cat", "/heard"]).returncode == 1
+        box.exec(["rm", "/go", "/end"])
+    box.exec_detached(["sh", "-c", text], tty=True)
+    box.exec(["touch", "/go"])
+    assert eventually(lambda: box.exec(["cat", "/end"]).stdout == b"done\n")
+    assert box.exec(["cat", "/heard"]).returncode == 1
