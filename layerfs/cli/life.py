@@ -285,6 +285,9 @@ def _exec_terminal(box: Container, command: tuple[str, ...], interactive: bool, 
         except Detached:
             process.let_go()
             return 0
+        except SystemExit:  # a hangup
+            process.let_go()
+            raise
         except GaveUp:
             return 0
         return process.wait()

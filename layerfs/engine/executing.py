@@ -109,7 +109,11 @@ def execute(
         events.started()
         if on_started is not None:
             on_started(process)
-        result = communicate(process, data, timeout=timeout, limit=output_limit, on_output=on_output)
+        try:
+            result = communicate(process, data, timeout=timeout, limit=output_limit, on_output=on_output)
+        except SystemExit:  # a hangup
+            process.let_go()
+            raise
     events.ended(result.returncode)
     if forward.gave_up:
         raise KeyboardInterrupt

@@ -301,9 +301,7 @@ class Programs:
         from layerfs.engine.executing import start_exec
 
         how: dict[str, Any] = {"user": user, "workdir": workdir, "env": env, "privileged": privileged, "size": size}
-        return start_exec(
-            self._box, command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, detached=linger, **how
-        )
+        return start_exec(self._box, command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, detached=linger, **how)
 
     async def aexec(self, command: Sequence[str], **how: Any) -> RunResult:
         """`exec` for asyncio, as `arun`."""
