@@ -346,13 +346,10 @@ class _GzipWriter:
     BLOCK = 1 << 20
 
     def __init__(self, write: Callable[[bytes], object], level: int) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        workers = min(os.cpu_count() or 1, 8)
         self._write, self._level = write, level
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="gzip")
+        self._workers = min(os.cpu_count() or 1, 8)
+        self._pool: concurrent.futures.Executor | None = None  # made for the second block: most layers are small
         self._queue: list[concurrent.futures.Future[bytes]] = []
-        self._ahead = workers + 1
         self._buffer, self._before = bytearray(), b""
         self._crc, self._size = 0, 0
         write(b"\x1f\x8b\x08" + bytes(6) + b"\xff")
@@ -372,15 +369,26 @@ class _GzipWriter:
                 self._write(self._queue.pop(0).result())
             self._write(struct.pack("<II", self._crc, self._size & 0xFFFFFFFF))
         finally:
-            self._pool.shutdown(cancel_futures=True)
+            if self._pool is not None:
+                self._pool.shutdown(cancel_futures=True)
 
     def _submit(self, block: bytes, *, final: bool) -> None:
         self._crc = _zlib().crc32(block, self._crc)
         self._size += len(block)
-        self._queue.append(self._pool.submit(_deflate, block, self._before, self._level, final))
+        if final and self._pool is None:
+            self._write(_deflate(block, b"", self._level, final))
+            return
+        self._queue.append(self._threads().submit(_deflate, block, self._before, self._level, final))
         self._before = block[-32768:]
-        if len(self._queue) > self._ahead:
+        if len(self._queue) > self._workers + 1:
             self._write(self._queue.pop(0).result())
+
+    def _threads(self) -> concurrent.futures.Executor:
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="gzip")
+        return self._pool
 
 
 def _deflate(block: bytes, before: bytes, level: int, final: bool) -> bytes:

@@ -152,9 +152,9 @@ class Authorizer:
 
     _secure = True
 
-    def allow_plain(self) -> None:
+    def allow_plain(self, allowed: bool = True) -> None:
         """The registry itself is spoken to without TLS; its token server may be too."""
-        self._secure = False
+        self._secure = not allowed
 
     def _get(self, realm: str, service: str, scopes: frozenset[str], found: Credential | None) -> Response:
         query = [("service", service)] if service else []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from http import HTTPStatus
 from typing import TypeVar
@@ -17,7 +16,6 @@ from layerfs.oci import Descriptor, media
 from layerfs.registry.client import BlobStream, Client
 from layerfs.store.partial import Partial
 
-_SLOWEST = 16 << 10  # bytes that must come in the time in which a silent connection is given up
 _CUTS = 1000  # connections that may break off with some bytes each, and one more for each _CUT bytes
 _CUT = 16 << 10
 
@@ -127,8 +125,8 @@ def _connection(upstream: Upstream, descriptor: Descriptor, at: int) -> Iterator
     with upstream.watched(opened) as stream:
         if stream.size is not None and stream.size != size:
             raise _wrong_size(upstream, descriptor, f"{stream.size} bytes")
-        skip, pace = at - stream.offset, _Pace(upstream.clients[-1].session.transport.limits.read)
-        while data := pace.read(stream):
+        skip = at - stream.offset
+        while data := stream.read():
             if skip:  # it began anew: what we have comes once more
                 skip, data = max(0, skip - len(data)), data[skip:]
             at += len(data)
@@ -144,24 +142,6 @@ def _named(upstream: Upstream, descriptor: Descriptor) -> str:
 
 def _wrong_size(upstream: Upstream, descriptor: Descriptor, found: str) -> Corrupt:
     return Corrupt(f"{_named(upstream, descriptor)}: size mismatch: got {found}, expected {descriptor.size} bytes")
-
-
-class _Pace:
-    """Reads, and gives a connection up on which next to nothing comes for as long as a silent one is waited for."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._waited, self._got = seconds, 0.0, 0
-
-    def read(self, stream: BlobStream) -> bytes:
-        began = time.monotonic()
-        data = stream.read()
-        self._waited += time.monotonic() - began
-        self._got += len(data)
-        if data and self._waited >= self._seconds:
-            if self._got < _SLOWEST:
-                raise RegistryUnreachable(f"too slow: {self._got} bytes in {self._waited:.0f} seconds")
-            self._waited, self._got = 0.0, 0
-        return data
 
 
 class _Patience:

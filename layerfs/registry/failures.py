@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import urllib3.exceptions as http
 
 from layerfs.errors import RegistryDenied, RegistryError, RegistryNotFound, RegistryUnreachable
+from layerfs.registry.pace import HeadTooLong, TooSlow
 
 _WORDS_MAX = 2000
 _UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})  # OpenSSL's: self-signed, no issuer
@@ -54,6 +55,9 @@ def _cause(error: Exception, host: str) -> tuple[str, bool]:
         return f"dial tcp: lookup {host.rpartition(':')[0] or host}: no such host", False
     if isinstance(error, http.ConnectTimeoutError) and not isinstance(error, http.NewConnectionError):
         return f"dial tcp {host}: i/o timeout", True
+    for own in chain(error):
+        if isinstance(own, TooSlow | HeadTooLong):
+            return str(own), isinstance(own, TooSlow)
     if isinstance(error, http.ReadTimeoutError | TimeoutError):
         return "i/o timeout (nothing came for too long)", True
     system = next((e for e in chain(error) if isinstance(e, OSError) and e.strerror), None)

@@ -80,7 +80,7 @@ class _Unmade:
     """A layer whose form is chosen, or made, when it is sent."""
 
     layer: Layer
-    known: tuple[Descriptor, ...]  # how manifests name it
+    records: tuple[ImageRecord, ...]  # whose manifests may name it, the newest first
     lease: Lease
 
     @property
@@ -234,14 +234,17 @@ class Pusher:
                     yield parse(source.place)
 
     def _unmade(self, record: ImageRecord, lease: Lease) -> list[_Unmade]:
-        known = _known_forms(self._root, self._images, frozenset(record.diff_ids))
-        return [_Unmade(get_layer(self._root, d), tuple(known.get(d, ())), lease) for d in record.diff_ids]
+        with self._root.index.view() as txn:
+            known = sorted(scan_images(txn), key=lambda one: one.added_ns, reverse=True)
+        return [
+            _Unmade(get_layer(self._root, d), tuple(one for one in known if d in one.diff_ids), lease)
+            for d in record.diff_ids
+        ]
 
     def _chosen(self, unmade: _Unmade) -> _Blob:
         """A layer in a form that is there or can be had, else compressed anew."""
         layer, lease = unmade.layer, unmade.lease
-        kept = (layer.blob,) if layer.blob else ()
-        for descriptor in dict.fromkeys((*kept, *unmade.known)):
+        for descriptor in _known_forms(self._images, unmade):
             kind = media.layer_compression(descriptor.media_type)
             if kind is None or media.is_foreign(descriptor.media_type):
                 continue
@@ -322,21 +325,22 @@ class Pusher:
                 txn.put_json("images", record.id.raw, new.row())
 
 
-def _known_forms(root: StoreRoot, images: Images, wanted: frozenset[DiffID]) -> dict[DiffID, list[Descriptor]]:
-    """How the manifests that images came with name these layers."""
-    with root.index.view() as txn:
-        records = [record for record in scan_images(txn) if not wanted.isdisjoint(record.diff_ids)]
-    found: dict[DiffID, list[Descriptor]] = {}
-    for record in records:
+def _known_forms(images: Images, unmade: _Unmade) -> Iterator[Descriptor]:
+    """How a layer is kept, and how the manifests that images came with name it; each once, read when asked for."""
+    told: set[Descriptor] = set()
+    if unmade.layer.blob:
+        told.add(unmade.layer.blob)
+        yield unmade.layer.blob
+    for record in unmade.records:
         manifest = None
         with suppress(LayerfsError):
             manifest = images.manifest(record.manifest)
         if manifest is None or len(manifest.layers) != len(record.diff_ids):
             continue
         for diff_id, descriptor in zip(record.diff_ids, manifest.layers, strict=True):
-            if descriptor not in found.setdefault(diff_id, []):
-                found[diff_id].append(descriptor)
-    return found
+            if diff_id == unmade.diff_id and descriptor not in told:
+                told.add(descriptor)
+                yield descriptor
 
 
 def in_parallel(jobs: Sequence[Callable[[], _T]], cancel: Callable[[], object]) -> list[_T]:

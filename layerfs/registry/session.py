@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 from urllib.parse import urljoin, urlsplit
 
 from layerfs.errors import RegistryError, RegistryUnreachable
@@ -12,9 +16,23 @@ from layerfs.registry.credentials import Credential
 from layerfs.registry.failures import action, refused
 from layerfs.registry.transport import Body, Response, Transport, origin
 
+_PUZZLING = frozenset({400, 408, 429, 500, 502, 503, 504})  # 400 is what TLS servers say to plain HTTP
+_REMEMBERED = 300.0  # seconds for which a process takes it that a registry still answers as it did
+
+
+@dataclass(frozen=True, slots=True)
+class _Greeting:
+    """Which address of a registry answered: what the next session need not find out again."""
+
+    base: str
+    plain: bool  # without TLS
+    until: float  # by the monotonic clock
+
 
 class Session:
     """Requests to one registry, with tokens got and renewed on the way. Safe from threads.
+
+    The first session of a process finds out which address answers; later ones believe it until a request fails.
 
     Args:
         name: what users call it.
@@ -33,6 +51,9 @@ class Session:
         self._auth = Authorizer(name, transport, credential)
         self._lock = threading.Lock()
         self._base = ""
+        self._believed = False  # the base is an earlier session's, and nothing has come from it yet
+
+    _greetings: ClassVar[dict[tuple[str, ...], _Greeting]] = {}
 
     @property
     def credential(self) -> Credential | None:
@@ -47,8 +68,25 @@ class Session:
         """
         with self._lock:
             if not self._base:
-                self._base = self._find()
+                self._base = self._remembered() or self._find()
         return self._base
+
+    def _remembered(self) -> str:
+        greeting = self._greetings.get(self._addresses)
+        if greeting is None or greeting.until < time.monotonic():
+            return ""
+        if greeting.plain:
+            self._auth.allow_plain()
+        self._believed = True
+        return greeting.base
+
+    def _doubt(self, base: str) -> None:
+        """After a request that failed: finds out anew, where the address was only believed."""
+        with self._lock:
+            if self._believed and self._base == base:
+                self._believed, self._base = False, ""
+                self._auth.allow_plain(False)
+                self._greetings.pop(self._addresses, None)
 
     def _find(self) -> str:
         last: RegistryUnreachable | None = None
@@ -59,8 +97,11 @@ class Session:
             except RegistryUnreachable as error:
                 last = error
                 continue
-            if origin(answer.url)[0] == "http" and address.startswith("http:"):
+            plain = origin(answer.url)[0] == "http" and address.startswith("http:")
+            if plain:
                 self._auth.allow_plain()
+            if answer.status in (200, 401):
+                self._greetings[self._addresses] = _Greeting(address, plain, time.monotonic() + _REMEMBERED)
             self._greet(address, answer)
             return address
         assert last is not None
@@ -89,6 +130,27 @@ class Session:
 
         Who we are is told to the registry itself alone.
         """
+        base = self.base
+        if self._believed:
+            with contextlib.suppress(RegistryUnreachable):
+                answer = self._request(method, path, scopes, headers, body, 1)
+                if answer.status not in _PUZZLING:
+                    self._believed = False
+                    return answer
+                answer.discard()
+            self._doubt(base)
+            path = path.removeprefix(base)  # a URL that was made of it
+        return self._request(method, path, scopes, headers, body, attempts)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        scopes: Collection[str],
+        headers: Mapping[str, str] | None,
+        body: bytes | Body | None,
+        attempts: int | None,
+    ) -> Response:
         url, wanted = self.url(path), frozenset(scopes)
         own = origin(url) == origin(self.base)
         sent = self._auth.header(wanted) if own else None

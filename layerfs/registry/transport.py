@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import http.client
+import io
 import random
 import socket
 import sys
@@ -29,6 +31,7 @@ from urllib3 import HTTPHeaderDict
 from layerfs._version import __version__
 from layerfs.errors import InvalidInput, LayerfsError, RegistryError, RegistryUnreachable
 from layerfs.registry.failures import action, chain, connection_failure, place
+from layerfs.registry.pace import PacedReader
 
 if TYPE_CHECKING:
     import ssl
@@ -183,15 +186,33 @@ def _end(one: socket.socket) -> None:
         socket.socket.shutdown(one, socket.SHUT_RDWR)  # not TLS's own, which talks to the other end
 
 
+class _PacedAnswer(http.client.HTTPResponse):
+    """An answer that is given up like a silent server's when its header, or 16 KiB of its body, take as long."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
+        super().__init__(sock, *arguments, **named)
+        self.fp.close()
+        self._pace = PacedReader(sock)
+        self.fp = io.BufferedReader(self._pace)
+
+    def begin(self) -> None:
+        super().begin()
+        self._pace.body()
+
+
 def _pools(sockets: _Sockets) -> tuple[type[Any], type[Any], type[Any]]:
     """Pools for http, https and unverified https, whose connections note their sockets."""
 
     class Plain(urllib3.connection.HTTPConnection):
+        response_class = _PacedAnswer
+
         def connect(self) -> None:
             super().connect()
             sockets.note(self.sock)
 
     class Secure(urllib3.connection.HTTPSConnection):
+        response_class = _PacedAnswer
+
         def _new_conn(self) -> socket.socket:
             one = super()._new_conn()
             sockets.note(one)  # the handshake may be what hangs

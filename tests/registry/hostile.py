@@ -18,7 +18,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -172,6 +172,15 @@ class Ask(BaseHTTPRequestHandler):
             self.wfile.write(data[number : number + 1])
             self.wfile.flush()
             if self.registry.closing.wait(seconds):
+                break
+        return self.drop()
+
+    def raw(self, pieces: Iterable[bytes], seconds: float = 0) -> bool:
+        """Bytes that need not be HTTP, a piece now and then."""
+        for piece in pieces:
+            self.wfile.write(piece)
+            self.wfile.flush()
+            if self.registry.closing.wait(seconds) if seconds else self.registry.closing.is_set():
                 break
         return self.drop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,8 +16,10 @@ from layerfs.oci import Descriptor, Manifest, Platform, build_index, build_manif
 from layerfs.registry.client import Client, read_blob, referrers_tag
 from layerfs.registry.config import Settings
 from layerfs.registry.connect import Registries, open_client
+from layerfs.registry.credentials import Credential
+from layerfs.registry.session import Session, _Greeting
 from layerfs.registry.upload import Uploads
-from tests.registry.servers import Answer, Registry, Request, get, scripted
+from tests.registry.servers import PASSWORD, USER, Answer, Registry, Request, get, scripted
 
 DATA = bytes(range(256)) * 1000
 
@@ -53,6 +56,28 @@ def put_image(client: Client, repository: str, put: Callable[..., Descriptor]) -
         return manifest
 
     return push
+
+
+def test_the_second_session_does_not_ask_which_address_answers(settings: Settings) -> None:
+    with scripted(lambda request: Answer(200, b'{"tags": ["1"]}')) as (host, seen):
+        for _ in range(2):
+            with Registries(settings) as registries:
+                assert list(registries.client(host).tags("app")) == ["1"]
+    assert [request.path.partition("?")[0] for request in seen] == ["/v2/", "/v2/app/tags/list", "/v2/app/tags/list"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "guarded"])
+def test_an_address_that_answers_no_more_is_found_anew(
+    kind: str, settings: Settings, request: pytest.FixtureRequest
+) -> None:
+    """What spoke TLS (or did not) a moment ago, and now does not (or does)."""
+    host = request.getfixturevalue(kind).host
+    right, wrong = (f"http://{host}", f"https://{host}") if kind == "plain" else (f"https://{host}", f"http://{host}")
+    Session._greetings[(f"https://{host}", f"http://{host}")] = _Greeting(wrong, wrong.startswith("http:"), math.inf)
+    client = open_client(settings, host, credential=Credential(USER, PASSWORD))
+    with client, pytest.raises(RegistryNotFound):
+        list(client.tags("nothing"))
+    assert client.session.base == right
 
 
 def test_blobs_come_back(client: Client, repository: str, put: Callable[..., Descriptor]) -> None:

@@ -267,6 +267,28 @@ def test_a_body_a_byte_at_a_time(store: Store, registry: Registry) -> None:
     assert "too slow" in refused(store, registry)
 
 
+@pytest.mark.parametrize(
+    "beginning", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]
+)
+def test_an_answer_a_byte_at_a_time(store: Store, registry: Registry, beginning: bytes) -> None:
+    """In its header, in the line before a chunk."""
+    drip = [beginning, *(b"0" for _ in range(1000))]
+    registry.tricks.append(lambda ask: ask.is_manifest and ask.raw(drip, 0.02))
+    assert "too slow" in refused(store, registry)
+
+
+def test_a_manifest_a_byte_at_a_time(store: Store, registry: Registry) -> None:
+    registry.tricks.append(lambda ask: ask.is_manifest and ask.drip(bytes(1000), 0.02))
+    assert "too slow" in refused(store, registry)
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1 100 Continue\r\n\r\n", b"X: y\r\n", b"X" * 4096])
+def test_a_header_without_an_end(store: Store, registry: Registry, line: bytes) -> None:
+    begin = b"" if line.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\n"
+    registry.tricks.append(lambda ask: ask.is_layer and ask.raw([begin, *[line * 1000] * 1000]))
+    refused(store, registry)
+
+
 def test_silence(store: Store, registry: Registry) -> None:
     registry.tricks.append(lambda ask: ask.is_layer and registry.closing.wait(3) is not None)
     assert "timeout" in refused(store, registry)
