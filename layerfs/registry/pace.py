@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import time
-from typing import TYPE_CHECKING, cast
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from typing import Any, cast
 
 SLOWEST = 16 << 10  # bytes that must come in the time in which a silent connection is given up
 _HEAD_MAX = 1 << 20  # bytes of a header, and of all the interim ones before it
@@ -40,7 +37,7 @@ class PacedReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+    def readinto(self, buffer: Any, /) -> int | None:
         began = time.monotonic()
         count = self._raw.readinto(buffer)
         self._waited += time.monotonic() - began
