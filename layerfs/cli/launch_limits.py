@@ -38,7 +38,7 @@ CONFINEMENT: list[Flag] = [
     option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="Set a resource limit."),
     option("--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE", help="A kernel parameter of its own."),
     option("--shm-size", metavar="BYTES", help="Size of /dev/shm (64m)."),
-    option("--ipc", metavar="MODE", help="private, host, container:NAME."),
+    option("--ipc", metavar="MODE", help="private, shareable, none, host, container:NAME."),
     option("--pid", metavar="MODE", help="host, container:NAME."),
     option("--uts", metavar="MODE", help="host."),
     option("--userns", metavar="MODE", help="host, private, auto[:size=N]: a user namespace of its own."),

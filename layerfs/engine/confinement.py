@@ -35,7 +35,7 @@ class Confinement:
     oom_score_adj: int | None = None
     mounts: tuple[str, ...] = ()
     unnamed_volumes: tuple[str, ...] = ()  # names that we gave
-    ipc: str | None = None  # private, shareable, host, container:NAME
+    ipc: str | None = None  # none, private, shareable, host, container:NAME
     pid: str | None = None  # host, container:NAME
     uts: str | None = None  # host
     cgroupns: str | None = None  # private, host
@@ -97,13 +97,13 @@ class Confinement:
             extra_hosts=tuple(map(parse_host, self.extra_hosts)),
             resolver=Resolver(self.dns, self.dns_search, self.dns_options),
             time_offsets=tuple(map(parse_clock, self.time_offsets)),
-            shm_size=self.shm_size or options.shm_size,
+            shm_size=0 if self.ipc == "none" else self.shm_size or options.shm_size,
             oom_score_adj=self.oom_score_adj or 0,
         )
 
 
 _SHARING: Final = {
-    "ipc": ("private", "shareable", "host"),
+    "ipc": ("none", "private", "shareable", "host"),
     "pid": ("host",),
     "uts": ("host",),
     "cgroupns": ("private", "host"),

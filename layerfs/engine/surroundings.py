@@ -106,6 +106,9 @@ def shared_namespaces(box: Container, settings: Settings) -> dict[Any, str | Non
             other = box.store.container(value.removeprefix("container:"))
             if not (pid := other.state.pid):
                 raise RunError(f"cannot join {kind} namespace of a non running container: {other.id}")
+            if kind == "ipc" and other.settings.ipc == "none":
+                hint = "(hint: use IpcMode:shareable for the donor container)"
+                raise RunError(f"can't join IPC of container {other.id}: non-shareable IPC {hint}")
             shared[kind] = f"/proc/{pid}/ns/{'net' if kind == 'network' else kind}"
         elif value == "host" and kind != "network":
             shared[kind] = None

@@ -142,6 +142,9 @@ def _mounts(steps: Sequence[Step]) -> Iterator[Document]:
                 "source": _text(step.source or step.type),
                 "options": options,
             }
+        elif step.foreign:  # a bundle cannot name another container's /dev/shm: one of its own
+            options = [*_attributes(step.attributes), "mode=1777", "size=65536k"]
+            yield {"destination": _text(step.target), "type": "tmpfs", "source": "shm", "options": options}
         elif step.kind is StepKind.BIND:
             yield _bind(step)
 

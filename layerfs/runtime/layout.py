@@ -56,7 +56,7 @@ def default_mounts(options: RunOptions) -> list[Step]:
         _sys(options, sys_attributes),
         *cgroup_mounts(tuple(options.cgroup_procs), privileged=options.privileged),
         _filesystem(b"/dev/mqueue", b"mqueue", b"mqueue", KERNEL),
-        _shm(options, shm),
+        *_shm(options, shm),
     ]
 
 
@@ -71,10 +71,16 @@ def _sys(options: RunOptions, attributes: int) -> Step:
     return _filesystem(b"/sys", b"sysfs", b"sysfs", attributes, strict=True)
 
 
-def _shm(options: RunOptions, size: bytes) -> Step:
-    if options.shared.get("ipc", "") is None and Path("/dev/shm").is_dir():
-        return Step(StepKind.BIND, b"/dev/shm", b"/dev/shm", attributes=KERNEL)
-    return _filesystem(b"/dev/shm", b"tmpfs", b"shm", KERNEL, size)
+def _shm(options: RunOptions, size: bytes) -> list[Step]:
+    place, owner = b"/dev/shm", options.shared.get("ipc", "")
+    if not options.shm_size:
+        return []
+    if owner:  # another container's namespace, by its file
+        mounts = os.fsencode(Path(owner).with_name("mnt"))
+        return [Step(StepKind.BIND, place, place, type=mounts, attributes=KERNEL, foreign=True)]
+    if owner is None and Path("/dev/shm").is_dir():
+        return [Step(StepKind.BIND, place, place, attributes=KERNEL)]
+    return [_filesystem(place, b"tmpfs", b"shm", KERNEL, size)]
 
 
 def unified_cgroups() -> bool:

@@ -92,7 +92,7 @@ class RunOptions:
     cap_drop: Sequence[str] = ()
     binds: Sequence[Bind] = ()
     tmpfs: Sequence[Tmpfs] = ()
-    shm_size: int = 64 << 20  # bytes
+    shm_size: int = 64 << 20  # bytes; 0: no /dev/shm
     extra_hosts: Sequence[tuple[str, str]] = ()  # (name, address)
     sysctls: Sequence[tuple[str, str]] = ()
     limits: Sequence[Limit] = ()

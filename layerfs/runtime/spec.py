@@ -72,6 +72,7 @@ class Step:
     strict: bool = False
     confined: bool = False  # devices: a mount of its own, so that the rest of /dev can be nodev
     mapped: bool = False  # binds: with the ids of the container's user namespace
+    foreign: bool = False  # binds: `source` is in another mount namespace, whose file is `type`
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ def _string(text: bytes) -> bytes:
 
 def _step(step: Step) -> bytes:
     flags = step.recursive * 1 | step.optional * 2 | step.strict * 4 | step.confined * 8 | step.mapped * 16
+    flags |= step.foreign * 32
     numbers = struct.pack("<5IQ", step.kind, flags, step.mode, *step.device, step.attributes)
     return numbers + b"".join(map(_string, (step.type, step.source, step.target, step.options)))
 

@@ -1,5 +1,5 @@
-/* Namespaces that are not the container's own: those of another container, or made before it, by their files; and the
- * clocks of a time namespace. */
+/* Namespaces that are not the container's own: those of another container, or made before it, by their files; mounts of
+ * another container; and the clocks of a time namespace. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -31,6 +31,34 @@ int lfs_namespaces_enter(const struct lfs_spec *spec, bool pids, struct lfs_fail
 		if (spec->entered[i].type != CLONE_NEWUSER && (spec->entered[i].type == CLONE_NEWPID) == pids)
 			rc = enter(&spec->entered[i], failure);
 	return rc;
+}
+
+static int copy_in_here(const char *path)
+{
+	LFS_AUTO_FD root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return -errno;
+	LFS_AUTO_FD found = lfs_sys_open_in(root, path, O_PATH | O_DIRECTORY, true);
+	return found < 0 ? found : lfs_sys_open_tree(found, "", false);
+}
+
+/* setns took us to that namespace's root; ours may have been another directory (chroot). */
+static int come_back(int own, int root, int here)
+{
+	return setns(own, CLONE_NEWNS) < 0 || fchdir(root) < 0 || chroot(".") < 0 || fchdir(here) < 0 ? -errno : 0;
+}
+
+int lfs_foreign_tree(const char *namespace, const char *path)
+{
+	LFS_AUTO_FD own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	LFS_AUTO_FD root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	LFS_AUTO_FD here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	LFS_AUTO_FD there = open(namespace, O_RDONLY | O_CLOEXEC);
+	if (own < 0 || root < 0 || here < 0 || there < 0 || setns(there, CLONE_NEWNS) < 0)
+		return -errno;
+	LFS_AUTO_FD tree = copy_in_here(path);
+	int rc = come_back(own, root, here);
+	return tree < 0 || rc == 0 ? lfs_steal_fd(&tree) : rc;
 }
 
 /* In the child, while /proc is the host's: a time namespace counts for who comes after, so this one joins it by hand. */

@@ -11,6 +11,13 @@
 
 #include "run.h"
 
+static int take_one(const struct lfs_step *step)
+{
+	if (step->flags & LFS_STEP_FOREIGN)
+		return lfs_foreign_tree(step->type, step->source);
+	return lfs_sys_open_tree(AT_FDCWD, step->source, step->flags & LFS_STEP_RECURSIVE);
+}
+
 /* A private copy of the mount at `root` is the container's root: what is done to it does not reach the host's. */
 static int take_shared(struct lfs_scene *scene, const struct lfs_spec *spec, struct lfs_failure *failure)
 {
@@ -20,9 +27,9 @@ static int take_shared(struct lfs_scene *scene, const struct lfs_spec *spec, str
 	for (size_t i = 0; i < spec->step_count; i++) {
 		const struct lfs_step *step = &spec->steps[i];
 		scene->shared[i] = -1;
-		if (step->kind != LFS_STEP_BIND || step->mode != MS_SHARED)
+		if (step->kind != LFS_STEP_BIND || (step->mode != MS_SHARED && !(step->flags & LFS_STEP_FOREIGN)))
 			continue;
-		scene->shared[i] = lfs_sys_open_tree(AT_FDCWD, step->source, step->flags & LFS_STEP_RECURSIVE);
+		scene->shared[i] = take_one(step);
 		if (scene->shared[i] < 0)
 			return lfs_failed(failure, LFS_STAGE_MOUNT, scene->shared[i], "opening \"%s\"", step->source);
 	}

@@ -112,6 +112,7 @@ enum lfs_step_flag {
 	LFS_STEP_STRICT = 4,    /* no component of the target may be a symbolic link */
 	LFS_STEP_CONFINED = 8,  /* devices: the node is a mount of its own, so that the rest of /dev can become nodev */
 	LFS_STEP_MAPPED = 16,   /* binds: ids as in the user namespace, as if they were stored shifted */
+	LFS_STEP_FOREIGN = 32,  /* binds: `source` is in the mount namespace whose file is `type`; no component is a symbolic link */
 };
 
 /* On the wire in this order: kind, flags, mode, major, minor as u32, attributes as u64, then four strings. */
@@ -205,7 +206,7 @@ struct lfs_scene {
 	int root;      /* O_PATH fd of the container's root mount */
 	int null;      /* O_PATH fd of our own 1:3 node, or -1 */
 	int empty_dir; /* the read-only tmpfs that masks directories, or -1 */
-	int *shared;   /* for each step: a bind that was taken while the mounts still were the host's peers, or -1 */
+	int *shared;   /* for each step: a bind that was taken while the mounts still were the host's peers, or is another container's; or -1 */
 	bool ready;    /* those are as they are to be */
 };
 struct lfs_trees { /* mounts that were taken by the host's root, for a container that is not */
@@ -223,6 +224,7 @@ int lfs_null_clone(const struct lfs_scene *scene); /* a detached mount of a veri
 /* enter.c */
 int lfs_namespaces_enter(const struct lfs_spec *spec, bool pids, struct lfs_failure *failure);
 int lfs_clocks_set(const struct lfs_spec *spec, struct lfs_failure *failure);
+int lfs_foreign_tree(const char *namespace, const char *path); /* a copy of a mount there; owned or -errno */
 
 /* namespaces.c */
 int lfs_cgroups_enter(const struct lfs_spec *spec, struct lfs_failure *failure);

@@ -33,7 +33,26 @@ PROGRAMS = (
     "touch",
     "readlink",
     "trap",
-    *("ps", "tty", "stty", "yes", "head", "seq", "find", "mkdir", "ln", "true", "test", "dd", "mknod", "chmod", "sync"),
+    *(
+        "umount",
+        "mount",
+        "rmdir",
+        "ps",
+        "tty",
+        "stty",
+        "yes",
+        "head",
+        "seq",
+        "find",
+        "mkdir",
+        "ln",
+        "true",
+        "test",
+        "dd",
+        "mknod",
+        "chmod",
+        "sync",
+    ),
 )
 
 
