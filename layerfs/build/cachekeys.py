@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from layerfs._record import dataclass
@@ -65,14 +65,29 @@ def step_key(kind: str, layers: Sequence[DiffID] | None, *parts: bytes | str | I
 
 
 class BuildCache:
-    """Of one store, during one build. Safe from threads."""
+    """Of one store, during one build. Safe from threads.
 
-    def __init__(self, root: StoreRoot, lease: Lease) -> None:
-        self._root, self._lease = root, lease
+    Args:
+        elsewhere: asked for what is not here; it brings the layer, under the same lease.
+
+    `steps` has what this build found and made, by key.
+    """
+
+    def __init__(self, root: StoreRoot, lease: Lease, elsewhere: Callable[[bytes], Made | None] | None = None) -> None:
+        self._root, self._lease, self._elsewhere = root, lease, elsewhere
         self._used: set[bytes] = set()
+        self.steps: dict[bytes, Made] = {}
 
     def find(self, key: bytes) -> Made | None:
         """What is known, with its layer kept for this build; None when the layer is gone."""
+        made = self._here(key)
+        if made is None and self._elsewhere is not None and (made := self._elsewhere(key)) is not None:
+            self.keep(made)
+        if made is not None:
+            self.steps[key] = made
+        return made
+
+    def _here(self, key: bytes) -> Made | None:
         with self._root.index.view() as txn:
             row = txn.get_json(TABLE, key)
         if row is None:
@@ -89,6 +104,7 @@ class BuildCache:
     def keep(self, made: Made) -> None:
         with self._root.index.update() as txn:
             txn.put_json(TABLE, made.key, made.row())
+        self.steps[made.key] = made
 
     def note_uses(self) -> None:
         """At the end of a build: one transaction, and none when all was used not long ago."""

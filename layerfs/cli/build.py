@@ -102,6 +102,12 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label of the image.")
 @click.option("--no-cache", is_flag=True, help="Run everything again.")
 @click.option("--no-cache-filter", multiple=True, metavar="STAGE", help="Run these stages again.")
+@click.option(
+    "--cache-from", multiple=True, metavar="NAME|type=T,…", help="Read a cache: registry (ref=), local (src=)."
+)
+@click.option(
+    "--cache-to", multiple=True, metavar="type=T,…", help="Write one: registry (ref=), local (dest=), inline; mode=max."
+)
 @click.option("--pull", is_flag=True, help="Look for newer base images.")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Platform of the image.")
 @click.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="For RUN --mount.")
@@ -173,6 +179,8 @@ def _build(session: Session, context: str, options: Mapping[str, Any]) -> int:
                 labels=_pairs(options["labels"], "label"),
                 no_cache=options["no_cache"],
                 no_cache_filter=options["no_cache_filter"],
+                cache_from=options["cache_from"],
+                cache_to=options["cache_to"],
                 pull=options["pull"],
                 platform=options["platform"],
                 secrets=parse_secrets(options["secrets"]),

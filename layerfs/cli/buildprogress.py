@@ -79,6 +79,8 @@ class Plain:
     def _other(self, event: BuildEvent) -> None:
         if event.kind == "warning":
             self._put(f"WARN: {printable(event.text)}")
+        elif event.kind == "cache":
+            self._put(printable(event.text))
         elif event.kind == "image":
             self._put(f"writing image {event.image}")
             if event.name:
@@ -206,6 +208,8 @@ class Live:
             self._end(event)
         elif event.kind == "warning":
             self._keep(f"WARN: {printable(event.text)}")
+        elif event.kind == "cache":
+            self._keep(f" => {printable(event.text)}")
         elif event.kind == "image":
             self._keep(f" => {event.name or event.image}")
         elif event.kind == "debug":

@@ -276,6 +276,7 @@ def box_usage_rows(boxes: Sequence[Container]) -> list[Row]:
 
 def cache_rows(store: Store) -> list[Row]:
     """Of `builder df` and `system df -v`."""
+    from layerfs.cli.buildprogress import printable
     from layerfs.engine.buildcache import cache_records
 
     return [
@@ -285,7 +286,7 @@ def cache_rows(store: Store) -> list[Row]:
             "Size": human_size(record.size),
             "LastUsed": human_ago(record.used_ns),
             "InUse": "true" if record.in_use else "false",
-            "Text": record.text.split("\n")[0][:60],
+            "Text": printable(record.text.split("\n")[0][:60]),
         }
         for record in cache_records(store)
     ]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from layerfs._record import dataclass
-from layerfs.build.cachekeys import BuildCache
+from layerfs.build.cachekeys import BuildCache, Made
+from layerfs.build.cacheplaces import CachePlace, chosen
 from layerfs.build.config import State
 from layerfs.build.contentkeys import Hashes
 from layerfs.build.context import DirectoryFiles
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from layerfs.build.lint import Report as LintReport
     from layerfs.digest import DiffID
     from layerfs.engine.container import Container
+    from layerfs.engine.remotecache import Elsewhere
     from layerfs.engine.store import Store
     from layerfs.store.leases import Lease
 
@@ -68,6 +70,8 @@ class BuildOptions:
     epoch: int | None = None
     legacy: bool = False
     debug: bool = False
+    cache_from: Sequence[str] = ()
+    cache_to: Sequence[str] = ()
 
 
 class EngineWorld:
@@ -217,7 +221,8 @@ class _Build:
             self._report(BuildEvent("context", total=_tar_size(main)))
         world = EngineWorld(self._store, self._lease, self._stack)
         solver = Solver(planned, self._request(), world, named, self._report, self._keep)
-        cache = BuildCache(root, self._lease)
+        elsewhere, exports = self._caches()
+        cache = BuildCache(root, self._lease, elsewhere.find if elsewhere else None)
         sources = Sources(root, main, named, solver.layers_of)
         solver.executor = Executor(root, world, self._lease, cache, sources, self._wishes())
         try:
@@ -229,7 +234,34 @@ class _Build:
             for hashes in self._hashes:
                 hashes.save()
             cache.note_uses()
-        return self._finish(state, solver.executor.wishes.now_ns())
+        inline = [place for place in exports if place.kind == "inline"]
+        steps = chosen(cache.steps.values(), state.layers, "min") if inline else None
+        image = self._finish(state, solver.executor.wishes.now_ns(), steps)
+        for place in exports:
+            if place.kind != "inline" and elsewhere is not None:
+                self._report(BuildEvent("cache", text=f"exporting cache to {place}"))
+                elsewhere.write(place, cache.steps, state.layers)
+        return image
+
+    def _caches(self) -> tuple[Elsewhere | None, list[CachePlace]]:
+        """Those to read, opened; and those to write."""
+        options = self._options
+        imports = [CachePlace.parse(text) for text in options.cache_from]
+        exports = [CachePlace.parse(text, export=True) for text in options.cache_to]
+        if (options.build_args or {}).get("BUILDKIT_INLINE_CACHE") == "1":
+            exports.append(CachePlace("inline"))
+        if not imports and not exports:
+            return None, []
+        from layerfs.engine.remotecache import Elsewhere
+
+        def warn(text: str) -> None:
+            self._report(BuildEvent("warning", text=text))
+
+        elsewhere = self._stack.enter_context(Elsewhere(self._store.root, self._lease, self._platform(), warn))
+        for place in imports:
+            self._report(BuildEvent("cache", text=f"importing cache manifest from {place}"))
+            elsewhere.add(place)
+        return elsewhere, exports
 
     def _lint(self, planned: Plan, found: Found) -> None:
         """The checks, as warnings; `# check=error=true` makes errors of them. What cannot be built, building tells."""
@@ -339,10 +371,10 @@ class _Build:
         parent = Digest.parse(state.parent) if state.parent else None
         return str(Images(self._store.root).add(state.image({}, now), parent=parent).id)
 
-    def _finish(self, state: State, now_ns: int) -> Image:
+    def _finish(self, state: State, now_ns: int, inline: Sequence[Made] | None) -> Image:
         from layerfs.engine.buildimage import finished
 
-        image = finished(self._store, self._lease, self._options, state, now_ns)
+        image = finished(self._store, self._lease, self._options, state, now_ns, inline)
         for tag in self._options.tags or [None]:
             self._report(BuildEvent("image", image=image.id, name=tag.familiar if tag else ""))
         return image

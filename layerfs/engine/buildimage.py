@@ -10,16 +10,27 @@ from layerfs.digest import Digest
 from layerfs.engine.image import Image
 from layerfs.errors import ImageNotFound
 from layerfs.image.images import Images
+from layerfs.oci import ImageConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerfs.build.cachekeys import Made
     from layerfs.engine.build import BuildOptions
     from layerfs.engine.store import Store
-    from layerfs.oci import ImageConfig
     from layerfs.store.leases import Lease
 
 
-def finished(store: Store, lease: Lease, options: BuildOptions, state: State, now_ns: int) -> Image:
-    """The image under its names; nothing is written when it is there already, and has them."""
+def finished(
+    store: Store,
+    lease: Lease,
+    options: BuildOptions,
+    state: State,
+    now_ns: int,
+    inline: Sequence[Made] | None = None,
+) -> Image:
+    """The image under its names; nothing is written when it is there already, and has them. `inline`: the records of
+    its steps, for an image that is its own cache."""
     epoch_ns = None if options.epoch is None else options.epoch * 1_000_000_000
     if options.squash:
         from layerfs.build.squash import squashed
@@ -28,6 +39,10 @@ def finished(store: Store, lease: Lease, options: BuildOptions, state: State, no
     if epoch_ns is not None:
         state = replace(state, created_ns=epoch_ns)
     config = state.image(options.labels or {}, state.created_ns if state.created_ns is not None else now_ns)
+    if inline is not None:
+        from layerfs.build.cacheplaces import with_inline
+
+        config = ImageConfig.parse(with_inline(config.raw, inline))
     images = Images(store.root)
     lease.pin(config.id.raw)
     if not _is_there(images, config, options):
