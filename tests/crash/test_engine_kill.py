@@ -23,6 +23,7 @@ from tests.crash.world import (
     judge,
     mounted_sources,
     own_tar,
+    processes,
     whole,
 )
 from tests.crash.world import expected_listing as listing_of
@@ -253,7 +254,7 @@ def test_run_killed(world: World, tmp_path: Path) -> None:
                 deadline = time.monotonic() + 30
                 while box.state.running and time.monotonic() < deadline:
                     time.sleep(0.01)
-                assert not box.state.running
+                assert not box.state.running, processes()
         world.verify(number)
 
     crash_rounds(work, verify, rounds=12 * TIMES, seed=SEED, prepare=prepare)

@@ -43,6 +43,21 @@ def said(store: Path, *arguments: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+def processes() -> str:
+    """Every process of this machine that is not the kernel's, with what each thread waits for: to explain a hang."""
+    lines = []
+    for task in sorted(Path("/proc").glob("[0-9]*/task/[0-9]*"), key=lambda path: int(path.name)):
+        with contextlib.suppress(OSError):
+            words = (task / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if not words:
+                continue
+            stat, stack = (task / "stat").read_text().rsplit(")", 1)[1].split()[:2], (task / "stack").read_text()
+            calls = [line.split()[1].split("+")[0] for line in stack.splitlines() if len(line.split()) > 1]
+            who = f"{task.parent.parent.name}/{task.name} {' '.join(stat)} {words[:150]}"
+            lines.append(f"{who} {' < '.join(calls[:6])}")
+    return "\n".join(lines)
+
+
 # inputs
 
 
