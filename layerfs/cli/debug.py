@@ -59,8 +59,16 @@ def _mounts(session: Session, format_: str | None) -> None:
 
 @debug_command.command("stats")
 @container_argument("name", required=False, metavar="[MOUNT|CONTAINER|DIR]")
-@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table")
-@click.option("--watch", "seconds", is_flag=False, flag_value=1.0, type=click.FloatRange(min=0.1), metavar="[SECONDS]")
+@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", help="Or JSON, one a line.")
+@click.option(
+    "--watch",
+    "seconds",
+    is_flag=False,
+    flag_value=1.0,
+    type=click.FloatRange(min=0.1),
+    metavar="[SECONDS]",
+    help="Again and again (every second).",
+)
 @click.pass_obj
 def _stats(session: Session, name: str | None, format_: str, seconds: float | None) -> None:
     """Show what the servers of native mounts have counted: requests, latencies, copy-ups, memory.

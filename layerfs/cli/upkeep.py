@@ -73,7 +73,7 @@ def gc_command(session: Session, dry_run: bool) -> None:
 @verb("fsck")
 @click.option("--repair", is_flag=True, help="Mend what a known source still has.")
 @click.option("--quick", is_flag=True, help="Checksums (XXH64) instead of sha256.")
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="A line each, or JSON.")
 @click.pass_obj
 def fsck_command(session: Session, repair: bool, quick: bool, format_: str) -> int:
     """Check every byte of the store against its digest; exit code 1 when something is wrong."""
@@ -230,4 +230,5 @@ def version_command(format_: str | None) -> None:
         "KernelVersion": os.uname().release,
         "Arch": os.uname().machine,
     }
-    render([row], _VERSION, format=format_)
+    both = {"Client": row, "Server": row} if format_ else {}  # docker's scripts ask for `{{.Server.Version}}`
+    render([row | both], _VERSION, format=format_)

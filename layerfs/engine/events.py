@@ -79,7 +79,10 @@ def _existing(paths: list[Path]) -> Iterator[Event]:
 def read_events(store: Store, since_ns: int | None = None, until_ns: int | None = None) -> Iterator[Event]:
     """Those since a time (only new ones when None), and on as they come, up to `until_ns` (for ever when None)."""
     path = events_path(store)
-    path.touch(0o640)
+    if not path.exists():
+        if store.root.read_only:
+            return
+        path.touch(0o640)
     with contextlib.ExitStack() as stack:
         from layerfs.engine.watch import Watch
 

@@ -22,6 +22,7 @@ from layerfs.engine.points import clear_points, make_points
 from layerfs.engine.state import KILLED, State
 from layerfs.engine.surroundings import clear, leftovers
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
+from layerfs.store.durable import writing
 from layerfs.store.trash import remove_tree
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def borrowed_place(box: Container, engine: str | None) -> Iterator[tuple[Place, 
 @contextlib.contextmanager
 def _entered(box: Container, engine: str | None) -> Iterator[tuple[Path, int, Place]]:
     home = _home(box)
-    home.mkdir(0o700, exist_ok=True)
+    with writing("the files of a run"):
+        home.mkdir(0o700, exist_ok=True)
     with _lock(home) as lock:
         root = _enter(box, home, lock, engine)
         files = home / os.urandom(8).hex()
@@ -147,7 +149,8 @@ def _home(box: Container) -> Path:
 
 @contextlib.contextmanager
 def _lock(home: Path) -> Iterator[int]:
-    fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with writing("the lock of a container"):
+        fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     _locks.add(fd)
     try:
         yield fd

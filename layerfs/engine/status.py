@@ -17,6 +17,7 @@ from pathlib import Path
 
 from layerfs._record import dataclass
 from layerfs.errors import ContainerNotFound, InUse, RunError
+from layerfs.store.durable import writing
 
 _FLOCK = "hhqqi4x"  # struct flock with 64 bit offsets
 _NUMBERS = {"pid", "start", "started_ns", "finished_ns", "code", "restarts", "stopped"}
@@ -109,8 +110,9 @@ def starting(directory: Path, *, patience: float = 30.0) -> Iterator[int | None]
     """
     place = directory / "monitor"
     try:
-        place.mkdir(0o700, exist_ok=True)
-        fd = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with writing("the state of a container"):
+            place.mkdir(0o700, exist_ok=True)
+            fd = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         raise ContainerNotFound(f"No such container: {directory.name}") from None
     try:

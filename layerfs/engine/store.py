@@ -18,6 +18,7 @@ from layerfs.engine.records import Change, Changes, LoadedImage
 from layerfs.errors import ImageNotFound, InvalidInput
 from layerfs.image.images import Images
 from layerfs.reference import Reference
+from layerfs.store.durable import writing
 from layerfs.store.root import StoreRoot
 
 if TYPE_CHECKING:
@@ -346,7 +347,8 @@ class Store:
     def mount_point(self) -> Path:
         """A new place for a mount in the store; the mount makes and removes it."""
         places = self.root.path / "mounts"
-        places.mkdir(mode=0o755, exist_ok=True)
+        with writing("a place for mounts"):
+            places.mkdir(mode=0o755, exist_ok=True)
         return places / os.urandom(8).hex()
 
     def mount(

@@ -2,7 +2,8 @@
 
 A layer that is known is not parsed again. Whether its bytes are looked at depends on what vouches for them:
 
-* a layout's blob that this layer was once read from, or that an image with this config came with: nothing is read;
+* a layout's blob that this layer was once read from, or that an image with this config came with: its bytes are hashed
+  as they are, and need not be there;
 * another compressed form of a known layer: it is inflated and hashed, and kept, as a manifest names it;
 * a docker archive, which promises nothing of its layers: they are hashed (and inflated when compressed).
 """
@@ -17,9 +18,9 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from layerfs.digest import DiffID, Digest
+from layerfs.digest import DiffID, Digest, VerifyingReader
 from layerfs.errors import Corrupt, ImageNotFound, InvalidArchive, InvalidInput
 from layerfs.image.archive import Archive
 from layerfs.image.images import Images
@@ -166,11 +167,14 @@ class _Loader:
             if layer is None:
                 self._read(plan)
                 return
+            here = True
             if plan.descriptor is None:
                 self._verify(plan)
             elif not self._is_vouched(plan, plan.descriptor, layer, vouched):
                 self._keep(plan, plan.descriptor, layer)
-            if source := self._source(plan):
+            elif here := self._archive.has(plan.member):
+                self._verify_blob(plan, plan.descriptor)
+            if here and (source := self._source(plan)):
                 note_source(self._root, plan.diff_id, source)
         except (Corrupt, InvalidArchive) as error:
             raise type(error)(f"layer {plan.member}: {error.message}", path=self._archive.where) from error
@@ -210,6 +214,14 @@ class _Loader:
         """The bytes of a known layer must be those of its diff ID."""
         with self._archive.open(plan.member) as file:
             self._hash(file, plan, self._archive.size(plan.member), None)
+
+    def _verify_blob(self, plan: LayerPlan, descriptor: Descriptor) -> None:
+        """A copy of a blob that the store has: a damaged one is told, and is no source for repairs."""
+        with self._archive.open(plan.member) as file:
+            source = VerifyingReader(cast(BinaryIO, _Watched(file, self._stop)), descriptor.digest, descriptor.size)
+            while source.read(_PIECE):
+                if self._progress is not None:
+                    self._progress(Progress("verify", str(plan.diff_id), source.count, descriptor.size))
 
     def _keep(self, plan: LayerPlan, descriptor: Descriptor, layer: Layer) -> None:
         """Another compressed form of a known layer: checked, and kept for the manifest that names it."""

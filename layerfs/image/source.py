@@ -43,11 +43,13 @@ def kind_of(archive: Archive) -> Kind:
         return "docker"
     if archive.has(layout.HEADER) and archive.has(layout.INDEX):
         return "oci"
+    if archive.has(DOCKER_LEGACY) and _is_object(archive, DOCKER_LEGACY):
+        return "docker"  # of before 1.10: told as such, and no root file system
     return "rootfs"
 
 
 def _is_object(archive: Archive, name: str) -> bool:
-    """Whether a member is a JSON object, as a web application's manifest.json is; docker's is a list."""
+    """Whether a member is a JSON object. A web application's manifest.json is one; docker's is a list."""
     with contextlib.suppress(InvalidArchive), archive.open(name) as file:
         return file.read(PEEK).lstrip().startswith(b"{")
     return False

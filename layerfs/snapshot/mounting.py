@@ -26,6 +26,7 @@ from layerfs.snapshot.pending import await_mounted, pending
 from layerfs.snapshot.python import start_server
 from layerfs.snapshot.settle import settle
 from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
+from layerfs.store.durable import writing
 from layerfs.store.leases import process_start
 from layerfs.store.reserve import with_reserve
 from layerfs.store.root import StoreRoot
@@ -276,7 +277,8 @@ def container_lock(root: StoreRoot, writable: Writable) -> Iterator[int]:
 
     A lock of the kernel, so a crash frees it; kernel mounts, which have no process, are found by their row.
     """
-    fd = os.open((writable.home or writable.upper.parent) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with writing("the lock of a container"):
+        fd = os.open((writable.home or writable.upper.parent) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _take(fd, writable.container, MountTable(root))
         if MountTable(root).has_rows_of(writable.container):

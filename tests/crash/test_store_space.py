@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import layerfs
+from layerfs.engine.events import read_events
 from layerfs.errors import NoSpace, StoreReadOnly
 from layerfs.store import StoreRoot, check, collect
 from tests.unit.store.content import identity_of
@@ -107,6 +110,22 @@ def test_a_read_only_store_reads_and_says_why_it_does_not_write(disk: Path) -> N
         ):
             with pytest.raises(StoreReadOnly, match="read-only"):
                 write()
+
+
+def test_all_that_writes_to_a_read_only_store_says_so(disk: Path) -> None:
+    with layerfs.Store(disk / "store") as store:
+        (disk / "files").mkdir()
+        store.create(store.import_archive(disk / "files", tag="x:1"), name="box")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with layerfs.Store(disk / "store") as store:
+        image, box = store.image("x:1"), store.container("box")
+        assert box.diff() == []
+        assert [event["Action"] for event in read_events(store, 0, time.time_ns())] == ["create"]
+        for write in (box.mount, box.remove, box.snapshot, box.commit, lambda: box.run(["x"]), box.start, image.mount):
+            with pytest.raises(StoreReadOnly, match="read-only"):
+                write()
+        with pytest.raises(StoreReadOnly):
+            store.mount("x:1", store.mount_point())
 
 
 def test_gc_makes_room_on_a_full_disk(disk: Path) -> None:

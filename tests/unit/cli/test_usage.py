@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 
 from layerfs.cli.app import _NOUNS, _VERBS, load_verb
@@ -89,6 +90,15 @@ def test_help_is_a_result(shell, line):
 @pytest.mark.parametrize("name", [*_VERBS, *(v for verbs in _NOUNS.values() for v in verbs.values())])
 def test_every_verb_has_a_help_that_says_what_it_does(name):
     assert load_verb(name).get_short_help_str().rstrip(".")
+
+
+@pytest.mark.parametrize("name", [*_VERBS, *(v for verbs in _NOUNS.values() for v in verbs.values())])
+def test_every_option_says_what_it_does(name):
+    def options(command):
+        inner = command.commands.values() if isinstance(command, click.Group) else ()
+        return [p for p in command.params if isinstance(p, click.Option)] + [o for c in inner for o in options(c)]
+
+    assert [o.opts for o in options(load_verb(name)) if not o.help and not o.hidden] == []
 
 
 @pytest.mark.parametrize(

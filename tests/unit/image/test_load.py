@@ -134,12 +134,24 @@ def test_a_layout_keeps_its_manifest_and_blobs_byte_for_byte(root, images, layou
         assert root.blobs.read(blob.digest) == (layout.path / "blobs/sha256" / blob.digest.hex).read_bytes()
 
 
-def test_a_known_layout_is_not_read_again(root, layout, reads, monkeypatch) -> None:
+def test_a_known_layout_is_not_unpacked_again(root, layout, reads, monkeypatch) -> None:
     load_archive(root, layout.add(layout.manifest([A, B])).path)
     del reads[:]
-    monkeypatch.setattr(loading._Loader, "_hash", lambda *_: pytest.fail("a layer was read"))
+    monkeypatch.setattr(loading._Loader, "_hash", lambda *_: pytest.fail("a layer was unpacked"))
     load_archive(root, layout.path)
     assert reads == []
+
+
+def test_a_damaged_copy_of_a_known_blob_is_refused(root, images, layout) -> None:
+    load_archive(root, layout.add(layout.manifest([A], level=9), "x:1").path)
+    blob = layout.path / "blobs/sha256" / images.manifest(images.list()[0].record.manifest).layers[0].digest.hex
+    good = blob.read_bytes()
+    for bad in (good[:-1], good + b"x", good[:-1] + bytes([good[-1] ^ 1])):
+        blob.write_bytes(bad)
+        with pytest.raises(Corrupt, match="expected"):
+            load_archive(root, layout.path)
+    blob.unlink()  # the store has it
+    assert load_archive(root, layout.path)[0].image.diff_ids == (Digest.parse(digest(A)),)
 
 
 def test_another_compression_of_a_known_layer_is_checked_and_kept(root, images, layout, reads) -> None:

@@ -188,3 +188,12 @@ def test_an_empty_file_is_no_root_file_system(root, tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", [b"", b"x", b"\x1f\x8b", b"\x1f\x8b\x08\0" + bytes(20), bytes(1024)])
 def test_no_head_at_all_is_no_archive(head: bytes) -> None:
     assert looks_like_archive(head) is False
+
+
+def test_an_archive_of_old_docker_is_not_taken_for_a_root_file_system(root, images) -> None:
+    id = "1" * 64
+    old = tar({f"{id}/": None, f"{id}/layer.tar": ROOTFS, "repositories": json.dumps({"x": {"1": id}}).encode()})
+    with pytest.raises(InvalidArchive, match=r"no manifest\.json: saved by docker before 1\.10"):
+        import_any(root, io.BytesIO(old))
+    plain = import_any(root, io.BytesIO(tar({"repositories/": None, "repositories/x": b"{}"})))
+    assert paths(root, plain) == [b"repositories", b"repositories/x"]
