@@ -14,12 +14,13 @@ from layerfs.cli.launch_limits import CONFINEMENT, network_settings, take
 from layerfs.cli.output import fail, out, reason
 from layerfs.cli.session import Session
 from layerfs.cli.terminal import check_input_terminal, parse_keys, size_of
-from layerfs.engine.attaching import NOTHING, Attach
+from layerfs.engine.attaching import CHUNK, NOTHING, Attach
 from layerfs.engine.life import start
 from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput, LayerfsError
 
 if TYPE_CHECKING:
     from layerfs.engine import Container
+    from layerfs.engine.attaching import Connection
 
 _FAILED = 125  # docker's code for what is wrong before the program runs
 
@@ -43,6 +44,7 @@ OPTIONS: list[Flag] = [
     option("-w", "--workdir", metavar="DIR", help="Working directory in the container."),
     option("-u", "--user", metavar="NAME|UID[:GROUP|GID]", help="Who the program runs as."),
     option("-h", "--hostname", help="Host name in the container."),
+    option("--domainname", metavar="DOMAIN", help="Its domain name."),
     option(
         "--network",
         "--net",
@@ -59,6 +61,7 @@ OPTIONS: list[Flag] = [
     option("-v", "--volume", multiple=True, metavar="[SRC:]DST[:ro]", help="A volume, or a path of the host."),
     option("--mount", "mounts", multiple=True, metavar="type=…,src=…,dst=…", help="bind, volume or tmpfs."),
     option("--volumes-from", multiple=True, metavar="CONTAINER[:ro]", help="The mounts of another."),
+    option("--volume-driver", default="local", metavar="NAME", help="Of unnamed volumes; there is local only."),
     option("--tmpfs", multiple=True, metavar="DST[:OPTIONS]", help="Mount a tmpfs."),
     option("--read-only", is_flag=True, help="Mount the root file system read-only."),
     option("--privileged", is_flag=True, help="All capabilities, no masks."),
@@ -71,6 +74,7 @@ OPTIONS: list[Flag] = [
     ),
     option("--stop-timeout", type=int, metavar="SECONDS", help="Time to stop in, before it is killed."),
     option("-i", "--interactive", is_flag=True, help="Keep standard input open."),
+    option("-a", "--attach", multiple=True, metavar="STREAM", help="Only stdin, stdout, stderr; else all that go."),
     option("-t", "--tty", is_flag=True, help="Run it on a terminal."),
     option("--rm", "auto_remove", is_flag=True, help="Remove the container when its program ends."),
     option("--runtime", metavar="NAME|PATH", help="Another OCI runtime: crun, runc."),
@@ -87,6 +91,7 @@ OPTIONS: list[Flag] = [
     option("--no-healthcheck", is_flag=True, help="Without the image's health check."),
     option("--pull", default="missing", metavar="POLICY", help="Pull it: always, missing (default), never."),
     option("--platform", metavar="OS/ARCH[/VARIANT]", help="Platform of the image that is pulled."),
+    option("--disable-content-trust", is_flag=True, help="So it is; for docker's sake."),
     option("-q", "--quiet", is_flag=True, help="Say nothing of a pull."),
     option("--cidfile", metavar="FILE", help="Write the container's ID to a file."),
     *CONFINEMENT,
@@ -218,7 +223,11 @@ def _create(session: Session, image: str, command: Sequence[str], options: dict[
     cidfile = options.pop("cidfile")
     if cidfile and Path(cidfile).exists():
         raise InvalidInput(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
-    others = options.pop("volumes_from")
+    others, driver = options.pop("volumes_from"), options.pop("volume_driver")
+    del options["disable_content_trust"]
+    if driver != "local":
+        raise InvalidInput(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
+    attached(options.pop("attach"))
     how = {name: options.pop(name) for name in ("platform", "quiet")}
     policy = options.pop("pull")
     settings = _settings(options, command)
@@ -229,6 +238,28 @@ def _create(session: Session, image: str, command: Sequence[str], options: dict[
     if cidfile:
         Path(cidfile).write_text(box.id)
     return box
+
+
+def attached(names: Iterable[str]) -> Attach:
+    """`-a`: the outputs that we see; both when nobody says. Raises InvalidInput in docker's words."""
+    found = NOTHING
+    words = {"stdin": NOTHING, "stdout": Attach.STDOUT, "stderr": Attach.STDERR}
+    for name in names:
+        if name.lower() not in words:
+            text = f'invalid argument "{name}" for "-a, --attach" flag'
+            raise InvalidInput(f"{text}: valid streams are STDIN, STDOUT and STDERR")
+        found |= words[name.lower()]
+    return found if names else Attach.STDOUT | Attach.STDERR
+
+
+def _feed(box: Container, connection: Connection, stdin: bool) -> int:
+    """Nobody wants its output: it gets all our input, and goes on without us."""
+    out(box.id)
+    with connection:
+        while stdin and (data := os.read(0, CHUNK)):
+            stdin = connection.write(data)
+        connection.end_input()
+    return 0
 
 
 def create(session: Session, image: str, command: Sequence[str], options: dict[str, Any]) -> int:
@@ -246,11 +277,15 @@ def run(session: Session, image: str, command: Sequence[str], options: dict[str,
     stdin = options["interactive"] and not detach
     try:
         parse_keys(keys)
+        outputs = attached(options["attach"])
+        if options["attach"] and detach:
+            raise InvalidInput("conflicting options: cannot specify both --attach and --detach")
         check_input_terminal(stdin, options["tty"])
         box = _create(session, image, command, options | {"stdin_once": stdin})
     except OSError as error:
         return fail(reason(error), _FAILED)
-    what = NOTHING if detach else Attach.STDOUT | Attach.STDERR | Attach.CLEANS | (Attach.STDIN if stdin else NOTHING)
+    what = NOTHING if detach else outputs | (Attach.CLEANS if outputs else NOTHING)
+    what |= Attach.STDIN if stdin else NOTHING
     started = False
     try:
         connection = start(box, attach=what, size=(0, 0) if detach else size_of(1))
@@ -261,6 +296,8 @@ def run(session: Session, image: str, command: Sequence[str], options: dict[str,
             connection.close()
             out(box.id)
             return 0
+        if not outputs:
+            return _feed(box, connection, stdin)
         return follow(box, connection, stdin=stdin, keys=keys, proxy=proxy) or 0
     except LayerfsError as error:
         return fail(str(error), error.exit_code if error.exit_code in (126, 127) else _FAILED)

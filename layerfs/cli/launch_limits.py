@@ -52,6 +52,9 @@ CONFINEMENT: list[Flag] = [
     option("-P", "--publish-all", is_flag=True, help="Ports of the host's for all that are exposed."),
     option("--expose", multiple=True, metavar="PORT", help="One more port for -P."),
     option("--network-alias", "--net-alias", "network_aliases", multiple=True, help="Another name there."),
+    option("--mac-address", metavar="MAC", help="Its Ethernet address there."),
+    option("--link", "links", multiple=True, metavar="CONTAINER[:ALIAS]", help="A running container in /etc/hosts."),
+    option("--annotation", "annotations", multiple=True, metavar="NAME=VALUE", help="For another OCI runtime."),
     option("--ip", metavar="ADDRESS", help="Its address on its network."),
     option("--group-add", multiple=True, metavar="GROUP", help="One more group of the user's."),
     option("--add-host", "extra_hosts", multiple=True, metavar="NAME:IP", help="A line for /etc/hosts."),
@@ -83,12 +86,12 @@ def network_settings(names: Sequence[str], limits: dict[str, Any]) -> dict[str, 
                 found.append(value)
             elif key == "alias":
                 extra.setdefault("network_aliases", list(limits.get("network_aliases", ()))).append(value)
-            elif key == "ip":
-                extra["ip"] = value
+            elif key in ("ip", "mac-address"):
+                extra[key.replace("-", "_")] = value
             else:
                 raise InvalidInput(f"invalid field {key} in --network {text}")
     if not found:
-        needs = ("publish", "publish_all", "network_aliases", "ip")
+        needs = ("publish", "publish_all", "network_aliases", "ip", "mac_address", "links")
         found = ["bridge" if any(name in limits for name in needs) else _default_network()]
     return {"network": found[0], "networks": found[1:], **extra}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from layerfs._lazy import pattern
 from layerfs._record import dataclass, field, replace
 from layerfs.errors import InvalidInput
 from layerfs.runtime.resources import NAMES as RESOURCE_NAMES
@@ -49,6 +50,10 @@ class Confinement:
     networks: tuple[str, ...] = ()  # beside `network`
     network_aliases: tuple[str, ...] = ()
     ip: str | None = None
+    mac_address: str | None = None
+    domainname: str | None = None
+    annotations: tuple[str, ...] = ()  # for other runtimes
+    links: tuple[str, ...] = ()  # CONTAINER[:ALIAS]
     publish: tuple[str, ...] = ()
     publish_all: bool = False
     expose: tuple[str, ...] = ()
@@ -85,6 +90,11 @@ class Confinement:
             parse_expose(text)
         if self.cgroup_parent:
             parse_parent(self.cgroup_parent)
+        if self.mac_address and not _MAC.match(self.mac_address):
+            raise InvalidInput(f"{self.mac_address} is not a valid mac address")
+        for name in ("hostname", "domainname"):
+            if self.uts == "host" and getattr(self, name, None):
+                raise InvalidInput(f"conflicting options: {name} and the UTS mode")
         sysctls = tuple(map(parse_sysctl, self.sysctls))
         for name, _ in sysctls:
             check_sysctl(name, host_network=options.network == "host")
@@ -99,9 +109,12 @@ class Confinement:
             time_offsets=tuple(map(parse_clock, self.time_offsets)),
             shm_size=0 if self.ipc == "none" else self.shm_size or options.shm_size,
             oom_score_adj=self.oom_score_adj or 0,
+            domainname=self.domainname or "",
+            annotations=tuple(text.partition("=")[::2] for text in self.annotations),
         )
 
 
+_MAC: Final = pattern(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}\Z")
 _SHARING: Final = {
     "ipc": ("none", "private", "shareable", "host"),
     "pid": ("host",),
@@ -113,7 +126,18 @@ _SHARING: Final = {
 LISTS: Final = frozenset(
     {
         *("ulimits", "sysctls", "devices", "group_add", "extra_hosts", "dns", "dns_search", "dns_options"),
-        *("time_offsets", "networks", "network_aliases", "publish", "expose", "mounts", "uidmap", "gidmap"),
+        *(
+            "annotations",
+            "links",
+            "time_offsets",
+            "networks",
+            "network_aliases",
+            "publish",
+            "expose",
+            "mounts",
+            "uidmap",
+            "gidmap",
+        ),
     }
 )
 FLAGS: Final = frozenset({"publish_all"})

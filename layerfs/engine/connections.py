@@ -104,7 +104,7 @@ def _connect(
             container=box.id,
             name=box.name,
             address=str(address),
-            mac="02:42:" + ":".join(f"{byte:02x}" for byte in address.packed),
+            mac=(settings.mac_address if number == 0 else None) or _mac_for(address),
             interface=f"eth{number}",
             link=f"veth{box.id[:7]}{number}",
             aliases=(*settings.network_aliases, box.id[:12], *([settings.hostname] if settings.hostname else [])),
@@ -114,6 +114,29 @@ def _connect(
         _plug_in(network, endpoint, networks.namespace(box.id), default_route=number == 0)
     _publish(networks, network, endpoint, add=True)
     _tell_names(networks, network)
+
+
+def _mac_for(address: ipaddress.IPv4Address) -> str:
+    return "02:42:" + ":".join(f"{byte:02x}" for byte in address.packed)
+
+
+def linked(box: Container, settings: Settings) -> list[tuple[str, str]]:
+    """(names, address) of the containers of `--link`. Raises ContainerNotFound, RunError in docker's words."""
+    networks, found = Networks(box.store), []
+    mine = {network.id for network, _ in networks.of(box.id)}
+    for text in settings.links:
+        name, _, alias = text.partition(":")
+        other = box.store.container(name)
+        ends = [end for network, end in networks.of(other.id) if network.id in mine]
+        if not other.state.running:
+            raise RunError(
+                f"Cannot link to a non running container: /{other.name} AS /{box.name}/{alias or other.name}"
+            )
+        if not ends:
+            raise RunError(f"Cannot link to {other.name}: it is on none of the container's networks")
+        names = dict.fromkeys((alias or other.name, other.id[:12], other.name))
+        found.append((" ".join(names), ends[0].address))
+    return found
 
 
 def _ports(networks: Networks, network: Network, wanted: Sequence[Publish]) -> tuple[tuple[str, str, int, int], ...]:
@@ -154,7 +177,7 @@ def _up(networks: Networks, network: Network, *, fresh: bool) -> Iterator[Networ
 
 def _add_bridge(host: Netlink, network: Network) -> None:
     gateway = ipaddress.IPv4Address(network.gateway)
-    host.add_bridge(network.bridge, "02:42:" + ":".join(f"{byte:02x}" for byte in gateway.packed))
+    host.add_bridge(network.bridge, _mac_for(gateway))
     link = host.find(network.bridge)
     if link is None:
         raise RunError(f"the bridge {network.bridge} has vanished")

@@ -111,6 +111,8 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
             "LogConfig": {"Type": settings.log_driver, "Config": dict(settings.log_opts)},
             "Privileged": settings.privileged,
             "ReadonlyRootfs": settings.read_only,
+            "Links": [_link(box, text) for text in settings.links] or None,
+            "Annotations": dict(text.partition("=")[::2] for text in settings.annotations) or None,
             "CapAdd": list(settings.cap_add) or None,
             "CapDrop": list(settings.cap_drop) or None,
             "SecurityOpt": _security(settings) or None,
@@ -135,6 +137,11 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         sizes = box.sizes()
         document |= {"SizeRw": sizes.writable, "SizeRootFs": sizes.writable + sizes.image}
     return document
+
+
+def _link(box: Container, text: str) -> str:
+    name, _, alias = text.partition(":")
+    return f"/{name}:/{box.name}/{alias or name}"
 
 
 def _security(settings: Settings) -> list[str]:
@@ -219,6 +226,7 @@ def _config(box: Container) -> dict[str, Any]:
     settings = box.settings
     return {
         "Hostname": settings.hostname or box.id[:12],
+        "Domainname": settings.domainname or "",
         "AttachStdin": settings.stdin_once,
         "AttachStdout": True,
         "AttachStderr": True,

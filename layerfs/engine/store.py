@@ -292,7 +292,8 @@ class Store:
                 where docker has several; `env`, `labels` and `storage_opt` may be mappings. Limits:
                 memory memory_swap memory_reservation cpus cpu_shares cpu_period cpu_quota cpuset_cpus cpuset_mems pids
                 blkio_weight device_read_bps … (texts or numbers); mounts ulimits sysctls devices group_add extra_hosts
-                dns dns_search dns_options shm_size oom_score_adj cgroup_parent userns uidmap gidmap.
+                dns dns_search dns_options shm_size oom_score_adj cgroup_parent userns uidmap gidmap,
+                domainname mac_address links annotations.
 
         Raises:
             AlreadyExists: the name is taken. ImageNotFound, InvalidInput.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerfs._record import replace
-from layerfs.engine.connections import connect_all, disconnect_all, names_block, names_for, wants_bridge
+from layerfs.engine.connections import connect_all, disconnect_all, linked, names_block, names_for, wants_bridge
 from layerfs.engine.events import record_event
 from layerfs.engine.filters import filter_of
 from layerfs.engine.networks import Networks
@@ -92,7 +92,7 @@ def _connected(box: Container, settings: Settings, options: RunOptions) -> RunOp
         options,
         shared=shared,
         addresses=tuple(end.address for _, end in ends),
-        extra_hosts=given,
+        extra_hosts=[*given, *linked(box, settings)],
         others=names_block(names_for(networks, box.id)),
     )
 

@@ -81,6 +81,7 @@ def document(
         "root": {"path": rootfs, "readonly": spec.read_only},
         "mounts": list(_mounts(spec.steps)),
         "linux": _linux(spec, seccomp, resources, devices, cgroup),
+        **({"annotations": dict(spec.annotations)} if spec.annotations else {}),
     }
     return found | ({"hostname": _text(spec.hostname)} if spec.hostname else {})
 

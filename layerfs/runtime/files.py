@@ -39,6 +39,11 @@ def _read(path: Path) -> bytes:
         return b""
 
 
+def _names(hostname: bytes, options: RunOptions) -> bytes:
+    """For its own line: the full name first, as `hostname -f` takes it."""
+    return hostname + b"." + os.fsencode(options.domainname) + b" " + hostname if options.domainname else hostname
+
+
 def hosts_text(hostname: bytes, addresses: Iterable[str] = (), extra: Iterable[tuple[str, str]] = ()) -> bytes:
     """docker's /etc/hosts: its fixed lines, the container's `addresses`, then `extra` (name, address) pairs."""
     lines = [f"{address}\t{names}".encode() for address, names in _HOSTS]
@@ -73,7 +78,7 @@ def write_files(directory: Path, hostname: bytes, options: RunOptions) -> Contai
     hosts = _read(Path("/etc/hosts")) if host_network else b""
     extra = tuple(options.extra_hosts)
     added = b"".join(f"{address}\t{name}\n".encode() for name, address in extra)
-    own = hosts + added if hosts else hosts_text(hostname, options.addresses, extra)
+    own = hosts + added if hosts else hosts_text(_names(hostname, options), options.addresses, extra)
     files.hosts.write_bytes(own + options.others)
     for path in (files.resolv_conf, files.hostname, files.hosts):
         path.chmod(0o644)

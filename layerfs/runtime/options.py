@@ -83,6 +83,8 @@ class RunOptions:
     hostname: str | bytes | None = (
         None  # default: the first 12 digits of container_id, with the host's network its name
     )
+    domainname: str = ""
+    annotations: Sequence[tuple[str, str]] = ()  # for other runtimes
     container_id: str | None = None  # 64 hex digits; a random one when absent
     network: Network = "none"
     read_only: bool = False

@@ -80,6 +80,8 @@ def _sysctls(options: RunOptions) -> tuple[tuple[str, str], ...]:
     defaults = dict(_NETWORK_SYSCTLS if options.network in ("none", "bridge") else ())
     if options.id_maps and defaults:  # only groups that it has
         defaults["net.ipv4.ping_group_range"] = f"0 {options.id_maps.last_gid}"
+    if options.domainname:
+        defaults["kernel.domainname"] = options.domainname
     return tuple((defaults | dict(given)).items())
 
 
@@ -116,6 +118,7 @@ def plan(
         entered=_entered(options),
         clocks=tuple(options.time_offsets),
         cgroup_procs=tuple(os.fsencode(path) for path in options.cgroup_procs),
+        annotations=tuple(options.annotations),
         seccomp=options.seccomp,
         stop_signal=parse_signal(options.stop_signal or config.get("StopSignal") or signal.SIGTERM),
         init=options.init,

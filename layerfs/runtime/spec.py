@@ -115,6 +115,7 @@ class RunSpec:
     shared_pids: bool = False  # no PID namespace of its own
     entered: tuple[tuple[Namespace, bytes], ...] = ()  # namespaces of others, by their files
     clocks: tuple[tuple[int, int], ...] = ()  # clock of clock_gettime(2), seconds it is off
+    annotations: tuple[tuple[str, str], ...] = ()  # for a bundle
     seccomp: bytes = b""  # struct sock_filter array, compiled by the caller
     stop_signal: int = signal.SIGTERM
     init: bool = False  # PID 1 is the helper's own

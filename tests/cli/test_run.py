@@ -131,3 +131,29 @@ def test_mount_change_umount_diff_commit(store, layerfs_command):
     assert layerfs_command("diff", "one").stdout == b"A /new-\\xff\n"
     made = layerfs_command("commit", "one", "box:2").stdout.decode().strip()
     assert layerfs_command("run", "--rm", made, "ls", "/").stdout.startswith(b"bin\n")
+
+
+def test_only_the_streams_that_were_asked_for(layerfs_command):
+    script = ["sh", "-c", "echo out; echo err >&2"]
+    done = layerfs_command("run", "--rm", "-a", "stdout", "box:1", *script)
+    assert (done.stdout, done.stderr) == (b"out\n", b"")
+    done = layerfs_command("run", "--rm", "--attach=STDERR", "box:1", *script)
+    assert (done.stdout, done.stderr) == (b"", b"err\n")
+    assert layerfs_command("run", "-d", "-a", "stdout", "box:1", *script).returncode == 125
+    assert b"valid streams are STDIN, STDOUT and STDERR" in layerfs_command("run", "-a", "x", "box:1").stderr
+
+
+def test_input_alone_is_given_and_the_program_left(layerfs_command):
+    done = layerfs_command("run", "-i", "-a", "stdin", "box:1", "cat", input=b"fed\n" * 100_000)
+    name = done.stdout.decode().strip()
+    assert (len(name), done.returncode) == (64, 0)
+    assert layerfs_command("wait", name).stdout == b"0\n"
+    assert layerfs_command("logs", name).stdout == b"fed\n" * 100_000
+
+
+def test_a_domain_name(layerfs_command):
+    script = "hostname -f; while read line; do echo $line; done < /proc/sys/kernel/domainname"
+    words = ["--network=bridge", "-h", "h", "--domainname", "d.x"]
+    done = layerfs_command("run", "--rm", *words, "box:1", "sh", "-c", script)
+    assert done.stdout == b"h.d.x\nd.x\n"
+    assert b"conflicting options" in layerfs_command("run", "--uts=host", "--domainname", "x", "box:1").stderr

@@ -248,3 +248,23 @@ def test_networks_as_records(store):
     with pytest.raises(errors.InvalidInput, match="pre-defined"):
         networks.remove("host")
     assert networks.prune(["one"]) == [] and networks.prune([]) == ["one"]
+
+
+@apart
+def test_a_link_is_a_name_and_the_ethernet_address_can_be_chosen(store, image):
+    web = server(store, name="web", network="bridge", mac_address="02:42:aa:bb:cc:dd")
+    assert b"02:42:aa:bb:cc:dd" in web.exec(["ip", "link", "show", "eth0"]).stdout
+    code = "ping -c1 -W2 www >/dev/null && nc www 80; cat /etc/hosts"
+    found = store.create(image, network="bridge", links=["web:www"]).run(["sh", "-c", code]).stdout
+    assert found.startswith(b"hello\n")
+    assert f"\twww {web.id[:12]} web\n".encode() in found
+    web.stop(0)
+    left = store.create(image, name="left", network="bridge", links=["web:www"])
+    with pytest.raises(errors.RunError, match="Cannot link to a non running container: /web AS /left/www"):
+        left.start()
+    web.remove()
+
+
+def test_no_ethernet_address_is_told(store, image):
+    with pytest.raises(errors.InvalidInput, match="zz is not a valid mac address"):
+        store.create(image, network="bridge", mac_address="zz")
