@@ -15,6 +15,7 @@ from pathlib import Path
 
 from layerfs.build.contentkeys import Hashes, is_settled, now_ns
 from layerfs.build.files import Ignore, Item, Xattrs, below, is_wanted
+from layerfs.build.find import find
 from layerfs.errors import InUse, NotFound
 from layerfs.layer.host import XATTR_SPACES, image_xattrs
 from layerfs.layer.sparse import Extents, data_extents
@@ -185,6 +186,14 @@ class DirectoryFiles:
 
     def content(self, item: Item) -> ContextContent | None:
         return ContextContent(self, item) if item.size else None
+
+
+def subdirectory(files: DirectoryFiles, path: bytes) -> DirectoryFiles:
+    """A directory of a context as one of its own; links in it stay inside. Raises NotFound."""
+    item = find(files, path)
+    if item is None or not item.is_dir:
+        raise NotFound(f"no directory {os.fsdecode(path)} in the repository")
+    return DirectoryFiles(Path(f"/proc/self/fd/{files.directory(item.path)}"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,10 @@ from layerfs.layer.entry import BytesContent, Content, FileContent
 _PIECE = 1 << 20
 _SECONDS = 60
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}\Z")
-_GIT = re.compile(r"git@|git://|ssh://|https?://[^?]*\.git(?:[#?].*)?\Z")
 
 
 def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
-
-
-def is_git(source: str) -> bool:
-    return _GIT.match(source) is not None
 
 
 class OneFile:

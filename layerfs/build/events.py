@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from layerfs._record import asdict, dataclass
 
-Kind = Literal["context", "start", "cached", "output", "done", "failed", "warning", "image", "debug", "cache"]
+Kind = Literal["context", "start", "cached", "output", "done", "failed", "warning", "image", "debug", "note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class BuildEvent:
     intermediate images are kept. failed: `text` says why. `seconds`: since the step began.
     output: `data` of `stream` 1 or 2. `meta`: the step only changes the config. warning: `text`.
     image: the finished `image` and its `name`, one event for each. debug: an `image` of a failed step.
-    cache: `text` says which one is read or written.
+    note: `text` says which cache or source is fetched, or written.
     """
 
     kind: Kind

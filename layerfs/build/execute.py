@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import layerfs.build.instructions as i
 from layerfs._record import dataclass, field, replace
 from layerfs.build.cachekeys import BuildCache, Made, step_key
 from layerfs.build.config import State
-from layerfs.build.downloads import OneFile, check_checksum, fetch, is_git, is_url, name_of
+from layerfs.build.context import DirectoryFiles, subdirectory
+from layerfs.build.downloads import OneFile, check_checksum, fetch, is_url, name_of
 from layerfs.build.files import Files, Skip, TreeFiles
 from layerfs.build.modes import parse_mode
 from layerfs.build.owners import find_owner, is_numeric
@@ -30,6 +33,9 @@ from layerfs.layer.tree import Tree
 from layerfs.oci import Platform
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
+
+if TYPE_CHECKING:
+    from layerfs.build.gitsources import Git, GitSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +243,7 @@ class _Copying:
         self.jobs: list[Job] = []
         self._parts: list[bytes] = []
         self._archives: list[int] = []
+        self._repositories: dict[int, tuple[Git, GitSource, str]] = {}
         self.workdir = os.fsencode(self.state.config.working_dir or "/")
         self.to = destination(os.fsencode(step.destination), self.workdir)
         self.change = parse_mode(step.chmod) if step.chmod else None
@@ -259,8 +266,8 @@ class _Copying:
 
     def _add_source(self, source: str) -> None:
         step = self.step
-        if isinstance(step, i.Add) and is_git(source):
-            raise Unsupported(f"ADD of git repositories is not supported: {source}")
+        if isinstance(step, i.Add) and ":" in source and self._add_repository(source, step):
+            return
         if isinstance(step, i.Add) and is_url(source):
             self._add_download(source, step)
             return
@@ -281,6 +288,32 @@ class _Copying:
         self.stack.callback(found.path.unlink, missing_ok=True)
         one = found.files(directory)
         self._add_job(Job(one, one.item, one.item.name), unpack=step.unpack is True)
+
+    def _add_repository(self, url: str, step: i.Add) -> bool:
+        """Its commit decides; it is fetched when the layer is made, in place of the job that stands for it. False: the
+        URL is not that of a repository."""
+        from layerfs.build.gitsources import Git, GitSource
+
+        source = GitSource.parse(url)
+        if source is None:
+            return False
+        source = source.flagged(step.checksum, step.keep_git_dir)
+        git = Git(self.executor.wishes.secrets, self.executor.wishes.agents.get("default", ""))
+        commit = git.resolve(source)
+        self._repositories[len(self.jobs)] = (git, source, commit)
+        key = (commit or source.ref, source.subdir, source.keep_git_dir, source.submodules, step.excludes)
+        self._parts += [b"git", repr(key).encode()]
+        self.jobs.append(Job(self.files, self.files.root, b""))
+        return True
+
+    def _checkout(self, git: Git, source: GitSource, commit: str) -> Job:
+        place = self.executor.lease.tmp / f"git-{os.urandom(6).hex()}"
+        self.stack.callback(shutil.rmtree, place, ignore_errors=True)
+        git.checkout(source, commit, place)
+        files = self.stack.enter_context(DirectoryFiles(place))
+        if source.subdir:
+            files = self.stack.enter_context(subdirectory(files, os.fsencode(source.subdir)))
+        return Job(files, files.root, b"", skip=self.skip)
 
     def _add_job(self, job: Job, *, unpack: bool = False) -> None:
         self._parts += [b"unpack" if unpack else b"copy", job.key()]
@@ -321,6 +354,8 @@ class _Copying:
         from layerfs.build.archives import is_archive, unpacked
 
         jobs = list(self.jobs)
+        for number, repository in self._repositories.items():
+            jobs[number] = self._checkout(*repository)
         for number in self._archives:
             job = jobs[number]
             if is_archive(job.files, job.item):
@@ -329,6 +364,7 @@ class _Copying:
         below = Below(None if step.link else executor._tree(self.state.layers))
         rules = Rules(self.to, self._now(), owner, self.change, step.link, step.at.name)
         layer = executor.store(Transfer(below, rules).entries(jobs))
-        for job, key in zip(self.jobs, self._parts[1::2], strict=True):
-            check_same(job, key)
+        for number, (job, key) in enumerate(zip(self.jobs, self._parts[1::2], strict=True)):
+            if number not in self._repositories:
+                check_same(job, key)
         return layer

@@ -28,15 +28,15 @@ class Found:
     ignore: bytes
 
 
-def find_dockerfile(files: Files, wanted: str | os.PathLike[str] | BinaryIO | None) -> Found:
-    """`wanted`: a path of the host, else one in the context; a stream; None for the usual names.
+def find_dockerfile(files: Files, wanted: str | os.PathLike[str] | BinaryIO | None, *, host: bool = True) -> Found:
+    """`wanted`: a path of the host (with `host`), else one in the context; a stream; None for the usual names.
 
     Raises:
         NotFound: in docker's words.
     """
     if wanted is not None and not isinstance(wanted, str | os.PathLike):
         return Found("Dockerfile", wanted.read(_MAX + 1), _in_context(files, b".dockerignore") or b"")
-    if wanted is not None and Path(wanted).is_file():
+    if wanted is not None and host and Path(wanted).is_file():
         path = Path(wanted)
         own = path.with_name(path.name + ".dockerignore")
         ignore = own.read_bytes() if own.is_file() else _in_context(files, b".dockerignore") or b""

@@ -94,7 +94,7 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
 
 
 @verb("build")
-@click.argument("context", required=False, metavar="PATH|-")
+@click.argument("context", required=False, metavar="PATH|URL|-")
 @click.option("-t", "--tag", "tags", multiple=True, metavar="NAME[:TAG]", help="Name of the image; may be repeated.")
 @click.option("-f", "--file", "dockerfile", metavar="FILE", help="The Dockerfile (default: PATH/Dockerfile), or -.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="NAME[=VALUE]", help="Value of an ARG.")
@@ -113,7 +113,7 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
 @click.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="For RUN --mount.")
 @click.option("--ssh", "agents", multiple=True, metavar="ID[=SOCKET]", help="For RUN --mount.")
 @click.option(
-    "--build-context", "contexts", multiple=True, metavar="NAME=DIR|docker-image://…", help="One more context."
+    "--build-context", "contexts", multiple=True, metavar="NAME=DIR|URL|docker-image://…", help="One more context."
 )
 @click.option("--network", default="default", metavar="NETWORK", help="Of RUN: default, none, host, or a network.")
 @click.option("--allow", multiple=True, metavar="ENTITLEMENT", help="network.host, security.insecure.")
@@ -133,9 +133,10 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
 @click.option("--force-rm", is_flag=True, hidden=True)
 @click.pass_obj
 def build_command(session: Session, /, context: str | None, **options: Any) -> int:
-    """Build an image from a Dockerfile. - reads a Dockerfile, or a tar that is the context, from standard input."""
+    """Build an image from a Dockerfile. URL is that of a git repository (#REF:DIR), a tar or a Dockerfile. - reads a
+    Dockerfile, or a tar that is the context, from standard input."""
     if context is None:
-        raise InvalidInput("PATH is missing: the build's context, or - for standard input")
+        raise InvalidInput("PATH is missing: the build's context, a URL, or - for standard input")
     try:
         if options["check"]:
             return _check(session, context, options)

@@ -79,7 +79,7 @@ class Plain:
     def _other(self, event: BuildEvent) -> None:
         if event.kind == "warning":
             self._put(f"WARN: {printable(event.text)}")
-        elif event.kind == "cache":
+        elif event.kind == "note":
             self._put(printable(event.text))
         elif event.kind == "image":
             self._put(f"writing image {event.image}")
@@ -208,7 +208,7 @@ class Live:
             self._end(event)
         elif event.kind == "warning":
             self._keep(f"WARN: {printable(event.text)}")
-        elif event.kind == "cache":
+        elif event.kind == "note":
             self._keep(f" => {printable(event.text)}")
         elif event.kind == "image":
             self._keep(f" => {event.name or event.image}")

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from layerfs._record import dataclass
+from layerfs._record import dataclass, replace
 from layerfs.build.cachekeys import BuildCache, Made
 from layerfs.build.cacheplaces import CachePlace, chosen
 from layerfs.build.config import State
 from layerfs.build.contentkeys import Hashes
 from layerfs.build.context import DirectoryFiles
+from layerfs.build.downloads import fetch, is_url
 from layerfs.build.events import BuildEvent, Report
 from layerfs.build.execute import Executor, Wishes
 from layerfs.build.files import TreeFiles
@@ -37,6 +38,7 @@ from layerfs.oci import ContainerConfig, ImageConfig, Platform
 from layerfs.reference import Reference
 
 if TYPE_CHECKING:
+    from layerfs.build.gitsources import GitSource
     from layerfs.build.lint import Report as LintReport
     from layerfs.digest import DiffID
     from layerfs.engine.container import Container
@@ -239,7 +241,7 @@ class _Build:
         image = self._finish(state, solver.executor.wishes.now_ns(), steps)
         for place in exports:
             if place.kind != "inline" and elsewhere is not None:
-                self._report(BuildEvent("cache", text=f"exporting cache to {place}"))
+                self._report(BuildEvent("note", text=f"exporting cache to {place}"))
                 elsewhere.write(place, cache.steps, state.layers)
         return image
 
@@ -259,7 +261,7 @@ class _Build:
 
         elsewhere = self._stack.enter_context(Elsewhere(self._store.root, self._lease, self._platform(), warn))
         for place in imports:
-            self._report(BuildEvent("cache", text=f"importing cache manifest from {place}"))
+            self._report(BuildEvent("note", text=f"importing cache manifest from {place}"))
             elsewhere.add(place)
         return elsewhere, exports
 
@@ -293,7 +295,7 @@ class _Build:
         allow = {*options.allow, *(["network.host"] if options.network == "host" else [])}
         return Wishes(
             None if options.epoch is None else options.epoch * _SECOND,
-            {name: _secret(name, value) for name, value in (options.secrets or {}).items()},
+            self._secrets(),
             dict(options.ssh or {}),
             frozenset(allow),
             options.network,
@@ -301,12 +303,21 @@ class _Build:
             skip_of,
         )
 
+    def _secrets(self) -> dict[str, bytes]:
+        return {name: _secret(name, value) for name, value in (self._options.secrets or {}).items()}
+
     # contexts
 
     def _open(self, context: ContextSource) -> tuple[Context, Found]:
         options, root = self._options, self._store.root
         if context is None or (isinstance(context, str) and context == "-"):
             context = sys.stdin.buffer
+        if isinstance(context, str) and (repository := _repository(context)) is not None:
+            files = self._checkout(repository)
+            found = find_dockerfile(files, options.dockerfile, host=False)
+            return DirectoryContext(files.again(ignore_of(found))), found
+        if isinstance(context, str) and is_url(context):
+            context = self._download(context)
         if isinstance(context, str | os.PathLike):
             path = Path(context)
             if path.is_dir():
@@ -327,6 +338,26 @@ class _Build:
         layer = tar_layer(root, stream, self._lease)
         found = find_dockerfile(TreeFiles(root, merged_tree(root, [layer])), options.dockerfile)
         return TreeContext(root, (layer,), owned=False, ignore=ignore_of(found)), found
+
+    def _checkout(self, source: GitSource) -> DirectoryFiles:
+        """What a git repository has, fetched for this build."""
+        from layerfs.build.context import subdirectory
+        from layerfs.build.gitsources import Git
+
+        self._report(BuildEvent("note", text=f"load git source {source.shown}"))
+        keep = (self._options.build_args or {}).get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "")
+        source = replace(source, keep_git_dir=source.keep_git_dir or keep in ("1", "true"))
+        place = self._lease.tmp / "git" / os.urandom(6).hex()
+        place.parent.mkdir(exist_ok=True)
+        git = Git(self._secrets(), (self._options.ssh or {}).get("default", ""), trusted=True)
+        git.checkout(source, git.resolve(source), place)
+        files = self._stack.enter_context(DirectoryFiles(place))
+        return self._stack.enter_context(subdirectory(files, os.fsencode(source.subdir))) if source.subdir else files
+
+    def _download(self, url: str) -> BinaryIO:
+        """A Dockerfile, or a tar that is a context."""
+        self._report(BuildEvent("note", text=f"load remote build context {url}"))
+        return self._stack.enter_context(fetch(url, self._lease.tmp).path.open("rb"))
 
     def _directory(self, path: Path) -> DirectoryFiles:
         """A directory, with the digests that are remembered of its files."""
@@ -349,9 +380,13 @@ class _Build:
             image = self._store.import_archive(with_digest.partition("@")[0]).config
             self._lease.pin(b"".join(key.raw for key in (image.id, *image.diff_ids)))
             return TreeContext(root, image.diff_ids, state=State.of(image))
-        if "://" in text or text.startswith("git@"):
+        if (repository := _repository(text)) is not None:
+            return DirectoryContext(self._checkout(repository).again())
+        if is_url(text):
+            return self._remote_tar(name, text)
+        if "://" in text:
             raise Unsupported(
-                f"the build context {name}={text}: only directories, images and OCI layouts are supported"
+                f"the build context {name}={text}: only directories, URLs, images and OCI layouts are supported"
             )
         path = Path(text.removeprefix("local:"))
         if not path.is_dir():
@@ -359,6 +394,14 @@ class _Build:
         files = self._directory(path)
         found = Found("", b"", ignore=_read(path / ".dockerignore"))
         return DirectoryContext(files.again(ignore_of(found)))
+
+    def _remote_tar(self, name: str, url: str) -> Context:
+        from layerfs.build.archives import tar_layer
+
+        head, stream = _peeked(self._download(url))
+        if not _is_tar(head):
+            raise InvalidInput(f"the build context {name}={url} is no tar")
+        return TreeContext(self._store.root, (tar_layer(self._store.root, stream, self._lease),), owned=False)
 
     def _platform(self) -> Platform:
         return Platform.parse(self._options.platform) if self._options.platform else Platform.host()
@@ -400,6 +443,15 @@ def _serial(report: Report) -> Report:
             report(event)
 
     return tell
+
+
+def _repository(text: str) -> GitSource | None:
+    """What a context names, when that is a git repository."""
+    if ":" not in text and not text.startswith("github.com/"):
+        return None
+    from layerfs.build.gitsources import GitSource
+
+    return GitSource.parse(text, context=True)
 
 
 def _secret(name: str, value: bytes | str | os.PathLike[str]) -> bytes:

@@ -410,14 +410,15 @@ class Store:
         """An image of a Dockerfile, read as BuildKit does; what is cached is not run again.
 
         Args:
-            context: a directory, a tar in any compression (path or binary stream), or a stream that is a Dockerfile
-                itself; None and "-" are standard input.
+            context: a directory, a tar in any compression (path or binary stream), a stream that is a Dockerfile
+                itself, or a URL: of a git repository (`…git#REF:DIR`), a tar, a Dockerfile; None and "-" are standard
+                input.
             dockerfile: a path on the host or else in the context, or a stream; None is `Dockerfile` or `Containerfile`
                 of the context.
             tag: a name, or several.
             progress: called with layerfs.build.events.BuildEvent records, one after the other.
             how: target (a stage), labels, no_cache, no_cache_filter (stages), pull, platform, secrets (id to bytes, or
-                to the path of a file), ssh (id to socket), build_contexts (name to directory, `docker-image://NAME`,
+                to the path of a file), ssh (id to socket), build_contexts (name to directory, URL, `docker-image://NAME`,
                 `oci-layout://PATH`), network, allow (`network.host`, `security.insecure`), squash, epoch (seconds: no
                 time in the image is later), debug (keep an image of a failed step), legacy (an image of each step),
                 cache_from and cache_to (texts as --cache-from and --cache-to have: `type=registry,ref=NAME,mode=max`).

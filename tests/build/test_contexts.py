@@ -188,7 +188,7 @@ def test_named_contexts(build: Build, tmp_path: Path, store: layerfs.Store) -> N
     assert "bin/busybox" in names(image)
     assert names(build("FROM more\n", build_contexts={"more": other})) == [".dockerignore", "g"]
     with pytest.raises(Unsupported):
-        build("FROM scratch\n", build_contexts={"x": "https://example.invalid/x.git"})
+        build("FROM scratch\n", build_contexts={"x": "ftp://example.invalid/x"})
 
 
 @pytest.mark.root
