@@ -52,6 +52,14 @@ def merge_trees(paths: Sequence[str], out_path: str, subject: bytes, /) -> Merge
 """[twin] Fold tree files, base first (the first may be a merged tree), into a merged tree. GIL released.
 InvalidArchive on an unresolvable link."""
 
+class Fold:
+    """[twin] merge_trees that goes on: tree files are added one after the other, and any of these stacks is written.
+    Not for several threads at once; of no use after an error. GIL released."""
+
+    def __init__(self) -> None: ...
+    def add(self, path: str, /) -> None: ...
+    def write(self, out_path: str, subject: bytes, /) -> MergeResult: ...
+
 def remap_tree(path: str, out_path: str, mapping: bytes, /) -> None: ...
 
 """[twin] Copy a tree with packed files moved. mapping: 32-byte records u64 old pack, u32 old block, u32 new block,

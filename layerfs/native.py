@@ -14,6 +14,7 @@ NATIVE: bool
 
 if TYPE_CHECKING:
     from layerfs._native import (
+        Fold,
         LayerReader,
         LayerResult,
         MergeResult,
@@ -40,10 +41,12 @@ else:
         NATIVE = False
     LayerReader, LayerResult, MergeResult = _core.LayerReader, _core.LayerResult, _core.MergeResult
     hash_fd, sha256, xxh64 = _core.hash_fd, _core.sha256, _core.xxh64
+    Fold = _core.Fold
     merge_trees, remap_tree, verify_tree = _core.merge_trees, _core.remap_tree, _core.verify_tree
 
 __all__ = [
     "NATIVE",
+    "Fold",
     "LayerReader",
     "LayerResult",
     "MergeResult",

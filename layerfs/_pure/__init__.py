@@ -12,12 +12,13 @@ from layerfs._lazy import loader
 if TYPE_CHECKING:
     from layerfs._pure.hashes import hash_fd, sha256, xxh64
     from layerfs._pure.ingest import LayerReader, LayerResult
-    from layerfs._pure.merge import MergeResult, merge_trees
+    from layerfs._pure.merge import Fold, MergeResult, merge_trees
     from layerfs._pure.remap import remap_tree, verify_tree
 
 __getattr__ = loader(
     __name__,
     {
+        "Fold": "merge",
         "LayerReader": "ingest",
         "LayerResult": "ingest",
         "MergeResult": "merge",
@@ -31,6 +32,7 @@ __getattr__ = loader(
 )
 
 __all__ = [
+    "Fold",
     "LayerReader",
     "LayerResult",
     "MergeResult",

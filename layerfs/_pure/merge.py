@@ -36,18 +36,32 @@ def merge_trees(paths: Sequence[str], out_path: str, subject: bytes, /) -> Merge
         InvalidArchive: a hard link whose target no lower layer has, or too many symlinks.
         Corrupt: a damaged tree file.
     """
-    root = directory()
-    for number, path in enumerate(paths):
+    fold = Fold()
+    for path in paths:
+        fold.add(path)
+    return fold.write(out_path, subject)
+
+
+class Fold:
+    """`merge_trees` that goes on: tree files are added one after the other, and any of these stacks is written."""
+
+    def __init__(self) -> None:
+        self._root, self._begun = directory(), False
+
+    def add(self, path: str, /) -> None:
         with Image(path) as image:
             layer = load_tree(image)
             if image.kind == "layer":
-                _Fold(root).apply(layer)
-            elif number == 0:
-                root = layer
+                _Application(self._root).apply(layer)
+            elif not self._begun:
+                self._root = layer
             else:
                 raise InvalidInput("only the first tree may be a merged one", path=path)
-    stats = write_tree(root, out_path, merged=True, subject=subject)
-    return MergeResult(stats.entries, stats.content_size)
+        self._begun = True
+
+    def write(self, out_path: str, subject: bytes, /) -> MergeResult:
+        stats = write_tree(self._root, out_path, merged=True, subject=subject)
+        return MergeResult(stats.entries, stats.content_size)
 
 
 def load_tree(image: Image) -> Node:
@@ -99,7 +113,7 @@ def _file_node(image: Image, inode: Inode) -> Node:
     return Node(attr, content, target, xattrs.get(disk.LINK) if content is None else None)
 
 
-class _Fold:
+class _Application:
     """Applies one layer to the tree below it, in place."""
 
     def __init__(self, root: Node) -> None:

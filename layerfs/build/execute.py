@@ -28,7 +28,7 @@ from layerfs.build.transfer import Below, Job, Rules, Transfer, check_same, choo
 from layerfs.digest import DiffID
 from layerfs.errors import InvalidInput, Unsupported
 from layerfs.layer.entry import Entry
-from layerfs.layer.merged import merged_tree
+from layerfs.layer.merged import GrowingTrees
 from layerfs.layer.tree import Tree
 from layerfs.oci import Platform
 from layerfs.store.leases import Lease
@@ -68,9 +68,16 @@ class Executor:
     """Runs steps on a store; safe from threads."""
 
     def __init__(
-        self, root: StoreRoot, world: World, lease: Lease, cache: BuildCache, sources: Sources, wishes: Wishes
+        self,
+        root: StoreRoot,
+        world: World,
+        lease: Lease,
+        cache: BuildCache,
+        sources: Sources,
+        wishes: Wishes,
+        trees: GrowingTrees,
     ) -> None:
-        self.root, self.world, self.lease, self.cache = root, world, lease, cache
+        self.root, self.world, self.lease, self.cache, self.trees = root, world, lease, cache, trees
         self.sources, self.wishes = sources, wishes
         self._turns = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
 
@@ -85,7 +92,7 @@ class Executor:
         return Done(layer, now, False)
 
     def _tree(self, layers: Sequence[DiffID]) -> Tree:
-        return merged_tree(self.root, layers)
+        return self.trees.tree(layers)
 
     def store(self, entries: Iterator[Entry]) -> DiffID | None:
         """The layer of these entries; None when there are none."""

@@ -33,7 +33,7 @@ from layerfs.digest import Digest
 from layerfs.engine.image import Image
 from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError, NotFound, Unsupported
 from layerfs.image.images import Images
-from layerfs.layer.merged import merged_tree
+from layerfs.layer.merged import GrowingTrees, merged_tree
 from layerfs.oci import ContainerConfig, ImageConfig, Platform
 from layerfs.reference import Reference
 
@@ -81,6 +81,7 @@ class EngineWorld:
 
     def __init__(self, store: Store, lease: Lease, cleanup: contextlib.ExitStack) -> None:
         self._store, self._lease, self._cleanup = store, lease, cleanup
+        self.trees = GrowingTrees(store.root, lease)
         self._running: set[Any] = set()
         self._stopped = False
         self._broom: ThreadPoolExecutor | None = None
@@ -98,6 +99,7 @@ class EngineWorld:
         return run_step(
             self._store,
             step,
+            self.trees.tree(step.layers),
             lease=lease,
             latest_ns=latest_ns,
             output=output,
@@ -226,7 +228,7 @@ class _Build:
         elsewhere, exports = self._caches()
         cache = BuildCache(root, self._lease, elsewhere.find if elsewhere else None)
         sources = Sources(root, main, named, solver.layers_of)
-        solver.executor = Executor(root, world, self._lease, cache, sources, self._wishes())
+        solver.executor = Executor(root, world, self._lease, cache, sources, self._wishes(), world.trees)
         try:
             state = solver.solve()
         except StepFailed as error:

@@ -49,6 +49,7 @@ Registered = Callable[[Any], contextlib.AbstractContextManager[None]]
 def run_step(
     store: Store,
     step: RunStep,
+    tree: Tree,
     *,
     lease: Lease,
     latest_ns: int | None,
@@ -57,10 +58,8 @@ def run_step(
     registered: Registered,
     ended: Callable[[Container], object],
 ) -> DiffID | None:
-    """See build.steps.World.run. `registered` is told of the process while it runs, `ended` removes the container."""
-    from layerfs.layer import merged_tree
-
-    tree = merged_tree(store.root, step.layers)
+    """See build.steps.World.run. `tree`: of the step's layers. `registered` is told of the process while it runs,
+    `ended` removes the container."""
     box = _create(store, step.layers, lease, tree)
     try:
         said = Tail()
@@ -101,7 +100,9 @@ def _create(store: Store, layers: Sequence[DiffID], lease: Lease, tree: Tree) ->
     row: dict[str, Any] = Settings().row()
     row |= {"layers": [layer.hex for layer in layers], "image_name": "", OWNER: lease.id}
     stands_on = chain_id(layers).hex if layers else Digest.of(b"").hex
-    return Container(store, store.container_table.create(stands_on, None, row, tree=tree))
+    box = Container(store, store.container_table.create(stands_on, None, row, tree=tree, durable=False))
+    box.given_tree = tree
+    return box
 
 
 def remove(box: Container) -> None:

@@ -40,6 +40,7 @@ class Container(Programs):
     def __init__(self, store: Store, record: ContainerRecord) -> None:
         self.store, self._id, self._name = store, record.id, record.name
         self._image: Image | None = None
+        self.given_tree: Tree | None = None  # what it stands on, by who made that for it alone
 
     def __repr__(self) -> str:
         return f"<layerfs.Container {self._id[:12]} {self._name}>"
@@ -213,6 +214,8 @@ class Container(Programs):
         from layerfs.engine.snapshots import stack_of
         from layerfs.layer import merged_tree
 
+        if self.given_tree is not None:
+            return self.given_tree
         return merged_tree(self.store.root, stack_of(self.store, self.record))
 
     def mount(

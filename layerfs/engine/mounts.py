@@ -79,9 +79,10 @@ def mount_container(
     engine: str | None,
     read_only: bool,
     options: Options = (),
+    tree: Tree | None = None,
 ) -> MountHandle:
     """With its writable layer, at `target` or at the container's own place. The limits that it was made with hold at
-    every writable mount, unless `options` say others.
+    every writable mount, unless `options` say others. `tree`: what it stands on, if the caller has it.
     """
     from layerfs.engine.snapshots import Moved
     from layerfs.snapshot.options import MountOptions
@@ -90,16 +91,22 @@ def mount_container(
     place = target or store.container_table.merged(record.id)
     while True:
         try:
-            return _mount_upper(store, record, place, engine, read_only, wanted)
+            return _mount_upper(store, record, place, engine, read_only, wanted, tree)
         except Moved:
             record = store.container_table.get(record.id)
 
 
 def _mount_upper(
-    store: Store, record: ContainerRecord, place: Path, engine: str | None, read_only: bool, options: MountOptions
+    store: Store,
+    record: ContainerRecord,
+    place: Path,
+    engine: str | None,
+    read_only: bool,
+    options: MountOptions,
+    given: Tree | None,
 ) -> MountHandle:
     """Raises Moved when the row has changed meanwhile."""
-    from layerfs.engine.snapshots import check_unmoved, lower_of, with_stack
+    from layerfs.engine.snapshots import check_unmoved, image_layers, lower_of, with_stack
     from layerfs.snapshot import Writable, mount_tree
 
     table = store.container_table
@@ -125,6 +132,8 @@ def _mount_upper(
             ),
         )
 
+    if given is not None:
+        return mount(given, image_layers(store, record))
     return with_stack(store, record, state, mount)
 
 

@@ -192,7 +192,7 @@ def _mount(box: Container, home: Path, engine: str | None) -> Path | None:
     mark = home / "mount"
     mark.touch()
     try:
-        return mount_container(box.store, box.record, None, engine, read_only=False).path
+        return mount_container(box.store, box.record, None, engine, read_only=False, tree=box.given_tree).path
     except InUse:
         mark.unlink(missing_ok=True)
         if mounted_at(box.store, box.id) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING
 from layerfs.digest import ChainID, DiffID, Digest, chain_id, chain_ids
 from layerfs.errors import NotFound
 from layerfs.layer.tree import Tree
-from layerfs.native import merge_trees
+from layerfs.native import Fold, merge_trees
 
 if TYPE_CHECKING:
     from layerfs.store import StoreRoot
+    from layerfs.store.leases import Lease
 
 EMPTY = ChainID(Digest("0" * 64))  # the stack without layers has no chain ID; its tree is kept under this name
+
+_KEPT, _KEPT_ENTRIES = 4, 300_000  # stacks that GrowingTrees keeps, and names in one: 100 MB
 
 
 def layer_tree(root: StoreRoot, diff_id: DiffID) -> Tree:
@@ -35,7 +39,7 @@ def merged_tree(root: StoreRoot, diff_ids: Sequence[DiffID]) -> Tree:
         InvalidArchive: a hard link names a file that no layer below has.
         NoSpace: the disk is full.
     """
-    chain = chain_id(diff_ids) if diff_ids else EMPTY
+    chain = _chain(diff_ids)
     tree = _known(root, chain)
     if tree is None:
         with root.lock("trees"):
@@ -51,6 +55,55 @@ def _known(root: StoreRoot, chain: ChainID) -> Tree | None:
         return Tree.open(root.tree_path("merged", chain.hex))
     except FileNotFoundError:
         return None
+
+
+class GrowingTrees:
+    """Merged trees of stacks that grow by a layer at a time, as a build's do. What was read for one stack is kept for
+    the next one, which costs writing it alone; and the store does not keep these trees: they go with the lease, so
+    that nothing need be made durable. Safe from threads.
+    """
+
+    def __init__(self, root: StoreRoot, lease: Lease) -> None:
+        self._root, self._lease = root, lease  # while a lease lives gc moves no contents
+        self._made: dict[tuple[DiffID, ...], Tree] = {}
+        self._folds: dict[tuple[DiffID, ...], Fold] = {}
+        self._lock = threading.Lock()
+
+    def tree(self, diff_ids: Sequence[DiffID]) -> Tree:
+        """As `merged_tree`."""
+        wanted = tuple(diff_ids)
+        with self._lock:
+            tree = self._made.get(wanted) or _known(self._root, _chain(wanted))
+            if tree is None:
+                with self._root.lock("trees", exclusive=False):
+                    tree = self._made[wanted] = self._make(wanted)
+            return tree
+
+    def _make(self, diff_ids: tuple[DiffID, ...]) -> Tree:
+        chain = _chain(diff_ids)
+        out = self._lease.tmp / f"merged-{chain.hex}"
+        fold, paths = self._begun(diff_ids)
+        for path in paths:
+            fold.add(str(path))
+        if fold.write(str(out), chain.raw).entries <= _KEPT_ENTRIES:
+            while len(self._folds) >= _KEPT:
+                del self._folds[next(iter(self._folds))]
+            self._folds[diff_ids] = fold
+        return Tree.open(out)
+
+    def _begun(self, diff_ids: tuple[DiffID, ...]) -> tuple[Fold, list[Path]]:
+        """What has been read of these layers, and what is to be read still."""
+        for count in range(len(diff_ids) - 1, 0, -1):
+            below = diff_ids[:count]
+            if fold := self._folds.pop(below, None):
+                return fold, _layers(self._root, diff_ids[count:])
+            if made := self._made.get(below):
+                return Fold(), [Path(made.path), *_layers(self._root, diff_ids[count:])]
+        return Fold(), _inputs(self._root, diff_ids)
+
+
+def _chain(diff_ids: Sequence[DiffID]) -> ChainID:
+    return chain_id(diff_ids) if diff_ids else EMPTY
 
 
 def _build(root: StoreRoot, diff_ids: tuple[DiffID, ...], chain: ChainID) -> Tree:

@@ -99,12 +99,14 @@ class Containers:
         *,
         engine: str = "",
         tree: Tree | None = None,
+        durable: bool = True,
         check: Callable[[Txn], object] = lambda txn: None,
     ) -> ContainerRecord:
         """A new container: first its directories, then the rows that make it visible.
 
         `tree`: what it stands on; a mount shows the root with the attributes that its writable layer has, so that one
-        begins with those of the tree. `check` is called in the transaction of the rows, and may raise.
+        begins with those of the tree. `durable` is false for one that nobody wants after a power cut. `check` is called
+        in the transaction of the rows, and may raise.
 
         Raises:
             AlreadyExists: the name is taken (docker's words). InvalidInput: not a name. NoSpace, StoreReadOnly.
@@ -113,7 +115,8 @@ class Containers:
         with self.making(Look.of_tree(tree)) as (id, fresh_ns):
             self.merged(id).mkdir(0o700)
             (self.path(id) / "work").mkdir(0o700)
-            self._root.durable([self._root.container_path(id)])
+            if durable:
+                self._root.durable([self._root.container_path(id)])
             with self._root.index.update() as txn:
                 check(txn)
                 record = ContainerRecord(id, "", image, time.time_ns(), engine, dict(config or {}), fresh_ns=fresh_ns)

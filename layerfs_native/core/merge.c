@@ -237,7 +237,7 @@ static int apply_tree(struct merge *merge, bool first)
 	return rc;
 }
 
-static int merge_file(struct lfs_tree *tree, const char *path, bool first, struct lfs_error *error)
+int lfs_merge_add(struct lfs_tree *tree, const char *path, bool first, struct lfs_error *error)
 {
 	struct merge merge = {0};
 	int rc = lfs_source_open(&merge.source, tree, path, error);
@@ -258,7 +258,7 @@ int lfs_merge(const char *const *paths, size_t count, const char *out_path, cons
 	if (rc < 0)
 		return lfs_fail(error, rc, "out of memory");
 	for (size_t i = 0; !rc && i < count; i++)
-		rc = merge_file(tree, paths[i], i == 0, error);
+		rc = lfs_merge_add(tree, paths[i], i == 0, error);
 	if (!rc)
 		rc = lfs_tree_write(tree, out_path, true, subject, NULL, 0, stats, error);
 	lfs_tree_free(tree);

@@ -160,6 +160,8 @@ int lfs_image_verify(const struct lfs_image *image, struct lfs_error *error); /*
 /* --- merging and moving (core/merge.c) --- */
 int lfs_merge(const char *const *paths, size_t count, const char *out_path, const uint8_t subject[LFS_ID_SIZE],
 	      struct lfs_tree_stats *stats, struct lfs_error *error);
+/* One more tree file onto the tree in memory, which is of no use after an error; lfs_tree_write(…, merged) may come after each. */
+int lfs_merge_add(struct lfs_tree *tree, const char *path, bool first, struct lfs_error *error);
 struct lfs_move {
 	uint64_t old_pack;
 	uint32_t old_block, new_block;

@@ -85,6 +85,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
 	Py_VISIT(state->layer_result);
 	Py_VISIT(state->merge_result);
 	Py_VISIT(state->reader);
+	Py_VISIT(state->fold);
 	return 0;
 }
 
@@ -95,6 +96,7 @@ static int module_clear(PyObject *module)
 	Py_CLEAR(state->layer_result);
 	Py_CLEAR(state->merge_result);
 	Py_CLEAR(state->reader);
+	Py_CLEAR(state->fold);
 	return 0;
 }
 

@@ -9,7 +9,7 @@
 
 struct lfs_module {
 	PyObject *errors; /* layerfs.errors, imported at the first error */
-	PyObject *layer_result, *merge_result, *reader; /* types */
+	PyObject *layer_result, *merge_result, *reader, *fold; /* types */
 };
 
 enum lfs_side { LFS_HOST, LFS_TREE }; /* what -EIO means: the host's disk, or a tree file that is not sound */

@@ -1,4 +1,4 @@
-/* merge_trees, remap_tree, verify_tree and MergeResult. */
+/* merge_trees, Fold, remap_tree, verify_tree and MergeResult. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,6 +86,138 @@ done:
 	return result;
 }
 
+/* --- Fold: a merge that goes on --- */
+
+struct fold {
+	PyObject_HEAD
+	struct lfs_tree *tree; /* NULL: before __init__, and after an error */
+	bool busy, begun;
+};
+
+static PyObject *fold_module(PyObject *self)
+{
+	return PyType_GetModule(Py_TYPE(self));
+}
+
+/* Claims the fold for one call. */
+static bool fold_enter(struct fold *fold)
+{
+	if (fold->busy || !fold->tree) {
+		PyErr_SetString(PyExc_RuntimeError, fold->busy ? "Fold is in use" : "Fold is of no use after an error");
+		return false;
+	}
+	fold->busy = true;
+	return true;
+}
+
+/* Gives it back; what failed half-way is thrown away. */
+static void fold_leave(struct fold *fold, int rc)
+{
+	if (rc < 0) {
+		lfs_tree_free(fold->tree);
+		fold->tree = NULL;
+	}
+	fold->busy = false;
+}
+
+static int fold_init(PyObject *self, PyObject *arguments, PyObject *keywords)
+{
+	static char *names[] = {NULL};
+	struct fold *fold = (struct fold *)self;
+	if (!PyArg_ParseTupleAndKeywords(arguments, keywords, ":Fold", names))
+		return -1;
+	if (fold->tree) {
+		PyErr_SetString(PyExc_RuntimeError, "Fold was initialised before");
+		return -1;
+	}
+	if (lfs_tree_new(&fold->tree) == 0)
+		return 0;
+	PyErr_NoMemory();
+	return -1;
+}
+
+static PyObject *fold_add(PyObject *self, PyObject *path)
+{
+	struct fold *fold = (struct fold *)self;
+	struct lfs_error error = {""};
+	PyObject *encoded = NULL;
+	int rc;
+
+	if (!PyUnicode_FSConverter(path, &encoded))
+		return NULL;
+	if (!fold_enter(fold)) {
+		Py_DECREF(encoded);
+		return NULL;
+	}
+	const char *text = PyBytes_AsString(encoded);
+	Py_BEGIN_ALLOW_THREADS
+	rc = lfs_merge_add(fold->tree, text, !fold->begun, &error);
+	Py_END_ALLOW_THREADS
+	fold->begun = true;
+	fold_leave(fold, rc);
+	Py_DECREF(encoded);
+	return rc < 0 ? lfs_raise(fold_module(self), rc, &error, LFS_TREE) : Py_NewRef(Py_None);
+}
+
+static PyObject *fold_write(PyObject *self, PyObject *arguments)
+{
+	struct fold *fold = (struct fold *)self;
+	struct lfs_tree_stats stats = {0};
+	struct lfs_error error = {""};
+	PyObject *out = NULL;
+	const char *subject;
+	Py_ssize_t subject_size;
+	int rc;
+
+	if (!PyArg_ParseTuple(arguments, "O&y#:write", PyUnicode_FSConverter, &out, &subject, &subject_size))
+		return NULL;
+	if (subject_size != LFS_ID_SIZE)
+		PyErr_SetString(PyExc_ValueError, "the subject of a tree has 32 bytes");
+	if (subject_size != LFS_ID_SIZE || !fold_enter(fold)) {
+		Py_DECREF(out);
+		return NULL;
+	}
+	const char *path = PyBytes_AsString(out);
+	Py_BEGIN_ALLOW_THREADS
+	rc = lfs_tree_write(fold->tree, path, true, (const uint8_t *)subject, NULL, 0, &stats, &error);
+	Py_END_ALLOW_THREADS
+	fold_leave(fold, rc);
+	Py_DECREF(out);
+	return rc < 0 ? lfs_raise(fold_module(self), rc, &error, LFS_TREE) : merge_result(fold_module(self), &stats);
+}
+
+static void fold_dealloc(PyObject *self)
+{
+	PyTypeObject *type = Py_TYPE(self);
+	lfs_tree_free(((struct fold *)self)->tree);
+	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+	release(self);
+	Py_DECREF(type);
+}
+
+static PyMethodDef fold_methods[] = {
+	{"add", fold_add, METH_O, "Fold one more tree file on top."},
+	{"write", fold_write, METH_VARARGS, "Write what there is as a merged tree; more may be added afterwards."},
+	{NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot fold_slots[] = {
+	{Py_tp_doc, "Folds tree files one after the other, and writes the merged tree of any of these stacks."},
+	{Py_tp_init, fold_init},
+	{Py_tp_dealloc, fold_dealloc},
+	{Py_tp_methods, fold_methods},
+	{0, NULL},
+};
+
+static PyType_Spec fold_spec = {
+	.name = "layerfs._native.Fold",
+	.basicsize = sizeof(struct fold),
+	.flags = Py_TPFLAGS_DEFAULT,
+	.slots = fold_slots,
+};
+
+/* --- the other functions --- */
+
 static PyObject *remap_tree_method(PyObject *module, PyObject *arguments)
 {
 	PyObject *from = NULL, *to = NULL, *result = NULL;
@@ -171,7 +303,10 @@ static PyStructSequence_Desc merge_description = {
 int lfs_trees_register(PyObject *module)
 {
 	struct lfs_module *state = PyModule_GetState(module);
-	if (!(state->merge_result = (PyObject *)PyStructSequence_NewType(&merge_description)))
+	if (!(state->merge_result = (PyObject *)PyStructSequence_NewType(&merge_description)) ||
+	    !(state->fold = PyType_FromModuleAndSpec(module, &fold_spec, NULL)))
 		return -1;
-	return PyModule_AddType(module, (PyTypeObject *)state->merge_result);
+	if (PyModule_AddType(module, (PyTypeObject *)state->merge_result) < 0)
+		return -1;
+	return PyModule_AddType(module, (PyTypeObject *)state->fold);
 }

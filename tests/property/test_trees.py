@@ -236,3 +236,22 @@ def test_folding_onto_a_merged_tree_is_folding_all(module: Any, stack: list[Any]
         out = str(shelf.folder / "out")
         shelf.module.merge_trees([below, shelf.trees[-1]], out, bytes(range(32)))
         assert Path(out).read_bytes() == Path(whole.path).read_bytes()
+
+
+@given(stack=st.lists(rich_layers, min_size=2, max_size=3))
+@settings(deadline=None, max_examples=40)
+def test_a_fold_that_goes_on_writes_each_stack(module: Any, stack: list[Any]) -> None:
+    with new_shelf(module) as shelf:
+        seen: list[str] = []
+        fold, once = module.Fold(), str(shelf.folder / "once")
+        try:
+            for number, operations_ in enumerate(stack):
+                shelf.read(rich_tar(operations_, seen))
+                shelf.module.merge_trees(shelf.trees, f"{once}{number}", bytes(32))
+        except InvalidArchive:
+            return
+        for number, tree in enumerate(shelf.trees):
+            fold.add(tree)
+            grown = shelf.folder / f"grown{number}"
+            fold.write(str(grown), bytes(32))
+            assert grown.read_bytes() == Path(f"{once}{number}").read_bytes()

@@ -3,13 +3,16 @@
 import io
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 
+from layerfs import _pure
 from layerfs.digest import Digest, chain_id, chain_ids
 from layerfs.errors import InvalidArchive, NotFound
 from layerfs.layer import BytesContent, Entry, merged_tree, read_layer, whiteout
 from layerfs.layer import merged as module
+from layerfs.layer.merged import GrowingTrees
 from tests.oracle.applier import apply, listing
 
 
@@ -82,6 +85,36 @@ def test_a_link_into_nothing_is_an_error_and_leaves_nothing(root, lease, stack, 
     with root.index.view() as txn:
         assert txn.keys("trees") == []
     assert [path.name for path in (root.path / "tmp").iterdir()] == [lease.id]
+
+
+def test_growing_trees_are_the_merged_ones_and_stay_out_of_the_store(root, lease, stack):
+    diff_ids, _ = stack
+    growing = GrowingTrees(root, lease)
+    grown = [growing.tree(diff_ids[:count]) for count in range(1, 4)]
+    assert [tree.path.startswith(str(lease.tmp)) for tree in grown] == [True] * 3
+    with root.index.view() as txn:
+        assert txn.keys("trees") == []
+    for count, tree in enumerate(grown, 1):
+        assert Path(tree.path).read_bytes() == Path(merged_tree(root, diff_ids[:count]).path).read_bytes()
+    assert growing.tree(diff_ids) is grown[-1]
+
+
+def test_growing_trees_go_on_from_what_was_read(root, lease, stack, monkeypatch):
+    diff_ids, _ = stack
+    read = []
+
+    class Fold(_pure.Fold):
+        def add(self, path):
+            read.append(Path(path).name.partition("-")[0])
+            super().add(path)
+
+    monkeypatch.setattr(module, "Fold", Fold)
+    growing = GrowingTrees(root, lease)
+    for count in (1, 2, 3):
+        growing.tree(diff_ids[:count])
+    assert read == ["layer"] * 3
+    growing.tree([*diff_ids[:1], diff_ids[2]])  # another stage on the first layer, of which only the tree is left
+    assert read[3:] == ["merged", "layer"]
 
 
 def test_a_missing_layer_is_named(root, stack):
