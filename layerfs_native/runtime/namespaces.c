@@ -2,9 +2,11 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -15,9 +17,25 @@
 
 #include "run.h"
 
-static int join(const char *path)
+/* A cgroup.procs file, or (version 1) the `tasks` beside it: we are a single thread, and to move the writer's own thread
+ * is the one move for which the kernel does not hold up every fork and exit of the machine: 0.03 ms instead of about 10,
+ * an RCU grace period. */
+static int open_members(const char *procs)
 {
-	LFS_AUTO_FD file = open(path, O_WRONLY | O_CLOEXEC);
+	char tasks[PATH_MAX];
+	const char *slash = strrchr(procs, '/');
+	int length = slash ? (int)(slash - procs) : 0;
+	if (snprintf(tasks, sizeof(tasks), "%.*s/tasks", length, procs) < (int)sizeof(tasks)) {
+		int file = open(tasks, O_WRONLY | O_CLOEXEC);
+		if (file >= 0 || errno != ENOENT)
+			return file;
+	}
+	return open(procs, O_WRONLY | O_CLOEXEC);
+}
+
+static int join(const char *procs)
+{
+	LFS_AUTO_FD file = open_members(procs);
 	if (file < 0)
 		return -errno;
 	return write(file, "0", 1) < 0 ? -errno : 0; /* 0: the writer itself */
