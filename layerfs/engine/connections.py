@@ -30,11 +30,6 @@ _HOST_LOCK = "/run/layerfs-networks.lock"
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
-def wants_bridge(settings: Settings) -> bool:
-    """Whether it has interfaces of its own beside the loopback."""
-    return settings.network not in ("none", "host") and not settings.network.startswith("container:")
-
-
 def networks_of(settings: Settings) -> tuple[str, ...]:
     return (settings.network, *(name for name in settings.networks if name != settings.network))
 
@@ -290,7 +285,7 @@ def connect(box: Container, name: str, *, aliases: Sequence[str] = (), ip: str |
     """One more network, for what runs now and from the next start on."""
     networks = Networks(box.store)
     settings = box.settings
-    if not wants_bridge(settings):
+    if not settings.has_interfaces:
         raise InvalidInput(f"container cannot be connected to networks: it has the network {settings.network}")
     with networks.lock():
         network = networks.get(name)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.engine.events import attributes_of, events_path, record_event
 from layerfs.engine.lifesettings import probe_of
-from layerfs.engine.oci import runtime_words
 from layerfs.engine.running import borrowed_place, release
 from layerfs.engine.state import State, send_signal
 from layerfs.engine.status import read_status, starting, write_failure
@@ -70,7 +69,11 @@ def _start_locked(box: Container, lock: int, attach: Attach, size: tuple[int, in
         hostname = default_hostname(options)
         written = write_files(files, hostname, options)
         spec = plan(place.root, box.image.config.config.document(), options, written, hostname)
-        life = replace(life_of(box, wanted), runtime=runtime_words(box, wanted, options, spec, files))
+        life = life_of(box, wanted)
+        if wanted.runtime:
+            from layerfs.engine.oci import runtime_words
+
+            life = replace(life, runtime=runtime_words(box, wanted, options, spec, files))
         return start_monitored(spec, life, box.directory, (lock, place_lock), attach=attach)
 
 

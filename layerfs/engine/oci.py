@@ -19,7 +19,7 @@ from layerfs._lazy import pattern
 from layerfs._record import replace
 from layerfs.engine.filters import rules_of
 from layerfs.engine.mounts import mounted_at
-from layerfs.engine.surroundings import cgroup_parent, shared_namespaces
+from layerfs.engine.surroundings import RUNTIME_STATE, cgroup_parent, shared_namespaces
 from layerfs.engine.userns import maps_of
 from layerfs.engine.volumes import mounted
 from layerfs.errors import AlreadyExists, InvalidInput
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 OURS = "layerfs"
 _NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)
 _PATIENCE = 60  # seconds that a runtime may take to clear up
-STATE = "oci"  # below a container's `run/`: what the runtime keeps about it
 
 
 def find_runtime(name: str | None) -> str | None:
@@ -87,14 +86,14 @@ def runtime_words(
     if program is None:
         return ()
     _write_config(box, settings, options, spec, place, os.fsdecode(spec.rootfs))
-    state = place.parent / STATE
+    state = place.parent / RUNTIME_STATE
     state.mkdir(0o700, exist_ok=True)
     return tuple(os.fsencode(word) for word in (program, place, state, box.id))
 
 
 def forget(box: Container) -> None:
     """By who is alone with the container: what its runtime keeps, and the groups that it made in trees of its own."""
-    state = box.directory / "run" / STATE
+    state = box.directory / "run" / RUNTIME_STATE
     if not (state / box.id).exists():
         return
     import shutil

@@ -106,9 +106,9 @@ class Settings(Confinement):
 
     def check_runtime(self) -> None:
         """Raises InvalidInput: no such program, or what does not go with another runtime."""
-        from layerfs.engine.oci import check_runtime
-
         if self.runtime:
+            from layerfs.engine.oci import check_runtime
+
             check_runtime(self)
 
     @property
@@ -137,6 +137,11 @@ class Settings(Confinement):
             stop_signal=self.stop_signal if self.stop_signal is not None else image.stop_signal,
             healthcheck=self._healthcheck(image.healthcheck),
         )
+
+    @property
+    def has_interfaces(self) -> bool:
+        """Whether it has interfaces of its own beside the loopback."""
+        return self.network not in ("none", "host") and not self.network.startswith("container:")
 
     def _healthcheck(self, image: Healthcheck | None) -> Healthcheck | None:
         from layerfs.engine.lifesettings import merge_health

@@ -6,16 +6,14 @@ with the next one, or with `rm`.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerfs._record import replace
-from layerfs.engine.connections import connect_all, disconnect_all, linked, names_block, names_for, wants_bridge
 from layerfs.engine.events import record_event
 from layerfs.engine.filters import filter_of
-from layerfs.engine.networks import Networks
-from layerfs.engine.userns import maps_of
 from layerfs.engine.volumes import mounted
 from layerfs.errors import InUse, LayerfsError, RunError
 from layerfs.runtime.cgroup import PARENT, Cgroup, existing, parse_parent
@@ -26,7 +24,9 @@ if TYPE_CHECKING:
     from layerfs.engine.running import Place
     from layerfs.engine.settings import Settings
     from layerfs.runtime import RunOptions
+    from layerfs.runtime.idmaps import IdMaps
 
+RUNTIME_STATE = "oci"  # below a container's `run/`: what another runtime keeps about it
 _OOM = "oom"  # the file in the container's directory that says the last run met the memory limit
 
 
@@ -63,7 +63,7 @@ def enter(box: Container, settings: Settings, root: Path, *, token: str = "", ev
         InvalidInput, Unsupported, RunError: a setting, a controller that is missing, a limit that is refused.
     """
     options = replace(settings.run_options(box.id), seccomp=filter_of(box.store.root, settings))
-    options = replace(options, shared=shared_namespaces(box, settings), id_maps=maps_of(settings))
+    options = replace(options, shared=shared_namespaces(box, settings), id_maps=_maps_of(settings))
     options = mounted(box, settings, options, root)
     everything = everything or "pid" in options.shared  # else nobody would know which processes were its own
     cgroup = Cgroup(f"{box.id}.{token}" if token else box.id, cgroup_parent(settings))
@@ -74,7 +74,7 @@ def enter(box: Container, settings: Settings, root: Path, *, token: str = "", ev
     procs = cgroup.create(settings.resources, everything=everything, devices=rules if controls else None)
     options = replace(options, cgroup_procs=procs, device_cgroup=controls and bool(procs))
     try:
-        if wants_bridge(settings):
+        if settings.has_interfaces:
             options = _connected(box, settings, options)
     except BaseException:
         cgroup.remove()
@@ -82,7 +82,18 @@ def enter(box: Container, settings: Settings, root: Path, *, token: str = "", ev
     return Surroundings(box, settings, options, cgroup)
 
 
+def _maps_of(settings: Settings) -> IdMaps | None:
+    if not (settings.userns or settings.uidmap or settings.gidmap or settings.subuidname or settings.subgidname):
+        return None  # nearly always
+    from layerfs.engine.userns import maps_of
+
+    return maps_of(settings)
+
+
 def _connected(box: Container, settings: Settings, options: RunOptions) -> RunOptions:
+    from layerfs.engine.connections import connect_all, linked, names_block, names_for
+    from layerfs.engine.networks import Networks
+
     ends = connect_all(box, settings)
     networks = Networks(box.store)
     gateway = next((network.gateway for network, _ in ends), "")
@@ -135,15 +146,31 @@ def surrounded(box: Container, settings: Settings, place: Place) -> Iterator[Sur
 
 def clear(box: Container) -> None:
     """By who is alone with the container: takes away whatever its runs have left."""
-    from layerfs.engine.oci import forget
-
     for cgroup in cgroups(box):
         if cgroup.oom_kills():
             with contextlib.suppress(OSError):
                 _oom_file(box).touch()
         cgroup.remove()
-    forget(box)
-    disconnect_all(box)
+    if (box.directory / "run" / RUNTIME_STATE).exists():
+        from layerfs.engine.oci import forget
+
+        forget(box)
+    if _was_connected(box):
+        from layerfs.engine.connections import disconnect_all
+
+        disconnect_all(box)
+
+
+def _was_connected(box: Container) -> bool:
+    """Whether there is anything of it in a network: the modules of those are not loaded for a mere look."""
+    if (box.directory / "run" / "net").exists():
+        return True
+    place = box.store.path / "networks"
+    try:
+        names = os.listdir(place)  # noqa: PTH208 (no objects for a mere look)
+    except FileNotFoundError:
+        return False
+    return any((place / name / "endpoints" / f"{box.id}.json").exists() for name in names)
 
 
 def leftovers(box: Container) -> bool:

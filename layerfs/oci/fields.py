@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from layerfs._lazy import pattern
 from layerfs.digest import Digest
 from layerfs.errors import InvalidArchive, InvalidInput
+
+if TYPE_CHECKING:
+    from datetime import timezone
 
 DOCUMENT_MAX = 4 << 20  # what registries and their clients accept for a manifest
 _T = TypeVar("_T")
@@ -21,7 +23,6 @@ _INT64 = range(-(1 << 63), 1 << 63)
 _TIME = pattern(
     r"(\d{4})-(\d{2})-(\d{2})[Tt](\d{2}):(\d{2}):(\d{2})(?:[.,](\d{1,9})\d*)?([Zz]|[+-]\d{2}:\d{2})\Z", re.ASCII
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def load(data: bytes, what: str, *, limit: int = DOCUMENT_MAX) -> Any:
@@ -150,6 +151,8 @@ def parse_time(text: str) -> int:
     Raises:
         InvalidInput: not such a time.
     """
+    from datetime import UTC, datetime, timedelta
+
     match = _TIME.match(text)
     if match is None:
         raise InvalidInput(f"{text!r} is not an RFC 3339 time")
@@ -157,7 +160,7 @@ def parse_time(text: str) -> int:
     try:
         year, month, day, hour, minute, second = map(int, whole)
         moment = datetime(year, month, day, hour, minute, second, tzinfo=_zone(zone))
-        seconds = (moment - _EPOCH) // timedelta(seconds=1)
+        seconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
     except (ValueError, OverflowError):
         raise InvalidInput(f"{text!r} is not an RFC 3339 time") from None
     return seconds * 1_000_000_000 + int((fraction or "").ljust(9, "0"))
@@ -165,12 +168,16 @@ def parse_time(text: str) -> int:
 
 def format_time(ns: int) -> str:
     """RFC 3339 in UTC as Go prints it: the fraction without trailing zeros, none when it is zero."""
+    from datetime import UTC, datetime, timedelta
+
     seconds, fraction = divmod(ns, 1_000_000_000)
-    text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
+    text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
     return text + (f".{fraction:09d}".rstrip("0") if fraction else "") + "Z"
 
 
 def _zone(text: str) -> timezone:
+    from datetime import UTC, timedelta, timezone
+
     if text in "Zz":
         return UTC
     hours, minutes = int(text[1:3]), int(text[4:6])

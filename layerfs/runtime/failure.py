@@ -6,6 +6,7 @@ import errno
 import os
 import re
 
+from layerfs._lazy import pattern
 from layerfs.errors import CommandNotExecutable, CommandNotFound, RunError
 
 _PREFIX = "unable to start container process: "
@@ -34,10 +35,10 @@ def _command_error(stage: int, number: int, name: str) -> RunError:
     return RunError(text)
 
 
-_NOT_FOUND = re.compile(
+_NOT_FOUND = pattern(
     r"executable file .*not found|no such file or directory\W*\Z|not a directory\W*\Z", re.IGNORECASE
 )
-_NOT_RUN = re.compile(
+_NOT_RUN = pattern(
     r"permission denied\W*\Z|operation not permitted\W*\Z|is a directory\W*\Z|exec format error\W*\Z|not executable",
     re.IGNORECASE,
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 
 from layerfs._lazy import pattern
 from layerfs.errors import InvalidInput
@@ -52,11 +52,16 @@ def is_name(text: str) -> bool:
 def generate_name(taken: Callable[[str], bool]) -> str:
     """`adjective_surname`; a digit is added when all tries are taken."""
     for attempt in range(1000):
-        name = f"{random.choice(_ADJECTIVE_WORDS.split())}_{random.choice(_SURNAME_WORDS.split())}"
+        name = f"{_any_of(_ADJECTIVE_WORDS.split())}_{_any_of(_SURNAME_WORDS.split())}"
         if name == "boring_wozniak":  # tradition
             continue
         if attempt >= 5:
-            name += str(random.randrange(10))
+            name += _any_of("0123456789")
         if not taken(name):
             return name
-    return f"container_{random.getrandbits(64):016x}"
+    return f"container_{os.urandom(8).hex()}"
+
+
+def _any_of(words: Sequence[str]) -> str:
+    """`random.choice`, without that module's start-up."""
+    return words[int.from_bytes(os.urandom(4)) % len(words)]
