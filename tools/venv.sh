@@ -1,6 +1,7 @@
 #!/bin/sh
 # venv.sh DIRECTORY: makes a virtual environment with layerfs (editable) and its development tools, unless it is up to
-# date. One that was interrupted half-way, or whose interpreter is gone, is made anew. PYTHON names the interpreter.
+# date. The editable form is a plain path: the other one loads a finder at each start of Python, as long as some commands
+# take. One that was interrupted half-way, or whose interpreter is gone, is made anew. PYTHON names the interpreter.
 set -eu
 venv=$1
 stamp=$venv/.stamp
@@ -17,7 +18,7 @@ mkdir -p "$venv"
 : >"$state"
 [ -e "$venv/bin/pip" ] || "${PYTHON:-python3}" -m venv "$venv"
 log=$venv/pip.log
-if ! "$venv/bin/pip" install -q --use-pep517 --disable-pip-version-check --root-user-action=ignore -e '.[dev]' >"$log" 2>&1; then
+if ! "$venv/bin/pip" install -q --use-pep517 --disable-pip-version-check --root-user-action=ignore --config-settings editable_mode=compat -e '.[dev]' >"$log" 2>&1; then
 	cat "$log" >&2
 	exit 1
 fi
