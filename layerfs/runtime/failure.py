@@ -35,9 +35,7 @@ def _command_error(stage: int, number: int, name: str) -> RunError:
     return RunError(text)
 
 
-_NOT_FOUND = pattern(
-    r"executable file .*not found|no such file or directory\W*\Z|not a directory\W*\Z", re.IGNORECASE
-)
+_NOT_FOUND = pattern(r"executable file .*not found|no such file or directory\W*\Z|not a directory\W*\Z", re.IGNORECASE)
 _NOT_RUN = pattern(
     r"permission denied\W*\Z|operation not permitted\W*\Z|is a directory\W*\Z|exec format error\W*\Z|not executable",
     re.IGNORECASE,
