@@ -214,7 +214,7 @@ def _help_command(ctx: click.Context, words: tuple[str, ...]) -> int:
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110})
-@click.option("--store", "store", metavar="DIR", envvar="LAYERFS_STORE", help="The store (default: $LAYERFS_STORE).")
+@click.option("--store", metavar="DIR", envvar="LAYERFS_STORE", help="The store ($LAYERFS_STORE, /var/lib/layerfs).")
 @click.version_option(__version__, "-v", "--version", message="layerfs version %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, store: str | None) -> None:

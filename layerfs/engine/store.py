@@ -15,7 +15,7 @@ from layerfs.engine.image import Image
 from layerfs.engine.lookup import container_or_image, image_of, inspect, stack_of, tree_lines, users_of_images
 from layerfs.engine.mounts import await_end, check_engine, find_mount, mount_image, mount_statistics, unmount_all
 from layerfs.engine.records import Change, Changes, LoadedImage
-from layerfs.errors import ImageNotFound, InvalidInput
+from layerfs.errors import ImageNotFound, InvalidInput, StoreError
 from layerfs.image.images import Images
 from layerfs.reference import Reference
 from layerfs.store.durable import writing
@@ -43,8 +43,20 @@ Source = str | os.PathLike[str] | BinaryIO
 
 
 def default_path() -> Path:
-    """Where the store is when nobody says: /var/lib/layerfs for root, ~/.local/share/layerfs for others."""
-    return Path("/var/lib/layerfs") if os.geteuid() == 0 else Path.home() / ".local/share/layerfs"
+    """Where the store is when nobody says: $LAYERFS_STORE, else /var/lib/layerfs for root, ~/.local/share/layerfs for
+    others.
+
+    Raises:
+        StoreError: nothing says where the home directory is.
+    """
+    if wanted := os.environ.get("LAYERFS_STORE"):
+        return Path(wanted)
+    if os.geteuid() == 0:
+        return Path("/var/lib/layerfs")
+    try:
+        return Path.home() / ".local/share/layerfs"
+    except RuntimeError:
+        raise StoreError("this user has no home directory for a store: --store or LAYERFS_STORE says where") from None
 
 
 class Store:

@@ -68,7 +68,7 @@ class Settings:
         Raises:
             InvalidInput: a file that cannot be understood; it says which and where.
         """
-        home = home or Path(environ.get("HOME") or Path.home())
+        home = home or _home(environ)
         personal = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
         settings = cls(
             certificates=(personal / "layerfs/certs.d", personal / "containers/certs.d", *_CERTS),
@@ -150,6 +150,14 @@ def _within(host: str, networks: Iterable[str]) -> bool:
         if any(ipaddress.ip_address(address.partition("%")[0]) in network for address in addresses):
             return True
     return False
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    """Of a user whom nobody knows it is the root: there is nothing to read, and nothing can be written."""
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except RuntimeError:
+        return Path("/")
 
 
 def _with_daemon(settings: Settings, path: Path) -> Settings:

@@ -7,11 +7,13 @@ import os
 import pickle
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 
 import layerfs
 from layerfs import errors
+from layerfs.engine.store import default_path
 
 
 @pytest.mark.parametrize("kind", [str, os.fspath, lambda path: path])
@@ -212,3 +214,20 @@ def test_public_names_load_and_are_documented():
             v for k, v in vars(each).items() if not k.startswith("_") and (callable(v) or isinstance(v, property))
         ]
         assert [v for v in public if not v.__doc__ and not (isinstance(v, property))] == []
+
+
+def test_the_default_store_is_told_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYERFS_STORE", str(tmp_path / "mine"))
+    with layerfs.Store() as store:
+        assert store.path == tmp_path / "mine"
+    monkeypatch.delenv("LAYERFS_STORE")
+    assert default_path() in (Path("/var/lib/layerfs"), Path.home() / ".local/share/layerfs")
+
+
+def test_who_has_no_home_is_told_to_name_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LAYERFS_STORE", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: 4_000_000)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    with pytest.raises(layerfs.errors.StoreError, match="no home directory"):
+        default_path()
