@@ -568,6 +568,9 @@ def diff(old: Image, new: Image) -> Changes:
     Raises:
         InvalidInput: they are in two stores.
     """
+    for each in (old, new):
+        if not isinstance(each, Image):
+            raise TypeError(f"diff compares two images, not {type(each).__name__}; Store.diff takes names")
     if old.store.path != new.store.path:
         raise InvalidInput("the images are in two stores")
     return old.store.diff(old, new)

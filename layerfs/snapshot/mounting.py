@@ -57,10 +57,12 @@ class MountHandle:
     engine: str
     id: str
     _root: StoreRoot = field(repr=False)
+    _over: bool = field(default=False, repr=False)
 
     def unmount(self, *, lazy: bool = False) -> None:
         """Raises InUse when something uses it and `lazy` is false. A second call does nothing."""
         unmount(self._root, self.id, lazy=lazy)
+        self._over = True
 
     def stats(self) -> dict[str, Any]:
         """What its server has counted: requests, latencies, what it keeps; see docs/architecture.md.
@@ -71,6 +73,8 @@ class MountHandle:
         return control.request(self._root, self.id, "stats")
 
     def __enter__(self) -> Path:
+        if self._over:  # what is written to its place would be in no container
+            raise MountError("this mount has ended; mount again", path=str(self.path))
         return self.path
 
     def __exit__(

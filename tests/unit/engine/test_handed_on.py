@@ -58,3 +58,18 @@ def test_a_store_that_is_gone_is_not_made_by_unpickling(tmp_path: Path) -> None:
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "layerfs", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"layerfs version {layerfs.__version__}\n"
+
+
+def test_what_is_compared_must_be_images(image: layerfs.Image) -> None:
+    with pytest.raises(TypeError, match="two images, not str"):
+        layerfs.diff(image, "small:1")  # type: ignore[arg-type]
+
+
+@pytest.mark.root
+def test_a_mount_that_has_ended_is_not_entered_again(store: layerfs.Store, image: layerfs.Image) -> None:
+    handle = store.create(image).mount()
+    with handle as place:
+        assert (place / "etc/motd").read_text() == "Welcome\n"
+    handle.unmount()
+    with pytest.raises(layerfs.errors.MountError, match="has ended"), handle:
+        pytest.fail("entered")
