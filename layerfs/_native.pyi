@@ -9,7 +9,7 @@ class LayerResult(NamedTuple):
     diff_id: bytes  # 32, sha256 of every byte fed
     tar_size: int  # bytes fed
     contents: bytes  # new contents, 64 bytes each: identity 32, u64 size, u64 xxh64, u64 block (pack) or 0,
-    # u8 kind (1 pack, 2 object), u8 flags (1 sparse), 6 zero
+    # u8 kind (1 pack, 2 object), u8 flags (1 sparse, 2 delta), 6 zero
     pack_blocks: int  # 4 KiB blocks written to the pack
     content_size: int  # docker's layer size: sum of sizes of the regular files in the tree
     entries: int  # names in the tree
@@ -39,6 +39,9 @@ class LayerReader:
         max_file_size: int = 1 << 44,
     ) -> None: ...
     def feed(self, data: bytes | bytearray | memoryview, /) -> None: ...
+    def delta(self, number: int, /) -> None: ...
+    # the next file over 128 KiB is only hashed: the caller has made `.delta-<number>` in objects_fd, which becomes
+    # `<64 hex>` (flag delta), or goes when the content is known
     def take_split(self) -> bytes: ...  # tar-split bytes made since the last call; after every feed and after finish
     def finish(self, tree_path: str) -> LayerResult: ...  # writes the layer tree file
     def close(self) -> None: ...  # stops; removes what is half written; idempotent, and done when the reader is dropped

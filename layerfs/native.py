@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 NATIVE: bool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from layerfs._native import (
         Fold,
         LayerReader,
@@ -44,6 +46,17 @@ else:
     Fold = _core.Fold
     merge_trees, remap_tree, verify_tree = _core.merge_trees, _core.remap_tree, _core.verify_tree
 
+
+def hash_pieces(size: int, pieces: Iterable[tuple[int, bytes]], *, sparse: bool) -> tuple[bytes, int]:
+    """(identity, xxh64) of a content that is in no file: (offset, bytes) in order, zeros between them."""
+    from layerfs._pure.hashes import PieceHasher
+
+    hasher = PieceHasher(size, sparse=sparse)
+    for offset, data in pieces:
+        hasher.write(offset, data)
+    return hasher.result()
+
+
 __all__ = [
     "NATIVE",
     "Fold",
@@ -51,6 +64,7 @@ __all__ = [
     "LayerResult",
     "MergeResult",
     "hash_fd",
+    "hash_pieces",
     "merge_trees",
     "remap_tree",
     "sha256",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from layerfs._pure import disk
-from layerfs._pure.hashes import Hasher, SparseHasher
+from layerfs._pure.hashes import Hasher, PieceHasher, SparseHasher
 from layerfs._pure.host import no_space, write_at
 from layerfs._pure.tree import Content
 
@@ -26,8 +26,12 @@ class Contents:
         self.used: dict[bytes, Content] = {}
         self.new = bytearray()
         self.pack_blocks = 0
+        self.delta: int | None = None  # the next big content is kept by the caller, in this file
 
     def writer(self, size: int, *, sparse: bool) -> Writer:
+        if self.delta is not None and size > PACK_MAX:
+            name, self.delta = f".delta-{self.delta}", None
+            return _Delta(self, self._objects_fd, size, name, sparse=sparse)
         if sparse:
             return _SparseObject(self, self._objects_fd, size)
         return _Small(self, size) if size <= PACK_MAX else _BigObject(self, self._objects_fd, size)
@@ -49,8 +53,8 @@ class Contents:
         content = self.used[identity] = Content(identity, disk.KIND_PACK, size, self._pack_id, block)
         return content
 
-    def add_object(self, identity: bytes, size: int, xxh64: int, *, sparse: bool) -> Content:
-        self.new += _NEW.pack(identity, size, xxh64, 0, disk.KIND_OBJECT, int(sparse))
+    def add_object(self, identity: bytes, size: int, xxh64: int, *, sparse: bool, delta: bool = False) -> Content:
+        self.new += _NEW.pack(identity, size, xxh64, 0, disk.KIND_OBJECT, sparse | delta << 1)
         content = self.used[identity] = Content(identity, disk.KIND_OBJECT, size)
         return content
 
@@ -130,6 +134,29 @@ class _BigObject(_ObjectFile):
         with no_space():
             os.ftruncate(self._fd, self._size)
         return self._finish(*self._hasher.result(), sparse=False)
+
+
+class _Delta:
+    """Only hashed: the caller has made the file."""
+
+    def __init__(self, contents: Contents, directory: int, size: int, name: str, *, sparse: bool) -> None:
+        self._contents, self._directory, self._size, self._name = contents, directory, size, name
+        self._sparse, self._hasher = sparse, PieceHasher(size, sparse=sparse)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._hasher.write(offset, data)
+
+    def end(self) -> Content:
+        identity, xxh64 = self._hasher.result()
+        found = self._contents.find(identity, self._size)
+        if found:
+            os.unlink(self._name, dir_fd=self._directory)
+            return found
+        os.rename(self._name, identity.hex(), src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        return self._contents.add_object(identity, self._size, xxh64, sparse=self._sparse, delta=True)
+
+    def drop(self) -> None:
+        pass
 
 
 class _SparseObject(_ObjectFile):

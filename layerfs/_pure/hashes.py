@@ -60,6 +60,53 @@ class SparseHasher:
         return self._hasher.result()
 
 
+class PieceHasher:
+    """The identity of a content that comes in pieces, in order; what lies between them is zeros."""
+
+    def __init__(self, size: int, *, sparse: bool) -> None:
+        self._size, self._at = size, 0
+        self._dense = None if sparse else Hasher()
+        self._blocks, self._block = SparseHasher(size), bytearray()  # of a sparse one; the block at `_at`
+
+    def write(self, offset: int, data: bytes) -> None:
+        if self._dense is None:
+            self._put(offset, data)
+            return
+        self._zeros(self._dense, offset)
+        self._dense.update(data)
+        self._at = offset + len(data)
+
+    def _zeros(self, hasher: Hasher, end: int) -> None:
+        while self._at < end:
+            count = min(_CHUNK, end - self._at)
+            hasher.update(bytes(count))
+            self._at += count
+
+    def _put(self, offset: int, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            start = (offset + at) // BLOCK * BLOCK
+            if start != self._at:
+                self._flush()
+                self._at = start
+            within = offset + at - start
+            part = data[at : at + BLOCK - within]
+            self._block[len(self._block) :] = bytes(within - len(self._block)) + part
+            at += len(part)
+
+    def _flush(self) -> None:
+        if self._block:
+            self._blocks.block(self._at, bytes(self._block))
+        self._block.clear()
+
+    def result(self) -> tuple[bytes, int]:
+        if self._dense is None:
+            self._flush()
+            return self._blocks.result()
+        self._zeros(self._dense, self._size)
+        return self._dense.result()
+
+
 def hash_fd(fd: int, sparse: bool, /) -> tuple[bytes, int]:
     """(identity, xxh64) of an open regular file, by pread; the sparse one reads only where SEEK_DATA says data is."""
     status = os.fstat(fd)

@@ -71,6 +71,10 @@ class LayerReader:
             self._reader.feed(data)
         self._usable = True
 
+    def delta(self, number: int, /) -> None:
+        """The next file over 128 KiB is only hashed: `.delta-<number>` in the objects' directory has it."""
+        self._contents.delta = number
+
     def take_split(self) -> bytes:
         """The bytes of the tar-split record made since the last call."""
         return self._split.take()

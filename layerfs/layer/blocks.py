@@ -7,13 +7,14 @@ directory goes through `BlockContent`, and other engines get it after `complete_
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,25 @@ from layerfs.errors import Corrupt
 from layerfs.layer.entry import PIECE, FileContent
 from layerfs.layer.host import Descent, open_at
 from layerfs.layer.sparse import BLOCK, Extents, data_extents, join_extents
+from layerfs.store.delta import Delta, DeltaHead, Ranges, Whole, open_object
 
-__all__ = ["MARK", "Base", "BlockContent", "BlockReader", "complete_upper", "damaged_files"]
+__all__ = [
+    "DELTA_FROM",
+    "MARK",
+    "Base",
+    "BlockContent",
+    "BlockReader",
+    "Delta",
+    "DeltaContent",
+    "Whole",
+    "complete_upper",
+    "damaged_files",
+    "open_object",
+]
 
 MARK = b"layerfs.blocks"  # behind the prefix of the upper's marks; on its root: there may be such files
+DELTA_SHARE = 0.5  # a file with more of its own is stored whole
+DELTA_FROM = 1 << 20  # bytes; below that as well
 _VALUE = struct.Struct("<32sQ")
 
 
@@ -41,34 +57,34 @@ class Base:
             raise Corrupt("a block-level file with a damaged mark")
         return cls(*_VALUE.unpack(value))
 
-    def open(self, objects: Path) -> int:
-        """An owned descriptor. Raises Corrupt when the store lacks it."""
-        name = self.identity.hex()
+    def open(self, objects: Path) -> Whole | Delta:
+        """The object, to be closed. Raises Corrupt when the store lacks it."""
         try:
-            return os.open(objects / name[:2] / name[2:], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return open_object(objects, self.identity)
         except FileNotFoundError as error:
-            raise Corrupt(f"the base of a block-level file is missing: object {name}") from error
+            message = f"the base of a block-level file is missing: object {self.identity.hex()}"
+            raise Corrupt(message) from error
 
 
 class BlockReader:
     """All bytes of an open block-level file. Owns its descriptors; a context manager."""
 
     @classmethod
-    def of(cls, fd: int, open_base: Callable[[], int], base: Base) -> BlockReader:
+    def of(cls, fd: int, open_base: Callable[[], Whole | Delta], base: Base) -> BlockReader:
         """`fd` is taken over. Raises Corrupt when the base is gone or too short."""
         try:
-            base_fd = open_base()
+            source = open_base()
         except BaseException:
             os.close(fd)
             raise
-        reader = cls(fd, base_fd, base)
-        if os.fstat(base_fd).st_size < reader.valid:
+        reader = cls(fd, source, base)
+        if source.size < reader.valid:
             reader.close()
             raise Corrupt("the base of a block-level file is too short")
         return reader
 
-    def __init__(self, fd: int, base_fd: int, base: Base) -> None:
-        self._fd, self._base = fd, base_fd
+    def __init__(self, fd: int, source: Whole | Delta, base: Base) -> None:
+        self._fd, self._base, self._identity = fd, source, base.identity
         self.size = os.fstat(fd).st_size
         self.valid = min(base.length, self.size)
 
@@ -89,7 +105,7 @@ class BlockReader:
         return join_extents(self._extents())
 
     def _extents(self) -> Iterator[tuple[int, int]]:
-        base = list(data_extents(self._base, self.valid))
+        base = list(self._base.extents())
         for offset, length, own in self.runs():
             if own:
                 yield offset, length
@@ -112,11 +128,16 @@ class BlockReader:
             if at >= end:
                 return
             while at < stop:
-                data = os.pread(self._fd if own else self._base, min(PIECE, stop - at), at)
+                count = min(PIECE, stop - at)
+                data = os.pread(self._fd, count, at) if own else self._base.pread(count, at)
                 if not data:
                     raise Corrupt("a block-level file or its base ends early")
                 at += len(data)
                 yield data
+
+    def pieces_of(self, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        for offset, length in ranges:
+            yield from self.pieces(offset, length)
 
     def pread(self, count: int, offset: int) -> bytes:
         return b"".join(self.pieces(offset, count))
@@ -126,7 +147,7 @@ class BlockReader:
         for offset, length, own in self.runs():
             for at in range(offset, offset + length, PIECE) if own else ():
                 count = min(PIECE, offset + length - at)
-                yield os.pread(self._fd, count, at), os.pread(self._base, count, at)
+                yield os.pread(self._fd, count, at), self._base.pread(count, at)
 
     def complete(self) -> None:
         """Writes what the file lacks."""
@@ -134,9 +155,26 @@ class BlockReader:
             if not own:
                 _copy(self._base, self._fd, offset, length)
 
+    def own_ranges(self) -> Iterator[tuple[int, int]]:
+        """Where the bytes are the file's, holes beyond the base left out."""
+        for offset, length, own in self.runs():
+            if own:
+                yield offset, length
+        yield from data_extents(self._fd, self.size, self.valid)
+
+    def delta(self) -> DeltaHead | None:
+        """The file as a delta of a whole object; None when it has too many bytes of its own for that."""
+        base, ranges, valid = self._identity, list(self.own_ranges()), self.valid
+        if isinstance(self._base, Delta):
+            head = self._base.head
+            base, valid = head.base, min(valid, head.valid)
+            ranges += [(start, min(end, self.valid) - start) for start, end in _ends(head.ranges) if start < self.valid]
+        head = DeltaHead(base, self.size, valid, _joined(ranges))
+        return head if head.own <= self.size * DELTA_SHARE else None
+
     def close(self) -> None:
-        for fd in (self._fd, self._base):
-            os.close(fd)
+        os.close(self._fd)
+        self._base.close()
 
     def __enter__(self) -> BlockReader:
         return self
@@ -168,8 +206,7 @@ class BlockContent:
 
     def pieces(self, extents: Extents) -> Iterator[bytes]:
         with self.open() as reader:
-            for offset, length in extents:
-                yield from reader.pieces(offset, length)
+            yield from reader.pieces_of(extents)
         os.close(self.file.open())  # raises when it has changed meanwhile
 
     def is_same(self, identity: bytes | None, size: int) -> bool:
@@ -182,6 +219,55 @@ class BlockContent:
             if _dense(reader) == identity:
                 return True
         return _sparse(self) == identity
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaContent:
+    """The content of a block-level file, read from the delta that was made of it. Reading raises as BlockContent."""
+
+    file: FileContent
+    delta: Path
+    objects: Path
+
+    @property
+    def size(self) -> int:
+        return self.file.size
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Delta]:
+        delta = Delta.of(self.objects, os.open(self.delta, os.O_RDONLY | os.O_CLOEXEC))
+        try:
+            yield delta
+        finally:
+            delta.close()
+
+    def extents(self) -> Extents:
+        with self._open() as delta:
+            found = tuple(delta.extents())
+        holes = self.size - sum(length for _, length in found)
+        return found if holes else ((0, self.size),)
+
+    def pieces(self, extents: Extents) -> Iterator[bytes]:
+        with self._open() as delta:
+            for offset, length in extents:
+                for at in range(offset, offset + length, PIECE):
+                    yield delta.pread(min(PIECE, offset + length - at), at)
+        os.close(self.file.open())  # raises when it has changed since
+
+
+def _ends(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    return ((offset, offset + length) for offset, length in ranges)
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """In order, those that touch or overlap as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(_ends(ranges)):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return tuple((start, end - start) for start, end in found)
 
 
 def _dense(reader: BlockReader) -> bytes:
@@ -269,18 +355,24 @@ def _complete(place: Descent, entry: bytes, base: Base, objects: Path, name: byt
         os.removexattr(fd, name)
 
 
-def _copy(source: int, target: int, offset: int, length: int) -> None:
+def _copy(source: Whole | Delta, target: int, offset: int, length: int) -> None:
     end = offset + length
     while offset < end:
-        try:
-            done = os.copy_file_range(source, target, end - offset, offset, offset)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            done = os.pwrite(target, os.pread(source, min(PIECE, end - offset), offset), offset)
+        done = _share(source.fd, target, offset, end - offset) if isinstance(source, Whole) else None
+        if done is None:
+            done = os.pwrite(target, source.pread(min(PIECE, end - offset), offset), offset)
         if not done:
             raise Corrupt("the base of a block-level file ends early")
         offset += done
+
+
+def _share(source: int, target: int, offset: int, count: int) -> int | None:
+    try:
+        return os.copy_file_range(source, target, count, offset, offset)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        return None
 
 
 def _mark(path: Path, name: bytes) -> bytes | None:

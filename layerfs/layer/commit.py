@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerfs.layer.blocks import DELTA_FROM, BlockContent, DeltaContent
 from layerfs.layer.changes import Step, UpperWalk, with_parents
 from layerfs.layer.directory import directory_entries, host_entry
 from layerfs.layer.entry import Content, Entry, whiteout
@@ -83,7 +84,7 @@ def store_entries(
     with Ingest(root, lease) as ingest:
         writer = TarWriter(ingest.feed, latest_ns=latest_ns)
         for count, entry in enumerate(entries, 1):
-            writer.add(entry)
+            writer.add(_by_delta(entry, ingest, writer))
             if progress is not None and count % 100 == 0:
                 progress(Progress("pack", "", writer.size))
         writer.finish()
@@ -108,6 +109,22 @@ def upper_entries(
             entry = build.entry(step)
             if entry is not None:
                 yield entry
+
+
+def _by_delta(entry: Entry, ingest: Ingest, writer: TarWriter) -> Entry:
+    """A block-level file that has few bytes of its own is stored as a delta."""
+    content = entry.content
+    if not isinstance(content, BlockContent) or content.size < DELTA_FROM:
+        return entry
+    with content.open() as reader:
+        head = reader.delta()
+        made = ingest.add_delta(head, reader.pieces_of(head.ranges)) if head is not None else None
+    if made is None:
+        return entry
+    number, path = made
+    writer.flush()
+    ingest.expect_delta(number)
+    return replace(entry, content=DeltaContent(content.file, path, content.objects))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self
@@ -26,6 +26,7 @@ from layerfs.store.durable import writing
 if TYPE_CHECKING:
     from layerfs.oci.descriptor import Descriptor
     from layerfs.store import StoreRoot
+    from layerfs.store.delta import DeltaHead
     from layerfs.store.leases import Lease
 
 AHEAD = 8  # pieces of about 1 MiB between the two threads
@@ -78,6 +79,14 @@ class Ingest:
         """The next bytes of the tar. Raises InvalidArchive, NoSpace, and what else parsing an earlier piece met."""
         if data:
             self._worker.put(data)
+
+    def add_delta(self, head: DeltaHead, pieces: Iterable[bytes]) -> tuple[int, Path] | None:
+        """As `ContentWriter.add_delta`."""
+        return self._contents.add_delta(head, pieces)
+
+    def expect_delta(self, number: int) -> None:
+        """The next file that is fed is the content of this delta."""
+        self._worker.put(number)
 
     def finish(self) -> DiffID:
         """The tar is at its end; its diff ID."""
@@ -153,7 +162,10 @@ class Ingest:
             if path == self._root.contents.pack_path(self._contents.pack_id):
                 path.unlink(missing_ok=True)
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes | int) -> None:
+        if isinstance(data, int):
+            self._reader.delta(data)
+            return
         self._reader.feed(data)
         if record := self._reader.take_split():
             with writing("a layer"):
@@ -172,9 +184,9 @@ class Ingest:
 class _Worker:
     """A thread that takes pieces in order. After an error it only drains, so the caller is never stuck behind it."""
 
-    def __init__(self, work: Callable[[bytes], None]) -> None:
+    def __init__(self, work: Callable[[bytes | int], None]) -> None:
         self._work = work
-        self._queue: queue.Queue[bytes | None] = queue.Queue(AHEAD)
+        self._queue: queue.Queue[bytes | int | None] = queue.Queue(AHEAD)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="layer", daemon=True)
         self._running = self._cancelled = False
@@ -190,7 +202,7 @@ class _Worker:
         self._cancelled = True
         self._stop()
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: bytes | int) -> None:
         if self._error is not None:
             raise self._error
         self._queue.put(data)

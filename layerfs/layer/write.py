@@ -76,7 +76,7 @@ class TarWriter:
 
     def finish(self) -> None:
         self._put(bytes(2 * BLOCK))
-        self._flush()
+        self.flush()
 
     def _other(self, entry: Entry) -> None:
         kind = _TYPES.get(stat.S_IFMT(entry.mode))
@@ -176,9 +176,10 @@ class TarWriter:
         self._parts.append(data)
         self._held += len(data)
         if self._held >= FLUSH:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """All that was added is written."""
         self.size += self._held
         data = b"".join(self._parts)
         self._parts, self._held = [], 0

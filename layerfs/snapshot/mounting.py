@@ -179,6 +179,17 @@ def _complete(root: StoreRoot, writable: Writable, *, sync: bool) -> None:
         complete_upper(directory, root.path / "objects", prefix_of(writable.upper), sync=sync)
 
 
+def _make_whole(root: StoreRoot, tree: Tree) -> None:
+    """The kernel opens objects by itself: what is kept as a delta becomes whole."""
+    from layerfs.store.treefile import TreeFile
+    from layerfs.store.whole import make_whole
+
+    with root.index.view() as txn:
+        if next(txn.scan("deltas"), None) is None:
+            return
+    make_whole(root, set(TreeFile(Path(tree.path)).identities()))
+
+
 def _settle(tree: Tree, writable: Writable, engine: str) -> None:
     """Makes of what another engine has left what this one goes on with."""
     if engine != "native":
@@ -225,6 +236,7 @@ def _mount(
         attributes |= mount.ATTRIBUTES[option]
     with Tree.open(tree.path) as current:
         packs = [root.contents.pack_path(number) for number in current.packs]
+        _make_whole(root, tree)
     mount_kernel(
         Path(record.target),
         tree=Path(tree.path),

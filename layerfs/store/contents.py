@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import threading
 from collections import OrderedDict
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from layerfs.errors import Corrupt, NotFound
+from layerfs.store.delta import SUFFIX, Delta
 from layerfs.store.durable import pread_all
 from layerfs.store.format import (
     BLOCK,
@@ -27,6 +29,7 @@ from layerfs.store.index import Index, Txn
 from layerfs.store.leases import Lease
 from layerfs.store.writer import ContentWriter
 
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 OPEN_PACKS = 64  # descriptors kept for reading
 
 
@@ -77,6 +80,20 @@ class ContentReader:
             end = min(os.lseek(self._fd, start, os.SEEK_HOLE), self.size)
             yield start, end - start
 
+    def hash(self) -> tuple[bytes, int]:
+        """(identity, xxh64) of the bytes that are there."""
+        from layerfs.native import hash_fd, sha256, xxh64
+
+        if self._value.kind == KIND_PACK:
+            data = self.pread(0, self.size)
+            return sha256(data), xxh64(data)
+        return hash_fd(self.fileno(), self.sparse)
+
+    @property
+    def checksum(self) -> int:
+        """What its row says."""
+        return self._value.xxh64
+
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -89,6 +106,29 @@ class ContentReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class DeltaReader(ContentReader):
+    """A content that is kept as a delta: no file has all of its bytes."""
+
+    def __init__(self, delta: Delta, value: ContentValue, what: str) -> None:
+        super().__init__(-1, 0, value, what)
+        self._delta = delta
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation(f"{self._what} is kept as a delta")
+
+    def pread(self, offset: int, count: int) -> bytes:
+        return self._delta.pread(count, offset)
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        return self._delta.extents()
+
+    def hash(self) -> tuple[bytes, int]:
+        return self._delta.hash(sparse=self.sparse)
+
+    def close(self) -> None:
+        self._delta.close()
 
 
 class Contents:
@@ -112,6 +152,14 @@ class Contents:
         check_hex(identity.hex())
         return self.path / "objects" / object_name(identity)
 
+    def delta_path(self, identity: bytes) -> Path:
+        path = self.object_path(identity)
+        return path.with_name(path.name + SUFFIX)
+
+    def file_path(self, identity: bytes, value: ContentValue) -> Path:
+        """Where the file of an object is, as its row says."""
+        return self.delta_path(identity) if value.delta else self.object_path(identity)
+
     def lookup(self, identities: bytes, lease: Lease | None = None) -> bytes:
         """Index values of n identities (n·32 bytes in, n·32 out); 32 zero bytes for one that is not there.
 
@@ -130,10 +178,10 @@ class Contents:
         for start in range(0, len(identities), ID_SIZE):
             identity = identities[start : start + ID_SIZE]
             value = txn.get("contents", identity)
-            answer.append(value if value is not None and self._has_file(identity, value, packs) else UNKNOWN)
+            answer.append(value if value is not None and self._has_file(txn, identity, value, packs) else UNKNOWN)
         return b"".join(answer)
 
-    def _has_file(self, identity: bytes, encoded: bytes, packs: dict[bytes, bool]) -> bool:
+    def _has_file(self, txn: Txn, identity: bytes, encoded: bytes, packs: dict[bytes, bool]) -> bool:
         if encoded[:1] == b"\x01" and encoded[8:16] in packs:  # the common case, by the bytes of the pack's number
             return packs[encoded[8:16]]
         try:
@@ -143,7 +191,10 @@ class Contents:
         if value.kind == KIND_PACK:
             found = packs[encoded[8:16]] = self.pack_path(value.pack).exists()
             return found
-        return self.object_path(identity).exists()
+        if not value.delta:
+            return self.object_path(identity).exists()
+        base = txn.get("deltas", identity)
+        return base is not None and self.object_path(base).exists() and self.delta_path(identity).exists()
 
     def stat(self, identity: bytes) -> ContentValue:
         """The row of a content. Raises NotFound."""
@@ -163,7 +214,7 @@ class Contents:
         value = self.stat(identity)
         try:
             reader = self._open(identity, value)
-        except FileNotFoundError:  # gc moved it to another pack in between
+        except FileNotFoundError:  # gc moved it to another pack in between, or a delta has become a whole object
             value = self.stat(identity)
             try:
                 reader = self._open(identity, value)
@@ -181,8 +232,14 @@ class Contents:
         what = f"content {identity.hex()}"
         if value.kind == KIND_PACK:
             fd, base = self.open_pack(value.pack), value.block * BLOCK
+        elif value.delta:
+            delta = Delta.of(self.path / "objects", os.open(self.delta_path(identity), _READ))
+            if delta.size != value.size:
+                delta.close()
+                raise Corrupt(f"{what} should have {value.size} bytes, it has {delta.size}")
+            return DeltaReader(delta, value, what)
         else:
-            fd, base = os.open(self.object_path(identity), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), 0
+            fd, base = os.open(self.object_path(identity), _READ), 0
         size = os.fstat(fd).st_size
         if size < base + value.size or (value.kind != KIND_PACK and size != value.size):
             os.close(fd)
@@ -221,14 +278,8 @@ class Contents:
 
 def verify_reader(reader: ContentReader, identity: bytes) -> None:
     """Raises Corrupt when the bytes of a content have another identity or checksum than its row says."""
-    from layerfs.native import hash_fd, sha256, xxh64
-
-    if reader._value.kind == KIND_PACK:
-        data = reader.pread(0, reader.size)
-        found, checksum = sha256(data), xxh64(data)
-    else:
-        found, checksum = hash_fd(reader.fileno(), reader.sparse)
+    found, checksum = reader.hash()
     if found != identity:
         raise Corrupt(f"content {identity.hex()} has the identity {found.hex()}")
-    if checksum != reader._value.xxh64:
+    if checksum != reader.checksum:
         raise Corrupt(f"content {identity.hex()} has another checksum than its row")

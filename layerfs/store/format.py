@@ -32,12 +32,14 @@ TABLES: Final = (  # in the order of their numbers, from 1: only ever append
     "states",
     "snapshots",
     "build",
+    "deltas",
 )
 
 KIND_NONE: Final = 0
 KIND_PACK: Final = 1
 KIND_OBJECT: Final = 2
 FLAG_SPARSE: Final = 1
+FLAG_DELTA: Final = 2
 UNKNOWN: Final = bytes(32)  # the answer of a lookup for an identity that is not there
 
 _VALUE = struct.Struct("<BBHIQQQ")
@@ -61,6 +63,10 @@ class ContentValue(NamedTuple):
     @property
     def sparse(self) -> bool:
         return bool(self.flags & FLAG_SPARSE)
+
+    @property
+    def delta(self) -> bool:
+        return bool(self.flags & FLAG_DELTA)
 
     @property
     def blocks(self) -> int:

@@ -165,6 +165,7 @@ def _dry_run(
 def _dry_contents(root: StoreRoot, txn: Txn, mark: Mark, pins: set[bytes], counts: Counts) -> None:
     live = ContentMark(root)
     live.skip(mark.dead.layers, mark.dead.chains)
+    pins = pins | live.bases(txn, pins)
     dead = [key for key in live.refresh(txn).dead_contents(txn) if key not in pins]
     used = pack_usage(txn)
     for key in dead:
@@ -173,7 +174,7 @@ def _dry_contents(root: StoreRoot, txn: Txn, mark: Mark, pins: set[bytes], count
         if value.pack in used:
             used[value.pack] -= value.blocks
         else:
-            counts.bytes += disk_usage(root.contents.object_path(key))
+            counts.bytes += disk_usage(root.contents.file_path(key, value))
     for pack_id, blocks in used.items():
         if not blocks and pack_id not in live.packs:
             counts.packs += 1

@@ -140,7 +140,12 @@ class ContentMark:
             if key not in self._chains:
                 self._add_packs_of_chain(key)
                 self._chains.add(key)
+        self.identities |= self.bases(txn, self.identities)
         return self
+
+    def bases(self, txn: Txn, identities: set[bytes]) -> set[bytes]:
+        """What the deltas among some contents need. A base is never a delta."""
+        return {base for identity, base in txn.scan("deltas") if identity in identities}
 
     def _add_packs_of_chain(self, key: bytes) -> None:
         try:

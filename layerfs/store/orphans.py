@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from layerfs.store.format import pack_key
+from layerfs.store.delta import SUFFIX
+from layerfs.store.format import FLAG_DELTA, pack_key
 from layerfs.store.writer import pack_pin
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _AGES = {  # ns; how long a file may be without a row
 
 
 class Orphan(NamedTuple):
-    """A file without a row. `kind`: object, pack, tree, split, blob, partial, container, stray."""
+    """A file without a row. `kind`: object, delta, pack, tree, split, blob, partial, container, stray."""
 
     kind: str
     path: Path
@@ -37,13 +38,19 @@ class Orphan(NamedTuple):
         """Whether a row, a lease or a tree wants it after all."""
         if self.kind == "pack" and int.from_bytes(self.key, "big") in packs:
             return True
-        return self.pin in pins or (self.table != "" and txn.get(self.table, self.key) is not None)
+        return self.pin in pins or self.has_row(txn)
+
+    def has_row(self, txn: Txn) -> bool:
+        row = txn.get(self.table, self.key) if self.table else None
+        if row is None or self.kind not in ("object", "delta"):
+            return row is not None
+        return bool(row[1] & FLAG_DELTA) == (self.kind == "delta")  # a delta may have become a whole object
 
 
 def find_orphans(root: StoreRoot, txn: Txn, horizon: int) -> Iterator[Orphan]:
     """Files older than `horizon` (ns) that no row of `txn` refers to. What is in `tmp/` belongs to leases."""
     for orphan in _candidates(root.path):
-        if orphan.table and txn.get(orphan.table, orphan.key) is not None:
+        if orphan.has_row(txn):
             continue
         try:
             status = orphan.path.lstat()
@@ -79,9 +86,10 @@ def _objects(path: Path) -> Iterator[Orphan]:
         if not _HEX2.match(first):
             continue
         for rest in _names(path / first):
-            if _HEX62.match(rest):
-                identity = bytes.fromhex(first + rest)
-                yield Orphan("object", path / first / rest, identity, "contents", identity)
+            name = rest.removesuffix(SUFFIX)
+            if _HEX62.match(name):
+                identity = bytes.fromhex(first + name)
+                yield Orphan("object" if name == rest else "delta", path / first / rest, identity, "contents", identity)
 
 
 def _trees(path: Path) -> Iterator[Orphan]:

@@ -178,6 +178,7 @@ class Repairer:
             self.root.durable([target])
             with self.root.index.update() as txn:
                 txn.put("contents", identity, good.content.value(0).encode())
+                txn.delete("deltas", identity)
             self.found.repaired("content", identity.hex())
 
     def _mend_packs(self) -> None:
@@ -244,14 +245,12 @@ class Repairer:
         return good.content._replace(block=block)
 
     def _mend_checksum(self, identity: bytes) -> None:
-        from layerfs.native import hash_fd
-
         value = self.root.contents.stat(identity)
         if value.kind == KIND_PACK:
             checksum = xxh64(self.root.contents.read(identity))
         else:
             with self.root.contents.open(identity) as reader:
-                checksum = hash_fd(reader.fileno(), value.sparse)[1]
+                checksum = reader.hash()[1]
         with self.root.index.update() as txn:
             txn.put("contents", identity, value._replace(xxh64=checksum).encode())
         self.found.repaired("content", identity.hex())

@@ -83,8 +83,9 @@ class Sweeper:
         for start in range(0, len(dead), BATCH):
             with self.step() as step:
                 live.refresh(step.txn)
+                held = step.pins | live.bases(step.txn, step.pins)
                 for identity in dead[start : start + BATCH]:
-                    if identity not in live.identities and identity not in step.pins:
+                    if identity not in live.identities and identity not in held:
                         self._content(step, identity)
 
     def _content(self, step: Step, identity: bytes) -> None:
@@ -92,7 +93,8 @@ class Sweeper:
         if row is None:
             return
         if row[0] == KIND_OBJECT:
-            step.files.append(self.root.contents.object_path(identity))
+            step.files.append(self.root.contents.file_path(identity, ContentValue.decode(row)))
+            step.txn.delete("deltas", identity)
         step.txn.delete("contents", identity)
         self.counts.contents += 1
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from layerfs.digest import Digest
 from layerfs.errors import Corrupt, LayerfsError
-from layerfs.native import hash_fd, sha256, verify_tree, xxh64
+from layerfs.native import sha256, verify_tree, xxh64
 from layerfs.store.durable import pread_all
 from layerfs.store.format import BLOCK, ID_SIZE, KIND_OBJECT, KIND_PACK, ContentValue
 from layerfs.store.problems import Findings
@@ -108,7 +108,7 @@ class Verifier:
                 if self.quick and not value.sparse and value.size <= IN_MEMORY:
                     good, same = xxh64(reader.read()) == value.xxh64, True
                 else:
-                    found, checksum = hash_fd(reader.fileno(), value.sparse)
+                    found, checksum = reader.hash()
                     good, same = found == identity, checksum == value.xxh64
         except OSError as error:
             self.found.objects.add(identity)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from layerfs.errors import Corrupt, StoreError
+from layerfs.store.delta import SUFFIX, DeltaHead, write_delta
 from layerfs.store.durable import make_durable, place_file, writing
-from layerfs.store.format import BLOCK, KIND_OBJECT, UNKNOWN, NewContent, new_contents, object_name, pack_key
+from layerfs.store.format import (
+    BLOCK,
+    FLAG_DELTA,
+    KIND_OBJECT,
+    UNKNOWN,
+    ContentValue,
+    NewContent,
+    new_contents,
+    object_name,
+    pack_key,
+)
 from layerfs.store.trash import remove_tree
 
 if TYPE_CHECKING:
@@ -46,6 +57,8 @@ class ContentWriter:
         self._objects = lease.tmp / f"objects-{self.pack_id:016x}"
         self._staged: list[NewContent] | None = None
         self._pack_blocks = 0
+        self._bases: dict[bytes, bytes] = {}  # of the deltas among what is staged
+        self._deltas = 0
 
     @cached_property
     def pack_fd(self) -> int:
@@ -70,6 +83,21 @@ class ContentWriter:
         with writing("an object"):
             path.chmod(0o400)
             path.rename(self._objects / identity.hex())
+
+    def add_delta(self, head: DeltaHead, pieces: Iterable[bytes]) -> tuple[int, Path] | None:
+        """A delta of a content whose identity is not known yet: its number for `LayerReader.delta`, and its file.
+
+        The base is pinned. None when the store does not have that as a whole object.
+        """
+        base = self.lookup(head.base)
+        if base[0] != KIND_OBJECT or ContentValue.decode(base).delta:
+            return None
+        _ = self.objects_fd
+        number = self._deltas = self._deltas + 1
+        path = self._objects / f".delta-{number}"
+        with writing("a delta object"):
+            write_delta(path, head, pieces)
+        return number, path
 
     def stage(self, result_contents: bytes, pack_blocks: int, *, also: Sequence[Path] = ()) -> list[Path]:
         """Moves pack and objects to their places and makes them durable, together with the files in `also`.
@@ -110,11 +138,22 @@ class ContentWriter:
             if known[number * 32 : number * 32 + 32] != UNKNOWN:
                 continue  # published by somebody else meanwhile: keep the file that is mapped and cached
             source, target = self._objects / content.identity.hex(), top / object_name(content.identity)
-            if source.stat().st_size != content.size:
+            size = source.stat().st_size
+            if content.flags & FLAG_DELTA:
+                target = target.with_name(target.name + SUFFIX)
+                size = self._note_base(content.identity, source)
+            if size != content.size:
                 raise Corrupt("an object changed while it was written", path=str(source))
             place_file(source, target)
             placed.append(target)
         return placed
+
+    def _note_base(self, identity: bytes, path: Path) -> int:
+        """The size of a delta's content."""
+        with path.open("rb") as file:
+            head = DeltaHead.read(file.fileno())
+        self._bases[identity] = head.base
+        return head.size
 
     def publish(self, txn: Txn) -> None:
         """Puts the rows. A row that is there stays, unless its file is gone."""
@@ -127,6 +166,9 @@ class ContentWriter:
             if known[number * 32 : number * 32 + 32] == UNKNOWN
         ]
         txn.put_many("contents", rows)
+        for identity, _ in rows:
+            if identity in self._bases:
+                txn.put("deltas", identity, self._bases[identity])
         if self._pack_blocks:
             row = {"blocks": self._pack_blocks, "created": self._lease.record.created}
             txn.put_json("packs", pack_key(self.pack_id), row)

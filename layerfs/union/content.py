@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from layerfs.errors import Corrupt
+from layerfs.layer.blocks import Delta, Whole, open_object
 from layerfs.layer.tree import Inode, Tree
 
 _BLOCK = 4096
@@ -106,7 +107,7 @@ class Contents:
             self.close()
             raise Corrupt(f"contents are missing from the store: {error.strerror}", path=error.filename) from error
 
-    def open(self, tree: Tree, inode: Inode) -> Packed | OpenFile | Nothing:
+    def open(self, tree: Tree, inode: Inode) -> Packed | OpenFile | Delta | Nothing:
         """Raises Corrupt (EIO) when the store has lost the bytes, never ENOENT."""
         place = tree.place(inode)
         if place.kind == _PACK:
@@ -114,15 +115,17 @@ class Contents:
                 raise Corrupt(f"pack {place.pack_id:016x} is missing")
             return Packed(self._packs[place.pack_id], place.block * _BLOCK, inode.size)
         identity = tree.content(inode)
-        return Nothing() if identity is None else OpenFile(self.object(identity), inode.size)
+        if identity is None:
+            return Nothing()
+        found = self.object(identity)
+        return OpenFile(found.fd, inode.size) if isinstance(found, Whole) else found
 
-    def object(self, identity: bytes) -> int:
-        """An owned descriptor of a file of `objects`. Raises Corrupt."""
-        name = identity.hex()
+    def object(self, identity: bytes) -> Whole | Delta:
+        """An object, to be closed. Raises Corrupt."""
         try:
-            return os.open(f"{name[:2]}/{name[2:]}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._objects)
+            return open_object(self._objects, identity)
         except FileNotFoundError as error:
-            raise Corrupt(f"object {name} is missing") from error
+            raise Corrupt(f"object {identity.hex()} is missing") from error
 
     def close(self) -> None:
         for fd in [self._objects, *self._packs.values()]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from layerfs.errors import Corrupt
-from layerfs.layer.blocks import MARK, Base, BlockReader
+from layerfs.layer.blocks import MARK, Base, BlockReader, Delta, Whole
 from layerfs.union.content import OpenFile
 from layerfs.union.format import TREE_INO, Marks, decode_origin, is_whiteout
 from layerfs.union.host import HostDir
@@ -270,7 +270,7 @@ class LayerView:
             raise Corrupt("the bytes of a metadata-only copy are gone", path=node.path)
         return self.below.content(node.below)
 
-    def object(self, base: Base) -> int:
+    def object(self, base: Base) -> Whole | Delta:
         if self.below is None:
             raise Corrupt("the base of a block-level file is gone")
         return self.below.object(base)

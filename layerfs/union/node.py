@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from layerfs.layer.blocks import Base
+from layerfs.layer.blocks import Base, Delta, Whole
 
 
 class Attributes(NamedTuple):
@@ -79,8 +79,8 @@ class View(Protocol):
     def readlink(self, node: Node) -> bytes: ...
     def xattrs(self, node: Node) -> dict[bytes, bytes]: ...
     def content(self, node: Node) -> Content: ...
-    def object(self, base: Base) -> int:
-        """An owned descriptor of the object that a block-level file lacks blocks of."""
+    def object(self, base: Base) -> Whole | Delta:
+        """The object, to be closed, that a block-level file lacks blocks of."""
 
     def links(self, node: Node) -> list[bytes]:
         """Every path of this view that names the node's inode, its own included."""

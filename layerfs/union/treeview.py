@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from layerfs.errors import Corrupt
-from layerfs.layer.blocks import Base
+from layerfs.layer.blocks import Base, Delta, Whole
 from layerfs.layer.tree import Inode, Tree
 from layerfs.union.content import Contents
 from layerfs.union.format import TREE_INO, encode_origin
@@ -74,7 +74,7 @@ class TreeView:
             raise Corrupt("this tree was opened without its contents")
         return self._contents.open(self._tree, self._inode(node))
 
-    def object(self, base: Base) -> int:
+    def object(self, base: Base) -> Whole | Delta:
         if self._contents is None:
             raise Corrupt("this tree was opened without its contents")
         return self._contents.object(base.identity)

@@ -42,12 +42,29 @@ void lfs_depot_free(struct lfs_depot *depot)
 
 /* --- one content --- */
 
+void lfs_depot_delta(struct lfs_depot *depot, uint64_t number)
+{
+	depot->delta_next = true;
+	depot->delta = number;
+}
+
+/* Its bytes go to the batch, not to a file. */
+static bool in_memory(enum lfs_item_form form)
+{
+	return form == LFS_ITEM_SMALL || form == LFS_ITEM_MEDIUM;
+}
+
 int lfs_depot_begin(struct lfs_depot *depot, uint64_t size, bool sparse, struct lfs_error *error)
 {
 	depot->now.form = sparse || size > LFS_MEDIUM_MAX ? LFS_ITEM_FILE : size > LFS_PACK_MAX ? LFS_ITEM_MEDIUM : LFS_ITEM_SMALL;
 	depot->now.size = size;
 	depot->now.at = 0;
 	lfs_identity_init(&depot->now.identity, sparse, size);
+	if (depot->delta_next && size > LFS_PACK_MAX) {
+		depot->now.form = LFS_ITEM_DELTA;
+		depot->now.temporary = depot->delta;
+		depot->delta_next = false;
+	}
 	if (depot->now.form != LFS_ITEM_FILE)
 		return 0;
 	int rc = lfs_depot_settle(depot, error); /* its pieces get the batch for themselves */
@@ -68,7 +85,7 @@ static void fill_gap(struct lfs_depot *depot, uint64_t offset)
 {
 	uint64_t gap = offset - depot->now.at;
 	lfs_identity_zeros(&depot->now.identity, gap);
-	if (depot->now.form != LFS_ITEM_FILE)
+	if (in_memory(depot->now.form))
 		memset(depot->batch->data + depot->batch->used + depot->now.at, 0, gap);
 	depot->now.at = offset;
 }
@@ -127,7 +144,8 @@ int lfs_depot_data(struct lfs_depot *depot, uint64_t offset, const uint8_t *data
 	depot->now.at += size;
 	if (depot->now.form == LFS_ITEM_FILE)
 		return add_piece(depot, offset, data, size, error);
-	memcpy(depot->batch->data + depot->batch->used + offset, data, size);
+	if (in_memory(depot->now.form))
+		memcpy(depot->batch->data + depot->batch->used + offset, data, size);
 	return 0;
 }
 
@@ -139,12 +157,12 @@ static int join(struct lfs_depot *depot, uint32_t index, uint64_t xxh64, bool ad
 				.size = depot->now.size, .xxh64 = xxh64, .data = batch->data + batch->used, .fd = depot->now.fd,
 				.temporary = depot->now.temporary};
 	memcpy(item.identity, lfs_table_at(&depot->table, index)->identity, LFS_ID_SIZE);
-	if (!added && item.form != LFS_ITEM_FILE)
+	if (!added && in_memory(item.form))
 		return 0;
 	int rc = lfs_buffer_append(&batch->items, &item, sizeof item);
 	if (rc < 0)
 		return rc;
-	if (item.form == LFS_ITEM_FILE) {
+	if (!in_memory(item.form)) {
 		depot->now.fd = -1; /* the item's now */
 		depot->settle_soon = true;
 		return 0;
@@ -219,6 +237,7 @@ static int keep(struct lfs_depot *depot, struct lfs_item *item, struct lfs_error
 	struct lfs_content *content = lfs_table_at(&depot->table, item->index);
 	struct lfs_new_content row = {.size = item->size, .xxh64 = item->xxh64, .flags = content->flags};
 	memcpy(row.identity, item->identity, LFS_ID_SIZE);
+	row.flags |= item->form == LFS_ITEM_DELTA ? LFS_FLAG_DELTA : 0;
 	item->fate = LFS_FATE_KEEP;
 	if (item->form == LFS_ITEM_SMALL) {
 		if (depot->blocks + lfs_blocks(item->size) > UINT32_MAX)

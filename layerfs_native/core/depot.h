@@ -22,6 +22,7 @@ enum lfs_item_form {
 	LFS_ITEM_MEDIUM, /* content for an object, if unknown */
 	LFS_ITEM_PIECE,	 /* part of a temporary file */
 	LFS_ITEM_FILE,	 /* the temporary file is complete: an object, if unknown */
+	LFS_ITEM_DELTA,	 /* the same of a file that the caller has made: a delta object */
 };
 enum lfs_item_fate { LFS_FATE_OPEN, LFS_FATE_KEEP, LFS_FATE_DROP, LFS_FATE_DONE };
 
@@ -35,7 +36,7 @@ struct lfs_item {
 	uint8_t *data;	    /* in the batch, padded to blocks */
 	int fd;		    /* PIECE, FILE */
 	uint64_t offset;    /* PIECE */
-	uint64_t temporary; /* FILE: its number */
+	uint64_t temporary; /* FILE, DELTA: its number */
 };
 
 struct lfs_batch {
@@ -54,6 +55,8 @@ struct lfs_depot {
 	struct lfs_worker worker;
 	bool settle_soon; /* a temporary file waits for its fate: it costs disk */
 	uint64_t blocks;  /* of the pack, given out so far */
+	bool delta_next;  /* the next content over LFS_PACK_MAX is kept by the caller, in this file: */
+	uint64_t delta;
 
 	struct { /* the content that is coming in */
 		enum lfs_item_form form;
@@ -66,6 +69,8 @@ struct lfs_depot {
 
 int lfs_depot_init(struct lfs_depot *depot, const struct lfs_ingest_config *config);
 void lfs_depot_free(struct lfs_depot *depot); /* removes temporary files */
+
+void lfs_depot_delta(struct lfs_depot *depot, uint64_t number); /* as lfs_ingest_delta */
 
 /* One content: begin, data in rising order (gaps are zeros), end. `other` hashes the bytes too. */
 int lfs_depot_begin(struct lfs_depot *depot, uint64_t size, bool sparse, struct lfs_error *error);

@@ -53,10 +53,9 @@ int lfs_temporary_open(int directory, uint64_t *number, struct lfs_error *error)
 	return lfs_steal_fd(&fd);
 }
 
-static int publish(int directory, uint64_t number, const uint8_t *identity, struct lfs_error *error)
+static int publish(int directory, const char *from, const uint8_t *identity, struct lfs_error *error)
 {
-	char from[48], to[2 * LFS_ID_SIZE + 1];
-	temporary_name(from, number);
+	char to[2 * LFS_ID_SIZE + 1];
 	for (int i = 0; i < LFS_ID_SIZE; i++)
 		snprintf(to + 2 * i, 3, "%02x", identity[i]);
 	return renameat(directory, from, directory, to) < 0 ? write_failed(errno, "an object", error) : 0;
@@ -88,9 +87,11 @@ static int write_object(struct lfs_batch *batch, const struct lfs_item *item, st
 	LFS_AUTO_FD fd = lfs_temporary_open(batch->objects_fd, &number, error);
 	if (fd < 0)
 		return fd;
+	char name[48];
 	int rc = write_all(fd, item->data, (size_t)item->size, 0, error);
+	temporary_name(name, number);
 	if (rc == 0)
-		rc = publish(batch->objects_fd, number, item->identity, error);
+		rc = publish(batch->objects_fd, name, item->identity, error);
 	if (rc < 0)
 		lfs_temporary_remove(batch->objects_fd, number);
 	return rc;
@@ -98,12 +99,24 @@ static int write_object(struct lfs_batch *batch, const struct lfs_item *item, st
 
 static int end_file(struct lfs_batch *batch, struct lfs_item *item, struct lfs_error *error)
 {
+	char name[48];
 	int rc = close_file(item, error);
+	temporary_name(name, item->temporary);
 	if (rc == 0 && item->fate == LFS_FATE_KEEP)
-		return publish(batch->objects_fd, item->temporary, item->identity, error);
+		return publish(batch->objects_fd, name, item->identity, error);
 	if (rc == 0)
 		lfs_temporary_remove(batch->objects_fd, item->temporary);
 	return rc;
+}
+
+/* What fails before goes with the directory, as all that the caller made. */
+static int end_delta(struct lfs_batch *batch, const struct lfs_item *item, struct lfs_error *error)
+{
+	char name[48];
+	snprintf(name, sizeof name, ".delta-%llu", (unsigned long long)item->temporary);
+	if (item->fate == LFS_FATE_KEEP)
+		return publish(batch->objects_fd, name, item->identity, error);
+	return unlinkat(batch->objects_fd, name, 0) < 0 ? write_failed(errno, "an object", error) : 0;
 }
 
 struct run { /* neighbours in the pack */
@@ -156,6 +169,8 @@ static int write_item(struct lfs_batch *batch, struct lfs_item *item, struct run
 		return write_all(item->fd, item->data, (size_t)item->size, item->offset, error);
 	case LFS_ITEM_FILE:
 		return end_file(batch, item, error);
+	case LFS_ITEM_DELTA:
+		return end_delta(batch, item, error);
 	case LFS_ITEM_MEDIUM:
 		return item->fate == LFS_FATE_KEEP ? write_object(batch, item, error) : 0;
 	default:

@@ -259,6 +259,11 @@ int lfs_ingest_feed(struct lfs_ingest *ingest, const void *data, size_t size, st
 	return fail(ingest, locate(ingest, rc, error), error);
 }
 
+void lfs_ingest_delta(struct lfs_ingest *ingest, uint64_t number)
+{
+	lfs_depot_delta(&ingest->depot, number);
+}
+
 struct lfs_bytes lfs_ingest_split(struct lfs_ingest *ingest)
 {
 	return lfs_split_take(&ingest->split);

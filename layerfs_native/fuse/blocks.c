@@ -92,13 +92,13 @@ int lfs_blocks_open(struct lfs_server *server, struct lfs_node *node, int fd)
 	struct lfs_file *file = node->file;
 	struct lfs_blocks *blocks = file->blocks;
 	struct stat status;
-	if (blocks && blocks->base >= 0)
+	if (blocks && blocks->base.fd >= 0)
 		return 0;
 	if (!blocks) {
 		blocks = calloc(1, sizeof *blocks);
 		if (!blocks)
 			return -ENOMEM;
-		blocks->base = LFS_NO_FD;
+		blocks->base.fd = LFS_NO_FD;
 		blocks->node = node;
 		pthread_mutex_init(&blocks->lock, NULL);
 		pthread_cond_init(&blocks->moved, NULL);
@@ -118,21 +118,18 @@ int lfs_blocks_open(struct lfs_server *server, struct lfs_node *node, int fd)
 			return rc;
 		}
 	}
-	int base = lfs_object_open(server, blocks->identity, &status);
-	if (base >= 0 && (uint64_t)status.st_size < blocks->valid) {
-		close(base);
-		base = -EIO;
+	int rc = lfs_object_open(server, blocks->identity, &blocks->base);
+	if (rc >= 0 && blocks->base.size < blocks->valid) {
+		lfs_object_close(&blocks->base);
+		rc = -EIO;
 	}
-	blocks->base = base < 0 ? LFS_NO_FD : base;
-	return base < 0 ? base : 0;
+	return rc;
 }
 
 void lfs_blocks_rest(struct lfs_file *file)
 {
-	if (!file->blocks)
-		return;
-	lfs_close_fd(&file->blocks->base);
-	file->blocks->base = LFS_NO_FD;
+	if (file->blocks)
+		lfs_object_close(&file->blocks->base);
 }
 
 void lfs_blocks_free(struct lfs_file *file)
@@ -213,7 +210,7 @@ static int read_base(const struct lfs_blocks *blocks, uint64_t index, uint8_t ou
 	uint64_t at = index * LFS_BLOCK;
 	size_t size = at >= blocks->valid ? 0 : blocks->valid - at < LFS_BLOCK ? blocks->valid - at : LFS_BLOCK, done = 0;
 	while (done < size) {
-		ssize_t got = pread(blocks->base, out + done, size - done, (off_t)(at + done));
+		ssize_t got = lfs_object_read(&blocks->base, out + done, size - done, at + done);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)
@@ -362,7 +359,7 @@ int lfs_blocks_end(struct lfs_server *server, struct lfs_node *node, int fd)
 
 /* --- what operations ask for: without the file's lock --- */
 
-/* Which descriptor has the bytes at `at`, and up to where. */
+/* Whether the file has the bytes at `at` (1), or the base (0), and up to where. */
 static int source_of(struct lfs_blocks *blocks, int fd, uint64_t at, uint64_t *stop)
 {
 	uint64_t index = at / LFS_BLOCK, next = index + 1;
@@ -370,7 +367,7 @@ static int source_of(struct lfs_blocks *blocks, int fd, uint64_t at, uint64_t *s
 	int source = at < blocks->valid ? lfs_blocks_know(blocks, fd, index, (*stop - 1) / LFS_BLOCK) : 0;
 	if (source < 0 || at >= blocks->valid) {
 		pthread_mutex_unlock(&blocks->lock);
-		return source < 0 ? source : fd;
+		return source < 0 ? source : 1;
 	}
 	bool here = !lfs_blocks_missing(blocks, index);
 	while (next < blocks->count && next * LFS_BLOCK < *stop && lfs_blocks_missing(blocks, next) != here)
@@ -379,9 +376,8 @@ static int source_of(struct lfs_blocks *blocks, int fd, uint64_t at, uint64_t *s
 		*stop = next * LFS_BLOCK;
 	if (!here && blocks->valid < *stop)
 		*stop = blocks->valid;
-	source = here ? fd : blocks->base;
 	pthread_mutex_unlock(&blocks->lock);
-	return source;
+	return here;
 }
 
 ssize_t lfs_blocks_read(struct lfs_blocks *blocks, int fd, uint8_t *out, size_t size, uint64_t offset)
@@ -390,8 +386,10 @@ ssize_t lfs_blocks_read(struct lfs_blocks *blocks, int fd, uint8_t *out, size_t 
 	while (done < size) {
 		uint64_t stop = offset + size;
 		int source = source_of(blocks, fd, offset + done, &stop);
-		ssize_t got = source < 0 ? -1 : pread(source, out + done, stop - offset - done, (off_t)(offset + done));
-		int rc = source < 0 ? source : got < 0 ? -errno : !got && source != fd ? -EIO : 0;
+		ssize_t got = source < 0 ? -1
+			      : source	 ? pread(fd, out + done, stop - offset - done, (off_t)(offset + done))
+					 : lfs_object_read(&blocks->base, out + done, stop - offset - done, offset + done);
+		int rc = source < 0 ? source : got < 0 ? -errno : !got && !source ? -EIO : 0;
 		if (rc == -EINTR)
 			continue;
 		if (rc < 0)
@@ -556,7 +554,7 @@ static int64_t seek_run(struct lfs_blocks *blocks, int fd, uint64_t at, bool dat
 		return seek_here(fd, at, *next, data);
 	if (at >= blocks->valid)
 		return data ? -ENXIO : (int64_t)at; /* what lies behind it in the last block */
-	off_t found = lseek(blocks->base, (off_t)at, data ? SEEK_DATA : SEEK_HOLE);
+	off_t found = lfs_object_seek(&blocks->base, at, data ? SEEK_DATA : SEEK_HOLE);
 	if (found < 0 && errno != ENXIO)
 		return -errno;
 	uint64_t end = *next < blocks->valid ? *next : blocks->valid;

@@ -12,7 +12,7 @@
 struct lfs_blocks {
 	pthread_mutex_t lock;
 	pthread_cond_t moved;		   /* the claim has ended */
-	int base;			   /* LFS_NO_FD: at rest */
+	struct lfs_object base;		   /* closed: at rest */
 	uint8_t identity[LFS_ID_SIZE];	   /* of the base */
 	uint64_t valid, marked;		   /* bytes of the base that show; what the mark says */
 	uint64_t count;			   /* blocks that these bytes are in */

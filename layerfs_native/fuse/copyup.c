@@ -109,12 +109,15 @@ static int share_bytes(struct lfs_server *server, const struct lfs_node *node, i
 	if (rc < 0 || !lfs_blocks_suit(server, &content))
 		return rc < 0 ? rc : 1;
 	if (!server->options.size_limit && !server->filler.no_clone) {
-		LFS_AUTO_FD source = lfs_low_open(server, &content);
-		if (source < 0)
-			return source;
-		if (ioctl(target, FICLONE, source) == 0)
+		struct lfs_object source;
+		if ((rc = lfs_low_open(server, &content, &source)) < 0)
+			return rc;
+		bool cloned = !source.delta && ioctl(target, FICLONE, source.fd) == 0;
+		if (!source.delta && !cloned)
+			server->filler.no_clone = errno == EOPNOTSUPP || errno == EXDEV || errno == ENOTTY || errno == EINVAL;
+		lfs_object_close(&source);
+		if (cloned)
 			return 0;
-		server->filler.no_clone = errno == EOPNOTSUPP || errno == EXDEV || errno == ENOTTY || errno == EINVAL;
 	}
 	if (ftruncate(target, (off_t)content.size) < 0)
 		return -errno;
@@ -142,8 +145,12 @@ static int fill(struct lfs_server *server, struct lfs_node *node, int target)
 	if (content.kind == LFS_KIND_PACK) {
 		rc = copy_packed(server, &content, target);
 	} else if (content.kind == LFS_KIND_OBJECT) {
-		LFS_AUTO_FD source = lfs_low_open(server, &content);
-		rc = source < 0 ? source : lfs_copy_extents(source, target, content.size);
+		struct lfs_object source;
+		rc = lfs_low_open(server, &content, &source);
+		if (rc >= 0) {
+			rc = lfs_object_copy(&source, target);
+			lfs_object_close(&source);
+		}
 	}
 	if (rc >= 0 && content.size && !server->options.volatile_ && fsync(target) < 0)
 		rc = -errno;

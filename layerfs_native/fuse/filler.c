@@ -33,7 +33,7 @@ static int read_run(const struct lfs_blocks *blocks, uint64_t at, uint64_t size,
 {
 	uint64_t done = 0;
 	while (done < size) {
-		ssize_t got = pread(blocks->base, buffer + done, size - done, (off_t)(at + done));
+		ssize_t got = lfs_object_read(&blocks->base, buffer + done, size - done, at + done);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)

@@ -32,6 +32,12 @@ static void drop_fd(int *fd)
 	*fd = LFS_NO_FD;
 }
 
+static void drop_delta(struct lfs_file *file)
+{
+	lfs_delta_free(file->delta);
+	file->delta = NULL;
+}
+
 static void fd_unlist(struct lfs_files *files, struct lfs_file *file)
 {
 	*(file->older ? &file->older->newer : &files->oldest) = file->newer;
@@ -54,12 +60,13 @@ static void close_data(struct lfs_server *server, struct lfs_file *file)
 	if (file->fd < 0)
 		return;
 	fd_unlist(&server->files, file);
-	if (file->busy)
+	if (file->busy) {
 		file->old_fd = lfs_steal_fd(&file->fd); /* a read of the lower bytes is under way */
-	else
-		close(lfs_steal_fd(&file->fd));
-	if (!file->busy)
-		lfs_blocks_rest(file);
+		return;
+	}
+	close(lfs_steal_fd(&file->fd));
+	drop_delta(file);
+	lfs_blocks_rest(file);
 }
 
 static void trim(struct lfs_server *server)
@@ -100,6 +107,7 @@ void lfs_file_free(struct lfs_server *server, struct lfs_node *node)
 	node->file = NULL;
 	close_data(server, file);
 	drop_fd(&file->old_fd);
+	drop_delta(file);
 	lfs_blocks_free(file);
 	if (file->successor)
 		lfs_node_put(server, file->successor);
@@ -155,7 +163,12 @@ static int open_data(struct lfs_server *server, struct lfs_node *node, bool writ
 		if (content->kind != LFS_KIND_OBJECT)
 			return 0;
 		file->fd_writable = false;
-		fd = lfs_low_open(server, content);
+		struct lfs_object object;
+		if ((rc = lfs_low_open(server, content, &object)) < 0)
+			return rc;
+		fd = object.fd;
+		drop_delta(file); /* nobody reads it: its descriptor is gone */
+		file->delta = object.delta;
 	}
 	if (fd < 0)
 		return fd;
@@ -211,8 +224,11 @@ int lfs_file_hold(struct lfs_server *server, struct lfs_node *node)
 void lfs_file_done(struct lfs_server *server, struct lfs_node *node)
 {
 	struct lfs_file *file = node->file;
-	if (!--file->busy)
+	if (!--file->busy) {
 		drop_fd(&file->old_fd);
+		if (file->fd < 0 || !file->fd_lower)
+			drop_delta(file);
+	}
 	rest(server, node);
 }
 
@@ -281,7 +297,7 @@ static int start_mode(struct lfs_server *server, struct lfs_node *node, bool wri
 		int rc = lfs_file_use(server, node, false, &content);
 		if (rc < 0)
 			return rc;
-		file->backing = register_backing(server, file->fd);
+		file->backing = file->fd_lower && file->delta ? 0 : register_backing(server, file->fd);
 		if (file->backing) { /* the kernel holds the file now */
 			close_data(server, file);
 			drop_fd(&file->old_fd);

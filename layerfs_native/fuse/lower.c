@@ -178,31 +178,14 @@ int lfs_low_read(const struct lfs_server *server, const struct lfs_content *cont
 	return (int)size;
 }
 
-int lfs_object_open(const struct lfs_server *server, const uint8_t identity[LFS_ID_SIZE], struct stat *status)
+int lfs_low_open(const struct lfs_server *server, const struct lfs_content *content, struct lfs_object *object)
 {
-	char path[LFS_ID_SIZE * 2 + 2], *at = path;
-	for (unsigned i = 0; i < LFS_ID_SIZE; i++) {
-		*at++ = "0123456789abcdef"[identity[i] >> 4];
-		*at++ = "0123456789abcdef"[identity[i] & 15];
-		if (!i)
-			*at++ = '/';
+	int rc = lfs_object_open(server, content->identity, object);
+	if (rc >= 0 && object->size != content->size) {
+		lfs_object_close(object);
+		rc = -EIO;
 	}
-	*at = 0;
-	LFS_AUTO_FD fd = openat(server->lower.objects, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME);
-	if (fd < 0 && errno == EPERM)
-		fd = openat(server->lower.objects, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return errno == ENOENT ? -EIO : -errno; /* a lost object is no missing file */
-	return fstat(fd, status) < 0 || !S_ISREG(status->st_mode) ? -EIO : lfs_steal_fd(&fd);
-}
-
-int lfs_low_open(const struct lfs_server *server, const struct lfs_content *content)
-{
-	struct stat status;
-	LFS_AUTO_FD fd = lfs_object_open(server, content->identity, &status);
-	if (fd < 0)
-		return fd;
-	return (uint64_t)status.st_size != content->size ? -EIO : lfs_steal_fd(&fd);
+	return rc;
 }
 
 /* --- where lower inodes are: an index made when first needed --- */

@@ -13,7 +13,8 @@ struct body { /* a file's bytes, while an operation is at them */
 	struct lfs_node *node;
 	struct lfs_content content; /* without a descriptor */
 	int fd;
-	struct lfs_blocks *blocks; /* or NULL: all bytes are at `fd` */
+	struct lfs_blocks *blocks; /* or NULL: all bytes are at `fd`, but for: */
+	struct lfs_delta *delta;   /* of a lower file, or NULL */
 };
 
 /* The body of a request's node, to be given back by end(). */
@@ -26,6 +27,7 @@ static int begin(struct lfs_request *request, uint64_t id, bool write, struct bo
 	if (rc >= 0) {
 		body->fd = body->node->file->fd;
 		body->blocks = body->node->file->blocks;
+		body->delta = body->node->file->fd_lower ? body->node->file->delta : NULL;
 	}
 	lfs_unlock(server);
 	return rc;
@@ -71,11 +73,11 @@ int lfs_op_release(struct lfs_request *request)
 /* --- reading and writing --- */
 
 /* What could be read or written before something went wrong; else -errno. */
-static ssize_t read_plain(int fd, uint8_t *out, size_t size, uint64_t offset)
+static ssize_t read_object(const struct lfs_object *object, uint8_t *out, size_t size, uint64_t offset)
 {
 	size_t done = 0;
 	ssize_t got = 1;
-	while (done < size && (got = pread(fd, out + done, size - done, (off_t)(offset + done))) > 0)
+	while (done < size && (got = lfs_object_read(object, out + done, size - done, offset + done)) > 0)
 		done += (size_t)got;
 	return got < 0 && !done ? -errno : (ssize_t)done;
 }
@@ -108,7 +110,7 @@ int lfs_op_read(struct lfs_request *request)
 	else if (body.blocks)
 		done = lfs_blocks_read(body.blocks, body.fd, request->out, in.size, in.offset);
 	else
-		done = read_plain(body.fd, request->out, in.size, in.offset);
+		done = read_object(&(struct lfs_object){.fd = body.fd, .delta = body.delta}, request->out, in.size, in.offset);
 	request->out_size = done < 0 ? 0 : (size_t)done;
 	end(request, &body);
 	lfs_count(LFS_COUNT_bytes_read, request->out_size);
@@ -233,12 +235,12 @@ static int64_t seek_bytes(struct lfs_server *server, struct body *body, const st
 	if (body->fd >= 0 && !may_be_dirty(server, body->node)) {
 		if (body->blocks)
 			return lfs_blocks_seek(body->blocks, body->fd, in->offset, (int)in->whence);
-		off_t found = lseek(body->fd, (off_t)in->offset, (int)in->whence);
+		off_t found = lfs_object_seek(&(struct lfs_object){.fd = body->fd, .delta = body->delta}, in->offset, (int)in->whence);
 		return found < 0 ? -errno : found;
 	}
-	if (body->fd >= 0 && fstat(body->fd, &status) < 0)
+	if (body->fd >= 0 && !body->delta && fstat(body->fd, &status) < 0)
 		return -errno;
-	if (body->fd >= 0)
+	if (body->fd >= 0 && !body->delta)
 		body->content.size = (uint64_t)status.st_size;
 	return seek_whole(&body->content, in->offset, in->whence);
 }
@@ -279,7 +281,7 @@ static int64_t copy_range(struct lfs_request *request, uint64_t limit)
 	}
 	int64_t done = -EOPNOTSUPP; /* a packed file, or one that is partly here: the kernel copies through its cache */
 	off_t at = (off_t)in.off_in, put = (off_t)in.off_out;
-	if (from.fd >= 0 && !from.blocks && !to.blocks) {
+	if (from.fd >= 0 && !from.blocks && !from.delta && !to.blocks) {
 		uint64_t reserved;
 		done = lfs_quota_begin(request->server, to.fd, in.off_out, in.len < limit ? in.len : limit, &reserved);
 		if (done >= 0 && (done = copy_file_range(from.fd, &at, to.fd, &put, (size_t)done, (unsigned)in.flags)) < 0)

@@ -189,6 +189,20 @@ struct lfs_node *lfs_same_find(struct lfs_server *server, uint64_t key);
 uint64_t lfs_same_key(const struct lfs_server *server, const struct lfs_node *node); /* 0: LFS_SHARED is not set */
 int lfs_same_set(struct lfs_server *server, struct lfs_node *node, uint64_t key); /* also moves to another key */
 
+/* --- object.c: contents over 128 KiB --- */
+struct lfs_delta; /* one that is kept as what differs from another: its bytes, and that one's */
+struct lfs_object {
+	int fd;			 /* of its file; LFS_NO_FD: closed */
+	struct lfs_delta *delta; /* NULL: all bytes are at `fd` */
+	uint64_t size;		 /* when it was opened */
+};
+int lfs_object_open(const struct lfs_server *server, const uint8_t identity[LFS_ID_SIZE], struct lfs_object *object); /* to be closed */
+void lfs_object_close(struct lfs_object *object);
+void lfs_delta_free(struct lfs_delta *delta);
+ssize_t lfs_object_read(const struct lfs_object *object, void *out, size_t size, uint64_t offset); /* as pread */
+off_t lfs_object_seek(const struct lfs_object *object, uint64_t at, int whence); /* as lseek */
+int lfs_object_copy(const struct lfs_object *object, int target); /* to an empty file; without the lock */
+
 /* --- lower.c: a nid of the tree is all that others know of a lower inode; 0 means none --- */
 struct lfs_pack {
 	uint64_t id;
@@ -215,8 +229,7 @@ int lfs_low_inode(const struct lfs_server *server, uint64_t low, struct lfs_inod
 int lfs_low_resolve(const struct lfs_server *server, struct lfs_bytes path, uint64_t *low); /* from the root, no symlinks followed */
 int lfs_low_attr(const struct lfs_server *server, uint64_t low, struct fuse_attr *attr);
 int lfs_low_read(const struct lfs_server *server, const struct lfs_content *content, uint8_t *out, size_t size, uint64_t offset);
-int lfs_low_open(const struct lfs_server *server, const struct lfs_content *content); /* objects: an owned fd */
-int lfs_object_open(const struct lfs_server *server, const uint8_t identity[LFS_ID_SIZE], struct stat *status); /* owned */
+int lfs_low_open(const struct lfs_server *server, const struct lfs_content *content, struct lfs_object *object); /* to be closed */
 int lfs_low_links(struct lfs_server *server, uint64_t nid, const struct lfs_link **links, size_t *count);
 int lfs_low_dir_place(struct lfs_server *server, uint64_t nid, struct lfs_link *place); /* of a directory; -ENOENT for the root */
 int lfs_low_path(struct lfs_server *server, uint64_t dir, struct lfs_bytes name, char *out, size_t size); /* "/a/b"; length */
@@ -345,7 +358,7 @@ void lfs_listing_drop(struct lfs_server *server, struct lfs_node *dir);
 enum lfs_data { LFS_DATA_NONE, LFS_DATA_EMPTY, LFS_DATA_ALL };
 int lfs_copy_up(struct lfs_server *server, struct lfs_node *node, enum lfs_data data); /* may let the lock go for LFS_DATA_ALL */
 int lfs_dir_here(struct lfs_server *server, struct lfs_node *dir);
-int lfs_copy_extents(int source, int target, uint64_t size); /* without the lock */
+int lfs_copy_extents(int source, int target, uint64_t size); /* of whole files; without the lock */
 
 /* --- blocks.c: without the server's lock where nothing else is said --- */
 struct lfs_blocks; /* of an open file */
@@ -398,6 +411,7 @@ struct lfs_file {
 	struct lfs_file *older, *newer;	 /* list of those with a descriptor that may be closed */
 	int fd;				 /* of the bytes; opened when needed */
 	int old_fd;			 /* of the lower bytes, after a copy-up while in use */
+	struct lfs_delta *delta;	 /* of the lower bytes at `fd` or `old_fd` */
 	int pinned;			 /* O_PATH or better, of an entry without a name */
 	uint64_t parked;		 /* instead: the number of its name in scratch; 0: none */
 	uint32_t handles, writers, busy; /* busy: fd is in use without the lock */

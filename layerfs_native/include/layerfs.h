@@ -16,7 +16,7 @@
 #define LFS_ROOT_NID 1u /* of every tree file; not 0: the kernel gives nids out as inode numbers, and C libraries skip entries with number 0 */
 
 enum { LFS_KIND_NONE = 0, LFS_KIND_PACK = 1, LFS_KIND_OBJECT = 2 };
-enum { LFS_FLAG_SPARSE = 1 };
+enum { LFS_FLAG_SPARSE = 1, LFS_FLAG_DELTA = 2 /* kept as what differs from another object */ };
 
 struct lfs_error {
 	char text[512];
@@ -194,6 +194,9 @@ struct lfs_ingest_result {
 int lfs_ingest_new(const struct lfs_ingest_config *config, struct lfs_ingest **out);
 void lfs_ingest_free(struct lfs_ingest *ingest);
 int lfs_ingest_feed(struct lfs_ingest *ingest, const void *data, size_t size, struct lfs_error *error);
+/* The bytes of the next file over 128 KiB are kept by the caller, in `.delta-<number>` of the objects' directory: they are only hashed, and the file
+ * gets their identity as its name, or goes when they are known. */
+void lfs_ingest_delta(struct lfs_ingest *ingest, uint64_t number);
 struct lfs_bytes lfs_ingest_split(struct lfs_ingest *ingest); /* bytes since the last call, valid until the next call of any kind */
 int lfs_ingest_finish(struct lfs_ingest *ingest, const char *tree_path, struct lfs_ingest_result *result, struct lfs_error *error);
 int lfs_hash_fd(int fd, bool sparse, uint8_t identity[LFS_ID_SIZE], uint64_t *xxh64);

@@ -122,6 +122,17 @@ static PyObject *reader_take_split(PyObject *self, PyObject *unused)
 	return PyBytes_FromStringAndSize(bytes.data, (Py_ssize_t)bytes.size);
 }
 
+static PyObject *reader_delta(PyObject *self, PyObject *argument)
+{
+	struct reader *reader = (struct reader *)self;
+	unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+	if ((number == (unsigned long long)-1 && PyErr_Occurred()) || !enter(reader))
+		return NULL;
+	lfs_ingest_delta(reader->ingest, number);
+	reader->busy = false;
+	Py_RETURN_NONE;
+}
+
 static PyObject *reader_close(PyObject *self, PyObject *unused)
 {
 	struct reader *reader = (struct reader *)self;
@@ -219,6 +230,7 @@ static void reader_dealloc(PyObject *self)
 static PyMethodDef reader_methods[] = {
 	{"feed", reader_feed, METH_O, "Take the next bytes of the layer's tar."},
 	{"take_split", reader_take_split, METH_NOARGS, "The tar-split bytes made since the last call."},
+	{"delta", reader_delta, METH_O, "The next file over 128 KiB is only hashed: `.delta-<number>` in the objects' directory has it."},
 	{"close", reader_close, METH_NOARGS, "Stop; remove what is half written. Idempotent, and done when the reader is dropped."},
 	{"finish", reader_finish, METH_O, "The archive is complete: write the layer's tree to this path, answer a LayerResult."},
 	{NULL, NULL, 0, NULL},
