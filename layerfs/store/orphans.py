@@ -42,7 +42,7 @@ class Orphan(NamedTuple):
 
     def has_row(self, txn: Txn) -> bool:
         row = txn.get(self.table, self.key) if self.table else None
-        if row is None or self.kind not in ("object", "delta"):
+        if row is None or self.kind not in ("object", "delta") or len(row) < 2:
             return row is not None
         return bool(row[1] & FLAG_DELTA) == (self.kind == "delta")  # a delta may have become a whole object
 

@@ -101,6 +101,8 @@ static void look(struct lfs_server *server)
 	if (served != pace->seen) {
 		pace->seen = served;
 		pace->quiet = 0;
+	} else if (atomic_load(&reader->waits)) {
+		end_alone(server, state_of(server, reader->thread) == 'R'); /* the disk takes its time (or we starve): the others read again */
 	} else if (state_of(server, reader->thread) != 'S') {
 		bind_to(server, reader, -1);
 		end_alone(server, true);
@@ -190,6 +192,22 @@ static bool leave(struct lfs_server *server, bool in_vain)
 bool lfs_pace_spread(struct lfs_server *server)
 {
 	return atomic_load(&server->pace.alone) && leave(server, false);
+}
+
+/* The only caller waits for what he has written, mostly for less time than waking a reader and parking it again take. If it takes longer the
+ * watch has others read. The time does not count when steps are compared: that is the disk's. */
+bool lfs_pace_waits(struct lfs_server *server, struct lfs_reader *reader, uint32_t opcode)
+{
+	bool alone = (opcode == FUSE_FSYNC || opcode == FUSE_FSYNCDIR) && atomic_load(&server->pace.alone) == reader;
+	reader->waits_since = lfs_now();
+	atomic_store(&reader->waits, alone);
+	return alone;
+}
+
+void lfs_pace_waited(struct lfs_reader *reader)
+{
+	reader->stamp += lfs_now() - reader->waits_since;
+	atomic_store(&reader->waits, false);
 }
 
 static void follow(struct lfs_server *server, struct lfs_reader *reader)

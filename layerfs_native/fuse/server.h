@@ -576,6 +576,8 @@ struct lfs_reader {
 	atomic_uint served;
 	uint64_t stamp, before;	 /* since when steps are counted; nanoseconds that one took before it was alone */
 	uint32_t steps;
+	uint64_t waits_since;
+	atomic_bool waits; /* alone, for a disk */
 	bool extra, fixed;	/* extra: may park; fixed: stays on its processor */
 };
 struct lfs_pace {
@@ -595,6 +597,8 @@ void lfs_pace_start(struct lfs_reader *reader, int processor); /* the calling th
 void lfs_pace_request(struct lfs_server *server, struct lfs_reader *reader, uint32_t caller);
 bool lfs_pace_parks(const struct lfs_server *server, const struct lfs_reader *reader);
 void lfs_pace_park(struct lfs_server *server, struct lfs_reader *reader);
+bool lfs_pace_waits(struct lfs_server *server, struct lfs_reader *reader, uint32_t opcode); /* a request takes long: whether nobody else need read */
+void lfs_pace_waited(struct lfs_reader *reader);
 bool lfs_pace_spread(struct lfs_server *server); /* others have to be served meanwhile; whether a parked reader will do that */
 void lfs_pace_end(struct lfs_server *server);
 

@@ -12,7 +12,7 @@
 
 #include "server.h"
 
-#define FRONT 4096u /* room for header and arguments before a write's data, and behind a reply */
+#define FRONT 4096u /* room for header and arguments before a write's data, which so is on whole pages: they are copied one by one */
 
 #define FORGET_MICROSECONDS 1000u
 
@@ -21,7 +21,7 @@ struct worker {
 	pthread_t thread;
 	struct lfs_reader reader;
 	int device;
-	uint8_t *in, *out;
+	uint8_t *map, *in, *out;
 	size_t size;
 	bool started;
 };
@@ -37,10 +37,11 @@ void lfs_thread_start(struct lfs_server *server)
 static int map_buffers(struct worker *worker)
 {
 	worker->size = worker->server->max_write + FRONT;
-	worker->in = mmap(NULL, worker->size * 2, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (worker->in == MAP_FAILED)
-		return worker->in = NULL, -ENOMEM;
-	worker->out = worker->in + worker->size;
+	worker->map = mmap(NULL, worker->size * 2, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (worker->map == MAP_FAILED)
+		return worker->map = NULL, -ENOMEM;
+	worker->in = worker->map + FRONT - sizeof(struct fuse_in_header) - sizeof(struct fuse_write_in);
+	worker->out = worker->map + worker->size;
 	return 0;
 }
 
@@ -80,10 +81,10 @@ static void read_meanwhile(struct lfs_job *job)
 	lfs_pace_start(&worker->reader, -1);
 	while (more && !atomic_load(&worker->server->ending) && !serve_one(worker))
 		more = !superfluous(worker->server);
-	if (more || !worker->in)
+	if (more || !worker->map)
 		atomic_fetch_sub(&worker->server->readers, 1);
-	if (worker->in)
-		munmap(worker->in, worker->size * 2);
+	if (worker->map)
+		munmap(worker->map, worker->size * 2);
 	free(spare);
 }
 
@@ -109,7 +110,7 @@ static void stop_reading(struct worker *worker)
 static int serve_one(struct worker *worker)
 {
 	struct lfs_request request = {.server = worker->server, .out = worker->out, .out_room = worker->size};
-	ssize_t size = read(worker->device, worker->in, worker->size);
+	ssize_t size = read(worker->device, worker->in, worker->size - (size_t)(worker->in - worker->map));
 	if (size < 0)
 		return errno == ENOENT || errno == EINTR || errno == EAGAIN ? 0 : 1;
 	if ((size_t)size < sizeof request.header)
@@ -120,11 +121,13 @@ static int serve_one(struct worker *worker)
 	lfs_pace_request(worker->server, &worker->reader, request.header.pid);
 	request.args = worker->in + sizeof request.header;
 	request.args_size = (size_t)size - sizeof request.header;
-	bool takes_long = lfs_takes_long(&request);
-	if (takes_long)
+	bool takes_long = lfs_takes_long(&request), alone = takes_long && lfs_pace_waits(worker->server, &worker->reader, request.header.opcode);
+	if (takes_long && !alone)
 		stop_reading(worker);
 	int error = lfs_dispatch(&request);
 	if (takes_long)
+		lfs_pace_waited(&worker->reader);
+	if (takes_long && !alone)
 		atomic_fetch_add(&worker->server->readers, 1);
 	if (request.silent)
 		return worker->server->uring ? usleep(FORGET_MICROSECONDS), 0 : 0; /* then there are more to read at once */
@@ -191,8 +194,8 @@ int lfs_serve_init(struct lfs_server *server)
 	int rc = map_buffers(&worker);
 	while (!rc && !server->ready)
 		rc = serve_one(&worker) ? -ENODEV : 0;
-	if (worker.in)
-		munmap(worker.in, worker.size * 2);
+	if (worker.map)
+		munmap(worker.map, worker.size * 2);
 	return rc;
 }
 
@@ -210,8 +213,8 @@ int lfs_serve_device(struct lfs_server *server)
 	for (unsigned i = 0; i < count; i++) {
 		if (workers[i].started)
 			pthread_join(workers[i].thread, NULL);
-		if (workers[i].in)
-			munmap(workers[i].in, workers[i].size * 2);
+		if (workers[i].map)
+			munmap(workers[i].map, workers[i].size * 2);
 	}
 	lfs_uring_join(server);
 	lfs_aside_end(server); /* before its rings go: who woke one up last may still be at it */

@@ -161,6 +161,34 @@ def test_commit_killed(world: World) -> None:
     assert rounds(world, work, 25, prepare).killed > 5
 
 
+def test_deltas_killed(world: World) -> None:
+    """While they are made by a commit, become whole for the kernel, and go."""
+    big = world.top / "big"
+    big.mkdir()
+    (big / "large").write_bytes(os.urandom(3 << 20))
+    command(world.store, "import", big, "big:1")
+    command(world.store, "create", "--name", "work", "big:1")
+
+    def prepare(number: int) -> None:
+        command(world.store, "umount", "-l", "--all")
+        command(world.store, "rm", "-f", "look", expect=None)
+        with layerfs.Store(world.store) as store, store.container("work").mount(engine="native") as root:
+            large = root / "large"
+            with large.open("r+b") as out:
+                out.seek(number * 70_000 % (3 << 20))
+                out.write(os.urandom(5000))
+
+    def work(number: int) -> None:
+        command(world.store, "commit", "work", "c:1")
+        if number % 2:
+            command(world.store, "create", "--name", "look", "c:1")
+            command(world.store, "mount", "--engine", "kernel", "look")
+            command(world.store, "umount", "look")
+        command(world.store, "gc")
+
+    assert rounds(world, work, 16, prepare).killed > 4
+
+
 def test_gc_and_rmi_killed(world: World) -> None:
     def prepare(number: int) -> None:
         command(world.store, "load", "-q", "-i", world.archive(number))
