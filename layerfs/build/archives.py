@@ -77,7 +77,7 @@ def unpacked(root: StoreRoot, files: Files, item: Item, lease: Lease) -> TreeFil
 
 def read_tar(root: StoreRoot, stream: BinaryIO, lease: Lease) -> Layer:
     """A tar in any compression, as a layer of the store that is kept as long as the lease."""
-    layer = read_layer(root, stream, lease=lease, keep_blob=False)
+    layer = read_layer(root, stream, lease=lease, keep_blob="never")
     lease.pin(layer.diff_id.raw)
     return layer
 

@@ -187,7 +187,7 @@ class _Loader:
                 lease=self._lease,
                 expected=plan.diff_id,
                 descriptor=plan.descriptor,
-                keep_blob=plan.descriptor is not None,
+                keep_blob="always" if plan.descriptor is not None else "never",
                 source=self._source(plan),
                 progress=self._progress,
             )

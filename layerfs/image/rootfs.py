@@ -144,7 +144,7 @@ def _read_source(
     root: StoreRoot, source: str | os.PathLike[str] | BinaryIO, lease: Lease, progress: Report | None
 ) -> Layer:
     if not isinstance(source, str | os.PathLike):
-        return read_layer(root, source, lease=lease, keep_blob=False, progress=progress)
+        return read_layer(root, source, lease=lease, keep_blob="never", progress=progress)
     path = Path(source).absolute()
     if path.is_dir():
         return import_directory(root, path, lease=lease, source=Source("directory", str(path)), progress=progress)
@@ -154,7 +154,7 @@ def _read_source(
         if known is not None:
             return known
         file.seek(0)
-        return read_layer(root, file, lease=lease, keep_blob=False, source=here, progress=progress)
+        return read_layer(root, file, lease=lease, keep_blob="never", source=here, progress=progress)
 
 
 def _known_layer(root: StoreRoot, file: BinaryIO, here: Source, lease: Lease) -> Layer | None:

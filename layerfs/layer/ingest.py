@@ -22,6 +22,7 @@ from layerfs.layer.layers import Layer, Source, add_source, has_layer, put_layer
 from layerfs.layer.tree import Tree
 from layerfs.native import LayerReader, LayerResult
 from layerfs.store.durable import writing
+from layerfs.store.format import new_contents
 
 if TYPE_CHECKING:
     from layerfs.oci.descriptor import Descriptor
@@ -101,6 +102,11 @@ class Ingest:
     @property
     def tar_size(self) -> int:
         return self._finished().tar_size
+
+    @property
+    def new_bytes(self) -> int:
+        """Bytes of the contents that the store did not have."""
+        return sum(content.size for content in new_contents(self._finished().contents))
 
     def publish(self, *, blob: Descriptor | None = None, source: Source | None = None) -> Layer:
         """Makes the layer visible, durable; one that another process published meanwhile is used instead."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from layerfs.store.blobs import BlobWriter
     from layerfs.store.leases import Lease
 
+KeepBlob = Literal["always", "auto", "never"]
+SMALL_BLOB = 1 << 16  # bytes that are not worth a thought
+
+
+def is_worth_keeping(blob: int, contents: int) -> bool:
+    """Whether a compressed layer is kept (`auto`): unless it is clearly larger than the contents that came with it.
+
+    Most of such a layer was in the store before: near-identical images would cost a whole compressed layer each.
+    """
+    return blob <= contents + contents // 4 + SMALL_BLOB  # random bytes grow a little when they are compressed
+
 
 def read_layer(
     root: StoreRoot,
@@ -29,19 +41,21 @@ def read_layer(
     expected: DiffID | None = None,
     descriptor: Descriptor | None = None,
     media_type: str | None = None,
-    keep_blob: bool = True,
+    keep_blob: KeepBlob = "always",
     file: Path | None = None,
+    dropped: Callable[[], object] = lambda: None,
     source: Source | None = None,
     limits: Limits | None = None,
     progress: Report | None = None,
 ) -> Layer:
     """Reads the layer to the very end of the stream and publishes it; `has_layer` tells beforehand if it is known.
 
-    Compression is found by content. A gzip or zstd stream is kept as it came when `keep_blob` is true, under
+    Compression is found by content. A gzip or zstd stream is kept as it came when `keep_blob` wants that, under
     `media_type` (or the descriptor's, or that of its form); a plain tar can be had again from its record, and xz and
     bzip2, which no registry takes, are not kept.
 
     file: the file of this store's file system that the stream reads; it becomes the blob, if one is kept.
+    dropped: called when none is, before anything is made durable: what is forgotten then never reaches the disk.
 
     Raises:
         Corrupt: digest or size are not the descriptor's, or the diff ID is not `expected`.
@@ -53,7 +67,7 @@ def read_layer(
         codec = detect(source_in.head)
         kind = media_type or (descriptor.media_type if descriptor else MEDIA_TYPES.get(codec, ""))
         blob: BlobWriter | None = None
-        if keep_blob and codec in ("gzip", "zstd"):
+        if keep_blob != "never" and codec in ("gzip", "zstd"):
             blobs = root.blobs
             blob = stack.enter_context(blobs.adopt(lease, file, kind) if file else blobs.writer(lease, kind))
         source_in.begin(blob, codec)
@@ -67,13 +81,16 @@ def read_layer(
         if expected is not None and diff_id != expected:
             raise Corrupt(f"the layer has the diff ID {diff_id} instead of {expected}")
         source_in.check(diff_id)
-        kept = _commit_blob(blob, descriptor, kind) if blob is not None else None
+        kept: Descriptor | None = None
+        if blob is not None:
+            wanted = (descriptor.digest, descriptor.size) if descriptor else (None, None)
+            if keep_blob == "always" or is_worth_keeping(blob.size, ingest.new_bytes):
+                kept = Descriptor(kind, blob.commit(*wanted), blob.size)
+            else:
+                blob.check(*wanted)
+        if kept is None:
+            dropped()
         return ingest.publish(blob=kept, source=source)
-
-
-def _commit_blob(blob: BlobWriter, descriptor: Descriptor | None, media_type: str) -> Descriptor:
-    wanted = (descriptor.digest, descriptor.size) if descriptor else (None, None)
-    return Descriptor(media_type, blob.commit(*wanted), blob.size)
 
 
 class _Input:

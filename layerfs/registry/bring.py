@@ -17,7 +17,7 @@ from layerfs.errors import Corrupt, InvalidArchive, LayerfsError, NoSpace, NotFo
 from layerfs.layer.codec import Readable
 from layerfs.layer.layers import Source, has_layer, note_source
 from layerfs.layer.progress import Progress
-from layerfs.layer.read import read_layer
+from layerfs.layer.read import KeepBlob, read_layer
 from layerfs.oci import Descriptor
 from layerfs.registry.download import Cancelled, Download, Upstream
 from layerfs.store.leases import Lease
@@ -65,10 +65,21 @@ def claim_when_free(
 
 
 class Bringer:
-    """Brings what a repository has into a store, under a lease that has pinned it."""
+    """Brings what a repository has into a store, under a lease that has pinned it.
 
-    def __init__(self, root: StoreRoot, lease: Lease, upstream: Upstream, report: Callable[[Progress], object]) -> None:
+    keep: of which layers the compressed form is kept.
+    """
+
+    def __init__(
+        self,
+        root: StoreRoot,
+        lease: Lease,
+        upstream: Upstream,
+        report: Callable[[Progress], object],
+        keep: KeepBlob = "auto",
+    ) -> None:
         self._root, self._lease, self._upstream, self._report = root, lease, upstream, report
+        self._keep = keep
 
     def bring(self, needs: Sequence[Need]) -> None:
         """Returns when all is in the store.
@@ -156,7 +167,7 @@ class Bringer:
                     writer.write(data)
                 writer.commit(need.blob.digest, need.blob.size)
             return
-        self._read(need, download, file)
+        self._read(need, download, file, self._keep, download.partial.restart)
         download.partial.drop()  # of a layer in a form that is not kept
 
     def _from_store(self, need: Need) -> bool:
@@ -164,7 +175,7 @@ class Bringer:
         if not self.is_there(need):
             try:
                 with self._root.blobs.open(need.blob.digest) as file:
-                    self._read(need, file, self._root.blobs.blob_path(need.blob.digest))
+                    self._read(need, file, self._root.blobs.blob_path(need.blob.digest), "always")
             except (Corrupt, InvalidArchive, NotFound):
                 return False
         self._known(need)
@@ -175,14 +186,23 @@ class Bringer:
         job.partial = claim_when_free(self._root, job.need.blob.digest, self._upstream.stop)
         return self._again(job.partial, job.need.blob)
 
-    def _read(self, need: Need, stream: Readable, file: Path) -> None:
+    def _read(
+        self,
+        need: Need,
+        stream: Readable,
+        file: Path,
+        keep: KeepBlob,
+        dropped: Callable[[], object] = lambda: None,
+    ) -> None:
         read_layer(
             self._root,
             stream,
             lease=self._lease,
             expected=need.diff_id,
             descriptor=need.blob,
+            keep_blob=keep,
             file=file,
+            dropped=dropped,
             source=self._source(need.blob),
             progress=self._report,
         )
@@ -250,7 +270,7 @@ class _Work:
             job.ready.set()
         if job.download is not None and job.error is None:
             job.download.run()
-            if job.download.partial.size == job.need.blob.size:
+            if job.download.whole:
                 self._bringer.tell("downloaded", job.need.blob, job.need.blob.size)
 
     def _unpack(self, job: _Job) -> None:

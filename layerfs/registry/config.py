@@ -5,6 +5,7 @@ insecure-registries = ["registry.example:5000", "10.0.0.0/8"]   # docker's words
 registry-mirrors = ["https://mirror.example"]                   # of docker.io
 timeout = 60            # seconds without a byte
 attempts = 5
+keep-blobs = "auto"     # compressed layers that are kept beside their files: "always", "auto", "never"
 
 [registry."registry.example"]
 mirrors = ["https://near.example"]
@@ -23,7 +24,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 from urllib.request import proxy_bypass_environment as bypass_proxy  # type: ignore[attr-defined]
@@ -34,6 +35,9 @@ from layerfs.reference import DEFAULT_DOMAIN
 from layerfs.registry.credentials import AuthFiles
 from layerfs.registry.names import HUB_API, domain_of, host_name, is_loopback
 from layerfs.registry.transport import Limits
+
+if TYPE_CHECKING:
+    from layerfs.layer.read import KeepBlob
 
 _SYSTEM = Path("/etc/layerfs/registries.toml")
 _DAEMON = Path("/etc/docker/daemon.json")
@@ -49,6 +53,8 @@ class Settings:
     mirrors: by domain, asked first when something is read.
     certificates: directories with one directory for each `host[:port]`: `*.crt` are CAs, `*.cert` and `*.key` ours.
     authorities: files with CAs, by domain.
+    keep_blobs: which compressed layers of a pull are kept: with `auto` those that take less than the contents that
+        they brought; the others can be had again where they came from.
     proxies: by scheme, and `no` for the exceptions, as `urllib.request.getproxies` gives them.
     """
 
@@ -60,6 +66,7 @@ class Settings:
     proxies: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     auth: AuthFiles | None = None
+    keep_blobs: KeepBlob = "auto"
 
     @classmethod
     def load(cls, environ: Mapping[str, str], *, home: Path | None = None) -> Settings:
@@ -208,12 +215,20 @@ def _with(settings: Settings, fields: Fields) -> Settings:
         limits = replace(limits, attempts=max(1, fields.integer("attempts")))
     return replace(
         settings,
+        keep_blobs=_keep_blobs(fields) or settings.keep_blobs,
         insecure=(*settings.insecure, *insecure),
         secure=tuple(secure),
         mirrors=mirrors,
         authorities=authorities,
         limits=limits,
     )
+
+
+def _keep_blobs(fields: Fields) -> KeepBlob | None:
+    found = fields.text("keep-blobs") if fields.has("keep-blobs") else None
+    if found not in (None, "always", "auto", "never"):
+        raise InvalidInput(f'keep-blobs is {found!r}, not "always", "auto" or "never"', path=fields.where)
+    return cast("KeepBlob | None", found)
 
 
 def _host(entry: str) -> str:

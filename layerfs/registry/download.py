@@ -198,6 +198,10 @@ class Download:
             self._have += len(data)
             self._changed.notify_all()
 
+    @property
+    def whole(self) -> bool:
+        return self._have == self._descriptor.size
+
     def end(self, error: BaseException | None) -> None:
         """Nothing more comes; the first error counts."""
         with self._changed:

@@ -80,7 +80,7 @@ class Puller:
         self._upstream = Upstream(clients, reference.path, registries.stop)
         self._reference = reference.tagged()
         self._report = _one_at_a_time(progress)
-        self._bringer = Bringer(root, lease, self._upstream, self._report)
+        self._bringer = Bringer(root, lease, self._upstream, self._report, registries.settings.keep_blobs)
 
     def pull(self, platform: Platform | None, *, everything: bool = False) -> Pulled:
         """One name. `everything`: all platforms of an index, and what else it has, as it is.

@@ -49,9 +49,8 @@ class BlobWriter:
         """
         if self._fd < 0:
             raise StoreError("the blob writer is closed")
-        digest = Digest(self._hash.hexdigest())
         try:
-            _expect(digest, self.size, expected, size)
+            digest = self.check(expected, size)
             self._lease.pin(digest.raw)
             with writing("a blob"):
                 os.fchmod(self._fd, 0o400)
@@ -59,6 +58,12 @@ class BlobWriter:
         finally:
             self.close()
         self._blobs.publish(digest, self.size, self.media_type, txn=txn)
+        return digest
+
+    def check(self, expected: Digest | None = None, size: int | None = None) -> Digest:
+        """The digest of what was written. Raises Corrupt when it, or the number of bytes, are not as expected."""
+        digest = Digest(self._hash.hexdigest())
+        _expect(digest, self.size, expected, size)
         return digest
 
     def close(self) -> None:

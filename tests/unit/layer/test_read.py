@@ -88,12 +88,12 @@ def test_compressed_blobs_are_kept_as_they_came(root, lease, tar, form, kept):
 
 
 def test_a_blob_is_not_kept_when_not_wanted(root, lease, tar):
-    assert read(root, lease, FORMS["gzip"](tar), keep_blob=False).blob is None
+    assert read(root, lease, FORMS["gzip"](tar), keep_blob="never").blob is None
     assert "blobs" not in visible(root)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("keep_blob", [True, False])
+@pytest.mark.parametrize("keep_blob", ["always", "auto", "never"])
 def test_digest_and_size_are_verified(root, lease, tar, form, keep_blob):
     packed = FORMS[form](tar)
     good = Descriptor(GZIP, Digest.of(packed), len(packed))
