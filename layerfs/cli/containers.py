@@ -2,87 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from layerfs.cli import rows
-from layerfs.cli.options import (
-    any_argument,
-    container_argument,
-    filter_option,
-    format_option,
-    no_trunc_option,
-    quiet_option,
-)
-from layerfs.cli.output import fail, for_each, out
+from layerfs.cli.listing import PS, RM
+from layerfs.cli.options import any_argument, container_argument, format_option
+from layerfs.cli.output import out
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
-from layerfs.cli.verbs import verb
-from layerfs.errors import ContainerNotFound, InvalidInput
-
-_PS_COLUMNS = {
-    "CONTAINER ID": "ID",
-    "IMAGE": "Image",
-    "COMMAND": "Command",
-    "CREATED": "RunningFor",
-    "STATUS": "Status",
-    "PORTS": "Ports",
-    "NAMES": "Names",
-}
+from layerfs.cli.verbs import verb, with_flags
 
 
 @verb("ps")
-@click.option("-a", "--all", "show_all", is_flag=True, help="Stopped ones too.")
-@quiet_option()
-@click.option("-l", "--latest", is_flag=True, help="Only the last one made.")
-@click.option("-n", "--last", type=int, default=-1, metavar="N", help="Only the last N made.")
-@click.option("-s", "--size", is_flag=True, help="Sizes of the writable layers.")
-@filter_option("id name label exited status ancestor before since volume network publish expose health")
-@no_trunc_option()
-@format_option()
+@with_flags(PS.flags)
 @click.pass_obj
-def ps_command(
-    session: Session,
-    show_all: bool,
-    quiet: bool,
-    latest: bool,
-    last: int,
-    size: bool,
-    filters: dict[str, list[str]],
-    no_trunc: bool,
-    format_: str | None,
-) -> None:
+def ps_command(session: Session, /, **options: Any) -> int | None:
     """List containers."""
-    count = 1 if latest else last
-    boxes = session.store.containers(all=show_all or count > 0 or "status" in filters, filters=filters)
-    boxes = boxes[:count] if count > 0 else boxes
-    columns = _PS_COLUMNS | ({"SIZE": "Size"} if size else {})
-    wanted = size or (format_ is not None and ".Size" in format_)
-    found = rows.container_rows(boxes, truncate=not no_trunc, size=wanted)
-    render(found, columns, format=format_, quiet="ID" if quiet else None)
+    return PS.do(session, (), options)
 
 
 @verb("rm")
 @container_argument("names", nargs=-1, required=True, metavar="CONTAINER...")
-@click.option("-f", "--force", is_flag=True, help="Kill it first when it runs.")
-@click.option("-v", "--volumes", is_flag=True, help="Also its anonymous volumes.")
-@click.option("-l", "--link", is_flag=True, help="docker's old links: there are none here.")
+@with_flags(RM.flags)
 @click.pass_obj
-def rm_command(session: Session, names: tuple[str, ...], force: bool, volumes: bool, link: bool) -> int:
+def rm_command(session: Session, /, names: tuple[str, ...], **options: Any) -> int | None:
     """Remove containers."""
-    if link:
-        raise InvalidInput("there are no links between containers: they find each other on a network by their names")
-
-    def remove(name: str) -> None:
-        try:
-            session.store.container(name).remove(force=force, volumes=volumes)
-        except ContainerNotFound as error:
-            if not force:
-                raise
-            fail(str(error))  # docker's exit code is 0 then
-        else:
-            out(name)
-
-    return for_each(names, remove)
+    return RM.do(session, names, options)
 
 
 @verb("rename")

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerfs._record import dataclass
+
+if TYPE_CHECKING:
+    from layerfs.cli.session import Session
 
 _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
 
@@ -40,12 +43,35 @@ def option(*words: str, **attributes: Any) -> Flag:
     return Flag(tuple(word for word in words if word.startswith("-")), name, attributes)
 
 
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A verb that needs no click. `do` gets the words that are no options, `least` to `most` of them; `mixed`: options
+    may stand behind them."""
+
+    flags: Sequence[Flag]
+    do: Callable[[Session, Sequence[str], dict[str, Any]], int | None]
+    least: int = 1
+    most: int | None = None
+    mixed: bool = True
+
+
 class Unclear(Exception):
     """For click to say what it is."""
 
 
-def parse(arguments: Sequence[str], flags: Iterable[Flag]) -> tuple[dict[str, Any], list[str]]:
-    """The values of all options by name, and what follows them: the first word that is none, and all behind it.
+def pairs_of(values: Iterable[str]) -> dict[str, list[str]]:
+    """`NAME=VALUE` texts as a dict of lists. Raises ValueError with the text that is none."""
+    result: dict[str, list[str]] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not equals:
+            raise ValueError(value)
+        result.setdefault(name.strip().lower(), []).append(rest.strip())
+    return result
+
+
+def parse(arguments: Sequence[str], flags: Sequence[Flag], *, mixed: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """The values of all options by name, and the other words: from the first one on all of them are, unless `mixed`.
 
     Raises:
         Unclear: the line is wrong, or asks for help.
@@ -60,17 +86,32 @@ def parse(arguments: Sequence[str], flags: Iterable[Flag]) -> tuple[dict[str, An
             if no:
                 known[no] = (flag, False)
     given: dict[str, list[str]] = {}
+    words: list[str] = []
     rest = list(arguments)
-    while rest and rest[0].startswith("-") and rest[0] != "-":
+    while rest and (mixed or _is_option(rest[0])):
         word = rest.pop(0)
         if word == "--":
             break
+        if not _is_option(word):
+            words.append(word)
+            continue
         if word.startswith("--"):
             name, equals, value = word.partition("=")
             _take(known, values, given, name, value if equals else None, rest)
         else:
             _take_short(known, values, given, word[1:], rest)
-    return values | {name: tuple(each) for name, each in given.items()}, rest
+    values |= {name: tuple(each) for name, each in given.items()}
+    for flag in flags:
+        if flag.attributes.get("pairs"):
+            try:
+                values[flag.name] = pairs_of(values[flag.name])
+            except ValueError:
+                raise Unclear from None
+    return values, words + rest
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and word != "-"
 
 
 def _take_short(

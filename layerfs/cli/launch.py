@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerfs.cli.flags import Flag, option
+from layerfs.cli.flags import Flag, Plain, option
 from layerfs.cli.follow import DETACH, follow
 from layerfs.cli.launch_limits import CONFINEMENT, network_settings, take
 from layerfs.cli.output import fail, out, reason
@@ -307,3 +307,7 @@ def run(session: Session, image: str, command: Sequence[str], options: dict[str,
         if not started and options["auto_remove"]:
             with contextlib.suppress(ContainerNotFound):
                 box.remove(force=True)
+
+
+CREATE = Plain(OPTIONS, lambda session, words, options: create(session, words[0], words[1:], options), mixed=False)
+RUN = Plain(RUN_OPTIONS, lambda session, words, options: run(session, words[0], words[1:], options), mixed=False)

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from layerfs.cli.follow import DETACH, follow
+from layerfs.cli.joining import EXEC, START
 from layerfs.cli.options import container_argument, filter_option, format_option
-from layerfs.cli.output import fail, for_each, out, reason
+from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.session import Session
-from layerfs.cli.terminal import (
-    Detached,
-    GaveUp,
-    Master,
-    carry,
-    check_input_terminal,
-    parse_keys,
-    size_of,
-    write_all,
-)
+from layerfs.cli.terminal import check_input_terminal, parse_keys, write_all
 from layerfs.cli.times import parse_moment
 from layerfs.cli.verbs import verb, with_flags
-from layerfs.errors import LayerfsError, RunError
-
-if TYPE_CHECKING:
-    from layerfs.engine import Container
 
 _REMAINDER = {"allow_interspersed_args": False}
 _PRECISE = {"ignore_unknown_options": True}
@@ -34,75 +22,15 @@ _PRECISE = {"ignore_unknown_options": True}
 detach_option = with_flags([DETACH])
 
 
-def failed(error: OSError) -> int:
-    """docker's codes for what could not be run."""
-    code = error.exit_code if isinstance(error, RunError) else 1
-    return fail(str(error) if isinstance(error, LayerfsError) else reason(error), code)
-
-
 @verb("start")
 @container_argument("names", nargs=-1, metavar="CONTAINER...")
-@click.option("-a", "--attach", is_flag=True, help="Show its output, pass signals on; its exit code is ours.")
-@click.option("-i", "--interactive", is_flag=True, help="Pass our standard input on.")
-@click.option(
-    "--restart-policy", "by_policy", is_flag=True, help="All whose restart policy says so, as after a reboot."
-)
-@click.option("--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on (the default, with -a).")
-@detach_option
+@with_flags(START.flags)
 @click.pass_obj
-def start_command(
-    session: Session,
-    names: tuple[str, ...],
-    attach: bool,
-    interactive: bool,
-    by_policy: bool,
-    sig_proxy: bool,
-    detach_keys: str,
-) -> int:
+def start_command(session: Session, /, names: tuple[str, ...], **options: Any) -> int | None:
     """Start containers that do not run."""
-    if by_policy:
-        return for_each([box.name for box in session.store.containers() if _due(box)], lambda n: _start(session, n))
-    if not names:
+    if not names and not options["by_policy"]:
         raise click.UsageError("requires at least 1 argument, or --restart-policy", click.get_current_context())
-    if attach or interactive:
-        if len(names) > 1:
-            return fail("you cannot start and attach multiple containers at once")
-        return _start_attached(session, names[0], interactive, sig_proxy, detach_keys)
-    return for_each(names, lambda name: _start(session, name))
-
-
-def _due(box: Container) -> bool:
-    """docker's rule at its own start: `unless-stopped` ones were not stopped, `on-failure` ones had failed."""
-    kind = box.settings.restart.partition(":")[0]
-    state = box.state
-    if state.running or state.status == "created":
-        return False
-    return (
-        kind == "always"
-        or (kind == "unless-stopped" and not state.life.stopped)
-        or (kind == "on-failure" and state.code != 0 and not state.life.stopped)
-    )
-
-
-def _start(session: Session, name: str) -> None:
-    session.store.container(name).start()
-    out(name)
-
-
-def _start_attached(session: Session, name: str, interactive: bool, proxy: bool, keys: str) -> int:
-    from layerfs.engine.attaching import Attach
-    from layerfs.engine.life import start
-
-    box = session.store.container(name)
-    parse_keys(keys)
-    what = Attach.STDOUT | Attach.STDERR | Attach.CLEANS | (Attach.STDIN if interactive else Attach(0))
-    try:
-        connection = start(box, attach=what, size=size_of(1))
-    except OSError as error:
-        return failed(error)
-    if connection is None:
-        connection = box.attach(stdin=interactive)
-    return follow(box, connection, stdin=interactive, keys=keys, proxy=proxy) or 0
+    return START.do(session, names, options)
 
 
 @verb("stop")
@@ -226,71 +154,13 @@ def _flush(pieces: dict[int, list[bytes]]) -> None:
 
 
 @verb("exec", context_settings=_REMAINDER)
-@click.option("-i", "--interactive", is_flag=True, help="Pass our standard input on.")
-@click.option("-t", "--tty", is_flag=True, help="On a terminal of its own.")
-@click.option("-d", "--detach", is_flag=True, help="In the background; its output is thrown away.")
-@click.option("-u", "--user", metavar="NAME|UID[:GROUP|GID]", help="Who it runs as.")
-@click.option("-w", "--workdir", metavar="DIR", help="Working directory in the container.")
-@click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set an environment variable.")
-@click.option("--env-file", multiple=True, metavar="FILE", help="Read environment variables from a file.")
-@click.option("--privileged", is_flag=True, help="With all capabilities.")
-@detach_option
+@with_flags(EXEC.flags)
 @container_argument()
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARG...]")
 @click.pass_obj
-def exec_command(
-    session: Session,
-    container: str,
-    command: tuple[str, ...],
-    interactive: bool,
-    tty: bool,
-    detach: bool,
-    user: str | None,
-    workdir: str | None,
-    env: tuple[str, ...],
-    env_file: tuple[str, ...],
-    privileged: bool,
-    detach_keys: str,
-) -> int:
+def exec_command(session: Session, /, container: str, command: tuple[str, ...], **options: Any) -> int | None:
     """Run a program in a container that runs; its exit code is ours."""
-    from layerfs.cli.launch import environment
-
-    box = session.store.container(container)
-    how: dict[str, Any] = {
-        "user": user,
-        "workdir": workdir,
-        "env": environment(env, env_file),
-        "privileged": privileged,
-    }
-    check_input_terminal(interactive and not detach, tty)
-    parse_keys(detach_keys)
-    try:
-        if detach:
-            box.exec_detached(command, tty=tty, **how)
-            return 0
-        if tty:
-            return _exec_terminal(box, command, interactive, detach_keys, how)
-        stdin = 0 if interactive else None
-        how |= {"stdin": stdin, "stdout": None, "stderr": None}
-        return box.exec(command, forward_signals=True, linger=True, **how).returncode
-    except OSError as error:
-        return failed(error)
-
-
-def _exec_terminal(box: Container, command: tuple[str, ...], interactive: bool, keys: str, how: dict[str, Any]) -> int:
-    with box.exec_terminal(command, size=size_of(1), linger=True, **how) as process:
-        far = Master(process.terminal, process.send_signal)
-        try:
-            carry(far, stdin=interactive, terminal=True, keys=keys, hangup=False)
-        except Detached:
-            process.let_go()
-            return 0
-        except SystemExit:  # a hangup
-            process.let_go()
-            raise
-        except GaveUp:
-            return 0
-        return process.wait()
+    return EXEC.do(session, [container, *command], options)
 
 
 @verb("cp")
@@ -363,6 +233,3 @@ def events_command(
         row = event_row(event)
         out(template(row) if template else to_json(row) if format_ else event_text(event))
         sys.stdout.flush()
-
-
-__all__ = ["detach_option", "failed", "follow"]

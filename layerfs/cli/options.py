@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
+from layerfs.cli.flags import pairs_of
 from layerfs.cli.verbs import flag_text
 
 FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
@@ -39,17 +40,14 @@ def filter_option(names: str) -> Decorator:
 
 def parse_filters(ctx: click.Context, param: click.Parameter, values: Iterable[str]) -> dict[str, list[str]]:
     """`NAME=VALUE` texts as a dict of lists, in docker's words when one is none."""
-    result: dict[str, list[str]] = {}
-    for value in values:
-        key, equals, rest = value.partition("=")
-        if not equals:
-            raise click.BadOptionUsage(
-                "--filter",
-                f'invalid argument "{value}" for "{flag_text(param)}" flag: invalid filter (expected name=value)',
-                ctx,
-            )
-        result.setdefault(key.strip().lower(), []).append(rest.strip())
-    return result
+    try:
+        return pairs_of(values)
+    except ValueError as error:
+        raise click.BadOptionUsage(
+            "--filter",
+            f'invalid argument "{error}" for "{flag_text(param)}" flag: invalid filter (expected name=value)',
+            ctx,
+        ) from None
 
 
 def image_argument(name: str = "image", **attributes: Any) -> Decorator:

@@ -1,4 +1,4 @@
-"""Verbs that start containers, without click: see `flags`."""
+"""Verbs of everyday, without click: see `flags`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from layerfs.cli.flags import Unclear, option, parse
+from layerfs.cli.flags import Plain, Unclear, option, parse
 
 _STORE = option("--store", metavar="DIR")
+_HOMES = {  # the module that has a verb's table, as NAME
+    "create": "launch",
+    "run": "launch",
+    "start": "joining",
+    "exec": "joining",
+    "ps": "listing",
+    "rm": "listing",
+    "inspect": "listing",
+}
+_OF_CONTAINERS = {"ls": "ps", "list": "ps"} | {name: name for name in _HOMES if name != "inspect"}
 
 
 def attempt(arguments: Sequence[str]) -> int | None:
@@ -17,20 +27,27 @@ def attempt(arguments: Sequence[str]) -> int | None:
         return None
     try:
         top, rest = parse(arguments, [_STORE])
-        verb = rest[1:2] if rest[:1] == ["container"] else rest[:1]
-        if verb not in (["run"], ["create"]):
+        if rest[:1] == ["container"] and rest[1:]:
+            rest = [_OF_CONTAINERS.get(rest[1], ""), *rest[2:]]
+        verb = _verb(rest[0]) if rest else None
+        if verb is None:
             return None
-        from layerfs.cli import launch
-
-        words = rest[2:] if rest[0] == "container" else rest[1:]
-        options, words = parse(words, launch.RUN_OPTIONS if verb == ["run"] else launch.OPTIONS)
+        options, words = parse(rest[1:], verb.flags, mixed=verb.mixed)
     except Unclear:
         return None
-    if not words:
+    if len(words) < verb.least or (verb.most is not None and len(words) > verb.most):
         return None
     from layerfs.cli.session import Session, guarded
 
-    do = launch.run if verb == ["run"] else launch.create
     session = Session(top["store"] if top["store"] is not None else os.environ.get("LAYERFS_STORE") or None)
     with contextlib.closing(session):
-        return guarded(lambda: do(session, words[0], words[1:], options))
+        return guarded(lambda: verb.do(session, words, options) or 0)
+
+
+def _verb(name: str) -> Plain | None:
+    if name not in _HOMES:
+        return None
+    from importlib import import_module
+
+    found: Plain = getattr(import_module(f"layerfs.cli.{_HOMES[name]}"), name.upper())
+    return found

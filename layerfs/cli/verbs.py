@@ -84,6 +84,10 @@ def with_flags(flags: Iterable[Flag]) -> Callable[[Any], Any]:
             attributes = dict(flag.attributes)
             if choices := attributes.pop("choices", None):
                 attributes["type"] = click.Choice(choices())
+            if attributes.pop("pairs", False):
+                from layerfs.cli.options import parse_filters
+
+                attributes["callback"] = parse_filters
             function = click.option(*flag.words, flag.name, **attributes)(function)
         return function
 
