@@ -49,6 +49,7 @@ class Wishes:
     network: str = "default"
     keep_failed: bool = False
     skips: Callable[[Sequence[str]], Skip | None] = lambda patterns: None
+    hosts: tuple[str, ...] = ()
 
     def now_ns(self) -> int:
         return self.epoch_ns if self.epoch_ns is not None else time.time_ns()
@@ -204,6 +205,7 @@ class Executor:
             step.security == "insecure",
             mounts,
             ((os.fsencode(script.name), script.text.encode("utf-8", "surrogateescape")),) if script else (),
+            wishes.hosts,
         )
 
 

@@ -8,16 +8,19 @@ from layerfs._record import dataclass
 from layerfs.errors import InvalidInput
 
 Kind = Literal["image", "local", "tar", "oci", "docker"]
+_TYPES = (*get_args(Kind), "registry")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """`dest`: a path; `-` is standard output; "" for docker: only the store. `names` are further names of the image."""
+    """`dest`: a path; `-` is standard output; "" for docker: only the store. `names` are further names of the image.
+    `push`: all its names go to their registries."""
 
     kind: Kind = "image"
     dest: str = ""
     names: tuple[str, ...] = ()
     compression: str = ""
+    push: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Output:
@@ -40,8 +43,13 @@ class Output:
         kind, dest = values.pop("type", ""), values.pop("dest", "")
         if not kind:
             raise InvalidInput(f"type is required for output {text!r}")
-        if kind not in get_args(Kind):
-            raise InvalidInput(f"unknown output type {kind!r} (there are {', '.join(get_args(Kind))})")
+        if kind not in _TYPES:
+            raise InvalidInput(f"unknown output type {kind!r} (there are {', '.join(_TYPES)})")
+        push = kind == "registry"
+        if push:
+            kind = "image"
+        if kind == "image":
+            push = values.pop("push", str(push).lower()) == "true"
         if kind in ("local", "tar", "oci") and not dest:
             if kind == "local":
                 raise InvalidInput("dest is required for output type local")
@@ -52,4 +60,4 @@ class Output:
             raise InvalidInput(f"unknown compression {compression!r} (there are gzip, zstd, uncompressed)")
         if values:
             raise InvalidInput(f"unknown key {min(values)!r} in output {text!r}")
-        return cls(cast(Kind, kind), dest, names, compression)
+        return cls(cast(Kind, kind), dest, names, compression, push)

@@ -63,6 +63,7 @@ class RunStep:
     privileged: bool = False
     mounts: tuple[StepMount, ...] = ()
     files: tuple[tuple[bytes, bytes], ...] = ()  # scripts of heredocs: name below /dev/pipes, text
+    hosts: tuple[str, ...] = ()  # NAME:ADDRESS, for /etc/hosts
 
     def key(self, platform: Platform, extra: str = "") -> bytes:
         mounts = [part for mount in self.mounts for part in mount.key()]
@@ -81,6 +82,7 @@ class RunStep:
             *mounts,
             "files",
             *files,
+            *(["hosts", *self.hosts] if self.hosts else []),
         )
 
 

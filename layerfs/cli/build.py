@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from layerfs.engine import Image, Store
 
 
-def _pairs(values: Iterable[str], what: str, *, environment: bool = False) -> dict[str, str]:
-    """`NAME=VALUE` texts; with `environment` a name alone takes its value from there, if it has one."""
+def _pairs(values: Iterable[str], what: str, *, environment: bool = False, needed: bool = False) -> dict[str, str]:
+    """`NAME=VALUE` texts; a name alone is refused when the value is `needed`; with `environment` it is taken from there,
+    if it is there."""
     found: dict[str, str] = {}
     for text in values:
         name, equals, value = text.partition("=")
-        if not name:
+        if not name or (needed and not equals):
             raise InvalidInput(f"invalid {what}: {text!r}")
         if not equals and environment:
             if name in os.environ:
@@ -116,11 +117,17 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
     "--build-context", "contexts", multiple=True, metavar="NAME=DIR|URL|docker-image://…", help="One more context."
 )
 @click.option("--network", default="default", metavar="NETWORK", help="Of RUN: default, none, host, or a network.")
+@click.option("--add-host", "add_hosts", multiple=True, metavar="NAME:IP", help="A line for /etc/hosts in RUN.")
 @click.option("--allow", multiple=True, metavar="ENTITLEMENT", help="network.host, security.insecure.")
 @click.option("--squash", is_flag=True, help="One layer on the base image.")
 @click.option("--timestamp", type=int, metavar="SECONDS", help="No time in the image is later ($SOURCE_DATE_EPOCH).")
 @click.option(
-    "-o", "--output", "outputs", multiple=True, metavar="type=T,dest=FILE", help="image, local, tar, oci, docker."
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="type=T,dest=FILE",
+    help="image, registry, local, tar, oci, docker.",
 )
 @click.option("--iidfile", metavar="FILE", help="Write the image's ID to this.")
 @click.option("--metadata-file", metavar="FILE", help="Write what was built to this, as JSON.")
@@ -128,6 +135,7 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
 @click.option("--check", is_flag=True, help="Only check the Dockerfile.")
 @click.option("--debug", is_flag=True, help="Keep an image of a step that fails.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the ID.")
+@click.option("--push", is_flag=True, help="Push its names: --output type=registry.")
 @click.option("--load", is_flag=True, hidden=True)
 @click.option("--rm/--no-rm", hidden=True, default=True)
 @click.option("--force-rm", is_flag=True, hidden=True)
@@ -163,10 +171,13 @@ def _build(session: Session, context: str, options: Mapping[str, Any]) -> int:
     from layerfs.build.steps import StepFailed
 
     form = "quiet" if options["quiet"] else options["progress"]
-    outputs = _outputs(options["outputs"])
+    outputs = _outputs([*options["outputs"], *(["type=registry"] if options["push"] else [])])
+    pushed = any(output.push for output in outputs)
     build_args = _pairs(options["build_args"], "build argument", environment=True)
     dockerfile = sys.stdin.buffer if options["dockerfile"] == "-" else options["dockerfile"]
     names = [*options["tags"], *(name for output in outputs for name in output.names)]
+    if pushed and not names:
+        raise InvalidInput("tag is needed when pushing to registry")
     before = {image.id for image in session.store.images(all=True)}
     try:
         with printer(form) as progress:
@@ -186,16 +197,21 @@ def _build(session: Session, context: str, options: Mapping[str, Any]) -> int:
                 platform=options["platform"],
                 secrets=parse_secrets(options["secrets"]),
                 ssh=_agents(options["agents"]),
-                build_contexts=_pairs(options["contexts"], "build context"),
+                build_contexts=_pairs(options["contexts"], "build context", needed=True),
                 network=options["network"],
                 allow=options["allow"],
+                add_hosts=options["add_hosts"],
                 squash=options["squash"],
                 epoch=_epoch(options["timestamp"], build_args),
                 debug=options["debug"],
                 legacy=form == "legacy",
             )
     except StepFailed as error:
-        return fail(str(error), error.returncode if form == "legacy" else 1)
+        if form == "legacy":
+            return fail(f"The command '{error.command}' returned a non-zero code: {error.returncode}", error.returncode)
+        return fail(str(error))
+    for name in names if pushed else ():
+        session.store.push(name)
     _give(session.store, image, outputs, options, new=image.id not in before)
     if options["quiet"]:
         out(image.id)

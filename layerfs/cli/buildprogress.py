@@ -93,6 +93,25 @@ class Plain:
         self._stream.flush()
 
 
+class Quiet:
+    """Nothing, but for what a step said that failed."""
+
+    only_failures = True
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._said: dict[int, deque[str]] = {}
+        self._lines = Lines()
+
+    def __call__(self, event: BuildEvent) -> None:
+        if event.kind == "output":
+            self._said.setdefault(event.step, deque(maxlen=_LOG)).extend(self._lines.take(event))
+        elif event.kind in ("done", "failed"):
+            said = [*self._said.pop(event.step, ()), *self._lines.rest(event.step)]
+            if event.kind == "failed":
+                self._stream.writelines(f"{line}\n" for line in said)
+
+
 class Json:
     """One object a line."""
 
@@ -250,10 +269,10 @@ class Live:
 
 
 @contextmanager
-def printer(form: str) -> Iterator[Printer | None]:
+def printer(form: str) -> Iterator[Printer]:
     """The callback of a form; `auto` is the live one on a terminal."""
     if form == "quiet":
-        yield None
+        yield Quiet(sys.stderr)
     elif form == "tty" or (form == "auto" and sys.stderr.isatty()):
         with Live(sys.stderr) as live:
             yield live

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 ContextSource = str | os.PathLike[str] | BinaryIO | None
 _SECOND = 1_000_000_000
+ENTITLEMENTS = {"network.host", "security.insecure"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class BuildOptions:
     debug: bool = False
     cache_from: Sequence[str] = ()
     cache_to: Sequence[str] = ()
+    add_hosts: Sequence[str] = ()
 
 
 class EngineWorld:
@@ -139,16 +141,19 @@ class EngineWorld:
 
     def image(self, name: str, platform: Platform, *, pull: bool) -> ImageConfig:
         images = Images(self._store.root)
-        found = None
+        found = other = None
         with contextlib.suppress(ImageNotFound):
             found = images.resolve(name)
+            if not found.platform.fits(platform):
+                found, other = None, found
         if found is None or pull:
-            fetch: Callable[..., Image] | None = getattr(self._store, "pull", None)
-            if fetch is None and found is None:
-                raise ImageNotFound(f"No such image: {name}")
-            if fetch is None:
-                raise Unsupported("--pull needs registries, which this layerfs does not know")
-            found = fetch(name, platform=str(platform)).record
+            try:
+                found = self._store.pull(name, platform=str(platform)).record
+            except LayerfsError as error:
+                if other is None:
+                    raise
+                mismatch = f"its platform ({other.platform}) does not match the specified platform ({platform})"
+                raise ImageNotFound(f"image {name} was found but {mismatch}: {error}") from None
         self._lease.pin(b"".join(key.raw for key in (found.id, *found.diff_ids)))
         return images.config(images.get(found.id))
 
@@ -172,7 +177,7 @@ class _Build:
         self, store: Store, options: BuildOptions, report: Report | None, lease: Lease, stack: contextlib.ExitStack
     ) -> None:
         self._store, self._options = store, options
-        self._heard = report is not None
+        self._heard = report is not None and not getattr(report, "only_failures", False)
         self._report = _serial(report if report is not None else lambda event: None)
         self._lease, self._stack = lease, stack
         self._hashes: list[Hashes] = []
@@ -238,6 +243,8 @@ class _Build:
             for hashes in self._hashes:
                 hashes.save()
             cache.note_uses()
+        if self._options.legacy:
+            self._tell_unused(planned)
         inline = [place for place in exports if place.kind == "inline"]
         steps = chosen(cache.steps.values(), state.layers, "min") if inline else None
         image = self._finish(state, solver.executor.wishes.now_ns(), steps)
@@ -246,6 +253,20 @@ class _Build:
                 self._report(BuildEvent("note", text=f"exporting cache to {place}"))
                 elsewhere.write(place, cache.steps, state.layers)
         return image
+
+    def _tell_unused(self, planned: Plan) -> None:
+        """The old builder's warning; BuildKit has none."""
+        from layerfs.build.instructions import Arg
+        from layerfs.build.scope import PROXIES
+
+        given = set(self._options.build_args or {})
+        file = planned.dockerfile
+        lines = [*file.global_args, *(each for stage in file.stages for each in stage.instructions)]
+        known = {pair.name for line in lines if isinstance(line, Arg) for pair in line.pairs}
+        unused = sorted(name for name in given - known if name.upper() not in PROXIES)
+        if unused:
+            text = f"One or more build-args [{' '.join(unused)}] were not consumed"
+            self._report(BuildEvent("warning", text=text))
 
     def _caches(self) -> tuple[Elsewhere | None, list[CachePlace]]:
         """Those to read, opened; and those to write."""
@@ -295,6 +316,8 @@ class _Build:
     def _wishes(self) -> Wishes:
         options = self._options
         allow = {*options.allow, *(["network.host"] if options.network == "host" else [])}
+        if unknown := allow - ENTITLEMENTS:
+            raise InvalidInput(f"invalid entitlement: {min(unknown)} (there are {', '.join(sorted(ENTITLEMENTS))})")
         return Wishes(
             None if options.epoch is None else options.epoch * _SECOND,
             self._secrets(),
@@ -303,6 +326,7 @@ class _Build:
             options.network,
             options.debug,
             skip_of,
+            tuple(options.add_hosts),
         )
 
     def _secrets(self) -> dict[str, bytes]:
@@ -406,6 +430,8 @@ class _Build:
         return TreeContext(self._store.root, (tar_layer(self._store.root, stream, self._lease),), owned=False)
 
     def _platform(self) -> Platform:
+        if "," in (self._options.platform or ""):
+            raise InvalidInput(f"one platform a build: {self._options.platform}")
         return Platform.parse(self._options.platform) if self._options.platform else Platform.host()
 
     # images

@@ -162,7 +162,7 @@ def _settings(store: Store, step: RunStep) -> Settings:
         "network": network_of(step.network),
         "privileged": step.privileged,
         "hostname": _HOST,
-        "extra_hosts": [f"{_HOST}:127.0.0.1"],
+        "extra_hosts": [f"{_HOST}:127.0.0.1", *step.hosts],
     }
     return Settings().changed({name: value for name, value in values.items() if value is not None})
 

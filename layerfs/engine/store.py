@@ -430,10 +430,11 @@ class Store:
             tag: a name, or several.
             progress: called with layerfs.build.events.BuildEvent records, one after the other.
             how: target (a stage), labels, no_cache, no_cache_filter (stages), pull, platform, secrets (id to bytes, or
-                to the path of a file), ssh (id to socket), build_contexts (name to directory, URL, `docker-image://NAME`,
-                `oci-layout://PATH`), network, allow (`network.host`, `security.insecure`), squash, epoch (seconds: no
-                time in the image is later), debug (keep an image of a failed step), legacy (an image of each step),
-                cache_from and cache_to (texts as --cache-from and --cache-to have: `type=registry,ref=NAME,mode=max`).
+                to the path of a file), ssh (id to socket), build_contexts (name to directory, URL,
+                `docker-image://NAME`, `oci-layout://PATH`), network, add_hosts (`NAME:IP`), allow (`network.host`,
+                `security.insecure`), squash, epoch (seconds: no time in the image is later), debug (keep an image of a
+                failed step), legacy (an image of each step), cache_from and cache_to (texts as --cache-from and
+                --cache-to have: `type=registry,ref=NAME,mode=max`).
 
         Raises:
             InvalidDockerfile: with its line. StepFailed: a program of a RUN. NotFound, InvalidInput, Unsupported.

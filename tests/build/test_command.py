@@ -195,6 +195,56 @@ def test_secrets_arguments_and_labels(command: Command, place: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.root
+def test_quiet_shows_what_a_failed_step_said_and_no_more(command: Command, place: Path) -> None:
+    context = write_files(
+        place / "c", {"Dockerfile": "FROM box:1\nRUN echo fine\nRUN echo out; echo why >&2; exit 3\n"}
+    )
+    done = command("build", "--network", "none", "-q", context)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert sorted(done.stderr.splitlines()[:2]) == ["out", "why"] and done.stderr.count("\n") == 3
+
+
+@pytest.mark.root
+def test_the_old_form_has_the_old_words(command: Command, place: Path) -> None:
+    context = write_files(place / "c", {"Dockerfile": "FROM box:1\nARG A\nRUN exit 9\n"})
+    flags = ("--network", "none", "--progress", "legacy", "--build-arg", "A=1", "--build-arg", "B=2")
+    done = command("build", *flags, context)
+    assert done.returncode == 9
+    assert done.stderr == "layerfs: The command '/bin/sh -c exit 9' returned a non-zero code: 9\n"
+    write_files(context, {"Dockerfile": "FROM box:1\nARG A\n"})
+    assert (
+        "[Warning] One or more build-args [B] were not consumed\nSuccessfully"
+        in command("build", *flags, context).stdout
+    )
+
+
+@pytest.mark.root
+def test_hosts_are_added_for_run(command: Command, place: Path) -> None:
+    context = write_files(place / "c", {"Dockerfile": "FROM box:1\nRUN grep -c 'added' /etc/hosts > /hosts || true\n"})
+    build = ("build", "--network", "none", "-t", "h", context)
+    for flags, count in (((), "0\n"), (("--add-host", "added:10.1.2.3"), "1\n"), ((), "0\n")):
+        assert command(*build, *flags).returncode == 0
+        assert command("run", "--rm", "--network", "none", "h", "cat", "/hosts").stdout == count
+    assert "invalid IP address in add-host" in command(*build, "--add-host", "added:nothing").stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--allow", "everything"), "invalid entitlement: everything"),
+        (("--platform", "linux/amd64,linux/arm64"), "one platform a build"),
+        (("--build-context", "x"), "invalid build context: 'x'"),
+        (("--push",), "tag is needed when pushing to registry"),
+        (("--cache-to", "type=local"), "dest is required"),
+    ],
+)
+def test_what_is_not_understood_is_one_line(command: Command, place: Path, flags: tuple[str, ...], words: str) -> None:
+    context = write_files(place / "c", {"Dockerfile": "FROM scratch\nLABEL a=b\n"})
+    done = command("build", *flags, context)
+    assert done.returncode == 1 and done.stderr.startswith(f"layerfs: {words}") and done.stderr.count("\n") == 1
+
+
 def test_outputs(command: Command, place: Path) -> None:
     context = write_files(place / "c", {"d/f": "out", "d/l ->": "f", "Dockerfile": "FROM scratch\nCOPY d /d\n"})
     assert command("build", "-o", place / "dir", context).returncode == 0

@@ -89,6 +89,8 @@ def test_an_image_that_is_not_there_may_have_been_a_stage(build: Build, monkeypa
     monkeypatch.setattr(layerfs.Store, "pull", unreachable)
     with pytest.raises(ImageNotFound, match=r"Dockerfile:2: No such image: buidler.*\(did you mean builder\?\)"):
         build("FROM box:1 AS builder\nFROM buidler\n")
+    with pytest.raises(ImageNotFound, match=r"box:1 was found but its platform \(.*\) does not match .*linux/s390x"):
+        build("FROM --platform=linux/s390x box:1\n")
     with pytest.raises(ImageNotFound, match=r"debain.*\(did you mean debian\?\)"):
         build("FROM scratch\nCOPY --from=debain /etc /etc\n")
 

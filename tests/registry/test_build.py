@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import layerfs
+from layerfs.cli.app import run
 from layerfs.errors import RegistryError
 from tests.build.conftest import Events, write_files
 from tests.registry.servers import Registry
@@ -87,3 +88,14 @@ def test_a_registry_without_the_cache_is_a_warning(
     store.build(context, progress=events, cache_from=[f"{plain.host}/{repository}:none"])
     (warning,) = [event.text for event in events if event.kind == "warning"]
     assert f"{repository}:none is not used: " in warning
+
+
+def test_an_image_is_pushed_under_its_names(
+    store: layerfs.Store, plain: Registry, repository: str, tmp_path: Path
+) -> None:
+    context = write_files(tmp_path / "c", {"Dockerfile": TEXT, "f": repository})
+    names = [f"{plain.host}/{repository}:{tag}" for tag in ("1", "2")]
+    command = ["--store", str(store.path), "build", "-q", "-t", names[0]]
+    assert run([*command, "--push", str(context)]) == 0
+    assert run([*command, "-o", f"type=registry,name={names[1]}", str(context)]) == 0
+    assert [store.pull(name).id for name in names] == [store.image(names[0]).id] * 2
