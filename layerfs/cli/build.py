@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _pairs(values: Iterable[str], what: str, *, environment: bool = False, needed: bool = False) -> dict[str, str]:
-    """`NAME=VALUE` texts; a name alone is refused when the value is `needed`; with `environment` it is taken from there,
+    """`NAME=VALUE` texts; a name alone is refused when the value is `needed`; with `environment` it comes from there,
     if it is there."""
     found: dict[str, str] = {}
     for text in values:
