@@ -108,16 +108,20 @@ def _mount_upper(
     """Raises Moved when the row has changed meanwhile."""
     from layerfs.engine.snapshots import check_unmoved, image_layers, lower_of, with_stack
     from layerfs.snapshot import Writable, mount_tree
+    from layerfs.snapshot.mounting import supported
+    from layerfs.snapshot.uppers import upper_below
 
-    table = store.container_table
-    state, frozen = lower_of(store, record)
+    table, wanted = store.container_table, engine or record.engine
+    stacked = wanted == "native" or (not wanted and supported("native"))
+    state, places = lower_of(store, record, stacked=stacked)
+    frozen = tuple(upper_below(store.path, place) / "upper" for place in places)
     writable = Writable(record.id, table.upper(record), table.work(record), frozen, table.path(record.id))
     with contextlib.suppress(OSError):  # a read-only store
         writable.work.mkdir(0o700, exist_ok=True)
 
     def mount(tree: Tree, stack: tuple[DiffID, ...]) -> MountHandle:
         return _by_engine(
-            engine or record.engine,
+            wanted,
             lambda chosen: mount_tree(
                 store.root,
                 tree,
@@ -126,9 +130,10 @@ def _mount_upper(
                 writable=writable,
                 read_only=read_only,
                 image=record.image,
-                shown=record.base,
+                shown=state,
+                places=places,
                 options=options,
-                check=lambda: check_unmoved(store, record, state, stack),
+                check=lambda: check_unmoved(store, record, state, stack, places),
             ),
         )
 

@@ -16,7 +16,7 @@ from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound
 from layerfs.layer.merged import layer_tree, merged_tree
 from layerfs.snapshot.absorb import absorb, pin_stack
 from layerfs.snapshot.states import SnapshotRecord, States
-from layerfs.snapshot.uppers import upper_below
+from layerfs.snapshot.uppers import unfinished
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from layerfs.snapshot.options import Options
 
 T = TypeVar("T")
+STACKED = (
+    16  # frozen uppers that are mounted as they are: each costs every look-up in what it changed a microsecond or two
+)
 
 
 class Snapshot:
@@ -168,26 +171,51 @@ def with_stack(store: Store, record: ContainerRecord, state: str, use: Callable[
             return use(merged_tree(root, stack), stack)
 
 
-def lower_of(store: Store, record: ContainerRecord) -> tuple[str, tuple[Path, ...]]:
-    """What a container's upper stands on: an absorbed state, and the frozen uppers above that which cannot be absorbed
-    because of a name that no layer can hold, newest first. They stay directories, which not every engine can mount.
+def lower_of(store: Store, record: ContainerRecord, *, stacked: bool) -> tuple[str, tuple[str, ...]]:
+    """What a container's upper stands on: an absorbed state, and the places of frozen uppers above that, newest first.
+
+    `stacked`: as they are, as long as there are few of them (engine native); else all are absorbed first, but for
+    those that cannot be, because of a name that no layer can hold.
     """
+    if not record.base:
+        return "", ()
+    if stacked and (loose := _loose(store, record)) is not None:
+        return loose
     try:
-        if record.base:
-            absorb(store.root, record.base)
+        absorb(store.root, record.base)
     except InvalidInput:
         with store.root.index.view() as txn:
-            loose = States(txn).loose(record.base)
-        uppers = [upper_below(store.path, state.place) / "upper" for state in loose]
-        return loose[0].parent, tuple(reversed(uppers))
+            waiting = States(txn).loose(record.base)
+        return waiting[0].parent, tuple(state.place for state in reversed(waiting))
     return record.base, ()
 
 
-def check_unmoved(store: Store, record: ContainerRecord, state: str, stack: tuple[DiffID, ...]) -> None:
-    """Raises Moved when the container has another upper, or stands on other layers, than was read."""
+def _loose(store: Store, record: ContainerRecord) -> tuple[str, tuple[str, ...]] | None:
+    """None when they are too many, or another engine has left something to be finished in one of them."""
+    from layerfs.snapshot.freezing import settle_served
+
+    with store.root.index.view() as txn:
+        loose = States(txn).loose(record.base)
+    if not loose:
+        return record.base, ()
+    if len(loose) > STACKED or any(unfinished(store.root, state.place) for state in loose):
+        return None
+    for state in loose:
+        settle_served(store.root, state.id)
+    return loose[0].parent, tuple(state.place for state in reversed(loose))
+
+
+def check_unmoved(
+    store: Store, record: ContainerRecord, state: str, stack: tuple[DiffID, ...], frozen: tuple[str, ...] = ()
+) -> None:
+    """Raises Moved when the container has another upper, or stands on other layers or directories, than was read."""
     now = store.container_table.get(record.id)
     if (now.base, now.place) != (record.base, record.place):
         raise Moved("the container was changed while it was being mounted")
+    if frozen:
+        with store.root.index.view() as txn:
+            if tuple(each.place for each in reversed(States(txn).loose(record.base))) != frozen:
+                raise Moved("a snapshot was absorbed while it was being mounted")
     check_state(store, state, stack)
 
 

@@ -13,7 +13,7 @@ from layerfs._record import replace
 from layerfs.digest import DiffID, Digest, chain_id
 from layerfs.errors import Corrupt, InUse, InvalidInput
 from layerfs.layer.merged import merged_tree
-from layerfs.snapshot.states import StateRecord, States
+from layerfs.snapshot.states import StateRecord, States, mounted_places
 from layerfs.snapshot.uppers import discard, remove_discarded, upper_below
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def absorb_loose(root: StoreRoot) -> int:
 def _absorb(root: StoreRoot, id: str) -> StateRecord:
     """One whose parent is absorbed (or the image)."""
     from layerfs.layer.commit import commit_layer
+    from layerfs.snapshot.freezing import settle_served
 
+    settle_served(root, id)
     with (
         root.lock("fold", exclusive=False),
         root.lock(f"absorb-{id[:2]}"),
@@ -73,7 +75,9 @@ def _absorb(root: StoreRoot, id: str) -> StateRecord:
             if States(txn).find(id) is None:  # nobody needs it any more: its files are being removed
                 return absorbed
             States(txn).put(absorbed)
-        remove_discarded(discard(root, [state.place]))
+            used = state.place in mounted_places(txn)  # then it goes with the mount
+        if not used:
+            remove_discarded(discard(root, [state.place]))
     return absorbed
 
 

@@ -14,7 +14,7 @@ from layerfs._record import dataclass, field, replace
 from layerfs.errors import AlreadyExists, Ambiguous, ContainerNotFound, InUse, StoreError
 from layerfs.layer.tree import Tree
 from layerfs.snapshot.names import check_name, generate_name
-from layerfs.snapshot.states import States, places
+from layerfs.snapshot.states import States, mounted_places, move_place, places
 from layerfs.snapshot.table import MountTable
 from layerfs.snapshot.uppers import REMOVED, Look, discard, make_upper, remove_discarded, upper_below
 from layerfs.store.durable import writing
@@ -257,8 +257,10 @@ class Containers:
         txn.delete(_TABLE, record.id.encode())
         if txn.get(_NAMES, record.name.encode()) == record.id.encode():
             txn.delete(_NAMES, record.name.encode())
+        if own in mounted_places(txn):
+            move_place(self._root, txn, own)
         gone = {state.place for state in states.sweep() if state.place} | {record.place}
-        return None, gone - {own}
+        return None, gone - {own} - mounted_places(txn)
 
     def remove_files(self, id: str) -> None:
         """The directory goes out of the way in one rename: a crash leaves only something for `clean_orphans`."""

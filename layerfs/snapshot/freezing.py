@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from layerfs._record import replace
-from layerfs.errors import InUse
+from layerfs.errors import InUse, InvalidInput, MountError, NotFound
 from layerfs.layer.tree import Tree
 from layerfs.snapshot import control
 from layerfs.snapshot.containers import ContainerRecord, Containers
 from layerfs.snapshot.live import UpperCopy
 from layerfs.snapshot.mounting import Writable, container_lock
-from layerfs.snapshot.states import SnapshotRecord, StateRecord, States
+from layerfs.snapshot.states import SnapshotRecord, StateRecord, States, mounted_places
 from layerfs.snapshot.table import MountRecord, MountTable
 from layerfs.snapshot.uppers import Look, discard, is_fresh, new_place, remove_discarded
 from layerfs.store.durable import sync_file_system
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from layerfs.store.index import Txn
     from layerfs.store.root import StoreRoot
 
-__all__ = ["add_state", "at_rest", "fork", "remove_snapshots", "rollback", "take_snapshot"]
+__all__ = ["add_state", "at_rest", "fork", "remove_snapshots", "rollback", "settle_served", "take_snapshot"]
 
 _PASSES, _FEW, _LITTLE = 4, 20, 1 << 20  # copying goes on beside the others until so many files, and bytes, are left
 T = TypeVar("T")
@@ -118,15 +118,18 @@ def remove_snapshots(root: StoreRoot, container: str, names: list[str]) -> list[
             if each.state in shown - {""} and _is_mounted(root, each.state):
                 raise InUse(f"snapshot {each.name} is mounted: unmount it first")
         states.remove_snapshots(found)
-        gone = [state.place for state in states.sweep() if state.place]
+        used = mounted_places(txn)
+        gone = [state.place for state in states.sweep() if state.place and state.place not in used]
     return discard(root, gone)
 
 
-def add_state(txn: Txn, record: ContainerRecord, *, place: str, layers: tuple[str, ...] = (), look: Look) -> str:
+def add_state(
+    txn: Txn, record: ContainerRecord, *, place: str, layers: tuple[str, ...] = (), look: Look, served: str = ""
+) -> str:
     """A row for what a container holds; its ID."""
     below = tuple(map(str, record.config.get("layers", ())))
     id, now = os.urandom(16).hex(), time.time_ns()
-    state = StateRecord(id, record.base, record.image, below, record.id, now, place, layers, look.row())
+    state = StateRecord(id, record.base, record.image, below, record.id, now, place, layers, look.row(), served)
     States(txn).put(state)
     return id
 
@@ -159,14 +162,85 @@ def _writable_mounts(root: StoreRoot, record: ContainerRecord) -> list[MountReco
 
 
 def _freeze_live(root: StoreRoot, record: ContainerRecord, mounted: MountRecord, hold: Hold, act: Act[T]) -> T:
-    """The same for one that the native engine has mounted: its upper is copied (live.py), and it goes on as it was.
+    """The same for one that the native engine has mounted: its server goes on with the fresh upper.
 
     Raises:
         InUse: another engine has it mounted, a file is written to all the time, or there is too much to do at once.
     """
     if mounted.engine != "native":
         raise InUse(f"container {record.name} is mounted, and not by the engine native", path=mounted.target)
+    with contextlib.suppress(OSError):
+        sync_file_system(Path(mounted.target))  # what mappings hold of files that the server writes
+    state = _freeze_served(root, record, mounted, hold)
+    if state is None:
+        return _freeze_copy(root, record, mounted, hold, act)
+    with root.index.update() as txn:
+        States(txn).put(replace(States(txn).get(state), served=""))
+        return act(txn, state, Containers(root).find(txn, record.id))
+
+
+def _freeze_served(root: StoreRoot, record: ContainerRecord, mounted: MountRecord, hold: Hold) -> str | None:
+    """The state that the upper has become; None when the server cannot do that: it has limits, say.
+
+    The rows come first, and say that the fresh upper stands on the one that the server still writes to. So whenever
+    one of us is killed, the container holds all that was written. What is not certain then, `served`, is whether the
+    state has come to rest: who needs that asks the server again.
+    """
     containers = Containers(root)
+    record = containers.get(record.id)
+    if record.base:
+        settle_served(root, record.base)
+    look = Look.of_upper(containers.upper(record))
+    upper, fresh_ns = new_place(root, _home(root, record), look)
+    with _or_discarded(root, upper):
+        (root.path / "uppers" / upper / "work").mkdir(0o700)
+        with root.index.update() as txn:
+            now, row = containers.find(txn, record.id), txn.get_json("mounts", mounted.id.encode())
+            if now.place != record.place or row is None:
+                raise InUse("the container was unmounted meanwhile: try again")
+            state = add_state(txn, now, place=now.place, look=look, served=f"{mounted.id}/{upper}")
+            containers.put(txn, replace(now, base=state, upper=upper, fresh_ns=fresh_ns))
+            places = [*row.get("places", ()), now.place]
+            txn.put_json("mounts", mounted.id.encode(), row | {"places": places})
+    try:
+        with hold():
+            answer = control.request(root, mounted.id, f"freeze {upper}")
+    except InvalidInput:  # what it says when nothing was done
+        with root.index.update() as txn:
+            now = containers.find(txn, record.id)
+            containers.put(txn, replace(now, base=record.base, upper=record.upper, fresh_ns=record.fresh_ns))
+            States(txn).drop(state)
+            row = txn.get_json("mounts", mounted.id.encode())
+            if row is not None:
+                txn.put_json("mounts", mounted.id.encode(), row | {"places": places[:-1]})
+        remove_discarded(discard(root, [f"uppers/{upper}"]))
+        return None
+    except (NotFound, MountError):  # it has just ended, or it does not talk to us
+        settle_served(root, state)
+        return state
+    if answer["failed"]:
+        raise InUse(f"an open file could not be kept apart ({os.strerror(answer['failed'])})", path=mounted.target)
+    return state
+
+
+def settle_served(root: StoreRoot, id: str) -> None:
+    """Makes sure that nobody writes to the directory of a state whose snapshot somebody did not come to the end of."""
+    with root.index.view() as txn:
+        state = States(txn).find(id)
+    if state is None or not state.served:
+        return
+    mounted, _, upper = state.served.partition("/")
+    if any(each.id == mounted for each in MountTable(root).live()):
+        control.request(root, mounted, f"freeze {upper}")
+    with root.index.update() as txn:
+        if (now := States(txn).find(id)) is not None:
+            States(txn).put(replace(now, served=""))
+
+
+def _freeze_copy(root: StoreRoot, record: ContainerRecord, mounted: MountRecord, hold: Hold, act: Act[T]) -> T:
+    """For a server that has to stay with its upper: that is copied (live.py)."""
+    containers = Containers(root)
+    record = containers.get(record.id)
     source = containers.upper(record)
     place, _ = new_place(root, _home(root, record), Look.of_upper(source))
     with _or_discarded(root, place):

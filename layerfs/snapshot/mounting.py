@@ -25,6 +25,7 @@ from layerfs.snapshot.options import MountOptions, Options
 from layerfs.snapshot.pending import await_mounted, pending
 from layerfs.snapshot.python import start_server
 from layerfs.snapshot.settle import settle
+from layerfs.snapshot.states import discard_unused
 from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
 from layerfs.store.durable import writing
 from layerfs.store.leases import process_start
@@ -93,6 +94,7 @@ def mount_tree(
     read_only: bool = False,
     image: str = "",
     shown: str = "",
+    places: tuple[str, ...] = (),
     options: Options = (),
     check: Callable[[], object] = lambda: None,
     in_process: bool = False,
@@ -101,7 +103,8 @@ def mount_tree(
 
     Without `writable` the mount is read-only. With it and `read_only` the container's changes are shown but not
     changed. `options`: see MountOptions.parse; limits (size, inodes) need a writable mount. `image`, `shown`: what the
-    tree is of, for those who ask what is in use: an image, and the state above it. `check` is called, and may raise,
+    tree is of, for those who ask what is in use: an image, and the state above it; `places`: where the frozen uppers of
+    `writable` are. `check` is called, and may raise,
     when others see the mount's row.
     `in_process` (engine native, for tests): its server is a thread of this process, and ends with it.
 
@@ -123,6 +126,7 @@ def mount_tree(
         engine=engine,
         image=image,
         shown=shown,
+        places=places,
         container=writable.container if writable else "",
         read_only=read_only or writable is None,
         options=wanted.texts(),
@@ -262,8 +266,6 @@ def _mount_native(
     in_process: bool,
 ) -> int | None:
     """The row is written, with its process, while the server starts."""
-    if writable is not None and writable.frozen:
-        raise Unsupported("a snapshot has a name that no layer can hold (.wh.*): use another engine than native")
     orders = {
         "tree": str(tree.path),
         "packs": str(root.path / "packs"),
@@ -272,14 +274,18 @@ def _mount_native(
         "name": source_of(record.id),
     }
     if writable is not None:
-        orders |= {"upper": str(writable.upper), "work": str(writable.work)}
+        orders |= {"upper": str(writable.upper), "work": str(writable.work), "uppers": str(root.path / "uppers")}
+    frozen = [("frozen", str(path)) for path in (writable.frozen if writable else ())]
     flags = [*options.switches(), *(["read_only"] if record.read_only else [])]
     with control.listening(root, record.id) as listener:
         if in_process:
-            return serve_in_thread(orders | options.orders(), flags, lock_fd=lock_fd, control_fd=listener.fileno())
+            return serve_in_thread(
+                orders | options.orders(), flags, frozen, lock_fd=lock_fd, control_fd=listener.fileno()
+            )
         start_native(
             orders | options.orders(),
             flags,
+            frozen,
             lock_fd=lock_fd,
             control_fd=listener.fileno(),
             before=begin,
@@ -388,6 +394,8 @@ def _unmount(root: StoreRoot, id: str, *, lazy: bool) -> None:
         _await_end(record, os.makedev(*map(int, entries[0].device.split(":"))) if entries else None)
     _forget(root, record)
     with_reserve(root.path, lambda: table.remove(id))
+    if record.places and not lazy:
+        discard_unused(root, record.places)
 
 
 def _forget(root: StoreRoot, record: MountRecord) -> None:

@@ -34,10 +34,12 @@ _START_SECONDS = 30
 _threads: dict[str, threading.Thread] = {}  # servers in this process, by the source of their mounts
 
 
-def encode_orders(orders: Mapping[str, str | bytes], flags: Iterable[str] = ()) -> bytes:
+def encode_orders(
+    orders: Mapping[str, str | bytes], flags: Iterable[str] = (), several: Iterable[tuple[str, str]] = ()
+) -> bytes:
     """Records of u16 key size, u32 value size (little-endian), key, value; see layerfs_native/fuse/options.c."""
     records = []
-    for key, value in [*orders.items(), *((flag, b"") for flag in flags)]:
+    for key, value in [*orders.items(), *((flag, b"") for flag in flags), *several]:
         data = os.fsencode(value)
         records.append(struct.pack("<HI", len(key), len(data)) + key.encode() + data)
     return b"".join(records)
@@ -46,6 +48,7 @@ def encode_orders(orders: Mapping[str, str | bytes], flags: Iterable[str] = ()) 
 def start_native(
     orders: Mapping[str, str],
     flags: Iterable[str] = (),
+    several: Iterable[tuple[str, str]] = (),
     *,
     lock_fd: int | None = None,
     control_fd: int | None = None,
@@ -56,10 +59,11 @@ def start_native(
     """Returns the server's pid when the mount answers. `lock_fd` is held by the server as long as it lives;
     `control_fd` is its control socket.
 
-    `orders`: `tree`, `packs`, `objects` (paths), `target`, `name` (shown as the mount's source), and optionally `upper`
-    and `work`. `flags`: read_only, volatile, nosuid, nodev, noexec, noatime, and SWITCHES, each of which turns a
-    feature off. `server`: another build of the program. `before` is called with the server's pid while it starts, and
-    ends before it mounts.
+    `orders`: `tree`, `packs`, `objects` (paths), `target`, `name` (shown as the mount's source), and optionally
+    `upper`, `work`, and `uppers` (where the next upper will be, should this one be frozen). `several`: orders that come
+    more than once: `frozen`, upper directories below, the newest first. `flags`: read_only, volatile, nosuid, nodev,
+    noexec, noatime, and SWITCHES, each of which turns a feature off. `server`: another build of the program. `before`
+    is called with the server's pid while it starts, and ends before it mounts.
 
     Raises:
         Unsupported: no FUSE device, or the program is missing. MountError: what the server says went wrong.
@@ -70,7 +74,7 @@ def start_native(
     try:
         passed = [write_end, *(fd for fd in (lock_fd, control_fd) if fd is not None)]
         control = {} if control_fd is None else {"control": str(control_fd)}
-        data = encode_orders({**orders, **control, "report": str(write_end)}, flags)
+        data = encode_orders({**orders, **control, "report": str(write_end)}, flags, several)
         process = _spawn(program, data, passed, errors, environment, before)
         os.close(write_end)
         write_end = -1
@@ -85,6 +89,7 @@ def start_native(
 def serve_in_thread(
     orders: Mapping[str, str],
     flags: Iterable[str] = (),
+    several: Iterable[tuple[str, str]] = (),
     *,
     lock_fd: int | None = None,
     control_fd: int | None = None,
@@ -100,7 +105,7 @@ def serve_in_thread(
     lock = os.dup(lock_fd) if lock_fd is not None else None
     words = {"report": str(write_end)} | ({"control": str(os.dup(control_fd))} if control_fd is not None else {})
     place = os.memfd_create("layerfs-orders", os.MFD_CLOEXEC)
-    os.write(place, encode_orders({**orders, **words}, flags))
+    os.write(place, encode_orders({**orders, **words}, flags, several))
     os.lseek(place, 0, os.SEEK_SET)
 
     def serve() -> None:

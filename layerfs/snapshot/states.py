@@ -8,18 +8,23 @@ transaction of the index: directories are made before it, and what it leaves wit
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerfs._record import asdict, dataclass, field, replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
 from layerfs.snapshot.names import is_name
+from layerfs.snapshot.uppers import discard, remove_discarded, upper_below
 from layerfs.store.index import Txn
 
-__all__ = ["SnapshotRecord", "StateRecord", "States", "places"]
+if TYPE_CHECKING:
+    from layerfs.store.root import StoreRoot
+
+__all__ = ["SnapshotRecord", "StateRecord", "States", "discard_unused", "mounted_places", "move_place", "places"]
 
 _STATES, _SNAPSHOTS = "states", "snapshots"
 
@@ -29,7 +34,8 @@ class StateRecord:
     """A row. `image`, `below`: the image and its layers (hex, base first). `container`: whose upper it was.
 
     `place`: the directory that has upper/ and work/, from the store's top; "" once absorbed. `layers`: the layers above
-    the image's, when absorbed. `look`: the attributes of its root (uppers.Look).
+    the image's, when absorbed. `look`: the attributes of its root (uppers.Look). `served`: "MOUNT/UPPER" as long as it
+    is not known whether the server of that mount has left the directory for that upper (freezing.settle_served).
     """
 
     id: str
@@ -41,6 +47,7 @@ class StateRecord:
     place: str = ""
     layers: tuple[str, ...] = ()
     look: dict[str, Any] = field(default_factory=dict, hash=False)
+    served: str = ""
 
     @property
     def absorbed(self) -> bool:
@@ -69,6 +76,7 @@ class StateRecord:
                 str(row["place"]),
                 tuple(row["layers"]),
                 dict(row["look"]),
+                str(row.get("served", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise Corrupt(f"the row of state {id} is not understood") from error
@@ -122,6 +130,9 @@ class States:
 
     def put(self, state: StateRecord) -> None:
         self._txn.put_json(_STATES, state.id.encode(), state.row())
+
+    def drop(self, id: str) -> None:
+        self._txn.delete(_STATES, id.encode())
 
     def all(self) -> list[StateRecord]:
         return [StateRecord.from_row(key.decode(), row) for key, row in self._txn.scan_json(_STATES)]
@@ -210,9 +221,33 @@ class States:
         return gone
 
 
+def discard_unused(root: StoreRoot, candidates: Iterable[str]) -> None:
+    """Takes away those directories that no row refers to any more."""
+    with root.index.view() as txn:
+        used = places(txn)
+    remove_discarded(discard(root, [place for place in candidates if place not in used]))
+
+
+def move_place(root: StoreRoot, txn: Txn, place: str) -> None:
+    """A frozen upper that mounts of others stand on leaves a container's own directory, which is about to go."""
+    new = f"uppers/{os.urandom(16).hex()}"
+    upper_below(root.path, new).mkdir(0o700)
+    for name in ("upper", "work"):
+        with contextlib.suppress(FileNotFoundError):
+            (upper_below(root.path, place) / name).rename(upper_below(root.path, new) / name)
+    for key, row in list(txn.scan_json("mounts")):
+        if place in row.get("places", ()):
+            txn.put_json("mounts", key, row | {"places": [new if each == place else each for each in row["places"]]})
+
+
+def mounted_places(txn: Txn) -> set[str]:
+    """Those that mounts have as layers below their uppers: absorbed or not, they are read until the mount ends."""
+    return {str(place) for _, row in txn.scan_json("mounts") for place in row.get("places", ())}
+
+
 def places(txn: Txn) -> set[str]:
-    """The directories of uppers that rows refer to, from the store's top."""
-    found = {state.place for state in States(txn).all() if state.place}
+    """The directories of uppers that rows refer to, or that a mount stands on, from the store's top."""
+    found = {state.place for state in States(txn).all() if state.place} | mounted_places(txn)
     for key, row in txn.scan_json("containers"):
         found.add(f"uppers/{row['upper']}" if row.get("upper") else f"containers/{key.decode()}")
     return found

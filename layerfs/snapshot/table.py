@@ -31,7 +31,7 @@ SERVED = {"python", "native"}  # engines whose mount is dead when its server is
 @dataclass(frozen=True, slots=True)
 class MountRecord:
     """A row. `pid` is the server's (kernel engine: of who mounted); `made`: the target directory is ours to remove.
-    `shown`: the state that the tree is of, "" for that of the image.
+    `shown`: the state that the tree is of, "" for that of the image. `places`: frozen uppers that it stands on.
     """
 
     id: str
@@ -47,6 +47,7 @@ class MountRecord:
     made: bool = False
     since_ns: int = 0
     options: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
     @classmethod
     def new(cls, **fields: Any) -> MountRecord:
@@ -55,7 +56,7 @@ class MountRecord:
     @classmethod
     def from_row(cls, key: bytes, row: dict[str, Any]) -> MountRecord:
         known = {name: row[name] for name in cls.__slots__ if name in row and name != "id"}
-        known["options"] = tuple(known.get("options", ()))
+        known |= {name: tuple(known.get(name, ())) for name in ("options", "places")}
         return cls(id=key.decode("ascii", "replace"), **{**_DEFAULTS, **known})
 
     def row(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from layerfs.layer.tree import Tree
     from layerfs.store.root import StoreRoot
 
-__all__ = ["Look", "discard", "is_fresh", "make_upper", "new_place", "remove_discarded", "upper_below"]
+__all__ = ["Look", "discard", "is_fresh", "make_upper", "new_place", "remove_discarded", "unfinished", "upper_below"]
 
 REMOVED = ".removed-"
 
@@ -106,6 +106,16 @@ def upper_below(top: Path, place: str) -> Path:
     if kind not in ("uppers", "containers") or not name.isalnum():
         raise ValueError(f"not a place: {place!r}")
     return top / kind / name
+
+
+def unfinished(root: StoreRoot, place: str) -> bool:
+    """Whether hard links wait for their names there: a killed server's, or those that the kernel keeps in its index."""
+    work = upper_below(root.path, place) / "work"
+    for name in ("index", "scratch"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(work / name) as entries:
+            if any(entry.name != "whiteout" for entry in entries):
+                return True
+    return False
 
 
 def discard(root: StoreRoot, places: Iterable[str]) -> list[Path]:

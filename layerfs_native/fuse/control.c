@@ -70,6 +70,18 @@ static int answer_stop(struct lfs_server *server, struct answer *answer)
 	return rc < 0 ? rc : print(answer, "{\"stopped\":true}\n");
 }
 
+/* `freeze NAME`: what was written up to now stays where it is, and what is written from now on goes to that place in `uppers`. */
+static void answer_freeze(struct lfs_server *server, const char *name, struct answer *answer)
+{
+	struct lfs_frozen_result result = {0};
+	int rc = lfs_freeze(server, name, &result);
+	if (rc < 0)
+		print(answer, "{\"errno\":%d,\"error\":\"%s\"}\n", -rc, strerror(-rc));
+	else
+		print(answer, "{\"pause_us\":%llu,\"kept\":%u,\"layers\":%u,\"failed\":%d}\n", (unsigned long long)result.pause / 1000, result.kept,
+		      server->layer_count, -result.failed);
+}
+
 static const struct {
 	const char *request;
 	int (*answer)(struct lfs_server *server, struct answer *answer);
@@ -135,16 +147,21 @@ static bool pause_for(struct lfs_server *server, int socket)
 /* False when the client is to go. */
 static bool serve_client(struct lfs_server *server, int socket)
 {
-	char text[REQUEST_MAX];
+	char text[REQUEST_MAX + 1];
 	struct answer answer = {0};
-	ssize_t size = recv(socket, text, sizeof text, MSG_DONTWAIT);
+	ssize_t size = recv(socket, text, REQUEST_MAX, MSG_DONTWAIT);
 	if (size <= 0)
 		return size < 0 && (errno == EAGAIN || errno == EINTR);
 	while (size && text[size - 1] == '\n')
 		size--;
-	if (size == (ssize_t)strlen("pause") && !memcmp(text, "pause", (size_t)size))
+	text[size] = 0;
+	if (!strncmp(text, "freeze ", 7)) {
+		answer_freeze(server, text + 7, &answer);
+	} else if (size == (ssize_t)strlen("pause") && !memcmp(text, "pause", (size_t)size)) {
 		return pause_for(server, socket);
-	answer_request(server, text, (size_t)size, &answer);
+	} else {
+		answer_request(server, text, (size_t)size, &answer);
+	}
 	bool taken = answer.text && send(socket, answer.text, answer.size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)answer.size;
 	free(answer.text);
 	return taken;

@@ -93,10 +93,7 @@ static int copy_packed(struct lfs_server *server, const struct lfs_content *cont
 
 static int content_of(struct lfs_server *server, const struct lfs_node *node, struct lfs_content *content)
 {
-	struct lfs_inode inode;
-	int rc = lfs_low_inode(server, node->low, &inode);
-	if (rc >= 0)
-		rc = lfs_image_content(&server->lower.image, &inode, content);
+	int rc = lfs_low_content(server, node->low, content);
 	return rc == -ENOENT ? -EIO : rc;
 }
 
@@ -139,12 +136,13 @@ static int fill(struct lfs_server *server, struct lfs_node *node, int target)
 		return rc;
 	if (unlocked) {
 		node->flags |= LFS_COPYING;
+		server->running++;
 		lfs_node_get(node);
 		lfs_unlock(server);
 	}
 	if (content.kind == LFS_KIND_PACK) {
 		rc = copy_packed(server, &content, target);
-	} else if (content.kind == LFS_KIND_OBJECT) {
+	} else if (content.kind == LFS_KIND_OBJECT || content.kind == LFS_KIND_FROZEN) {
 		struct lfs_object source;
 		rc = lfs_low_open(server, &content, &source);
 		if (rc >= 0) {
@@ -157,11 +155,30 @@ static int fill(struct lfs_server *server, struct lfs_node *node, int target)
 	if (unlocked) {
 		lfs_lock(server);
 		node->flags &= (uint16_t)~LFS_COPYING;
+		if (!--server->running && atomic_load(&server->freezing))
+			pthread_cond_broadcast(&server->quiet);
 		pthread_cond_broadcast(&server->copied);
 		lfs_node_put(server, node);
 	}
 	lfs_quota_unreserve(server, content.size);
 	lfs_count(LFS_COUNT_copied_bytes, content.size);
+	return rc;
+}
+
+/* A frozen file of which only some blocks are there: the copy has those, and the same base. */
+static int copy_base(struct lfs_server *server, const struct lfs_node *node, int target, bool *hollow)
+{
+	struct lfs_content content;
+	uint8_t value[64];
+	int rc = content_of(server, node, &content);
+	if (rc < 0 || content.kind != LFS_KIND_FROZEN || !content.flags)
+		return rc;
+	LFS_AUTO_FD source = lfs_layer_open(server, content.block);
+	int size = source < 0 ? source : lfs_mark_get(server, source, NULL, "layerfs.blocks", value, sizeof value);
+	rc = size < 0 ? size : lfs_mark_set(server, server->upper.root, NULL, "layerfs.blocks", "y", 1);
+	if (rc >= 0)
+		rc = lfs_mark_set(server, target, NULL, "layerfs.blocks", value, (size_t)size);
+	*hollow = rc >= 0;
 	return rc;
 }
 
@@ -190,13 +207,22 @@ static int dress(struct lfs_server *server, uint64_t low, const struct lfs_inode
 	int rc = lfs_xattr_copy(server, low, fd);
 	if (rc < 0)
 		return rc;
-	origin_mark(server, low, mark);
-	rc = lfs_mark_set(server, fd, NULL, "origin", mark, sizeof mark);
+	uint64_t ino = lfs_low_ino(server, low);
+	origin_mark(server, ino & ~LFS_TREE_INO, mark);
+	rc = ino & LFS_TREE_INO ? lfs_mark_set(server, fd, NULL, "origin", mark, sizeof mark)
+				: lfs_mark_set(server, fd, NULL, "layerfs.ino", &ino, sizeof ino);
 	if (rc < 0 && rc != -ENOTSUP && rc != -EPERM)
 		return rc;
 	if (!S_ISLNK(inode->mode) && fchmodat(server->upper.links, path, inode->mode & 07777, 0) < 0)
 		return -errno;
 	return utimensat(server->upper.links, path, times, 0) < 0 ? -errno : 0;
+}
+
+int lfs_dress(struct lfs_server *server, uint64_t low, int fd)
+{
+	struct lfs_inode inode;
+	int rc = lfs_low_inode(server, low, &inode);
+	return rc < 0 ? rc : dress(server, low, &inode, fd);
 }
 
 /* --- publishing --- */
@@ -227,7 +253,7 @@ static void restore_times(struct lfs_server *server, const struct times *kept)
 	futimens(kept->fd, kept->times);
 }
 
-static int publish(struct lfs_server *server, const char *temp, struct lfs_node *dir, const char *name, uint32_t mode)
+int lfs_publish(struct lfs_server *server, const char *temp, struct lfs_node *dir, const char *name, uint32_t mode)
 {
 	struct times kept;
 	int rc = keep_times(server, dir, &kept);
@@ -276,7 +302,9 @@ static int copy_directory(struct lfs_server *server, struct lfs_node *dir)
 {
 	char temp[LFS_TEMP_SIZE];
 	struct lfs_inode inode;
-	int rc = lfs_low_inode(server, dir->low, &inode);
+	int rc = dir->flags & LFS_LATE ? lfs_wake(server, dir) : 0;
+	if (rc >= 0)
+		rc = lfs_low_inode(server, dir->low, &inode);
 	if (rc < 0)
 		return rc;
 	if ((rc = lfs_quota_want(server, 1, LFS_BLOCK)) < 0)
@@ -288,7 +316,7 @@ static int copy_directory(struct lfs_server *server, struct lfs_node *dir)
 	LFS_AUTO_FD fd = openat(server->upper.scratch, temp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	rc = fd < 0 ? -errno : dress(server, dir->low, &inode, fd);
 	if (rc >= 0)
-		rc = publish(server, temp, dir->names->dir, dir->names->text, S_IFDIR);
+		rc = lfs_publish(server, temp, dir->names->dir, dir->names->text, S_IFDIR);
 	if (rc < 0) {
 		lfs_scratch_remove(server, temp);
 		return rc;
@@ -325,18 +353,16 @@ static int make_twin(struct lfs_server *server, const struct lfs_node *node, con
 {
 	char target[LFS_BLOCK];
 	int scratch = server->upper.scratch, fd;
-	struct lfs_bytes link;
 	lfs_identity(0, 0, 0);
 	if (S_ISREG(inode->mode)) {
 		fd = openat(scratch, temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 		return fd < 0 ? -errno : fd;
 	}
 	if (S_ISLNK(inode->mode)) {
-		int rc = lfs_image_readlink(&server->lower.image, inode, &link);
-		if (rc < 0)
-			return rc;
-		memcpy(target, link.data, link.size); /* under a block: checked when the inode was read */
-		target[link.size] = 0;
+		int size = lfs_low_readlink(server, node->low, target, sizeof target - 1);
+		if (size < 0)
+			return size;
+		target[size] = 0;
 		if (symlinkat(target, scratch, temp) < 0)
 			return -errno;
 	} else if (mknodat(scratch, temp, (inode->mode & S_IFMT) | 0600, makedev(inode->major, inode->minor)) < 0) {
@@ -353,7 +379,9 @@ static int give_bytes(struct lfs_server *server, struct lfs_node *node, const st
 	if (data == LFS_DATA_NONE)
 		return ftruncate(fd, (off_t)inode->size) < 0 ? -errno : 0;
 	int rc = share_bytes(server, node, fd, hollow);
-	return rc > 0 ? fill(server, node, fd) : rc;
+	if (rc > 0 && (rc = fill(server, node, fd)) >= 0)
+		rc = copy_base(server, node, fd, hollow);
+	return rc;
 }
 
 /* A finished twin's descriptor in scratch under `temp`. `hollow`: it has no bytes of its own yet. */
@@ -409,7 +437,7 @@ static int publish_one(struct lfs_server *server, struct lfs_node *node, const c
 	int rc = lfs_dir_here(server, dir);
 	if (rc < 0)
 		return rc;
-	return publish(server, temp, dir, spots->count ? spots->items[0].name : node->names->text, (uint32_t)node->type << 12);
+	return lfs_publish(server, temp, dir, spots->count ? spots->items[0].name : node->names->text, (uint32_t)node->type << 12);
 }
 
 static int publish_all(struct lfs_server *server, struct lfs_node *node, const char *temp, const struct lfs_spots *spots, int fd)
@@ -417,7 +445,7 @@ static int publish_all(struct lfs_server *server, struct lfs_node *node, const c
 	struct stat status;
 	int rc = spots_here(server, spots);
 	if (rc >= 0)
-		rc = publish_links(server, temp, spots, LFS_TREE_INO | node->low, (uint32_t)node->type << 12);
+		rc = publish_links(server, temp, spots, lfs_low_ino(server, node->low), (uint32_t)node->type << 12);
 	if (rc >= 0 && fstatat(fd, "", &status, AT_EMPTY_PATH) < 0)
 		rc = -errno;
 	return rc < 0 ? rc : lfs_same_set(server, node, status.st_ino);
@@ -484,8 +512,8 @@ static int complete(struct lfs_server *server, struct lfs_node *node, enum lfs_d
 	int rc = fstat(fd, &before) < 0 ? -errno : 0;
 	if (rc >= 0 && data == LFS_DATA_ALL) {
 		rc = share_bytes(server, node, fd, &hollow);
-		if (rc > 0)
-			rc = fill(server, node, fd);
+		if (rc > 0 && (rc = fill(server, node, fd)) >= 0)
+			rc = node->flags & LFS_METACOPY ? copy_base(server, node, fd, &hollow) : 0;
 		if (rc >= 0 && !(node->flags & LFS_METACOPY))
 			return 0;
 		struct timespec times[2] = {before.st_atim, before.st_mtim};
@@ -520,6 +548,8 @@ int lfs_copy_up(struct lfs_server *server, struct lfs_node *node, enum lfs_data 
 	int rc;
 	if (!server->writable)
 		return -EROFS;
+	if (node->flags & LFS_LATE && (rc = lfs_wake(server, node)) < 0)
+		return rc;
 	if (lfs_node_is_dir(node))
 		return lfs_dir_here(server, node);
 	if (node->flags & LFS_SPLIT)

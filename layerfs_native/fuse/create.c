@@ -227,7 +227,10 @@ static int keep_bytes(struct lfs_server *server, struct lfs_node *node)
 	if (lfs_mark_get(server, fd, name, "redirect", NULL, 0) >= 0)
 		return 0;
 	const struct lfs_name *known = node->names;
-	int size = known->dir->low ? lfs_low_path(server, known->dir->low, (struct lfs_bytes){known->text, known->size}, path, sizeof path) : -EIO;
+	struct lfs_bytes text = {known->text, known->size};
+	int size = !known->dir->low	  ? -EIO
+		   : server->layer_count ? lfs_lower_path(server, known->dir, text, path, sizeof path)
+					 : lfs_low_path(server, known->dir->low, text, path, sizeof path);
 	if (size < 0)
 		return size;
 	uint64_t weight = lfs_quota_weight(server, node);

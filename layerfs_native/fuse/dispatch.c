@@ -72,11 +72,14 @@ static int run(struct lfs_request *request, const struct entry *entry)
 	if (server->quota.on && makes_entry(request->header.opcode))
 		lfs_quota_await(server, 1, 0);
 	lfs_lock(server);
+	lfs_await_thaw(server);
 	request->node = lfs_node_find(server, request->header.nodeid);
 	int rc = -ESTALE;
 	if (request->node) {
 		lfs_node_get(request->node); /* the lock may be let go in between */
-		rc = entry->run(request);
+		rc = request->node->flags & LFS_LATE ? lfs_wake(server, request->node) : 0;
+		if (rc >= 0)
+			rc = entry->run(request);
 		lfs_node_put(server, request->node);
 	}
 	lfs_unlock(server);
@@ -111,7 +114,9 @@ static bool copies_much(struct lfs_request *request)
 	struct lfs_server *server = request->server;
 	struct lfs_inode inode;
 	lfs_lock(server);
-	const struct lfs_node *node = lfs_node_find(server, request->header.nodeid);
+	struct lfs_node *node = lfs_node_find(server, request->header.nodeid);
+	if (node && node->flags & LFS_LATE)
+		lfs_wake(server, node);
 	bool much = node && lfs_node_is_file(node) && (node->flags & (LFS_HERE | LFS_METACOPY)) != LFS_HERE &&
 		    (node->flags & LFS_COPYING || (lfs_low_inode(server, node->low, &inode) == 0 && inode.size > LONG_COPY));
 	lfs_unlock(server);

@@ -106,7 +106,7 @@ static bool goes_on(struct lfs_server *server, const struct lfs_node *node)
 	lfs_lock(server);
 	bool on = !(node->flags & LFS_UNLINKED) && node->flags & LFS_BLOCKS;
 	lfs_unlock(server);
-	return on && !atomic_load(&server->ending);
+	return on && !atomic_load(&server->ending) && !atomic_load(&server->freezing);
 }
 
 static int fill_all(struct lfs_server *server, struct lfs_node *node, int fd)
@@ -159,7 +159,7 @@ static void *work(void *context)
 		struct lfs_blocks *blocks = node->file->blocks;
 		server->filler.first = blocks->next;
 		lfs_unlock(server);
-		if (!atomic_load(&server->ending))
+		if (!atomic_load(&server->ending) && !atomic_load(&server->freezing))
 			fill_file(server, node);
 		lfs_lock(server);
 		blocks->queued = false;

@@ -69,6 +69,35 @@ static void close_data(struct lfs_server *server, struct lfs_file *file)
 	lfs_blocks_rest(file);
 }
 
+/* What reads go through that are under way, when the bytes are others now. */
+static void set_aside(struct lfs_file *file)
+{
+	if (file->busy)
+		file->old_blocks = file->blocks;
+	else
+		lfs_blocks_free(file);
+	file->blocks = NULL;
+}
+
+static void drop_aside(struct lfs_file *file)
+{
+	struct lfs_blocks *blocks = file->blocks;
+	if (!file->old_blocks)
+		return;
+	file->blocks = file->old_blocks;
+	lfs_blocks_free(file);
+	file->old_blocks = NULL;
+	file->blocks = blocks;
+}
+
+/* Nobody is at its bytes now. */
+void lfs_file_frozen(struct lfs_file *file)
+{
+	file->fd_lower = file->fd >= 0;
+	file->fd_writable = false;
+	file->blocks_lower = true;
+}
+
 static void trim(struct lfs_server *server)
 {
 	struct lfs_file *file = server->files.oldest, *next;
@@ -142,7 +171,6 @@ static bool bytes_are_upper(const struct lfs_node *node)
 
 static int open_data(struct lfs_server *server, struct lfs_node *node, bool write, struct lfs_content *content)
 {
-	struct lfs_inode inode;
 	struct lfs_file *file = node->file;
 	int fd, flags = O_RDWR | (server->options.mount_flags & MS_NOATIME ? O_NOATIME : 0);
 	if (bytes_are_upper(node)) {
@@ -153,14 +181,10 @@ static int open_data(struct lfs_server *server, struct lfs_node *node, bool writ
 	} else {
 		if (write)
 			return -EBADF;
-		int rc = lfs_low_inode(server, node->low, &inode);
-		if (rc == -ENOENT)
-			rc = -EIO; /* the bytes of a metadata-only copy are gone */
-		if (rc >= 0)
-			rc = lfs_image_content(&server->lower.image, &inode, content);
+		int rc = lfs_low_content(server, node->low, content);
 		if (rc < 0)
-			return rc;
-		if (content->kind != LFS_KIND_OBJECT)
+			return rc == -ENOENT ? -EIO : rc; /* the bytes of a metadata-only copy are gone */
+		if (content->kind != LFS_KIND_OBJECT && content->kind != LFS_KIND_FROZEN)
 			return 0;
 		file->fd_writable = false;
 		struct lfs_object object;
@@ -172,13 +196,14 @@ static int open_data(struct lfs_server *server, struct lfs_node *node, bool writ
 	}
 	if (fd < 0)
 		return fd;
-	int rc = node->flags & LFS_BLOCKS || file->blocks ? lfs_blocks_open(server, node, fd) : 0;
+	bool partly = bytes_are_upper(node) ? node->flags & LFS_BLOCKS : content->kind == LFS_KIND_FROZEN && content->flags;
+	int rc = partly || file->blocks ? lfs_blocks_open(server, node, fd) : 0;
 	if (rc < 0) {
 		close(fd);
 		return rc;
 	}
 	file->fd = fd;
-	file->fd_lower = !bytes_are_upper(node);
+	file->fd_lower = file->blocks_lower = !bytes_are_upper(node);
 	fd_list(&server->files, file);
 	trim(server);
 	return 0;
@@ -191,13 +216,18 @@ int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, s
 	*content = (struct lfs_content){0};
 	if (!file)
 		return -ENOMEM;
+	if (node->flags & LFS_LATE && (rc = lfs_wake(server, node)) < 0)
+		return rc;
 	if (!in_use(file))
 		lfs_node_get(node);
 	if (write)
 		lfs_quota_follow(server, node);
 	if (file->fd >= 0 && (file->fd_lower == bytes_are_upper(node) || (write && !file->fd_writable)))
 		close_data(server, file);
+	if (file->blocks && file->blocks_lower == bytes_are_upper(node))
+		set_aside(file);
 	file->busy++;
+	server->files.busy++;
 	if (file->fd >= 0) {
 		fd_unlist(&server->files, file);
 		fd_list(&server->files, file);
@@ -217,6 +247,7 @@ int lfs_file_hold(struct lfs_server *server, struct lfs_node *node)
 	if (!in_use(file))
 		lfs_node_get(node);
 	file->busy++;
+	server->files.busy++;
 	lfs_quota_follow(server, node);
 	return 0;
 }
@@ -224,8 +255,11 @@ int lfs_file_hold(struct lfs_server *server, struct lfs_node *node)
 void lfs_file_done(struct lfs_server *server, struct lfs_node *node)
 {
 	struct lfs_file *file = node->file;
+	if (!--server->files.busy && atomic_load(&server->freezing))
+		pthread_cond_broadcast(&server->quiet);
 	if (!--file->busy) {
 		drop_fd(&file->old_fd);
+		drop_aside(file);
 		if (file->fd < 0 || !file->fd_lower)
 			drop_delta(file);
 	}
@@ -261,7 +295,8 @@ static bool may_pass_lower(struct lfs_server *server, const struct lfs_node *nod
 	struct lfs_inode inode;
 	struct lfs_content content;
 	return !server->options.strict && !(node->flags & (LFS_SHARED | LFS_UNLINKED)) && lfs_low_inode(server, node->low, &inode) == 0 &&
-	       inode.nlink == 1 && inode.size >= server->options.pass_lower_size && lfs_image_content(&server->lower.image, &inode, &content) == 0 && content.kind == LFS_KIND_OBJECT;
+	       inode.nlink == 1 && inode.size >= server->options.pass_lower_size && lfs_low_content(server, node->low, &content) == 0 &&
+	       (content.kind == LFS_KIND_OBJECT || (content.kind == LFS_KIND_FROZEN && !content.flags));
 }
 
 static uint8_t choose_mode(struct lfs_server *server, const struct lfs_node *node, bool write)
@@ -402,6 +437,9 @@ int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, b
 		return lfs_node_is_dir(node) ? -EISDIR : -ENXIO;
 	if (node->flags & LFS_SPLIT)
 		return -ESTALE;
+	int late = node->flags & LFS_LATE ? lfs_wake(server, node) : 0;
+	if (late < 0)
+		return late;
 	int may = fd >= 0 ? 0 : lfs_may_open(server, node, flags);
 	if (may < 0)
 		return may;

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -145,6 +146,94 @@ static int find_moves(struct lfs_server *server)
 
 /* --- visible names --- */
 
+/* --- names in a frozen layer --- */
+
+struct index { /* being made */
+	struct lfs_server *layer;
+	struct stack stack;
+	size_t capacity;
+};
+
+static int index_entry(struct index *index, struct lfs_node *dir, const char *name, const struct stat *status)
+{
+	struct lfs_server *layer = index->layer;
+	if (layer->same_spot_count == index->capacity) {
+		size_t wider = index->capacity ? index->capacity * 2 : 64;
+		struct lfs_spot *spots = realloc(layer->same_spots, wider * sizeof *spots);
+		uint64_t *inodes = spots ? realloc(layer->same_inodes, wider * sizeof *inodes) : NULL;
+		layer->same_spots = spots ? spots : layer->same_spots;
+		if (!inodes)
+			return -ENOMEM;
+		layer->same_inodes = inodes;
+		index->capacity = wider;
+	}
+	char *copy = strdup(name);
+	if (!copy)
+		return -ENOMEM;
+	lfs_node_get(dir);
+	layer->same_inodes[layer->same_spot_count] = status->st_ino;
+	layer->same_spots[layer->same_spot_count++] = (struct lfs_spot){dir, copy};
+	return 0;
+}
+
+static int index_directory(struct index *index, struct lfs_node *dir)
+{
+	int fd = lfs_dir_reopen(index->layer, dir), rc = 0;
+	DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+	if (!stream) {
+		lfs_close_fd(&fd);
+		return fd < 0 ? fd : -errno;
+	}
+	for (struct dirent *entry; rc >= 0 && (entry = readdir(stream));) {
+		struct stat status;
+		struct lfs_node *node;
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") || fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+			continue;
+		if (!S_ISDIR(status.st_mode)) {
+			if (status.st_nlink > 1 && !lfs_is_whiteout(&status))
+				rc = index_entry(index, dir, entry->d_name, &status);
+		} else if (lfs_look(index->layer, dir, (struct lfs_bytes){entry->d_name, strlen(entry->d_name)}, &node, NULL) >= 0) {
+			if ((rc = push(&index->stack, node)) < 0)
+				lfs_node_put(index->layer, node);
+		}
+	}
+	closedir(stream);
+	return rc;
+}
+
+static int make_index(struct lfs_server *layer)
+{
+	struct index index = {.layer = layer};
+	if (layer->same_known)
+		return 0;
+	lfs_node_get(layer->nodes.root);
+	int rc = push(&index.stack, layer->nodes.root);
+	while (index.stack.count) {
+		struct lfs_node *dir = index.stack.items[--index.stack.count];
+		if (rc >= 0)
+			rc = index_directory(&index, dir);
+		lfs_node_put(layer, dir);
+	}
+	free(index.stack.items);
+	layer->same_known = rc >= 0;
+	return rc;
+}
+
+/* Where an inode is to be seen in a layer: one that its directory has. */
+static int own_spots(struct lfs_server *layer, struct lfs_node *node, struct lfs_spots *spots)
+{
+	struct stat status;
+	int rc = lfs_entry_stat(layer, node, &status);
+	if (rc >= 0)
+		rc = make_index(layer);
+	for (size_t i = 0; rc >= 0 && i < layer->same_spot_count; i++) {
+		const struct lfs_spot *spot = &layer->same_spots[i];
+		if (layer->same_inodes[i] == status.st_ino)
+			rc = add_spot(spots, spot->dir, (struct lfs_bytes){spot->name, strlen(spot->name)});
+	}
+	return rc;
+}
+
 /* From `start`, which stands on chain[depth].dir's lower directory, down the lower names to the one at chain[0]. */
 static int follow(struct lfs_server *server, struct lfs_node *start, const struct lfs_link *chain, size_t depth, uint64_t low,
 		  struct lfs_spots *spots)
@@ -183,11 +272,8 @@ static int ancestors(struct lfs_server *server, const struct lfs_link *link, str
 	return depth;
 }
 
-static int visible_as(struct lfs_server *server, const struct lfs_link *link, struct lfs_link *chain, uint64_t low, struct lfs_spots *spots)
+static int visible_from(struct lfs_server *server, const struct lfs_link *chain, int depth, uint64_t low, struct lfs_spots *spots)
 {
-	int depth = ancestors(server, link, chain);
-	if (depth < 0)
-		return depth;
 	struct lfs_node *root = server->nodes.root;
 	int rc = root->low ? follow(server, root, chain, (size_t)depth, low, spots) : 0;
 	for (size_t move = 0; rc >= 0 && move < server->moves.count; move++)
@@ -197,10 +283,55 @@ static int visible_as(struct lfs_server *server, const struct lfs_link *link, st
 	return rc;
 }
 
+static int visible_as(struct lfs_server *server, const struct lfs_link *link, struct lfs_link *chain, uint64_t low, struct lfs_spots *spots)
+{
+	int depth = ancestors(server, link, chain);
+	return depth < 0 ? depth : visible_from(server, chain, depth, low, spots);
+}
+
+/* As ancestors(), of a name in the layer below. */
+static int layer_ancestors(struct lfs_server *layer, const struct lfs_spot *spot, uint64_t low, struct lfs_link *chain)
+{
+	struct lfs_node *dir = spot->dir;
+	int depth = 0;
+	chain[depth++] = (struct lfs_link){low, lfs_layer_number(layer, dir), {spot->name, strlen(spot->name)}};
+	for (; dir != layer->nodes.root; dir = dir->names->dir) {
+		if (depth == DEPTH_MAX || !dir->names)
+			return -EIO;
+		chain[depth++] = (struct lfs_link){lfs_layer_number(layer, dir), lfs_layer_number(layer, dir->names->dir), {dir->names->text, dir->names->size}};
+	}
+	return depth;
+}
+
+/* The names that the layer below shows it by are those that it may be seen by here. */
+static int visible_over_layers(struct lfs_server *server, uint64_t low, struct lfs_spots *spots)
+{
+	struct lfs_server *top = server->layers[server->layer_count - 1], *layer = NULL;
+	struct lfs_spots below = {0};
+	struct lfs_node *node = NULL;
+	if (low & LFS_FROZEN)
+		layer = lfs_layer(server, low, &node);
+	int rc = layer == top ? node ? own_spots(top, node, &below) : -EIO : lfs_visible_links(top, low, &below);
+	if (rc >= 0 && server->upper.present)
+		rc = find_moves(server);
+	struct lfs_link *chain = rc < 0 ? NULL : malloc(DEPTH_MAX * sizeof *chain);
+	if (rc >= 0 && !chain)
+		rc = -ENOMEM;
+	for (size_t i = 0; rc >= 0 && i < below.count; i++) {
+		int depth = layer_ancestors(top, &below.items[i], low, chain);
+		rc = depth < 0 ? depth : visible_from(server, chain, depth, low, spots);
+	}
+	free(chain);
+	lfs_spots_free(top, &below);
+	return rc;
+}
+
 int lfs_visible_links(struct lfs_server *server, uint64_t low, struct lfs_spots *spots)
 {
 	const struct lfs_link *links;
 	size_t count;
+	if (server->layer_count)
+		return visible_over_layers(server, low, spots);
 	int rc = lfs_low_links(server, low, &links, &count);
 	if (rc >= 0 && server->upper.present)
 		rc = find_moves(server);

@@ -1,8 +1,9 @@
 /* Directory listings with offsets that stay good whatever happens between two reads, since the kernel opens no directory here.
  *
  * First come the lower directory's names at their places in the tree file (whether or not the upper has them too), then the names that
- * only the upper has, ordered by a keyed hash: LISTED | hash is their offset. So a lower directory keeps its offsets when it is copied up,
- * and creating or removing names moves nobody. A merged directory's upper names are kept in memory while it is being read. */
+ * only the upper has, ordered by a keyed hash: listed() | hash is their offset. So a lower directory keeps its offsets when it is copied up,
+ * and creating or removing names moves nobody. A merged directory's upper names are kept in memory while it is being read. With frozen layers
+ * below, their names come in between, each layer's behind those of the one below. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -14,10 +15,16 @@
 #include "../core/erofs_read.h"
 #include "server.h"
 
-#define LISTED (1ull << 62)
-#define HASH_MASK (LISTED - 1)
+#define LISTED_SHIFT 56
+#define HASH_MASK ((1ull << LISTED_SHIFT) - 1)
 #define KEPT_BYTES (2u << 20)
 enum { TYPE_GONE = 255, TYPE_WHITEOUT = 254, TYPE_LOOK = 253 }; /* LOOK: may be a whiteout in its xattr form */
+
+/* Offsets of names that the upper has, or a layer's directory, begin here. */
+static uint64_t listed(const struct lfs_server *server)
+{
+	return (uint64_t)(server->layer_count + 1) << LISTED_SHIFT;
+}
 
 /* --- the kept ones --- */
 
@@ -278,35 +285,75 @@ static uint8_t shown_type(struct lfs_server *server, struct lfs_node *dir, struc
 	return type;
 }
 
+struct merge { /* a directory whose lower names are being listed */
+	struct lfs_server *server;
+	struct lfs_node *dir;
+	struct lfs_listing *listing; /* of the upper; or NULL */
+	lfs_see *see;
+	void *context;
+};
+
+static int see_lower(const struct merge *merge, struct lfs_seen *seen)
+{
+	struct lfs_listed *item = NULL;
+	if (merge->listing && !seen->dots)
+		item = find_item(merge->server, merge->listing, seen->name.data, seen->name.size);
+	if (item) {
+		seen->low = 0;
+		seen->type = shown_type(merge->server, merge->dir, seen->name, item->type);
+		if (seen->type == TYPE_GONE)
+			return 0;
+	}
+	return merge->see(merge->context, seen);
+}
+
+/* A name of a frozen layer: its own ones get their number. */
+static int see_layer(void *context, const struct lfs_seen *seen)
+{
+	const struct merge *merge = context;
+	struct lfs_seen mine = *seen;
+	if (!mine.low && !mine.dots) {
+		int rc = lfs_low_child(merge->server, merge->dir->low, mine.name, &mine.low);
+		if (rc < 0)
+			return rc == -ENOENT ? 0 : rc;
+	}
+	return see_lower(merge, &mine);
+}
+
+static int list_all(struct lfs_server *server, struct lfs_node *dir, uint64_t offset, lfs_see *see, void *context);
+
+static int list_layer(struct merge *merge, uint64_t offset)
+{
+	struct lfs_node *node;
+	struct lfs_server *layer = lfs_layer(merge->server, merge->dir->low, &node);
+	return node ? list_all(layer, node, offset, see_layer, merge) : -EIO;
+}
+
 static int list_lower(struct lfs_server *server, struct lfs_node *dir, struct lfs_listing *listing, uint64_t offset, lfs_see *see, void *context)
 {
 	struct lfs_inode inode;
 	struct lfs_dirent entry;
+	struct merge merge = {server, dir, listing, see, context};
 	uint64_t position = offset;
+	if (dir->low & LFS_FROZEN)
+		return list_layer(&merge, offset);
 	int rc = lfs_low_inode(server, dir->low, &inode);
 	if (rc < 0)
 		return rc;
 	while (!(rc = lfs_image_next(&server->lower.image, &inode, &position, &entry))) {
 		struct lfs_seen seen = {entry.name, position, low_types[entry.type & 7], entry.nid, is_dots(entry.name)};
-		struct lfs_listed *item = listing && !seen.dots ? find_item(server, listing, entry.name.data, entry.name.size) : NULL;
-		if (item) {
-			seen.low = 0;
-			seen.type = shown_type(server, dir, entry.name, item->type);
-			if (seen.type == TYPE_GONE)
-				continue;
-		}
-		if ((rc = see(context, &seen)))
+		if ((rc = see_lower(&merge, &seen)))
 			return rc;
 	}
 	return rc < 0 ? rc : 0;
 }
 
-static int list_dots(uint64_t hash, lfs_see *see, void *context)
+static int list_dots(struct lfs_server *server, uint64_t hash, lfs_see *see, void *context)
 {
 	static const char *const names[] = {".", ".."};
 	int rc = 0;
 	for (uint64_t i = hash; i < 2 && !rc; i++) {
-		struct lfs_seen seen = {{names[i], (size_t)i + 1}, LISTED | (i + 1), DT_DIR, 0, true};
+		struct lfs_seen seen = {{names[i], (size_t)i + 1}, listed(server) | (i + 1), DT_DIR, 0, true};
 		rc = see(context, &seen);
 	}
 	return rc;
@@ -314,10 +361,10 @@ static int list_dots(uint64_t hash, lfs_see *see, void *context)
 
 static int list_upper(struct lfs_server *server, struct lfs_node *dir, struct lfs_listing *listing, uint64_t hash, lfs_see *see, void *context)
 {
-	int rc = hash < 2 && !dir->low ? list_dots(hash, see, context) : 0;
+	int rc = hash < 2 && !dir->low ? list_dots(server, hash, see, context) : 0;
 	for (uint32_t i = first_from(listing, hash); i < listing->sorted && !rc; i++) {
 		const struct lfs_listed *item = &listing->items[i];
-		struct lfs_seen seen = {{listing->names + item->name, item->size}, LISTED | (item->hash + 1), item->type, 0, false};
+		struct lfs_seen seen = {{listing->names + item->name, item->size}, listed(server) | (item->hash + 1), item->type, 0, false};
 		if (item->type == TYPE_GONE || item->type == TYPE_WHITEOUT || lfs_low_shows(server, dir, seen.name))
 			continue;
 		seen.type = shown_type(server, dir, seen.name, item->type);
@@ -327,18 +374,27 @@ static int list_upper(struct lfs_server *server, struct lfs_node *dir, struct lf
 	return rc;
 }
 
-int lfs_list(struct lfs_server *server, struct lfs_node *dir, uint64_t offset, lfs_see *see, void *context)
+/* 1: `see` has stopped it. */
+static int list_all(struct lfs_server *server, struct lfs_node *dir, uint64_t offset, lfs_see *see, void *context)
 {
 	struct lfs_listing *listing = NULL;
-	int rc = 0;
+	int rc = dir->flags & LFS_LATE ? lfs_wake(server, dir) : 0;
+	if (rc < 0)
+		return rc;
 	if (dir->flags & LFS_UNLINKED)
 		return 0;
 	if (dir->flags & LFS_HERE && (rc = get_listing(server, dir, &listing)) < 0)
 		return rc;
-	if (dir->low && offset < LISTED)
+	if (dir->low && offset < listed(server))
 		rc = list_lower(server, dir, listing, offset, see, context);
 	if (!rc && listing)
-		rc = list_upper(server, dir, listing, offset < LISTED ? 0 : offset & HASH_MASK, see, context);
+		rc = list_upper(server, dir, listing, offset < listed(server) ? 0 : offset & HASH_MASK, see, context);
+	return rc;
+}
+
+int lfs_list(struct lfs_server *server, struct lfs_node *dir, uint64_t offset, lfs_see *see, void *context)
+{
+	int rc = list_all(server, dir, offset, see, context);
 	return rc < 0 ? rc : 0;
 }
 

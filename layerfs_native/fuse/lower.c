@@ -1,4 +1,5 @@
-/* The lower tree: a mapped EROFS file, and where its contents are. A lower inode is its nid. */
+/* What is below the upper: the tree, a mapped EROFS file, and where its contents are. A lower inode is its nid; those of frozen layers, which
+ * may lie between, are frozen.c's. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -7,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 #include "../core/erofs_format.h"
 #include "../core/erofs_read.h"
@@ -61,8 +63,8 @@ int lfs_lower_open(struct lfs_server *server, struct lfs_error *error)
 	int rc = lfs_image_open(server->options.tree, &lower->image, error);
 	if (rc < 0)
 		return rc;
-	if (lfs_image_slots(&lower->image) > UINT32_MAX) /* nodes keep a nid in 32 bits: 128 GiB of names */
-		return lfs_fail(error, -EFBIG, "%s: a tree file of more than 128 GiB", server->options.tree);
+	if (lfs_image_slots(&lower->image) > LFS_FROZEN) /* nodes keep a nid in 31 bits: 64 GiB of names */
+		return lfs_fail(error, -EFBIG, "%s: a tree file of more than 64 GiB", server->options.tree);
 	lower->objects = lfs_view_store(server->options.objects);
 	if (lower->objects < 0)
 		return lfs_fail(error, lower->objects, "%s: %s", server->options.objects, strerror(-lower->objects));
@@ -85,6 +87,8 @@ void lfs_lower_close(struct lfs_server *server)
 
 int lfs_low_inode(const struct lfs_server *server, uint64_t low, struct lfs_inode *inode)
 {
+	if (low & LFS_FROZEN)
+		return lfs_layer_inode(server, low, inode);
 	return low ? lfs_image_inode(&server->lower.image, low, inode) : -ENOENT;
 }
 
@@ -92,6 +96,8 @@ int lfs_low_child(const struct lfs_server *server, uint64_t dir, struct lfs_byte
 {
 	struct lfs_inode inode;
 	uint8_t type;
+	if (dir & LFS_FROZEN)
+		return lfs_layer_child(server, dir, name, low);
 	int rc = lfs_low_inode(server, dir, &inode);
 	if (rc < 0)
 		return rc;
@@ -104,7 +110,7 @@ int lfs_low_child(const struct lfs_server *server, uint64_t dir, struct lfs_byte
 int lfs_low_resolve(const struct lfs_server *server, struct lfs_bytes path, uint64_t *low)
 {
 	const char *at = path.data, *end = at + path.size;
-	*low = LFS_ROOT_NID;
+	*low = lfs_low_root(server);
 	while (at < end) {
 		const char *slash = memchr(at, '/', (size_t)(end - at));
 		struct lfs_bytes part = {at, (size_t)((slash ? slash : end) - at)};
@@ -123,6 +129,11 @@ int lfs_low_resolve(const struct lfs_server *server, struct lfs_bytes path, uint
 int lfs_low_attr(const struct lfs_server *server, uint64_t low, struct fuse_attr *attr)
 {
 	struct lfs_inode inode;
+	struct lfs_node *node;
+	if (low & LFS_FROZEN) {
+		struct lfs_server *layer = lfs_layer(server, low, &node);
+		return node ? lfs_attr(layer, node, attr) : -EIO;
+	}
 	int rc = lfs_low_inode(server, low, &inode);
 	if (rc < 0)
 		return rc;
@@ -147,7 +158,39 @@ int lfs_low_attr(const struct lfs_server *server, uint64_t low, struct fuse_attr
 	return 0;
 }
 
+int lfs_low_readlink(const struct lfs_server *server, uint64_t low, void *out, size_t room)
+{
+	struct lfs_inode inode;
+	struct lfs_bytes target;
+	struct lfs_node *node;
+	if (low & LFS_FROZEN) {
+		const char *name;
+		struct lfs_server *layer = lfs_layer(server, low, &node);
+		int fd = node ? lfs_place(layer, node, &name) : -EIO;
+		ssize_t size = fd < 0 ? fd : readlinkat(fd, name, out, room);
+		return fd < 0 ? fd : size < 0 ? -errno : (int)size;
+	}
+	int rc = lfs_low_inode(server, low, &inode);
+	if (rc >= 0)
+		rc = lfs_image_readlink(&server->lower.image, &inode, &target);
+	if (rc < 0)
+		return rc;
+	if (target.size > room)
+		return -ENAMETOOLONG;
+	memcpy(out, target.data, target.size);
+	return (int)target.size;
+}
+
 /* --- contents --- */
+
+int lfs_low_content(const struct lfs_server *server, uint64_t low, struct lfs_content *content)
+{
+	struct lfs_inode inode;
+	if (low & LFS_FROZEN)
+		return lfs_layer_content(server, low, content);
+	int rc = lfs_low_inode(server, low, &inode);
+	return rc < 0 ? rc : lfs_image_content(&server->lower.image, &inode, content);
+}
 
 int lfs_low_read(const struct lfs_server *server, const struct lfs_content *content, uint8_t *out, size_t size, uint64_t offset)
 {
@@ -180,6 +223,10 @@ int lfs_low_read(const struct lfs_server *server, const struct lfs_content *cont
 
 int lfs_low_open(const struct lfs_server *server, const struct lfs_content *content, struct lfs_object *object)
 {
+	if (content->kind == LFS_KIND_FROZEN) {
+		*object = (struct lfs_object){.fd = lfs_layer_open(server, content->block), .size = content->size};
+		return object->fd < 0 ? object->fd : 0;
+	}
 	int rc = lfs_object_open(server, content->identity, object);
 	if (rc >= 0 && object->size != content->size) {
 		lfs_object_close(object);

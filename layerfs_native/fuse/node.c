@@ -31,8 +31,8 @@ int lfs_nodes_init(struct lfs_server *server)
 	int rc = lfs_node_new(server, S_IFDIR, &nodes->root);
 	if (rc < 0)
 		return rc;
-	nodes->root->low = LFS_ROOT_NID;
-	nodes->root->ino = LFS_TREE_INO | LFS_ROOT_NID;
+	nodes->root->low = (uint32_t)lfs_low_root(server);
+	nodes->root->ino = lfs_low_ino(server, nodes->root->low);
 	return 0;
 }
 

@@ -30,20 +30,13 @@ int lfs_op_readlink(struct lfs_request *request)
 {
 	struct lfs_server *server = request->server;
 	struct lfs_node *node = request->node;
-	struct lfs_inode inode;
-	struct lfs_bytes target;
 	const char *name;
 	if (node->type != S_IFLNK >> 12)
 		return -EINVAL;
 	if (!(node->flags & LFS_HERE)) {
-		int rc = lfs_low_inode(server, node->low, &inode);
-		if (rc >= 0)
-			rc = lfs_image_readlink(&server->lower.image, &inode, &target);
-		if (rc < 0)
-			return rc;
-		memcpy(request->out, target.data, target.size);
-		request->out_size = target.size;
-		return 0;
+		int size = lfs_low_readlink(server, node->low, request->out, LFS_BLOCK);
+		request->out_size = size < 0 ? 0 : (size_t)size;
+		return size < 0 ? size : 0;
 	}
 	bool pinned = lfs_is_pinned(node);
 	int fd = pinned ? lfs_pinned_fd(server, node) : lfs_place(server, node, &name);

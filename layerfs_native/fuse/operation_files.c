@@ -17,13 +17,29 @@ struct body { /* a file's bytes, while an operation is at them */
 	struct lfs_delta *delta;   /* of a lower file, or NULL */
 };
 
+/* One that was opened for writing before its upper was frozen. */
+static int bring_up(struct lfs_server *server, struct lfs_node *node)
+{
+	if ((node->flags & (LFS_HERE | LFS_METACOPY)) == LFS_HERE || node->flags & LFS_SPLIT)
+		return 0;
+	lfs_node_get(node);
+	int rc = lfs_copy_up(server, node, LFS_DATA_ALL);
+	lfs_node_put(server, node);
+	return rc;
+}
+
 /* The body of a request's node, to be given back by end(). */
 static int begin(struct lfs_request *request, uint64_t id, bool write, struct body *body)
 {
 	struct lfs_server *server = request->server;
 	lfs_lock(server);
+	lfs_await_thaw(server);
 	body->node = lfs_node_find(server, id);
-	int rc = !body->node ? -ESTALE : !lfs_node_is_file(body->node) ? -EINVAL : lfs_file_use(server, body->node, write, &body->content);
+	int rc = !body->node ? -ESTALE : !lfs_node_is_file(body->node) ? -EINVAL : 0;
+	if (rc >= 0 && write)
+		rc = bring_up(server, body->node);
+	if (rc >= 0)
+		rc = lfs_file_use(server, body->node, write, &body->content);
 	if (rc >= 0) {
 		body->fd = body->node->file->fd;
 		body->blocks = body->node->file->blocks;
@@ -171,6 +187,7 @@ int lfs_op_fsyncdir(struct lfs_request *request)
 {
 	struct lfs_server *server = request->server;
 	lfs_lock(server);
+	lfs_await_thaw(server);
 	struct lfs_node *dir = lfs_node_find(server, request->header.nodeid);
 	LFS_AUTO_FD fd = LFS_NO_FD;
 	int rc = dir && lfs_node_is_dir(dir) ? 0 : -ESTALE;

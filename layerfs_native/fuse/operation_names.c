@@ -311,7 +311,7 @@ static int find_seen(struct filling *filling, const struct lfs_seen *seen, struc
 static int see_plain(struct filling *filling, const struct lfs_seen *seen)
 {
 	struct lfs_node *node;
-	uint64_t ino = seen->low ? LFS_TREE_INO | seen->low : filling->dir->ino;
+	uint64_t ino = seen->low ? lfs_low_ino(filling->server, seen->low) : filling->dir->ino;
 	if (padded(filling->used + sizeof(struct fuse_dirent) + seen->name.size) > filling->room)
 		return 1;
 	if (!seen->low && !seen->dots) {
@@ -334,7 +334,7 @@ static int see_plus(struct filling *filling, const struct lfs_seen *seen)
 	if (padded(at + sizeof entry + sizeof(struct fuse_dirent) + seen->name.size) > filling->room)
 		return 1;
 	if (seen->dots) {
-		entry.attr.ino = seen->low ? LFS_TREE_INO | seen->low : filling->dir->ino;
+		entry.attr.ino = seen->low ? lfs_low_ino(filling->server, seen->low) : filling->dir->ino;
 	} else {
 		int rc = find_seen(filling, seen, &node, &attr);
 		if (rc < 0)

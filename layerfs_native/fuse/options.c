@@ -36,7 +36,7 @@ struct flag_key {
 };
 #define AT(field) offsetof(struct lfs_options, field)
 static const struct text_key texts[] = {{"tree", AT(tree)}, {"packs", AT(packs)}, {"objects", AT(objects)}, {"target", AT(target)},
-					{"name", AT(name)}, {"upper", AT(upper)}, {"work", AT(work)}};
+					{"name", AT(name)}, {"upper", AT(upper)}, {"work", AT(work)}, {"uppers", AT(uppers)}};
 static const struct flag_key flags[] = {
 	{"read_only", AT(read_only)},	      {"volatile", AT(volatile_)},		  {"strict", AT(strict)},
 	{"no_passthrough", AT(no_passthrough)}, {"no_readdirplus", AT(no_readdirplus)}, {"no_acl", AT(no_acl)},
@@ -49,6 +49,20 @@ static const struct {
 	const char *key;
 	unsigned long flag;
 } mount_flags[] = {{"nosuid", MS_NOSUID}, {"nodev", MS_NODEV}, {"noexec", MS_NOEXEC}, {"noatime", MS_NOATIME}, {"nodiratime", MS_NODIRATIME}, {"strictatime", MS_STRICTATIME}};
+
+static int add_frozen(struct lfs_options *options, const char *path, struct lfs_error *error)
+{
+	if (options->frozen_count == LFS_LAYERS_MAX)
+		return lfs_fail(error, -EMLINK, "over %u frozen layers", LFS_LAYERS_MAX);
+	char **wider = realloc(options->frozen, (options->frozen_count + 1) * sizeof *wider);
+	if (!wider)
+		return lfs_fail(error, -ENOMEM, "out of memory");
+	options->frozen = wider;
+	if (!(wider[options->frozen_count] = strdup(path)))
+		return lfs_fail(error, -ENOMEM, "out of memory");
+	options->frozen_count++;
+	return 0;
+}
 
 static int set_option(struct lfs_options *options, const char *key, const char *value, struct lfs_error *error)
 {
@@ -73,6 +87,8 @@ static int set_option(struct lfs_options *options, const char *key, const char *
 		return lfs_idmap_parse(key[0] == 'u' ? &options->users : &options->groups, value) < 0
 			       ? lfs_fail(error, -EINVAL, "the order %s is not understood", key)
 			       : 0;
+	if (!strcmp(key, "frozen"))
+		return add_frozen(options, value, error);
 	char *end;
 	unsigned long number = strtoul(value, &end, 10);
 	if (!*value || *end)
@@ -142,6 +158,9 @@ void lfs_options_free(struct lfs_options *options)
 {
 	for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
 		free(*(char **)((char *)options + texts[i].at));
+	for (size_t i = 0; i < options->frozen_count; i++)
+		free(options->frozen[i]);
+	free(options->frozen);
 	free(options->users.ranges);
 	free(options->groups.ranges);
 }

@@ -74,6 +74,20 @@ static int check(struct lfs_server *server, const struct side *old, const struct
 
 /* --- what an entry needs so that it means the same at another name --- */
 
+/* One that was moved before keeps saying where it stands; a short word does not hold in another directory. */
+static int redirect_over_layers(struct lfs_server *server, const struct side *from, const struct side *to, int fd)
+{
+	char path[LFS_BLOCK];
+	int size = lfs_mark_get(server, fd, NULL, "redirect", path, sizeof path);
+	if (size > 0 && (path[0] == '/' || from->dir == to->dir))
+		return 0;
+	if (size <= 0 && from->dir == to->dir)
+		return lfs_mark_set(server, fd, NULL, "redirect", from->name.data, from->name.size);
+	struct lfs_bytes name = size > 0 ? (struct lfs_bytes){memcpy(path + sizeof path / 2, path, (size_t)size), (size_t)size} : from->name;
+	size = lfs_lower_path(server, from->dir, name, path, sizeof path / 2);
+	return size < 0 ? size : lfs_mark_set(server, fd, NULL, "redirect", path, (size_t)size);
+}
+
 static int redirect_directory(struct lfs_server *server, const struct side *from, const struct side *to)
 {
 	char path[LFS_BLOCK];
@@ -81,6 +95,8 @@ static int redirect_directory(struct lfs_server *server, const struct side *from
 	int fd = lfs_dir_fd(server, from->node);
 	if (fd < 0)
 		return fd;
+	if (server->layer_count)
+		return redirect_over_layers(server, from, to, fd);
 	int rc = lfs_low_dir_place(server, from->node->low, &place);
 	if (rc < 0)
 		return rc == -ENOENT ? -EIO : rc;
@@ -100,7 +116,8 @@ static int redirect_file(struct lfs_server *server, const struct side *from)
 		return 0; /* moved or linked before: the lower name does not change */
 	if (!from->dir->low)
 		return -EIO;
-	int size = lfs_low_path(server, from->dir->low, from->name, path, sizeof path);
+	int size = server->layer_count ? lfs_lower_path(server, from->dir, from->name, path, sizeof path)
+				       : lfs_low_path(server, from->dir->low, from->name, path, sizeof path);
 	if (size < 0)
 		return size;
 	uint64_t weight = lfs_quota_weight(server, from->node);

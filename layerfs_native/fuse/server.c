@@ -16,10 +16,12 @@ void lfs_server_init(struct lfs_server *server)
 	pthread_cond_init(&server->aside.wanted, NULL);
 	lfs_pace_init(server);
 	pthread_cond_init(&server->copied, NULL);
+	pthread_cond_init(&server->quiet, NULL);
+	pthread_cond_init(&server->thawed, NULL);
 	for (size_t i = 0; i < sizeof server->clones / sizeof *server->clones; i++)
 		server->clones[i] = LFS_NO_FD;
 	server->device = server->proc = server->own_namespace = LFS_NO_FD;
-	server->upper.root = server->upper.work = server->upper.scratch = server->upper.links = LFS_NO_FD;
+	server->upper.uppers = server->upper.root = server->upper.work = server->upper.scratch = server->upper.links = LFS_NO_FD;
 	server->options.report = server->options.control = server->control_end = LFS_NO_FD;
 	server->options.threads = 2;
 	server->options.minor = FUSE_MINOR;
@@ -39,7 +41,7 @@ int lfs_server_open(struct lfs_server *server, struct lfs_error *error)
 		return rc;
 	if ((rc = lfs_nodes_init(server)) < 0)
 		return lfs_fail(error, rc, "out of memory");
-	if ((rc = lfs_lower_open(server, error)) < 0 || (rc = lfs_upper_open(server, error)) < 0)
+	if ((rc = lfs_lower_open(server, error)) < 0 || (rc = lfs_layers_open(server, error)) < 0 || (rc = lfs_upper_open(server, error)) < 0)
 		return rc;
 	return lfs_quota_open(server, error);
 }
@@ -91,6 +93,7 @@ void lfs_server_close(struct lfs_server *server)
 	lfs_moves_forget(server);
 	lfs_lock(server); /* tidy() may still come, and looks at what is to be closed */
 	lfs_nodes_free(server);
+	lfs_layers_close(server);
 	lfs_unlock(server);
 	lfs_quota_close(server);
 	lfs_upper_close(server);

@@ -8,6 +8,7 @@
  * rights.c       what the host allows us                        fusermount.c  mounting as an ordinary user
  * view.c         the host's directories, through mounts of our own
  * orphan.c       entries in use that lost their name            blocks.c    upper files of which only changed blocks are there
+ * frozen.c       layers of frozen uppers below this one         freeze.c    the upper becomes such a layer, while we serve
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
  * stats.c        what is counted                                  flags.c     immutable, append-only; what they forbid
  *
@@ -48,7 +49,9 @@ int lfs_idmap_parse(struct lfs_idmap *map, const char *text); /* "0:100000:65536
 
 /* --- options.c: what the library asks for --- */
 struct lfs_options {
-	char *tree, *packs, *objects, *target, *name, *upper, *work;
+	char *tree, *packs, *objects, *target, *name, *upper, *work, *uppers;
+	char **frozen; /* frozen uppers, the newest first */
+	size_t frozen_count;
 	int report; /* descriptor that hears "ready" or the error; -1: none */
 	unsigned long mount_flags;
 	bool read_only, volatile_, strict, foreground, private_; /* private_: only for who mounts */
@@ -106,6 +109,7 @@ enum lfs_node_flag {
 	LFS_IMMUTABLE = 512,
 	LFS_APPEND = 1024,     /* append-only */
 	LFS_BLOCKS = 2048,     /* regular file in the upper: blocks that are missing are the base's */
+	LFS_LATE = 4096,       /* its upper was frozen: `low` is to be looked up before it is used */
 };
 
 struct lfs_name {
@@ -124,7 +128,7 @@ struct lfs_node {
 		struct lfs_listing *listing; /* directories */
 	};
 	uint64_t ino;	  /* st_ino */
-	uint32_t low;	  /* nid below: a directory's other half, a lower file, a metacopy's bytes; 0: none */
+	uint32_t low;	  /* inode below (see lower.c): a directory's other half, a lower file, a metacopy's bytes; 0: none */
 	uint32_t lookups; /* the kernel's references; LFS_LOOKUPS_MAX: too many to count, it stays */
 	uint32_t refs;	  /* lookups > 0, children's names, open state, operations under way; 0: a free slot */
 	uint32_t slot, generation;
@@ -203,7 +207,7 @@ ssize_t lfs_object_read(const struct lfs_object *object, void *out, size_t size,
 off_t lfs_object_seek(const struct lfs_object *object, uint64_t at, int whence); /* as lseek */
 int lfs_object_copy(const struct lfs_object *object, int target); /* to an empty file; without the lock */
 
-/* --- lower.c: a nid of the tree is all that others know of a lower inode; 0 means none --- */
+/* --- lower.c: a number is all that others know of a lower inode: a nid of the tree, or LFS_FROZEN with what frozen.c says; 0 means none --- */
 struct lfs_pack {
 	uint64_t id;
 	int fd;
@@ -233,10 +237,38 @@ int lfs_low_open(const struct lfs_server *server, const struct lfs_content *cont
 int lfs_low_links(struct lfs_server *server, uint64_t nid, const struct lfs_link **links, size_t *count);
 int lfs_low_dir_place(struct lfs_server *server, uint64_t nid, struct lfs_link *place); /* of a directory; -ENOENT for the root */
 int lfs_low_path(struct lfs_server *server, uint64_t dir, struct lfs_bytes name, char *out, size_t size); /* "/a/b"; length */
+uint64_t lfs_low_root(const struct lfs_server *server);
+uint64_t lfs_low_ino(const struct lfs_server *server, uint64_t low); /* st_ino */
+int lfs_low_content(const struct lfs_server *server, uint64_t low, struct lfs_content *content); /* of a regular file */
+int lfs_low_readlink(const struct lfs_server *server, uint64_t low, void *out, size_t room); /* the size */
 
-/* --- view.c: the host's directories --- */
-int lfs_view_store(const char *path); /* owned, or -errno */
-int lfs_view_upper(const struct lfs_options *options, int *upper, int *work, struct lfs_error *error); /* owned; work: -1 if there is none */
+/* --- frozen.c: layers between the tree and the upper. Each is a server of its own that never writes, and stands on those below it; of its
+ * nodes only those that its directory has are kept, what is further below goes by the numbers of there. --- */
+#define LFS_FROZEN (1u << 31)
+#define LFS_LAYERS_MAX 62u
+#define LFS_KIND_FROZEN 100 /* content: bytes in a frozen file; `block`: its number; flags: whether blocks of it are its base's */
+struct lfs_server *lfs_layer(const struct lfs_server *server, uint64_t low, struct lfs_node **node); /* of a frozen inode */
+uint64_t lfs_layer_number(const struct lfs_server *layer, const struct lfs_node *node); /* how others know a node of it */
+int lfs_layers_open(struct lfs_server *server, struct lfs_error *error); /* as options.frozen say */
+int lfs_layer_add(struct lfs_server *server, struct lfs_server **layer); /* an empty one on top of those there are */
+void lfs_layer_free(struct lfs_server *layer);
+void lfs_layers_close(struct lfs_server *server);
+int lfs_layer_inode(const struct lfs_server *server, uint64_t low, struct lfs_inode *inode);
+int lfs_layer_child(const struct lfs_server *server, uint64_t dir, struct lfs_bytes name, uint64_t *low);
+int lfs_layer_content(const struct lfs_server *server, uint64_t low, struct lfs_content *content);
+int lfs_layer_open(const struct lfs_server *server, uint64_t low); /* the bytes of a file: an owned fd */
+int lfs_wake(struct lfs_server *server, struct lfs_node *node); /* LFS_LATE: its number below, and those of the directories that it is in */
+int lfs_lower_path(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, char *out, size_t size);
+	/* Where an entry of the upper stands below, when there are layers; its length. */
+
+/* --- freeze.c --- */
+struct lfs_frozen_result {
+	uint64_t pause; /* nanoseconds without an answer */
+	unsigned kept;	/* open files that the new upper has and the layer a copy of */
+	int failed;	/* it is frozen, but such a file could not be brought to the new upper: -errno */
+};
+int lfs_freeze(struct lfs_server *server, const char *name, struct lfs_frozen_result *result); /* name: of the new place in upper.uppers; without the lock */
+void lfs_await_thaw(struct lfs_server *server); /* requests begin after it */
 
 /* --- upper.c --- */
 #define LFS_KEPT_DIRS 128
@@ -248,11 +280,13 @@ struct lfs_kept { /* one kept directory descriptor */
 };
 struct lfs_upper {
 	bool present;
+	int uppers; /* where the next one will be; of the same mount */
 	int root, work, scratch, links; /* links: /proc/self/fd, the working directory of every thread */
 	dev_t device;
 	uint64_t next_name;
 	bool alternate, knows_whiteouts; /* mknod is not allowed: whiteouts in their xattr form */
 	struct lfs_kept kept[LFS_KEPT_DIRS + 1]; /* 0: the list's head */
+	char place[64]; /* its name in `uppers`, after a freeze */
 	const char *marks; /* "trusted.overlay." or "user.overlay." */
 	size_t marks_size;
 };
@@ -290,9 +324,19 @@ int lfs_whiteout_put(struct lfs_server *server, struct lfs_node *dir, const char
 int lfs_allow_alternate(struct lfs_server *server, struct lfs_node *dir);
 void lfs_attr_from_stat(const struct stat *status, struct fuse_attr *attr);
 
+/* --- view.c: the host's directories --- */
+int lfs_view_store(const char *path); /* owned, or -errno */
+int lfs_view_upper(const struct lfs_options *options, struct lfs_upper *upper, struct lfs_error *error); /* owned; work, uppers: -1 if there is none */
+
+struct lfs_place { /* of an upper; owned */
+	int upper, work, scratch;
+};
+int lfs_view_place(const struct lfs_server *server, const char *name, struct lfs_place *place); /* one below upper.uppers; without the lock */
+
 /* --- union.c --- */
 int lfs_look(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, struct lfs_node **out,
 	     struct fuse_attr *attr); /* a referenced node; attr may be NULL */
+int lfs_look_through(struct lfs_server *layer, struct lfs_node *dir, struct lfs_bytes name, uint64_t *low); /* of a layer: its number */
 int lfs_look_low(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, uint64_t low, struct lfs_node **out,
 		 struct fuse_attr *attr); /* the same for a name that only the tree has */
 int lfs_attr(struct lfs_server *server, struct lfs_node *node, struct fuse_attr *attr);
@@ -342,7 +386,7 @@ struct lfs_seen {
 	struct lfs_bytes name;
 	uint64_t next; /* the offset to go on from */
 	uint8_t type;  /* DT_* */
-	uint64_t low;  /* when the tree's entry is what shows */
+	uint64_t low;  /* when what is below shows */
 	bool dots;
 };
 typedef int lfs_see(void *context, const struct lfs_seen *seen); /* 0 to go on, 1 to stop */
@@ -359,6 +403,8 @@ enum lfs_data { LFS_DATA_NONE, LFS_DATA_EMPTY, LFS_DATA_ALL };
 int lfs_copy_up(struct lfs_server *server, struct lfs_node *node, enum lfs_data data); /* may let the lock go for LFS_DATA_ALL */
 int lfs_dir_here(struct lfs_server *server, struct lfs_node *dir);
 int lfs_copy_extents(int source, int target, uint64_t size); /* of whole files; without the lock */
+int lfs_publish(struct lfs_server *server, const char *temp, struct lfs_node *dir, const char *name, uint32_t mode); /* from scratch */
+int lfs_dress(struct lfs_server *server, uint64_t low, int fd); /* attributes of a lower inode */
 
 /* --- blocks.c: without the server's lock where nothing else is said --- */
 struct lfs_blocks; /* of an open file */
@@ -420,6 +466,8 @@ struct lfs_file {
 	bool fd_writable, fd_lower, counted;
 	uint64_t charged; /* blocks that quota.c has counted, when `counted` */
 	struct lfs_blocks *blocks; /* NULL: all of its bytes are at `fd` */
+	struct lfs_blocks *old_blocks; /* of the lower bytes, as old_fd */
+	bool blocks_lower;	   /* `blocks` are those of the lower bytes */
 };
 struct lfs_files {
 	struct lfs_file *oldest, *newest;
@@ -427,6 +475,7 @@ struct lfs_files {
 	uint64_t last_parked;
 	int lent; /* of a parked entry, for one operation; 0: none */
 	uint64_t handles; /* the kernel's */
+	uint64_t busy;	  /* sum over all files */
 };
 #define LFS_CLOSING_MAX 64u
 struct lfs_closing { /* descriptors to be closed when the lock is let go */
@@ -445,6 +494,7 @@ int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, s
 int lfs_file_hold(struct lfs_server *server, struct lfs_node *node); /* keeps the open state, without a descriptor, until lfs_file_done */
 void lfs_file_done(struct lfs_server *server, struct lfs_node *node);
 int lfs_file_truncate(struct lfs_server *server, struct lfs_node *node, uint64_t size); /* in use, for writing */
+void lfs_file_frozen(struct lfs_file *file); /* its bytes are lower ones from now on */
 int lfs_settle_data(struct lfs_server *server, struct lfs_node *node); /* after a copy-up of bytes: -ESTALE when another node has the names now */
 int lfs_settle_names(struct lfs_server *server, struct lfs_node *node); /* before it gets another name: the same, as a split finds one name only */
 int lfs_backing_open(struct lfs_server *server, int fd);	 /* an id, or -errno */
@@ -672,6 +722,9 @@ struct lfs_server {
 	struct lfs_options options;
 	pthread_mutex_t lock;
 	pthread_cond_t copied; /* an LFS_COPYING flag was cleared */
+	pthread_cond_t quiet, thawed; /* nothing is under way; the freeze is over */
+	atomic_bool freezing;
+	unsigned running; /* operations that let the lock go in between */
 	int device;	       /* /dev/fuse */
 	int clones[LFS_THREADS_MAX - 1];
 	bool writable, by_program, passthrough, acl, killpriv, setxattr_ext, no_opendir, no_open, ready;
@@ -682,6 +735,12 @@ struct lfs_server {
 	struct lfs_nodes nodes;
 	struct lfs_lower lower;
 	struct lfs_upper upper;
+	struct lfs_server *layers[LFS_LAYERS_MAX]; /* frozen ones, the lowest first */
+	unsigned layer_count;	       /* also a layer's own place */
+	struct lfs_spot *same_spots;   /* of a layer: names of files that have several, by inode; made when first needed */
+	uint64_t *same_inodes;
+	size_t same_spot_count;
+	bool same_known;
 	struct lfs_moves moves;
 	struct lfs_listings listings;
 	struct lfs_files files;

@@ -49,7 +49,7 @@ static int judge_directory(struct lfs_server *server, struct lfs_node *dir, int 
 	if (marks.opaque || !low_is(server, verdict->low, S_IFDIR))
 		verdict->low = 0;
 	verdict->flags |= (marks.alternate ? LFS_ALTERNATE : 0) | (marks.impure ? LFS_IMPURE : 0) | marks.protection;
-	verdict->ino = verdict->low ? LFS_TREE_INO | verdict->low : verdict->status.st_ino;
+	verdict->ino = verdict->low ? lfs_low_ino(server, verdict->low) : verdict->status.st_ino;
 	lfs_marks_free(&marks);
 	return rc;
 }
@@ -89,6 +89,18 @@ static int judge_entry(struct lfs_server *server, struct lfs_node *dir, int fd, 
 	return rc;
 }
 
+/* An entry that only those below have. */
+static void judge_low(struct lfs_server *server, const struct lfs_inode *inode, struct verdict *verdict)
+{
+	struct lfs_node *node;
+	verdict->mode = inode->mode;
+	verdict->ino = lfs_low_ino(server, verdict->low);
+	if (!S_ISDIR(inode->mode) && inode->nlink > 1)
+		verdict->key = verdict->ino;
+	if (verdict->low & LFS_FROZEN && lfs_layer(server, verdict->low, &node) && node)
+		verdict->flags |= node->flags & (LFS_IMMUTABLE | LFS_APPEND);
+}
+
 static int judge(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, const char *text, struct verdict *verdict)
 {
 	*verdict = (struct verdict){0};
@@ -120,10 +132,7 @@ static int judge(struct lfs_server *server, struct lfs_node *dir, struct lfs_byt
 	int rc = lfs_low_inode(server, verdict->low, &inode);
 	if (rc < 0)
 		return rc;
-	verdict->mode = inode.mode;
-	verdict->ino = LFS_TREE_INO | verdict->low;
-	if (!S_ISDIR(inode.mode) && inode.nlink > 1)
-		verdict->key = verdict->ino;
+	judge_low(server, &inode, verdict);
 	return 0;
 }
 
@@ -148,6 +157,50 @@ static struct lfs_node *find_same(struct lfs_server *server, const struct verdic
 	return lfs_same_find(server, verdict->status.st_ino);
 }
 
+/* The node of a name that was not known. */
+static int enter(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, const struct verdict *verdict, struct lfs_node **out)
+{
+	int rc = 0;
+	*out = find_same(server, verdict);
+	if (*out)
+		lfs_node_get(*out);
+	else if ((rc = make_node(server, verdict, out)) < 0)
+		return rc;
+	rc = (*out)->flags & LFS_LATE ? lfs_wake(server, *out) : 0;
+	if (rc >= 0)
+		rc = lfs_name_add(server, dir, name, *out);
+	if (rc < 0)
+		lfs_node_put(server, *out);
+	return rc;
+}
+
+int lfs_look_through(struct lfs_server *layer, struct lfs_node *dir, struct lfs_bytes name, uint64_t *low)
+{
+	char text[LFS_NAME_MAX + 1];
+	struct verdict verdict;
+	struct lfs_node *node;
+	struct lfs_name *known = lfs_name_find(layer, dir, name);
+	if (known) {
+		node = known->node;
+		lfs_node_get(node);
+	} else {
+		memcpy(text, name.data, name.size);
+		text[name.size] = 0;
+		int rc = judge(layer, dir, name, text, &verdict);
+		*low = verdict.low;
+		if (rc < 0 || !(verdict.flags & LFS_HERE))
+			return rc;
+		if ((rc = enter(layer, dir, name, &verdict, &node)) < 0)
+			return rc;
+	}
+	*low = lfs_layer_number(layer, node);
+	if (node->flags & LFS_HERE && node->lookups != LFS_LOOKUPS_MAX)
+		node->lookups = LFS_LOOKUPS_MAX; /* it keeps the reference for as long as its number may be known */
+	else
+		lfs_node_put(layer, node);
+	return 0;
+}
+
 int lfs_look(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, struct lfs_node **out, struct fuse_attr *attr)
 {
 	char text[LFS_NAME_MAX + 1];
@@ -159,12 +212,17 @@ int lfs_look(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes n
 		return -ENOTDIR;
 	if (dir->flags & LFS_UNLINKED)
 		return -ENOENT;
+	int late = dir->flags & LFS_LATE ? lfs_wake(server, dir) : 0;
+	if (late < 0)
+		return late;
 	struct lfs_name *known = lfs_name_find(server, dir, name);
 	if (known) {
 		lfs_count(LFS_COUNT_lookups_known, 1);
 		*out = known->node;
 		lfs_node_get(*out);
-		int rc = attr ? lfs_attr(server, *out, attr) : 0;
+		int rc = known->node->flags & LFS_LATE ? lfs_wake(server, *out) : 0;
+		if (rc >= 0 && attr)
+			rc = lfs_attr(server, *out, attr);
 		if (rc < 0)
 			lfs_node_put(server, *out);
 		return rc;
@@ -174,13 +232,10 @@ int lfs_look(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes n
 	int rc = judge(server, dir, name, text, &verdict);
 	if (rc < 0)
 		return rc;
-	struct lfs_node *node = find_same(server, &verdict);
-	if (node)
-		lfs_node_get(node);
-	else if ((rc = make_node(server, &verdict, &node)) < 0)
+	struct lfs_node *node;
+	if ((rc = enter(server, dir, name, &verdict, &node)) < 0)
 		return rc;
-	rc = lfs_name_add(server, dir, name, node);
-	if (rc >= 0 && attr) {
+	if (attr) {
 		if (verdict.flags & LFS_HERE) {
 			lfs_attr_from_stat(&verdict.status, attr);
 			lfs_attr_finish(server, node, attr);
@@ -207,7 +262,8 @@ int lfs_look_low(struct lfs_server *server, struct lfs_node *dir, struct lfs_byt
 		return rc;
 	if (!S_ISDIR(inode.mode) && inode.nlink > 1)
 		return lfs_look(server, dir, name, out, attr);
-	struct verdict verdict = {.mode = inode.mode, .low = low, .ino = LFS_TREE_INO | low};
+	struct verdict verdict = {.low = low};
+	judge_low(server, &inode, &verdict);
 	rc = make_node(server, &verdict, out);
 	if (rc < 0)
 		return rc;
@@ -258,6 +314,11 @@ static int attr_of_split(struct lfs_server *server, struct lfs_node *node, struc
 int lfs_attr(struct lfs_server *server, struct lfs_node *node, struct fuse_attr *attr)
 {
 	struct stat status;
+	if (node->flags & LFS_LATE) {
+		int late = lfs_wake(server, node);
+		if (late < 0)
+			return late;
+	}
 	if (node->flags & LFS_SPLIT && node->file && node->file->successor)
 		return attr_of_split(server, node, attr);
 	if (!(node->flags & LFS_HERE)) {
@@ -283,6 +344,8 @@ int lfs_attr(struct lfs_server *server, struct lfs_node *node, struct fuse_attr 
 bool lfs_low_shows(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name)
 {
 	uint64_t low;
+	if (dir->flags & LFS_LATE && lfs_wake(server, dir) < 0)
+		return false;
 	return dir->low && lfs_low_child(server, dir->low, name, &low) == 0;
 }
 

@@ -45,7 +45,7 @@ static int adopt_root(struct lfs_server *server, struct lfs_error *error)
 	upper->device = status.st_dev;
 	root->ino = status.st_ino;
 	root->flags |= LFS_HERE | (marks.alternate ? LFS_ALTERNATE : 0) | (marks.impure ? LFS_IMPURE : 0) | marks.protection;
-	root->low = marks.opaque ? 0 : LFS_ROOT_NID;
+	root->low = marks.opaque ? 0 : (uint32_t)lfs_low_root(server);
 	lfs_marks_free(&marks);
 	return 0;
 }
@@ -62,14 +62,14 @@ static void choose_marks(struct lfs_server *server)
 int lfs_upper_open(struct lfs_server *server, struct lfs_error *error)
 {
 	struct lfs_upper *upper = &server->upper;
-	upper->root = upper->work = upper->scratch = LFS_NO_FD;
+	upper->uppers = upper->root = upper->work = upper->scratch = LFS_NO_FD;
 	choose_marks(server);
 	upper->links = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (upper->links < 0 || fchdir(upper->links) < 0)
 		return lfs_fail(error, -errno, "/proc/self/fd: %s", strerror(errno));
 	if (!server->options.upper)
 		return 0;
-	int rc = lfs_view_upper(&server->options, &upper->root, &upper->work, error);
+	int rc = lfs_view_upper(&server->options, upper, error);
 	if (rc < 0)
 		return rc;
 	upper->present = true;
@@ -86,6 +86,7 @@ void lfs_upper_close(struct lfs_server *server)
 	for (unsigned i = 1; i <= LFS_KEPT_DIRS; i++)
 		if (upper->kept[i].node)
 			close(upper->kept[i].fd);
+	lfs_close_fd(&upper->uppers);
 	lfs_close_fd(&upper->root);
 	lfs_close_fd(&upper->work);
 	lfs_close_fd(&upper->scratch);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -71,32 +72,70 @@ static int open_below(int view, const char *path, size_t size)
 	return inside.st_dev == outside.st_dev && inside.st_ino == outside.st_ino ? lfs_steal_fd(&fd) : -EXDEV;
 }
 
-/* Both through one mount, as entries are moved between them. */
-static int open_pair(const struct lfs_options *options, int *upper, int *work)
+/* All through one mount, as entries are moved between them. */
+static int open_together(const struct lfs_options *options, const char *const *paths, int *fds, size_t count)
 {
-	char first[PATH_MAX], second[PATH_MAX];
-	if (!realpath(options->upper, first) || !realpath(options->work, second))
-		return -errno;
-	size_t size = common_part(first, second);
-	char *parent = strndup(first, size ? size : 1);
+	char real[3][PATH_MAX];
+	size_t size = PATH_MAX;
+	for (size_t i = 0; i < count; i++) {
+		if (!realpath(paths[i], real[i]))
+			return -errno;
+		size_t common = common_part(real[0], real[i]);
+		size = i && common < size ? common : size;
+	}
+	char *parent = strndup(real[0], size ? size : 1);
 	LFS_AUTO_FD view = parent ? open_view(parent, access_times(options)) : -ENOMEM;
 	free(parent);
-	LFS_AUTO_FD one = view < 0 ? view : open_below(view, first, size), two = view < 0 ? view : open_below(view, second, size);
-	if (one < 0 || two < 0)
-		return -EXDEV;
-	*upper = lfs_steal_fd(&one);
-	*work = lfs_steal_fd(&two);
+	int rc = view < 0 ? view : 0;
+	for (size_t i = 0; i < count && rc >= 0; i++)
+		rc = fds[i] = open_below(view, real[i], size);
+	for (size_t i = 0; i < count && rc < 0; i++) {
+		lfs_close_fd(&fds[i]);
+		fds[i] = LFS_NO_FD;
+	}
+	return rc < 0 ? rc : 0;
+}
+
+static int open_plainly(const struct lfs_options *options, struct lfs_upper *upper, struct lfs_error *error)
+{
+	upper->root = open(options->upper, DIR_FLAGS);
+	if (upper->root < 0)
+		return lfs_fail(error, -errno, "%s: %s", options->upper, strerror(errno));
+	upper->work = options->work ? open(options->work, DIR_FLAGS) : LFS_NO_FD;
+	if (options->work && upper->work < 0)
+		return lfs_fail(error, -errno, "%s: %s", options->work, strerror(errno));
+	upper->uppers = options->uppers ? open(options->uppers, DIR_FLAGS) : LFS_NO_FD;
 	return 0;
 }
 
-int lfs_view_upper(const struct lfs_options *options, int *upper, int *work, struct lfs_error *error)
+int lfs_view_upper(const struct lfs_options *options, struct lfs_upper *upper, struct lfs_error *error)
 {
-	*upper = *work = LFS_NO_FD;
-	if (options->work && open_pair(options, upper, work) == 0)
-		return 0;
-	*upper = open(options->upper, DIR_FLAGS);
-	if (*upper < 0)
-		return lfs_fail(error, -errno, "%s: %s", options->upper, strerror(errno));
-	*work = options->work ? open(options->work, DIR_FLAGS) : LFS_NO_FD;
-	return options->work && *work < 0 ? lfs_fail(error, -errno, "%s: %s", options->work, strerror(errno)) : 0;
+	const char *paths[] = {options->upper, options->work, options->uppers};
+	int fds[3] = {LFS_NO_FD, LFS_NO_FD, LFS_NO_FD};
+	int rc = options->work && options->uppers ? open_together(options, paths, fds, 3) : -ENOENT;
+	if (rc < 0 && options->work)
+		rc = open_together(options, paths, fds, 2);
+	upper->root = fds[0];
+	upper->work = fds[1];
+	upper->uppers = fds[2];
+	return rc < 0 ? open_plainly(options, upper, error) : 0;
+}
+
+int lfs_view_place(const struct lfs_server *server, const char *name, struct lfs_place *place)
+{
+	struct stat old, new;
+	*place = (struct lfs_place){LFS_NO_FD, LFS_NO_FD, LFS_NO_FD};
+	if (server->upper.uppers < 0)
+		return -EOPNOTSUPP;
+	LFS_AUTO_FD home = openat(server->upper.uppers, name, DIR_FLAGS);
+	if (home < 0 || (mkdirat(home, "work", 0700) < 0 && errno != EEXIST))
+		return -errno;
+	place->upper = openat(home, "upper", DIR_FLAGS);
+	place->work = openat(home, "work", DIR_FLAGS);
+	if (place->upper < 0 || place->work < 0 || (mkdirat(place->work, "scratch", 0700) < 0 && errno != EEXIST))
+		return -errno;
+	place->scratch = openat(place->work, "scratch", DIR_FLAGS);
+	if (place->scratch < 0 || fstat(server->upper.root, &old) < 0 || fstat(place->upper, &new) < 0)
+		return -errno;
+	return old.st_dev == new.st_dev ? 0 : -EXDEV;
 }

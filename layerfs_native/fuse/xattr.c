@@ -67,9 +67,13 @@ static int entry_path(struct lfs_server *server, struct lfs_node *node, char pat
 	return 0;
 }
 
-static struct lfs_node *real_node(struct lfs_node *node)
+static struct lfs_node *real_node(struct lfs_server *server, struct lfs_node *node)
 {
-	return node->flags & LFS_SPLIT && node->file && node->file->successor ? node->file->successor : node;
+	if (node->flags & LFS_SPLIT && node->file && node->file->successor)
+		node = node->file->successor;
+	if (node->flags & LFS_LATE)
+		lfs_wake(server, node); /* without success there is nothing below */
+	return node;
 }
 
 /* --- the tree's --- */
@@ -83,7 +87,12 @@ static int low_get(struct lfs_server *server, struct lfs_node *node, struct lfs_
 {
 	struct lfs_inode inode;
 	struct lfs_bytes value;
+	struct lfs_node *frozen;
 	char found[LFS_NAME_MAX + 32];
+	if (node->low & LFS_FROZEN) {
+		struct lfs_server *layer = lfs_layer(server, node->low, &frozen);
+		return frozen ? lfs_xattr_get(layer, frozen, name, out, size) : -EIO;
+	}
 	int rc = lfs_low_inode(server, node->low, &inode);
 	for (size_t i = 0; rc >= 0; i++) {
 		rc = lfs_image_xattr(&server->lower.image, &inode, i, found, &value);
@@ -102,8 +111,13 @@ static int low_list(struct lfs_server *server, struct lfs_node *node, char *out,
 {
 	struct lfs_inode inode;
 	struct lfs_bytes value;
+	struct lfs_node *frozen;
 	char found[LFS_NAME_MAX + 32];
 	size_t used = 0;
+	if (node->low & LFS_FROZEN) {
+		struct lfs_server *layer = lfs_layer(server, node->low, &frozen);
+		return frozen ? lfs_xattr_list(layer, frozen, out, size) : -EIO;
+	}
 	int rc = lfs_low_inode(server, node->low, &inode);
 	for (size_t i = 0; rc >= 0; i++) {
 		rc = lfs_image_xattr(&server->lower.image, &inode, i, found, &value);
@@ -118,8 +132,36 @@ static int low_list(struct lfs_server *server, struct lfs_node *node, char *out,
 	return rc == -ENODATA ? (int)used : rc;
 }
 
+/* All but overlayfs's own, and what protects it: as it is stored. */
+static int copy_stored(struct lfs_server *server, uint64_t low, int fd)
+{
+	char source[300], target[300], protection[64], *list = malloc(65536), *value = malloc(65536);
+	struct lfs_node *node;
+	struct lfs_server *layer = lfs_layer(server, low, &node);
+	bool follow;
+	int rc = !list || !value ? -ENOMEM : node ? entry_path(layer, node, source, &follow) : -EIO;
+	lfs_fd_path(fd, NULL, target);
+	snprintf(protection, sizeof protection, "%sprotattr", server->upper.marks);
+	ssize_t size = rc < 0 ? 0 : follow ? listxattr(source, list, 65536) : llistxattr(source, list, 65536);
+	if (size < 0)
+		rc = errno == ENOTSUP ? 0 : -errno;
+	for (ssize_t at = 0; rc >= 0 && at < size; at += (ssize_t)strlen(list + at) + 1) {
+		const char *name = list + at, *rest = name + server->upper.marks_size;
+		if (!strncmp(name, server->upper.marks, server->upper.marks_size) && strncmp(rest, INNER, strlen(INNER)) && strcmp(name, protection))
+			continue;
+		ssize_t got = follow ? getxattr(source, name, value, 65536) : lgetxattr(source, name, value, 65536);
+		if (got < 0 || (setxattr(target, name, value, (size_t)got, 0) < 0 && errno != ENOTSUP && errno != EPERM))
+			rc = -errno;
+	}
+	free(list);
+	free(value);
+	return rc;
+}
+
 int lfs_xattr_copy(struct lfs_server *server, uint64_t low, int fd)
 {
+	if (low & LFS_FROZEN)
+		return copy_stored(server, low, fd);
 	struct lfs_inode inode;
 	struct lfs_bytes value;
 	char found[LFS_NAME_MAX + 32], stored[NAME_ROOM], path[300];
@@ -143,7 +185,7 @@ int lfs_xattr_get(struct lfs_server *server, struct lfs_node *node, struct lfs_b
 {
 	char path[300], stored[NAME_ROOM];
 	bool follow;
-	node = real_node(node);
+	node = real_node(server, node);
 	if (!(node->flags & LFS_HERE))
 		return low_get(server, node, name, out, size);
 	int rc = escape(server, name, stored);
@@ -160,7 +202,7 @@ int lfs_xattr_list(struct lfs_server *server, struct lfs_node *node, char *out, 
 	char path[300];
 	bool follow;
 	size_t used = 0;
-	node = real_node(node);
+	node = real_node(server, node);
 	if (!(node->flags & LFS_HERE))
 		return low_list(server, node, out, size);
 	int rc = entry_path(server, node, path, &follow);
@@ -190,10 +232,10 @@ int lfs_xattr_set(struct lfs_server *server, struct lfs_node *node, struct lfs_b
 	if (rc >= 0)
 		rc = lfs_copy_up(server, node, LFS_DATA_NONE);
 	if (rc >= 0)
-		rc = entry_path(server, real_node(node), path, &follow);
+		rc = entry_path(server, real_node(server, node), path, &follow);
 	if (rc < 0)
 		return rc;
-	node = real_node(node);
+	node = real_node(server, node);
 	if ((rc = lfs_quota_want(server, 0, value.size)) < 0)
 		return rc;
 	uint64_t weight = lfs_quota_weight(server, node);
@@ -215,10 +257,10 @@ int lfs_xattr_remove(struct lfs_server *server, struct lfs_node *node, struct lf
 	if (rc >= 0)
 		rc = lfs_copy_up(server, node, LFS_DATA_NONE);
 	if (rc >= 0)
-		rc = entry_path(server, real_node(node), path, &follow);
+		rc = entry_path(server, real_node(server, node), path, &follow);
 	if (rc < 0)
 		return rc;
-	node = real_node(node);
+	node = real_node(server, node);
 	uint64_t weight = lfs_quota_weight(server, node);
 	rc = (follow ? removexattr(path, stored) : lremovexattr(path, stored)) < 0 ? -errno : 0;
 	lfs_quota_changed(server, node, weight);

@@ -323,6 +323,9 @@ class Mounted:
     def commit(self) -> None:
         self.root = self.world.commit()
 
+    def snapshot(self) -> None:
+        self.world.snapshot()
+
     def close(self) -> None:
         for fd in self.kept.values():
             os.close(fd)
@@ -375,6 +378,9 @@ class StoreWorld:
         self.box = self.store.create(self.box.commit())
         return self.mount()
 
+    def snapshot(self) -> None:
+        self.box.snapshot()
+
 
 class Overlay(OverlayWorld):
     """The kernel's overlayfs with everything on. A commit changes nothing for it: an upper that became a lower
@@ -392,6 +398,9 @@ class Overlay(OverlayWorld):
 
     def commit(self) -> Path:
         return self.remount()
+
+    def snapshot(self) -> None:
+        pass
 
 
 def expected(model: KeptModel) -> dict[str, tuple[Any, ...]]:
@@ -593,6 +602,12 @@ class Machine(RuleBasedStateMachine):
         self._drop_all()
         for driver in self.tested.values():
             driver.commit()
+
+    @rule()
+    def snapshot(self) -> None:
+        """With whatever is open: nobody notices."""
+        for driver in self.tested.values():
+            driver.snapshot()
 
     @rule()
     def drop_caches(self) -> None:
