@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_state", "at_rest", "fork", "remove_snapshots", "rollback", "settle_served", "take_snapshot"]
 
+_PATIENCE = 2.0
 _PASSES, _FEW, _LITTLE = 4, 20, 1 << 20  # copying goes on beside the others until so many files, and bytes, are left
 T = TypeVar("T")
 Act = Callable[["Txn", str, ContainerRecord], T]
@@ -230,8 +231,15 @@ def settle_served(root: StoreRoot, id: str) -> None:
     if state is None or not state.served:
         return
     mounted, _, upper = state.served.partition("/")
-    if any(each.id == mounted for each in MountTable(root).live()):
-        control.request(root, mounted, f"freeze {upper}")
+    deadline = time.monotonic() + _PATIENCE
+    while any(each.id == mounted for each in MountTable(root).live()):
+        try:
+            control.request(root, mounted, f"freeze {upper}")
+            break
+        except (NotFound, MountError):  # a server that was killed is just dying
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
     with root.index.update() as txn:
         if (now := States(txn).find(id)) is not None:
             States(txn).put(replace(now, served=""))

@@ -104,8 +104,7 @@ def mount_tree(
     Without `writable` the mount is read-only. With it and `read_only` the container's changes are shown but not
     changed. `options`: see MountOptions.parse; limits (size, inodes) need a writable mount. `image`, `shown`: what the
     tree is of, for those who ask what is in use: an image, and the state above it; `places`: where the frozen uppers of
-    `writable` are. `check` is called, and may raise,
-    when others see the mount's row.
+    `writable` are. `check` is called, and may raise, when others see the mount's row.
     `in_process` (engine native, for tests): its server is a thread of this process, and ends with it.
 
     Raises:
@@ -168,8 +167,8 @@ def _mount_and_record(
         begin()
     if writable is not None and not native:
         _complete(root, writable, sync="volatile" not in wanted.flags)
-    if writable is not None and not record.read_only:
-        _settle(tree, writable, record.engine)
+    if writable is not None and not root.read_only:
+        _settle(tree, writable, record.engine, read_only=record.read_only)
     pid = _mount(root, tree, record, writable, wanted, lock_fd, begin, in_process=in_process)
     if pid is not None:
         MountTable(root).add(record.with_process(pid))
@@ -194,11 +193,12 @@ def _make_whole(root: StoreRoot, tree: Tree) -> None:
     make_whole(root, set(TreeFile(Path(tree.path)).identities()))
 
 
-def _settle(tree: Tree, writable: Writable, engine: str) -> None:
-    """Makes of what another engine has left what this one goes on with."""
+def _settle(tree: Tree, writable: Writable, engine: str, *, read_only: bool) -> None:
+    """Makes of what another engine has left what this one goes on with. Read-only, the kernel has no use for its index:
+    the upper is one of the lower directories then."""
     if engine != "native":
         (writable.work / "usage").unlink(missing_ok=True)  # this engine does not count (quota.c)
-    keep = engine == "kernel" and not writable.frozen
+    keep = engine == "kernel" and not writable.frozen and not read_only
     settle(tree, writable.upper, writable.work, writable.frozen, keep_index=keep)
 
 

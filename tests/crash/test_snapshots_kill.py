@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -24,7 +25,17 @@ from layerfs.store.index import _Transaction
 
 pytestmark = pytest.mark.root
 
-EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.setxattr", "os.chmod", "layerfs.commit"}
+EVENTS = {
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.link",
+    "os.setxattr",
+    "os.chmod",
+    "layerfs.commit",
+    "socket.connect",
+}
 Contents = dict[str, dict[str, bytes]]  # by container, or container@snapshot
 STEP = 1 if os.environ.get("LAYERFS_KILLS") else 11
 
@@ -155,3 +166,41 @@ def judge(path: Path, deed: Callable[[layerfs.Container], object], before: Conte
         for box in store.containers():
             box.remove()
         assert [*(path / "uppers").iterdir(), *(path / "containers").iterdir()] == []
+
+
+def test_a_live_snapshot_ended_at_any_moment(tmp_path: Path) -> None:
+    """Who takes it is killed, and now and then the server as well: nothing that was written is lost, what is called a
+    snapshot is one, and it can be done again."""
+    moment, going = 1, True
+    while going:
+        place = tmp_path / f"world{moment}"
+        with layerfs.Store(place / "store") as store:
+            (place / "plain").mkdir()
+            box = store.create(store.import_archive(place / "plain", tag="small:1"), name="box")
+            handle = box.mount(engine="native")
+            with (handle.path / "log").open("wb", buffering=0) as log:
+                log.write(b"1")
+                (handle.path / "closed").write_bytes(b"1")
+                going = killed(place, lambda box: box.snapshot("new"), moment)
+                log.write(b"2")
+                (handle.path / "closed").write_bytes(b"2")
+                if moment % 2:
+                    again = box.snapshot("again")
+                    log.write(b"3")
+                else:
+                    os.kill(store.mounts()[0].pid, signal.SIGKILL)
+            if moment % 2:
+                handle.unmount()
+                with again.mount() as root:
+                    assert files(root) == {"log": b"12", "closed": b"2"}
+            with box.mount() as root:
+                assert files(root) == {"log": b"123" if moment % 2 else b"12", "closed": b"2"}
+            if not going:
+                assert box.find_snapshot("new")
+            if "new" in [each.name for each in box.snapshots()]:
+                with box.find_snapshot("new").mount() as root:
+                    assert files(root) == {"log": b"1", "closed": b"1"}
+            store.gc()
+            assert store.fsck() == []
+        moment += 1 if STEP == 1 else 3
+    assert moment > 8

@@ -231,6 +231,19 @@ def test_a_name_that_no_layer_can_hold_is_mounted_by_all_engines(box: layerfs.Co
     assert read(box, "native")["a"] == b"1"
 
 
+def test_links_that_the_kernel_copied_up_hold_read_only(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain/a").write_bytes(b"1")
+    os.link(tmp_path / "plain/a", tmp_path / "plain/b")
+    with layerfs.Store(tmp_path / "store") as store:
+        box = store.create(store.import_archive(tmp_path / "plain", tag="links:1"))
+        for engine in ("kernel", "native", "python"):
+            with box.mount(engine="kernel") as root:
+                (root / "a").write_bytes(engine.encode())
+            with box.mount(engine=engine, read_only=True) as root:
+                assert (root / "b").read_bytes() == engine.encode()
+
+
 def test_inode_numbers_and_links_hold_for_who_has_the_kernels_index(box: layerfs.Container) -> None:
     with box.mount(engine="kernel") as root:
         (root / "x").write_bytes(b"x")
