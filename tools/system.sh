@@ -7,7 +7,7 @@ mounts="mount fuse3 libfuse2 kmod"
 # what running containers takes: the filter compiler, and the rules of networks
 runs="libseccomp2 nftables iproute2"
 # peers and tools of the tests and benchmarks
-tests="acl attr btrfs-progs bubblewrap busybox-static crun diffutils docker-registry e2fsprogs erofs-utils fio fuse-overlayfs git libarchive-tools mmdebstrap openssl podman procps runc skopeo umoci xfsprogs xz-utils zstd"
+tests="acl attr btrfs-progs bubblewrap busybox-static catatonit crun diffutils docker-registry e2fsprogs erofs-utils fio fuse-overlayfs git libarchive-tools mmdebstrap openssl podman procps runc skopeo umoci xfsprogs xz-utils zstd"
 packages=${*:-$build $mounts $runs $tests}
 
 if ! command -v dpkg-query >/dev/null; then

@@ -124,9 +124,16 @@ def logs_command(
     details: bool,
 ) -> None:
     """What a container has written."""
-    entries = session.store.container(container).logs(
+    from layerfs.engine.logs import read_text
+
+    box, last_lines = session.store.container(container), int(tail) if tail.isdigit() else None
+    if not timestamps and not since and not until:
+        for name, text in read_text(box, follow=follow, tail=last_lines):
+            write_all(2 if name == "stderr" else 1, text)
+        return
+    entries = box.logs(
         follow=follow,
-        tail=int(tail) if tail.isdigit() else None,
+        tail=last_lines,
         since_ns=parse_moment(since) if since else None,
         until_ns=parse_moment(until) if until else None,
     )

@@ -69,12 +69,11 @@ def _start_locked(box: Container, lock: int, attach: Attach, size: tuple[int, in
         hostname = default_hostname(options)
         written = write_files(files, hostname, options)
         spec = plan(place.root, box.image.config.config.document(), options, written, hostname)
-        life = life_of(box, wanted)
         if wanted.runtime:
             from layerfs.engine.oci import runtime_words
 
-            life = replace(life, runtime=runtime_words(box, wanted, options, spec, files))
-        return start_monitored(spec, life, box.directory, (lock, place_lock), attach=attach)
+            spec = replace(spec, runtime=runtime_words(box, wanted, options, spec, files))
+        return start_monitored(spec, life_of(box, wanted), box.directory, (lock, place_lock), attach=attach)
 
 
 @contextlib.contextmanager

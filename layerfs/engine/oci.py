@@ -11,7 +11,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from layerfs.engine.mounts import mounted_at
 from layerfs.engine.surroundings import RUNTIME_STATE, cgroup_parent, shared_namespaces
 from layerfs.engine.userns import maps_of
 from layerfs.engine.volumes import mounted
-from layerfs.errors import AlreadyExists, InvalidInput
+from layerfs.errors import AlreadyExists, InvalidInput, Unsupported
 from layerfs.runtime.layout import CGROUP_ROOT
 
 if TYPE_CHECKING:
@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 OURS = "layerfs"
 _NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", re.ASCII)
+_INITS = ("catatonit", "docker-init", "tini-static", "tini")
+_INIT_PLACES = ("/usr/libexec/podman", "/usr/libexec/docker", "/usr/lib/podman")
+_INIT_PLACE = b"/dev/init"
 _PATIENCE = 60  # seconds that a runtime may take to clear up
+_BY = "by-"  # a file there for each name: whose it is
 
 
 def find_runtime(name: str | None) -> str | None:
@@ -55,55 +59,82 @@ def check_runtime(settings: Settings) -> None:
     if maps_of(settings) is not None:
         raise InvalidInput(f"--userns does not go with --runtime {settings.runtime}")
     if settings.init:
-        raise InvalidInput(f"--init does not go with --runtime {settings.runtime}: that process is layerfs's own")
+        find_init()
+
+
+def find_init() -> str:
+    """What is PID 1 for `--init` in a bundle, where ours cannot be. Raises Unsupported."""
+    import shutil
+
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_INIT_PLACES))
+    found = next(filter(None, (shutil.which(name, path=path) for name in _INITS)), None)
+    if found is None:
+        raise Unsupported(f"--init needs {', '.join(_INITS[:-1])} or {_INITS[-1]} on this machine for another runtime")
+    return found
+
+
+def _with_init(spec: RunSpec) -> RunSpec:
+    """In /dev, which is the container's own, so that no file of its root is made for it (podman's place)."""
+    if not spec.init:
+        return spec
+    from layerfs.runtime.spec import NODEV, NOSUID, READ_ONLY, Step, StepKind
+
+    attributes = NOSUID | NODEV | READ_ONLY
+    step = Step(StepKind.BIND, _INIT_PLACE, os.fsencode(find_init()), attributes=attributes)
+    return replace(spec, init=False, argv=(_INIT_PLACE, b"--", *spec.argv), steps=(*spec.steps, step))
 
 
 def _write_config(
-    box: Container, settings: Settings, options: RunOptions, spec: RunSpec, place: Path, root: str
+    box: Container, settings: Settings, options: RunOptions, spec: RunSpec, place: Path, root: str, name: str
 ) -> None:
     from layerfs.runtime import bundle
     from layerfs.runtime.capabilities import available
 
     rules = [*settings.resources.device_cgroup_rules, *(rule for device in options.devices for rule in device.rules())]
     document = bundle.document(
-        spec,
+        _with_init(spec),
         rootfs=root,
         seccomp=rules_of(settings),
         resources=settings.resources,
         devices=None if settings.privileged else rules,
-        cgroup=f"/{cgroup_parent(settings)}/{box.id}",
+        cgroup=f"/{cgroup_parent(settings)}/{name}",
         available=available(),
     )
     (place / "config.json").write_text(json.dumps(document, indent=1))
 
 
 def runtime_words(
-    box: Container, settings: Settings, options: RunOptions, spec: RunSpec, place: Path
+    box: Container, settings: Settings, options: RunOptions, spec: RunSpec, place: Path, name: str = ""
 ) -> tuple[bytes, ...]:
     """What the monitor needs to start it through the runtime of its settings; () for layerfs's own. The bundle is made
-    in `place`, the run's directory."""
+    in `place`, the run's directory; `name` is another than the container's for a run that is not its own program's."""
     program = find_runtime(settings.runtime)
     if program is None:
         return ()
-    _write_config(box, settings, options, spec, place, os.fsdecode(spec.rootfs))
+    name = name or box.id
+    _write_config(box, settings, options, spec, place, os.fsdecode(spec.rootfs), name)
     state = place.parent / RUNTIME_STATE
     state.mkdir(0o700, exist_ok=True)
-    return tuple(os.fsencode(word) for word in (program, place, state, box.id))
+    (state / f"{_BY}{name}").write_bytes(os.fsencode(program))
+    return tuple(os.fsencode(word) for word in (program, place, state, name))
 
 
-def forget(box: Container) -> None:
-    """By who is alone with the container: what its runtime keeps, and the groups that it made in trees of its own."""
+def forget(box: Container, name: str = "") -> None:
+    """By who is alone with the container: what runtimes keep, and the groups that they made in trees of their own.
+    Only of one run, by its `name`, when that is over."""
     state = box.directory / "run" / RUNTIME_STATE
-    if not (state / box.id).exists():
+    found = list(state.glob(_BY + (name or f"{box.id}*")))
+    names = [each.name.removeprefix(_BY) for each in found]
+    for file, each in zip(found, names, strict=True):
+        if (state / each).exists():
+            command = [os.fsdecode(file.read_bytes()), "--root", str(state), "delete", "--force", each]
+            with contextlib.suppress(OSError):  # it was uninstalled
+                subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE)
+        file.unlink(missing_ok=True)
+    if not names:
         return
-    import shutil
-
-    program = shutil.which(box.settings.runtime or "")
-    if program:
-        command = [program, "--root", str(state), "delete", "--force", box.id]
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE)
     for parent in CGROUP_ROOT.glob(f"*/{cgroup_parent(box.settings)}"):
-        for place in (parent / box.id, parent):
+        for place in (*(parent / each for each in names), parent):
             with contextlib.suppress(OSError):  # somebody else's is in it
                 place.rmdir()
 
@@ -127,7 +158,7 @@ def write_bundle(box: Container, directory: Path, *, mount: bool = True) -> None
         hostname = default_hostname(options)
         files = write_files(directory.absolute(), hostname, options)
         spec = plan(shown, box.image.config.config.document(), options, files, hostname)
-        _write_config(box, settings, options, spec, directory, "rootfs")
+        _write_config(box, settings, options, spec, directory, "rootfs", box.id)
     if mount:
         maps = options.id_maps
         shift = {} if maps is None else dict(zip(("uidmap", "gidmap"), map(",".join, maps.texts()), strict=True))
@@ -143,3 +174,19 @@ def _root(box: Container) -> Iterator[Path]:
         return
     with box.mount(box.store.mount_point(), read_only=True) as shown:
         yield shown
+
+
+@contextlib.contextmanager
+def by_other(
+    box: Container, settings: Settings, options: RunOptions, place: Path
+) -> Iterator[Callable[[RunSpec], RunSpec]]:
+    """For a run in the foreground: what makes its spec one for the runtime, which forgets it afterwards."""
+    name = f"{box.id}.{place.name}"
+
+    def change(spec: RunSpec) -> RunSpec:
+        return replace(spec, runtime=runtime_words(box, settings, options, spec, place, name))
+
+    try:
+        yield change
+    finally:
+        forget(box, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from layerfs.runtime import Process, RunResult
     from layerfs.runtime.communicate import OnOutput
     from layerfs.runtime.monitor import Connection
+    from layerfs.runtime.spec import RunSpec
 
 PIPE, DEVNULL = -1, -3  # subprocess's numbers
 Stream = int | IO[Any] | None
@@ -74,8 +76,6 @@ class Programs:
         if "storage_opt" in settings:
             raise InvalidInput("storage_opt belongs to the container: give it to create")
         wanted = box.settings.changed(settings if command is None else {**settings, "command": command})
-        if wanted.runtime:
-            raise InvalidInput(f"run goes without --runtime {wanted.runtime}: use start, and exec")
         image = box.image.config.config
 
         def started(process: Process) -> None:
@@ -87,7 +87,13 @@ class Programs:
             place_of(box, engine) as place,
             recorded(box) as record,
             surrounded(box, wanted, place) as around,
+            contextlib.ExitStack() as stack,
         ):
+            change: Callable[[RunSpec], RunSpec] | None = None
+            if wanted.runtime:
+                from layerfs.engine.oci import by_other
+
+                change = stack.enter_context(by_other(box, wanted, around.options, place.files))
             result = run(
                 place.root,
                 image.document(),
@@ -101,6 +107,7 @@ class Programs:
                 forward_signals=forward_signals,
                 on_output=on_output,
                 on_started=started,
+                change=change,
             )
             record.ended(result.returncode)
             return replace(result, oom_killed=around.oom_killed)

@@ -38,7 +38,7 @@ def check(settings: Confinement, options: RunOptions) -> None:
     if options.network == "host":
         raise InvalidInput("cannot share the host's network namespace when user namespaces are enabled")
     for name, value in (("PID", settings.pid), ("IPC", settings.ipc), ("cgroup", settings.cgroupns)):
-        if value and value not in ("private", "shareable"):
+        if value and value not in ("private", "shareable", "none"):
             whose = "the host" if value == "host" else "another container's"
             raise InvalidInput(f"cannot share {whose} {name} namespace when user namespaces are enabled")
     if settings.uidmap or settings.gidmap:

@@ -17,6 +17,7 @@ from layerfs.runtime.helper import Stream
 from layerfs.runtime.options import RunOptions
 from layerfs.runtime.plan import default_hostname, plan
 from layerfs.runtime.process import Process, RunResult, start
+from layerfs.runtime.spec import RunSpec
 
 _INTERRUPTS_MAX = 3
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -73,6 +74,7 @@ def prepared(
     state: Path | None,
     streams: tuple[Stream, Stream, Stream],
     timeout: float | None = None,
+    change: Callable[[RunSpec], RunSpec] | None = None,
 ) -> Iterator[Process]:
     """A started container, killed at the end of the block. Its /etc files are kept in `state`, a directory of the
     container's, or else in a temporary one that is gone as soon as they are mounted."""
@@ -81,6 +83,7 @@ def prepared(
     try:
         files = write_files(directory, hostname, options)
         spec = plan(rootfs, config, options, files, hostname)
+        spec = change(spec) if change else spec
         process = start(spec, stdin=streams[0], stdout=streams[1], stderr=streams[2], timeout=timeout)
     finally:
         if state is None:
@@ -115,14 +118,16 @@ def run(
     forward_signals: bool = False,
     on_output: OnOutput | None = None,
     on_started: Callable[[Process], None] | None = None,
+    change: Callable[[RunSpec], RunSpec] | None = None,
 ) -> RunResult:
     """Runs one program in new namespaces on the mounted `rootfs` and waits for its end.
 
     `config` is the image's `config` object, `options` what the caller changes about it. Streams are as for
     subprocess: None inherits, PIPE captures, DEVNULL, a descriptor or a file; bytes as `stdin` are fed to the program.
     `timeout` is in seconds, `output_limit` in bytes for each captured stream. `on_started` is called once the program
-    runs. With `forward_signals` (for command lines) INT, TERM, HUP, QUIT, USR1 and USR2 of this process become the
-    container's; without it a Ctrl-C ends the container and raises KeyboardInterrupt.
+    runs, `change` has the last word about the spec. With `forward_signals` (for command lines) INT, TERM, HUP, QUIT,
+    USR1 and USR2 of this process become the container's; without it a Ctrl-C ends the container and raises
+    KeyboardInterrupt.
 
     Raises RunError (125), CommandNotExecutable (126), CommandNotFound (127), RunTimeout.
     """
@@ -130,7 +135,7 @@ def run(
     source: Stream = subprocess.PIPE if isinstance(stdin, bytes) else stdin
     with (
         forwarded(forward_signals) as forward,
-        prepared(rootfs, config, options, state, (source, stdout, stderr), timeout) as process,
+        prepared(rootfs, config, options, state, (source, stdout, stderr), timeout, change) as process,
     ):
         forward.attach(process)
         if on_started is not None:

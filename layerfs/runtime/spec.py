@@ -116,6 +116,7 @@ class RunSpec:
     entered: tuple[tuple[Namespace, bytes], ...] = ()  # namespaces of others, by their files
     clocks: tuple[tuple[int, int], ...] = ()  # clock of clock_gettime(2), seconds it is off
     annotations: tuple[tuple[str, str], ...] = ()  # for a bundle
+    runtime: tuple[bytes, ...] = ()  # another OCI runtime's program, the bundle, its state's directory, the name there
     seccomp: bytes = b""  # struct sock_filter array, compiled by the caller
     stop_signal: int = signal.SIGTERM
     init: bool = False  # PID 1 is the helper's own
@@ -161,4 +162,3 @@ class Life:
     events: bytes = b""  # the file of events; b"" for none
     event_attributes: bytes = b""
     probe: Probe | None = None
-    runtime: tuple[bytes, ...] = ()  # another OCI runtime's program, the bundle, its state's directory, the name there

@@ -57,7 +57,6 @@ def _life(life: Life, spec: RunSpec) -> list[bytes]:
     records += [_record(AFTER, _string(word)) for word in life.after]
     if life.events:
         records.append(_record(EVENTS, _string(life.events) + _string(life.event_attributes)))
-    records += [_record(RUNTIME, _string(word)) for word in life.runtime]
     return records + (_probe(life.probe) if life.probe else [])
 
 
@@ -91,6 +90,7 @@ def encode(spec: RunSpec, life: Life | None = None) -> bytes:
     if spec.id_maps:
         for tag, maps in ((UID_MAP, spec.id_maps.uids), (GID_MAP, spec.id_maps.gids)):
             records += [_record(tag, struct.pack("<3I", each.inside, each.outside, each.size)) for each in maps]
+    records += [_record(RUNTIME, _string(word)) for word in spec.runtime]
     if spec.oom_score_adj:
         records.append(_record(OOM_SCORE, struct.pack("<i", spec.oom_score_adj)))
     if spec.seccomp:

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -86,6 +87,15 @@ static int make_channels(const struct lfs_spec *spec, struct lfs_launch *launch,
 	return 0;
 }
 
+/* Its children become ours; it has started the program when it returns. */
+static pid_t spawn_by_other(const struct lfs_spec *spec, struct lfs_launch *launch, int *pidfd, struct lfs_failure *failure)
+{
+	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	for (int fd = 0; fd <= 2; fd++)
+		launch->streams[fd] = fd;
+	return lfs_oci_spawn(spec, launch, pidfd, failure);
+}
+
 static int start(const struct lfs_spec *spec, struct lfs_supervisor *self, struct lfs_failure *failure)
 {
 	struct lfs_launch launch = { -1, -1, { -1, -1, -1 }, -1, NULL };
@@ -97,7 +107,8 @@ static int start(const struct lfs_spec *spec, struct lfs_supervisor *self, struc
 	rc = lfs_namespaces_enter(spec, true, failure);
 	if (rc < 0)
 		return rc;
-	self->pid = lfs_container_spawn(spec, &launch, &self->pidfd, failure);
+	self->pid = spec->runtime_count ? spawn_by_other(spec, &launch, &self->pidfd, failure)
+		: lfs_container_spawn(spec, &launch, &self->pidfd, failure);
 	lfs_close_fd(&launch.report);
 	lfs_close_fd(&launch.console);
 	lfs_close_fd(&launch.target);

@@ -6,12 +6,22 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from layerfs.errors import AlreadyExists, CommandNotExecutable, CommandNotFound, InvalidInput, RunError, Unsupported
+from layerfs.engine import oci
+from layerfs.errors import (
+    AlreadyExists,
+    CommandNotExecutable,
+    CommandNotFound,
+    InvalidInput,
+    RunError,
+    RunTimeout,
+    Unsupported,
+)
 from tests.cli.conftest import eventually
 
 pytestmark = pytest.mark.root
@@ -206,10 +216,52 @@ def test_a_runtime_that_fails_is_told(shell, tmp_path):
         shell("true", runtime=str(program)).start()
     with pytest.raises(InvalidInput, match="unknown or invalid runtime name: nowhere"):
         shell("true", runtime="nowhere")
-    with pytest.raises(InvalidInput, match="--init does not go"):
-        shell("true", runtime=str(program), init=True)
-    with pytest.raises(InvalidInput, match="use start"):
+    with pytest.raises(RunError, match="bad ended with code 9"):
         shell("true", runtime=str(program)).run()
+
+
+def test_a_run_in_the_foreground(shell, runtime):
+    box = shell("cat; echo err >&2; exit 5", runtime=runtime)
+    done = box.run(stdin=b"fed")
+    assert (done.returncode, done.stdout, done.stderr) == (5, b"fed", b"err\n")
+    with pytest.raises(RunTimeout):
+        box.run(["sleep", "1000"], timeout=0.5)
+    with pytest.raises(CommandNotFound):
+        box.run(["nosuch"])
+    done = box.run(["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"], memory="16m")
+    assert (done.returncode, done.oom_killed) == (137, True)
+    assert list((box.directory / "run").glob("oci/*")) == []
+    assert not [place for place in Path("/sys/fs/cgroup").glob(f"**/{box.id}*") if place.is_dir()]
+
+
+def test_a_run_whose_caller_is_killed_ends(shell, runtime, store):
+    box = shell(FOREVER)
+    script = (
+        f"import layerfs; layerfs.Store({str(store)!r}).container({box.id!r}).run(runtime={runtime!r}, stdout=None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as caller:
+        assert caller.stdout.readline() == b"ready\n"
+        caller.kill()
+        assert caller.stdout.read() == b""  # nobody has it open any more
+    box.remove(force=True)
+    assert not [place for place in Path("/sys/fs/cgroup").glob(f"**/{box.id}*") if place.is_dir()]
+
+
+@pytest.mark.skipif(shutil.which("catatonit") is None, reason="needs catatonit")
+def test_init(shell, runtime):
+    box = started(shell(FOREVER, runtime=runtime, init=True))
+    assert box.exec(["cat", "/proc/1/cmdline"]).stdout.startswith(b"/dev/init\0--\0sh\0")
+    box.stop()
+    assert box.state.code == 3
+
+
+def test_without_an_init_on_this_machine_that_is_told(shell, tmp_path, monkeypatch):
+    program = tmp_path / "runtime"
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(oci, "_INIT_PLACES", ())
+    with pytest.raises(Unsupported, match="--init needs catatonit, docker-init, tini-static or tini"):
+        shell("true", runtime=str(program), init=True)
 
 
 # bundles
@@ -217,7 +269,7 @@ def test_a_runtime_that_fails_is_told(shell, tmp_path):
 
 def _validate(document):
     assert document["ociVersion"] == "1.1.0"
-    assert set(document) <= {"ociVersion", "process", "root", "mounts", "linux", "hostname"}
+    assert set(document) <= {"ociVersion", "process", "root", "mounts", "linux", "hostname", "annotations"}
     assert all(Path(mount["destination"]).is_absolute() for mount in document["mounts"])
     assert document["process"]["args"]
 
@@ -248,11 +300,12 @@ def test_a_bundle_with_a_user_namespace(shell, runtime, tmp_path, opened):
 
 
 def test_a_bundle_without_a_mount(shell, tmp_path, layerfs_command):
-    shell("true", hostname="h").rename("bb")
+    shell("true", hostname="h", annotations=["a=b"]).rename("bb")
     done = layerfs_command("bundle", "--no-mount", "bb", str(tmp_path / "x"))
     assert (done.returncode, done.stdout) == (0, b"")
     document = json.loads((tmp_path / "x/config.json").read_text())
     _validate(document)
+    assert document["annotations"] == {"a": "b"}
     assert (document["hostname"], list((tmp_path / "x/rootfs").iterdir())) == ("h", [])
     assert document["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ERRNO"
 
@@ -261,5 +314,3 @@ def test_a_bundle_that_cannot_be_is_told(shell, tmp_path):
     (tmp_path / "f").touch()
     with pytest.raises(AlreadyExists, match="not empty"):
         shell("true").bundle(tmp_path)
-    with pytest.raises(Unsupported, match="--init"):
-        shell("true", init=True).bundle(tmp_path / "new")
