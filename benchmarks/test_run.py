@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ def root(base: Path) -> Path:
     for name in ("etc", "proc", "sys", "dev"):
         (place / name).mkdir()
     shutil.copy(BUSYBOX, place / "bin")
-    for name in ("sh", "true", "sleep", "echo"):
+    for name in ("sh", "true", "sleep", "echo", "cat"):
         (place / "bin" / name).symlink_to("busybox")
     return place
 
@@ -194,6 +196,25 @@ def _joined(stack: contextlib.ExitStack, name: str, command: Callable[..., list[
     subprocess.run(start, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     stack.callback(subprocess.run, command("delete", "--force", f"join-{name}"), check=False)
     return _quiet(*command("exec", f"join-{name}", "true"))
+
+
+def test_lines_into_a_log(recorder: Any, store: Any, base: Path, scale: Callable[[int], int]) -> None:
+    """From the start of the container to its end; the lines come from a file in the page cache."""
+    size = scale(300_000_000)
+    lines = base / "lines"
+    lines.write_bytes((b"x" * 99 + b"\n") * (size // 100))
+    times = []
+    for _ in range(5):
+        box = store.create("bb:1", command=["cat", "/lines"], volumes=[f"{lines}:/lines:ro"])
+        began = time.perf_counter()
+        box.start()
+        box.wait()
+        times.append(time.perf_counter() - began)
+        assert sum(len(entry.data) for entry in box.logs()) == size
+        box.remove()
+    lines.unlink()
+    what = f"{size // 1_000_000} MB of lines of 100 bytes into a container's log, to its end"
+    recorder.figure(what, statistics.median(times), "s", bar=size / 300e6)
 
 
 def test_start_up_without_running(recorder: Any, store: Any) -> None:
