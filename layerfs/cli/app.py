@@ -83,6 +83,7 @@ _INNER = {  # what only a noun has
     **{f"volume_{name}": "volumes" for name in ("create", "ls", "inspect", "rm", "prune")},
     **{f"network_{name}": "networks" for name in ("create", "ls", "inspect", "rm", "prune", "connect", "disconnect")},
     "manifest_inspect": "registries",
+    "manifest_referrers": "registries",
     "manifest_rm": "registries",
     "image_inspect": "images",
     "container_inspect": "images",
@@ -108,6 +109,7 @@ _NOUNS: dict[str, dict[str, str]] = {
     },
     "manifest": {
         "inspect": "manifest_inspect",
+        "referrers": "manifest_referrers",
         "rm": "manifest_rm",
     },
     "volume": {

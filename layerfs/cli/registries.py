@@ -156,7 +156,20 @@ def manifest_inspect_command(name: str, platform: str | None) -> None:
     """Print the manifest or index that a name means in its registry, byte for byte."""
     from layerfs.engine import registries
 
-    raw = registries.manifest(name, platform=platform)
+    _print_raw(registries.manifest(name, platform=platform))
+
+
+@verb("referrers")
+@click.argument("name", metavar="NAME[:TAG|@DIGEST]")
+@click.option("--artifact-type", default="", metavar="TYPE", help="Only those of a type.")
+def manifest_referrers_command(name: str, artifact_type: str) -> None:
+    """List what refers to a manifest in its registry (signatures, attestations), as an index."""
+    from layerfs.engine import registries
+
+    _print_raw(registries.referrers(name, artifact_type))
+
+
+def _print_raw(raw: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(raw if raw.endswith(b"\n") or not sys.stdout.isatty() else raw + b"\n")
     sys.stdout.buffer.flush()

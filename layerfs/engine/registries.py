@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from layerfs.errors import InvalidInput
-from layerfs.oci import ImageConfig, Index, Manifest, Platform
+from layerfs.oci import ImageConfig, Index, Manifest, Platform, build_index
 from layerfs.oci.config import CONFIG_MAX
 from layerfs.oci.fields import format_time
 from layerfs.reference import Reference
@@ -137,6 +137,15 @@ def manifest(name: str, *, platform: str | None = None, settings: Settings | Non
         if platform is None:
             return client.manifest(reference.path, wanted).raw
         return client.choose(reference.path, wanted, Platform.parse(platform))[0].raw
+
+
+def referrers(name: str, artifact_type: str = "", *, settings: Settings | None = None) -> bytes:
+    """What says in its registry that it belongs to a manifest (signatures, attestations), as an OCI index."""
+    with Registries(settings or registry_settings()) as registries:
+        reference = Reference.parse(name).tagged()
+        client = registries.client(reference.domain, reference.path)
+        digest = reference.digest or client.manifest(reference.path, reference.tag or "").digest
+        return build_index(client.referrers(reference.path, digest, artifact_type)).raw
 
 
 def delete_manifest(name: str, *, settings: Settings | None = None) -> None:

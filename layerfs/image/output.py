@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
+import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from layerfs.errors import AlreadyExists, Corrupt
 from layerfs.layer.entry import Entry
 from layerfs.layer.sparse import Extents
 from layerfs.layer.write import TarWriter
-from layerfs.oci import layout
+from layerfs.oci import Index, layout
+from layerfs.oci.descriptor import REF_NAME
+from layerfs.oci.fields import dump
 from layerfs.store.durable import writing
 
 _PIECE = 1 << 20
@@ -102,6 +107,68 @@ class DirectoryOutput:
         if self._last is not None:
             size, source = self._last
             self.add(layout.HEADER, size, source)
+
+
+class GrownLayout:
+    """An OCI layout that is there already. Its index comes last and at once, so that a copy that was cut short adds
+    nothing to it but blobs that nobody names. Who writes to it at the same time waits.
+    """
+
+    def __init__(self, path: Path) -> None:
+        layout.check_header((path / layout.HEADER).read_bytes())
+        self._path, self._index = path, b""
+
+    def add(self, name: str, size: int, open: Callable[[], BinaryIO]) -> None:
+        if name == layout.INDEX:
+            self._index = b"".join(_pieces(open, size))
+        elif name != layout.HEADER and not self._has(name, size):
+            self._write(name, _pieces(open, size))
+
+    def _has(self, name: str, size: int) -> bool:
+        """Whether a blob is there, with the right bytes."""
+        path = self._path / name
+        if not path.is_file() or path.stat().st_size != size:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == path.name
+
+    def _write(self, name: str, pieces: Iterable[bytes]) -> None:
+        target = self._path / name
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+        with writing(f"the file {target}"):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("xb") as file:
+                    for piece in pieces:
+                        file.write(piece)
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Joins the two indexes: an entry goes for a new one of its name, or of its digest when it has no name."""
+        with self._alone():
+            raw = (self._path / layout.INDEX).read_bytes()
+            Index.parse(raw, what=layout.INDEX)  # refuses what is none
+            old, entries = json.loads(raw), json.loads(self._index)["manifests"]
+            taken = {name for entry in entries for name in (_name_of(entry), ("", str(entry["digest"])))}
+            kept = [entry for entry in old.get("manifests") or () if _name_of(entry) not in taken]
+            self._write(layout.INDEX, [dump({**old, "manifests": [*kept, *entries]})])
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def _name_of(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """What tells one entry of a layout's index from another: its tag, else its digest."""
+    tag = (entry.get("annotations") or {}).get(REF_NAME)
+    return ("tag", str(tag)) if tag else ("", str(entry.get("digest")))
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ _PAGES_MAX = 100_000
 _PAGE = 1000
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(?:\d{1,18}|\*)\Z", re.ASCII)
 _NEXT = re.compile(r'<([^>]*)>\s*;(?:[^,]*;)?\s*rel="?next"?')
+_NOT_BY_TAG = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED})
 _TYPES = media.MANIFESTS | media.INDEXES | media.SCHEMA_1
 
 
@@ -298,7 +299,16 @@ class Client:
 
     def delete_manifest(self, repository: str, reference: str | Digest) -> None:
         """By digest: with all its tags; by tag, where the registry can do that."""
-        self._delete(f"/v2/{repository}/manifests/{reference}", repository, self._named(repository, reference))
+        what = self._named(repository, reference)
+        try:
+            self._delete(f"/v2/{repository}/manifests/{reference}", repository, what)
+        except RegistryError as error:
+            if isinstance(reference, Digest) or error.status not in _NOT_BY_TAG:
+                raise
+            digest = self.head_manifest(repository, reference)
+            told = RegistryError(f"{what}: the registry removes no single tag; with all its tags goes {digest}")
+            told.status = error.status
+            raise (told if digest is not None else error) from None
 
     def delete_blob(self, repository: str, digest: Digest) -> None:
         self._delete(f"/v2/{repository}/blobs/{digest}", repository, f"{self.place(repository)}: blob {digest}")

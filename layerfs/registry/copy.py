@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol, cast
 
 from layerfs.digest import Digest
 from layerfs.errors import InvalidArchive, InvalidInput, RegistryNotFound
-from layerfs.image.output import DirectoryOutput, Output, TarOutput, output_file
+from layerfs.image.output import DirectoryOutput, GrownLayout, Output, TarOutput, output_file
 from layerfs.layer.codec import Decompressed
 from layerfs.layer.progress import Progress, Report
 from layerfs.oci import Descriptor, ImageConfig, Index, Manifest, Platform, build_index, layout, media
@@ -81,7 +81,7 @@ def copy(
 
     Raises:
         RegistryError, InvalidArchive, Corrupt, NotFound: in registries what is there by then stays, without a tag.
-        AlreadyExists: a layout's directory that is not empty.
+        AlreadyExists: a layout's directory that is not empty, and no layout.
     """
     if target.reference is not None and target.reference.digest is not None:
         raise InvalidInput("the target of a copy is a tag, not a digest")
@@ -174,7 +174,7 @@ class _ToRegistry:
 
 
 class _ToLayout:
-    """A new directory, or a tar."""
+    """A directory, new or a layout already, or a tar."""
 
     def __init__(self, target: Place, source: Place, progress: Report | None) -> None:
         self._target, self._source, self._progress = target, source, progress
@@ -281,7 +281,8 @@ def _children(document: Manifest | Index) -> Sequence[Descriptor]:
 @contextlib.contextmanager
 def _output(target: Place) -> Iterator[Output]:
     if target.kind == "oci":
-        yield DirectoryOutput(Path(target.path))
+        path = Path(target.path)
+        yield GrownLayout(path) if (path / layout.HEADER).is_file() else DirectoryOutput(path)
         return
     with output_file(target.path) as write:
         yield TarOutput(write)

@@ -242,6 +242,15 @@ def test_manifests_are_removed_by_digest(client: Client, repository: str, put_im
         client.delete_manifest(repository, manifest.digest)
 
 
+def test_where_no_tag_is_removed_its_digest_is_told(
+    client: Client, repository: str, put_image: Callable[..., Manifest]
+) -> None:
+    manifest = put_image("1")
+    with pytest.raises(RegistryError, match=f"removes no single tag; with all its tags goes {manifest.digest}"):
+        client.delete_manifest(repository, "1")
+    assert client.head_manifest(repository, "1") == manifest.digest
+
+
 def test_refusals_name_the_repository(settings: Settings) -> None:
     body = b'{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}'
 

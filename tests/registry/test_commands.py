@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 import layerfs
+from layerfs.registry.connect import Registries
+from layerfs.registry.copy import copy
+from layerfs.registry.places import Place
 from tests.registry.servers import PASSWORD, USER, Answer, Registry, Request, free_port, scripted
 
 LAYERFS = [sys.executable, "-c", "import sys; from layerfs.cli import main; sys.exit(main())"]
@@ -46,6 +49,26 @@ def trusted(tmp_path: Path, guarded: Registry, run: Run) -> Registry:
     assert guarded.ca is not None
     (place / "ca.crt").write_bytes(guarded.ca.read_bytes())
     return guarded
+
+
+def test_what_refers_to_an_image_is_listed(
+    plain: Registry, repository: str, index_layout: Path, registries: Registries, run: Run
+) -> None:
+    name = f"{plain.host}/{repository}:all"
+    source, target = Place.parse(f"oci:{index_layout}:all"), Place.parse(f"docker://{name}")
+    copy(source, target, registries, everything=True, referrers=True)
+    (found,) = [
+        entry
+        for reference in (name, *(f"{plain.host}/{repository}@{entry['digest']}" for entry in index_of(run, name)))
+        for entry in json.loads(run("manifest", "referrers", reference).stdout)["manifests"]
+    ]
+    assert found["mediaType"].endswith("manifest.v1+json")
+    assert json.loads(run("manifest", "referrers", "--artifact-type", "x/y", name).stdout)["manifests"] == []
+
+
+def index_of(run: Run, name: str) -> list[dict[str, str]]:
+    entries: list[dict[str, str]] = json.loads(run("manifest", "inspect", name).stdout)["manifests"]
+    return entries
 
 
 def test_push_says_what_docker_says(

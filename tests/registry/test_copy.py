@@ -106,8 +106,41 @@ def test_what_is_not_there_is_said(index_layout: Path, copied: Copy, tmp_path: P
         copied(f"oci:{index_layout}:none", f"oci:{tmp_path}/x")
     with pytest.raises(InvalidInput, match="holds 3 images, name one"):
         copied(f"oci:{index_layout}", f"oci:{tmp_path}/x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
     with pytest.raises(AlreadyExists):
-        copied(f"oci:{index_layout}:1", f"oci:{index_layout}")
+        copied(f"oci:{index_layout}:1", f"oci:{tmp_path}/full")
+
+
+def test_a_layout_grows(index_layout: Path, copied: Copy, tmp_path: Path) -> None:
+    """As skopeo has it: a tag that is there moves, the others stay."""
+    tags = []
+    for side in ("ours", "theirs"):
+        for source, tag in (("1", "a"), ("1", "b"), ("all", "a")):
+            places = f"oci:{index_layout}:{source}", f"oci:{tmp_path}/{side}:{tag}"
+            copied(*places, everything=True) if side == "ours" else skopeo("copy", "-q", "--all", *places)
+        entries = json.loads((tmp_path / side / "index.json").read_bytes())["manifests"]
+        named = [
+            (e["annotations"]["org.opencontainers.image.ref.name"], e["digest"]) for e in entries if "annotations" in e
+        ]
+        tags.append(sorted(named))
+    assert len(json.loads((tmp_path / "ours/index.json").read_bytes())["manifests"]) == 2
+    assert tags[0] == tags[1] and len(tags[0]) == 2
+    copied(f"oci:{tmp_path}/ours:b", f"oci-archive:{tmp_path}/again.tar")
+
+
+def test_what_a_layout_has_wrong_is_written_anew(image_layout: Path, copied: Copy, tmp_path: Path) -> None:
+    copied(f"oci:{image_layout}", f"oci:{tmp_path}/x:1")
+    index = (tmp_path / "x/index.json").read_bytes()
+    blobs = {path: path.read_bytes() for path in (tmp_path / "x/blobs/sha256").iterdir()}
+    for path, data in blobs.items():
+        path.write_bytes(bytes(len(data)))
+    copied(f"oci:{image_layout}", f"oci:{tmp_path}/x:1")
+    assert {path: path.read_bytes() for path in (tmp_path / "x/blobs/sha256").iterdir()} == blobs
+    assert (tmp_path / "x/index.json").read_bytes() == index
+    (tmp_path / "x/index.json").write_bytes(b"[]")
+    with pytest.raises(InvalidArchive):
+        copied(f"oci:{image_layout}", f"oci:{tmp_path}/x:2")
     (tmp_path / "tree").mkdir()
     with pytest.raises(InvalidArchive, match="not an OCI layout"):
         copied(f"oci:{tmp_path}/tree", f"oci:{tmp_path}/x")
