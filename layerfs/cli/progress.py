@@ -17,6 +17,7 @@ _PULLING = {  # docker's words
     "downloaded": "Download complete",
     "read": "Extracting",
 }
+_SENDING = {"push": "Pushing", "copy": "Copying"}
 _OVER = ("exists", "done")
 
 
@@ -35,7 +36,8 @@ def bars(quiet: bool = False) -> Iterator[Callable[[Any], None] | None]:
         def show(record: Any) -> None:
             key = (str(record.kind), str(record.id))
             if key not in tasks:
-                tasks[key] = display.add_task(f"{key[1][:12]}: {key[0]}", total=record.total or None)
+                name = key[1].removeprefix("sha256:")[:12]
+                tasks[key] = display.add_task(f"{name}: {_SENDING.get(key[0], key[0])}", total=record.total or None)
             display.update(tasks[key], completed=record.current, total=record.total or None)
 
         yield show

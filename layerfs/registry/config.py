@@ -210,7 +210,9 @@ def _with(settings: Settings, fields: Fields) -> Settings:
             authorities[domain] = entry.text("ca")
     limits = settings.limits
     if fields.has("timeout"):
-        limits = replace(limits, read=float(fields.integer("timeout")))
+        if (seconds := fields.integer("timeout")) < 1:
+            raise InvalidInput(f"timeout is {seconds}, not at least 1 second", path=fields.where)
+        limits = replace(limits, read=float(seconds))
     if fields.has("attempts"):
         limits = replace(limits, attempts=max(1, fields.integer("attempts")))
     return replace(

@@ -66,7 +66,18 @@ def test_dockers_daemon_json_is_understood(load, tmp_path: Path) -> None:  # typ
     assert settings.mirrors["docker.io"] == ("https://m",)
 
 
-@pytest.mark.parametrize("text", ["x", "a = [", 'insecure-registries = "a"', "[registry]\nx = 3", "timeout = 'x'"])
+BAD = (
+    "x",
+    "a = [",
+    'insecure-registries = "a"',
+    "[registry]\nx = 3",
+    "timeout = 'x'",
+    "timeout = 0",
+    'keep-blobs = "x"',
+)
+
+
+@pytest.mark.parametrize("text", BAD)
 def test_bad_files_are_said_with_their_name(load, text: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InvalidInput, match=r"registries\.toml"):
         load(text)
