@@ -62,8 +62,8 @@ PARTS = {
         ),
     ),
     "helper": (Part("address", ADDRESS, "", ("tests/runtime", *(f"tests/cli/test_{name}.py" for name in MONITORED))),),
-    "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native or uring or bytes or load or blocks")),),
-    "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native or uring or bytes or load or blocks")),),
+    "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native or uring or bytes or load or blocks or deltas")),),
+    "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native or uring or bytes or load or blocks or deltas")),),
     "quick": (
         Part("address", ADDRESS, "libasan.so", ("tests/native/test_layer_reader.py",)),
         Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),

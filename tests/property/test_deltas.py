@@ -49,6 +49,7 @@ steps = st.one_of(
     st.tuples(st.just("commit"), st.booleans()),
     st.tuples(st.just("snapshot")),
     st.tuples(st.just("back"), st.integers(0, 9)),
+    st.tuples(st.just("fork"), st.booleans()),
     st.tuples(st.just("kill")),
     st.tuples(st.just("gc")),
     st.tuples(st.just("drop"), st.integers(0, 9)),
@@ -63,6 +64,7 @@ class Life:
         self.store = store
         self.images = [(store.import_archive(source), DATA)]
         self.points: list[tuple[str, bytes]] = []
+        self.others: list[tuple[layerfs.Container, bytes]] = []
         self.fresh = itertools.count(1)
         self.box = store.create(self.images[0][0])
         self.body = bytearray(DATA)
@@ -110,6 +112,14 @@ class Life:
         self.box.snapshot(name)
         self.points.append((name, bytes(self.body)))
 
+    def fork(self, go_on: bool) -> None:
+        """go_on: with the child."""
+        self.rest()
+        child = self.box.fork(f"f{next(_numbers)}")
+        self.others.append((self.box if go_on else child, bytes(self.body)))
+        if go_on:
+            self.box, self.points = child, []
+
     def back(self, number: int) -> None:
         if self.points:
             self.rest()
@@ -149,6 +159,9 @@ class Life:
     def check(self) -> None:
         assert self.file().read_bytes() == self.body
         self.rest()
+        for box, body in self.others:
+            with box.mount(engine="native") as root:
+                assert (root / "big").read_bytes() == body
         for number in range(len(self.images)):
             self.look(number, "native")
         assert [problem for problem in self.store.fsck() if problem.severity == "error"] == []
