@@ -2,6 +2,8 @@
 
 The contents of a context's files are hashed once and remembered by inode, size, modification and change time. What was
 changed less than a grain of the clock before it was read could be changed again without a trace: it is not remembered.
+Nor is what lies on a file system whose change times are no such thing: those of images (EROFS, squashfs, a mount of
+ours) may be the same in the next image.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ _KEY, _SIZE = 16, _STATE.size + 33  # of a record: the state, the sha256, 1 when
 _TOGETHER, _TREES_MAX = 3000, 64
 _GRAIN, _COARSE = 100_000_000, 2_500_000_000  # ns; file systems that keep whole seconds, or two
 _HEAD = b"layerfs hashes 2\n"
+_HONEST = frozenset(["bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs", "zfs"])  # of file systems
 
 
 class Hashes:
@@ -35,7 +38,15 @@ class Hashes:
         self._known: dict[bytes, bytes] | None = None  # until it is asked for
         self._new: dict[bytes, bytes] = {}
         self._here: dict[bytes, tuple[bytes, bool]] = {}  # what this build has read, remembered or not
+        self._seen = False
         self._lock = threading.Lock()
+
+    def look_at(self, top: int) -> None:
+        """Only what is on the file system of this directory (the first time) is remembered, if that is an honest one."""
+        if self._seen:
+            return
+        self._seen = True
+        self.trees.device = os.fstat(top).st_dev if file_system_of(top) in _HONEST else None
 
     def _loaded(self) -> dict[bytes, bytes]:
         if self._known is None:
@@ -54,7 +65,7 @@ class Hashes:
         """`began_ns`: when reading it began. `plain`: it has no xattrs."""
         state = _state(status)
         with self._lock:
-            if is_settled(status, began_ns):
+            if status.st_dev == self.trees.device and is_settled(status, began_ns):
                 self._new[state[:_KEY]] = state[_KEY:] + digest + (b"1" if plain else b"0")
             else:
                 self._here[state] = (digest, plain)
@@ -95,9 +106,11 @@ def _write(place: Path, data: bytes) -> None:
 
 
 class Trees:
-    """The remembered digests of directories, by what `_status_of_all` says of them."""
+    """The remembered digests of directories, by what `_status_of_all` says of them. `device`: what lies elsewhere is
+    not remembered."""
 
     def __init__(self, place: Path | None) -> None:
+        self.device: int | None = None
         self._place = place
         self._known: dict[bytes, bytes] = {}
         self._changed = False
@@ -122,6 +135,18 @@ class Trees:
             _write(self._place, body + hashlib.sha256(body).digest())
 
 
+def file_system_of(fd: int) -> str:
+    """The kind of file system that a descriptor is on; "" where the kernel does not say."""
+    try:
+        fields = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
+        number = fields[fields.index("mnt_id:") + 1]
+        table = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    except (OSError, ValueError):
+        return ""
+    line = next((line for line in table.splitlines() if line.startswith(f"{number} ")), "")
+    return line.partition(" - ")[2].partition(" ")[0]
+
+
 def _state(status: os.stat_result) -> bytes:
     times = (status.st_mtime_ns, status.st_ctime_ns)
     return _STATE.pack(status.st_dev, status.st_ino, status.st_size, *times)
@@ -143,27 +168,29 @@ def digest_of(files: Files, top: Item, skip: Skip | None = None) -> bytes:
     if trees is None or not top.is_dir:
         return _digest(files, top, skip)
     began = now_ns()
-    seen, latest = _status_of_all(files, top, skip)
+    seen, latest, devices = _status_of_all(files, top, skip)
     known = trees.get(seen)
     if known is None:
         known = _digest(files, top, skip)
-        trees.put(seen, known, settled=latest + _COARSE < began)
+        trees.put(seen, known, settled=latest + _COARSE < began and devices == {trees.device})
     return known
 
 
-def _status_of_all(files: Files, top: Item, skip: Skip | None) -> tuple[bytes, int]:
-    """A digest of names and of what changes with every change, and the latest of the times."""
+def _status_of_all(files: Files, top: Item, skip: Skip | None) -> tuple[bytes, int, set[int]]:
+    """A digest of names and of what changes with every change; the latest of the times; the devices."""
     sha, latest = hashlib.sha256(), 0
+    devices: set[int] = set()
     parts: list[bytes] = []
     for path, item in walk(files, top, skip):
         status = item.handle
         latest = max(latest, status.st_mtime_ns, status.st_ctime_ns)
+        devices.add(status.st_dev)
         parts += (path, _state(status), b"%o" % item.mode)
         if len(parts) > _TOGETHER:
             sha.update(b"\0".join(parts))
             parts = []
     sha.update(b"\0".join(parts))
-    return sha.digest(), latest
+    return sha.digest(), latest, devices
 
 
 def _digest(files: Files, top: Item, skip: Skip | None) -> bytes:

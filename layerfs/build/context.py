@@ -38,6 +38,7 @@ class DirectoryFiles:
             raise NotFound(f"unable to prepare context: path {str(top)!r} not found") from None
         self.path, self._ignore = top, ignore
         self._hashes = hashes if hashes is not None else Hashes(None)
+        self._hashes.look_at(self._top)
         self.trees = self._hashes.trees
         self._open: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.RLock()

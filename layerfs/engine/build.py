@@ -341,7 +341,7 @@ class _Build:
         if isinstance(context, str) and (repository := _repository(context)) is not None:
             files = self._checkout(repository)
             found = find_dockerfile(files, options.dockerfile, host=False)
-            return DirectoryContext(files.again(ignore_of(found))), found
+            return self._kept_open(files, found), found
         if isinstance(context, str) and is_url(context):
             context = self._download(context)
         if isinstance(context, str | os.PathLike):
@@ -349,7 +349,7 @@ class _Build:
             if path.is_dir():
                 files = self._directory(path)
                 found = find_dockerfile(files, options.dockerfile)
-                return DirectoryContext(files.again(ignore_of(found))), found
+                return self._kept_open(files, found), found
             if not path.exists():
                 raise NotFound(f'unable to prepare context: path "{context}" not found')
             context = self._stack.enter_context(path.open("rb"))
@@ -388,10 +388,15 @@ class _Build:
     def _directory(self, path: Path) -> DirectoryFiles:
         """A directory, with the digests that are remembered of its files."""
         status = path.stat()
-        name = Digest.of(f"{status.st_dev} {status.st_ino} {path.resolve()}".encode("utf-8", "surrogateescape")).hex
+        there = f"{status.st_dev} {os.statvfs(path).f_fsid} {status.st_ino} {path.resolve()}"
+        name = Digest.of(there.encode("utf-8", "surrogateescape")).hex
         hashes = Hashes(None if self._store.root.read_only else self._store.path / "cache" / "contexts" / name[:40])
         self._hashes.append(hashes)
         return self._stack.enter_context(DirectoryFiles(path, None, hashes))
+
+    def _kept_open(self, files: DirectoryFiles, found: Found) -> DirectoryContext:
+        """As a context, with its .dockerignore."""
+        return DirectoryContext(self._stack.enter_context(files.again(ignore_of(found))))
 
     def _named(self, name: str, value: str | os.PathLike[str]) -> Context:
         text = os.fspath(value)
@@ -419,7 +424,7 @@ class _Build:
             raise NotFound(f"failed to get build context {name}: {text} is no directory")
         files = self._directory(path)
         found = Found("", b"", ignore=_read(path / ".dockerignore"))
-        return DirectoryContext(files.again(ignore_of(found)))
+        return self._kept_open(files, found)
 
     def _remote_tar(self, name: str, url: str) -> Context:
         from layerfs.build.archives import tar_layer

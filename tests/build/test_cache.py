@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from pathlib import Path
@@ -61,6 +62,44 @@ def test_digests_are_remembered_only_when_a_later_change_would_show(tmp_path: Pa
     again = Hashes(tmp_path / "hashes")
     assert again.get((place / "old").stat()) is not None
     assert again.get((place / "new").stat()) is None
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("engine", ["kernel", "native"])
+def test_what_a_mounted_image_says_of_its_files_is_not_believed_of_the_next_one(
+    store: layerfs.Store, tmp_path: Path, engine: str
+) -> None:
+    """Device, inode numbers, sizes and all times of two images may be the same."""
+    for number in ("1", "2"):
+        source = write_files(tmp_path / number, {"f": number, "Dockerfile": "FROM scratch\nCOPY f /g\nCOPY . /all/\n"})
+        for path in (source, *source.iterdir()):
+            os.utime(path, ns=(0, 10**18))
+        with store.import_archive(source).mount(tmp_path / "mounted", engine=engine) as place:
+            image = store.build(place)
+        assert (read(image, "g"), read(image, "all/f")) == (number.encode(), number.encode())
+
+
+def test_a_file_system_inside_a_context_is_not_believed_either(tmp_path: Path) -> None:
+    place = write_files(tmp_path / "c", {"f": "1", "d/g": "2"})
+    time.sleep(0.2)
+    hashes = Hashes(tmp_path / "hashes")
+    with DirectoryFiles(place, None, hashes) as files:
+        hashes.trees.device = 1  # as if the top were somewhere else
+        digest_of(files, files.root)
+    hashes.save()
+    assert Hashes(tmp_path / "hashes").get((place / "f").stat()) is None
+    assert not (tmp_path / "hashes.trees").exists()
+
+
+def test_a_build_leaves_no_descriptors(build: Build) -> None:
+    def opened() -> int:
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    build("FROM scratch\nCOPY . /\n", {"f": ""}, build_contexts={"other": "/etc"})
+    before = opened()
+    build("FROM scratch\nCOPY . /\n", build_contexts={"other": "/etc"})
+    assert opened() == before
 
 
 def test_a_damaged_file_of_digests_is_passed_over(tmp_path: Path) -> None:
