@@ -42,7 +42,7 @@ class Hashes:
         self._lock = threading.Lock()
 
     def look_at(self, top: int) -> None:
-        """Only what is on the file system of this directory is remembered, if that is an honest one. (The first time.)"""
+        """Only what is on the file system of the first such directory is remembered, if that is an honest one."""
         if self._seen:
             return
         self._seen = True
