@@ -240,7 +240,7 @@ class Solver:
     def _layer(
         self, step: i.Instruction, before: State, state: State, scope: Scope, told: _Told, *, use: bool
     ) -> Done | None:
-        told.before = before
+        told.before, told.env = before, scope.environment
         match step:
             case i.Run():
                 extra = [f"{name}={value}" for name, value in proxies(self._request.build_args)]
@@ -282,7 +282,7 @@ class Solver:
             if isinstance(error, LayerfsError) and not isinstance(error, InvalidDockerfile | _Stopped):
                 error.message = f"{self._file.file}:{where.at.first}: {error.message}"
                 if isinstance(error, StepFailed):
-                    error.state = told.before
+                    error.state, error.env = told.before, told.env
             self._report(BuildEvent("failed", number, text=str(error), seconds=told.clock()))
             raise
         cached = told.done is not None and told.done.cached
@@ -301,6 +301,7 @@ class _Told:
     image: str = ""
     done: Done | None = None
     before: State | None = None
+    env: tuple[str, ...] = ()
 
     def output(self, stream: int, data: bytes) -> None:
         self.report(BuildEvent("output", self.number, stream=stream, data=data, seconds=self.clock()))

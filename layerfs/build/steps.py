@@ -87,10 +87,11 @@ class RunStep:
 
 
 class StepFailed(LayerfsError):
-    """A program of a RUN ended badly. `returncode` is its own; `layer` what it had changed by then, on `state`; with
-    debugging there is an `image` of it."""
+    """A program of a RUN ended badly. `returncode` is its own; `layer` what it had changed by then, on `state`, with
+    the variables `env`; with debugging there is an `image` of it."""
 
     state: State | None = None
+    env: tuple[str, ...] = ()
     image: str = ""
 
     def __init__(self, command: str, returncode: int, layer: DiffID | None = None, reason: str = "") -> None:

@@ -24,6 +24,7 @@ from layerfs.errors import InvalidDockerfile, InvalidInput
 
 if TYPE_CHECKING:
     from layerfs.build.output import Output
+    from layerfs.build.steps import StepFailed
     from layerfs.engine import Image, Store
 
 
@@ -133,7 +134,7 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
 @click.option("--metadata-file", metavar="FILE", help="Write what was built to this, as JSON.")
 @click.option("--progress", type=click.Choice(FORMS), default="auto", help="How to show it.")
 @click.option("--check", is_flag=True, help="Only check the Dockerfile.")
-@click.option("--debug", is_flag=True, help="Keep an image of a step that fails.")
+@click.option("--debug", is_flag=True, help="Keep an image of a step that fails; on a terminal, enter it.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the ID.")
 @click.option("--push", is_flag=True, help="Push its names: --output type=registry.")
 @click.option("--load", is_flag=True, hidden=True)
@@ -207,15 +208,24 @@ def _build(session: Session, context: str, options: Mapping[str, Any]) -> int:
                 legacy=form == "legacy",
             )
     except StepFailed as error:
-        if form == "legacy":
-            return fail(f"The command '{error.command}' returned a non-zero code: {error.returncode}", error.returncode)
-        return fail(str(error))
+        return _failed(session, error, legacy=form == "legacy")
     for name in names if pushed else ():
         session.store.push(name)
     _give(session.store, image, outputs, options, new=image.id not in before)
     if options["quiet"]:
         out(image.id)
     return 0
+
+
+def _failed(session: Session, error: StepFailed, *, legacy: bool) -> int:
+    """The exit code. With --debug, on a terminal, after a look into the step."""
+    said = f"The command '{error.command}' returned a non-zero code: {error.returncode}" if legacy else str(error)
+    code = fail(said, error.returncode if legacy else 1)
+    if error.image and sys.stdin.isatty() and sys.stdout.isatty():
+        from layerfs.cli.app import run
+
+        run(["--store", str(session.store.path), "run", "--rm", "-it", error.image])
+    return code
 
 
 def _give(store: Store, image: Image, outputs: Sequence[Output], options: Mapping[str, Any], *, new: bool) -> None:

@@ -456,10 +456,13 @@ class _Build:
         return image
 
     def _offer(self, error: StepFailed) -> None:
-        """With `debug`: an image of what the failed step had made, for a look inside."""
+        """With `debug`: an image of what the failed step had made, with its variables, for a look inside."""
         if not self._options.debug or error.state is None:
             return
-        state = error.state
+        config = replace(
+            error.state.config, env=error.env, entrypoint=None, cmd=(error.state.config.shell or ("/bin/sh",))[:1]
+        )
+        state = replace(error.state, config=config)
         if error.layer is not None:
             state = state.step(error.layer, f"failed: {error.command}", state.created_ns)
         image = Images(self._store.root).add(state.image({}, state.created_ns or 0))

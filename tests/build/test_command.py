@@ -115,17 +115,21 @@ def test_plain_progress_quiet_and_json(command: Command, place: Path) -> None:
     assert {"a:latest", "b:2"} <= set(names)
 
 
-def on_a_terminal(line: list[str], place: Path, columns: int) -> tuple[int, str]:
-    """Runs a command with a terminal for its standard error; its exit code, and what came there."""
+def on_a_terminal(line: list[str], place: Path, columns: int, typed: bytes = b"") -> tuple[int, str]:
+    """Runs a command with a terminal for its standard error; its exit code, and what came there. `typed` comes when a
+    prompt does."""
     terminal, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {**os.environ, "LAYERFS_STORE": str(place / "store"), "TERM": "xterm"}
-    with subprocess.Popen(line, stdin=inner, stdout=subprocess.DEVNULL, stderr=inner, env=environment) as process:
+    with subprocess.Popen(line, stdin=inner, stdout=inner, stderr=inner, env=environment) as process:
         os.close(inner)
         said = b""
         with contextlib.suppress(OSError):  # EIO: the program has ended
             while data := os.read(terminal, 1 << 16):
                 said += data
+                if typed and said.endswith((b"# ", b"\x1b[6n")):
+                    os.write(terminal, typed)
+                    typed = b""
     os.close(terminal)
     return process.returncode, said.decode(errors="replace")
 
@@ -161,6 +165,16 @@ def test_a_terminal_shows_why_a_step_failed(command: Command, place: Path) -> No
     assert code == 1
     assert " => ERROR [2/2] RUN seq" in shown and " > 1\n" in shown and " > why\n" in shown
     assert "exit code: 3" in shown.rstrip().splitlines()[-1]
+
+
+@pytest.mark.root
+def test_debug_on_a_terminal_enters_the_failed_step(command: Command, place: Path) -> None:
+    lines = 'FROM box:1\nENTRYPOINT ["nothing"]\nARG WHO=argument\nRUN echo half > /half; exit 3\n'
+    context = write_files(place / "c", {"Dockerfile": lines})
+    build = [*LAYERFS, "build", "--network", "none", "--debug", str(context)]
+    code, said = on_a_terminal(build, place, 80, b"cat /half; echo is-$WHO; exit\n")
+    assert code == 1 and "\nis-argument" in said.replace("\r", "") and "\nhalf" in said.replace("\r", "")
+    assert command("ps", "-aq").stdout == ""
 
 
 def test_a_wrong_dockerfile_is_shown_with_a_caret(command: Command, place: Path) -> None:
