@@ -51,6 +51,12 @@ class State:
         """As the base of another stage: its triggers are not that one's."""
         return replace(self, config=replace(self.config, on_build=()), cmd_set=False)
 
+    def with_path(self) -> State:
+        """BuildKit sees to it that every image has a `PATH`."""
+        if any(pair.startswith("PATH=") for pair in self.config.env):
+            return self
+        return replace(self, config=replace(self.config, env=(*self.config.env, PATH)))
+
     def step(self, layer: DiffID | None, text: str, created_ns: int | None, *, comment: str = COMMENT) -> State:
         """One instruction later, with its row of the history."""
         row = History(created_ns, text, "", comment, layer is None)

@@ -187,7 +187,7 @@ class Solver:
         if planned.base.kind in ("image", "context") and state.config.on_build:
             planned = plan.with_triggers(number, state.config.on_build).stages[number]
             where = replace(where, total=1 + _layered(planned.instructions))
-        state = state.next_stage()
+        state = state.next_stage() if self._request.legacy else state.next_stage().with_path()
         for instruction, roots in zip(planned.instructions, planned.roots, strict=True):
             self._await(roots)
             self._check()

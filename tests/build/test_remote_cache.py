@@ -23,10 +23,11 @@ FILES = {"f": "first", "g": "second"}
 
 
 @pytest.fixture
-def other(tmp_path: Path, base: Path) -> Iterator[layerfs.Store]:
+def other(tmp_path: Path, shared_store: layerfs.Store) -> Iterator[layerfs.Store]:
     """A store that knows nothing but the base image."""
+    shared_store.save(["box:1"], tmp_path / "box.tar")
     with layerfs.Store(tmp_path / "other") as store:
-        store.import_archive(base, tag="box:1")
+        store.import_archive(tmp_path / "box.tar")
         yield store
 
 

@@ -27,6 +27,13 @@ def test_shell_and_exec_form_with_environment_user_and_directory(build: Build) -
     assert tree(image)["w/shell"][1:] == (1000, 1001)
 
 
+def test_an_image_has_a_path(build: Build, store: layerfs.Store) -> None:
+    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert store.image("box:1").config.config.env == ()
+    assert build("FROM box:1\nENV A=1\n").config.config.env == (path, "A=1")
+    assert build("FROM box:1\nENV PATH=/bin\n").config.config.env == ("PATH=/bin",)
+
+
 def test_each_run_begins_in_the_working_directory(build: Build) -> None:
     assert read(build("FROM box:1\nRUN cd /tmp && pwd\nRUN pwd > /where\n", network="none"), "where") == b"/\n"
 
