@@ -17,17 +17,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import socket
 import ssl
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment
-from urllib.request import proxy_bypass_environment as bypass_proxy  # type: ignore[attr-defined]
 
 from layerfs.errors import InvalidInput
 from layerfs.oci.fields import Fields
@@ -128,20 +124,42 @@ class Settings:
         """The proxy for a URL; never for this machine, as Go has it."""
         parts = urlsplit(url)
         found = self.proxies.get(parts.scheme) or self.proxies.get("all")
-        if not found or is_loopback(parts.netloc) or bypass_proxy(parts.netloc, dict(self.proxies)):
+        if not found or is_loopback(parts.netloc) or _without_proxy(parts.netloc, self.proxies.get("no", "")):
             return None
         return found if "://" in found else f"http://{found}"
 
 
 def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
-    """`https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` in either case; lower case counts."""
-    if environ is os.environ:
-        return getproxies_environment()
+    """`https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` in either case; lower case counts.
+
+    A web server's programs get a client's `Proxy:` header as HTTP_PROXY, which is not ours to obey.
+    """
     found: dict[str, str] = {}
     for name, value in sorted(environ.items(), key=lambda item: item[0].islower()):
-        if name.lower().endswith("_proxy") and value:
-            found[name.lower().removesuffix("_proxy")] = value
-    return found
+        scheme = name.lower().removesuffix("_proxy")
+        forged = name == "HTTP_PROXY" and "REQUEST_METHOD" in environ
+        if name.lower().endswith("_proxy") and (value or name.islower()) and not forged:
+            found[scheme] = value
+    return {scheme: value for scheme, value in found.items() if value}
+
+
+def _without_proxy(host: str, exceptions: str) -> bool:
+    """Whether `no_proxy` has a host: `*`, a name with all below it, an address, a network, each with a port or not."""
+    name, wanted = host_name(host).lower(), host.lower()
+    for text in filter(None, (entry.strip().lower() for entry in exceptions.split(","))):
+        part = text.removeprefix("*").lstrip(".")
+        if text == "*" or part in (name, wanted) or name.endswith(f".{part}") or wanted.endswith(f".{part}"):
+            return True
+        if "/" in text and _is_in(name, text):
+            return True
+    return False
+
+
+def _is_in(address: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
 
 
 def _within(host: str, networks: Iterable[str]) -> bool:
@@ -179,7 +197,10 @@ def _with_daemon(settings: Settings, path: Path) -> Settings:
 
 def _with_toml(settings: Settings, path: Path, *, must: bool = False) -> Settings:
     try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        import tomllib
+
+        value = tomllib.loads(text)
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         if must:
             raise InvalidInput(f"open {path}: {(error.strerror or '').lower()}") from None

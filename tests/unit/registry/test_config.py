@@ -119,6 +119,28 @@ def test_proxies_are_those_of_the_environment(load) -> None:  # type: ignore[no-
         assert settings.proxy(direct) is None
 
 
+NO_PROXY = "near.example, .inner,*.wild, 10.0.0.0/8,fd00::/8,r.example:5000"
+
+
+@pytest.mark.parametrize(
+    "host", ["near.example", "a.near.example:9", "b.wild", "10.1.2.3:80", "[fd00::1]:5", "r.example:5000"]
+)
+def test_hosts_that_are_reached_without_a_proxy(load, host: str) -> None:  # type: ignore[no-untyped-def]
+    assert load(https_proxy="p:1", no_proxy=NO_PROXY).proxy(f"https://{host}/") is None
+    assert load(https_proxy="p:1", no_proxy="*").proxy(f"https://{host}/") is None
+    assert load(https_proxy="p:1").proxy(f"https://{host}/") == "http://p:1"
+
+
+@pytest.mark.parametrize("host", ["example", "notnear.example", "r.example", "11.0.0.1", "[fe00::1]"])
+def test_hosts_that_are_not(load, host: str) -> None:  # type: ignore[no-untyped-def]
+    assert load(https_proxy="p:1", no_proxy=NO_PROXY).proxy(f"https://{host}/") == "http://p:1"
+
+
+def test_an_empty_proxy_is_none_and_a_client_of_a_web_server_sets_none(load) -> None:  # type: ignore[no-untyped-def]
+    assert load(HTTPS_PROXY="p:1", https_proxy="").proxy("https://r.example/") is None
+    assert load(HTTP_PROXY="p:1", REQUEST_METHOD="GET").proxy("http://r.example/") is None
+
+
 def test_mirrors_are_read_first() -> None:
     settings = Settings(mirrors={"docker.io": ("https://mirror.example/",)})
     with Registries(settings) as registries:
