@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -169,19 +170,27 @@ class Container(Programs):
         from layerfs.engine.volumes import remove_unnamed
         from layerfs.store.reserve import with_reserve
 
-        record, state = self.record, self.state
-        if state.running:
-            if not force:
-                reason = "container is running: stop the container before removing or force remove"
-                raise InUse(f'cannot remove container "{record.name}": {reason}')
-            self._kill_for_removal(state)
-        with no_runs(self, patience=_CLEARING_SECONDS):
-            record_event(self, "destroy")
-            settings = self.settings
-            table = self.store.container_table
-            with_reserve(self.store.root.path, lambda: table.remove(self._id, force=force))
+        deadline, settings, table = time.monotonic() + _CLEARING_SECONDS, self.settings, self.store.container_table
+        while True:  # one that is being started runs a moment later
+            self._end_for_removal(force)
+            with no_runs(self, patience=1.0) as alone:
+                if alone or (time.monotonic() > deadline and not self.state.monitored):
+                    record_event(self, "destroy")
+                    with_reserve(self.store.root.path, lambda: table.remove(self._id, force=force))
+                    break
+            if time.monotonic() > deadline:
+                raise InUse(f'cannot remove container "{self.name}": it is being started or stopped by another command')
         if volumes:
             remove_unnamed(self.store, settings)
+
+    def _end_for_removal(self, force: bool) -> None:
+        record, state = self.record, self.state
+        if not state.running:
+            return
+        if not force:
+            reason = "container is running: stop the container before removing or force remove"
+            raise InUse(f'cannot remove container "{record.name}": {reason}')
+        self._kill_for_removal(state)
 
     def _kill_for_removal(self, state: State) -> None:
         from layerfs.engine.life import stop

@@ -129,10 +129,10 @@ def release_root(box: Container) -> None:
 
 
 @contextlib.contextmanager
-def no_runs(box: Container, patience: float = 5.0) -> Iterator[None]:
-    """`release`, and nobody enters the container meanwhile. Who is leaving it is waited for, since it would mount it
-    once more to clear up; but not longer than `patience` seconds."""
-    home, deadline = _home(box), time.monotonic() + patience
+def no_runs(box: Container, patience: float = 5.0) -> Iterator[bool]:
+    """`release`, and nobody enters the container meanwhile. Who enters or leaves it is waited for (the latter would
+    mount it once more to clear up); but not longer than `patience` seconds: False when somebody is there still."""
+    home, deadline, alone = _home(box), time.monotonic() + patience, True
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(FileNotFoundError):
             lock = stack.enter_context(_lock(home))
@@ -140,7 +140,7 @@ def no_runs(box: Container, patience: float = 5.0) -> Iterator[None]:
                 time.sleep(0.005)
             if alone and not _is_clear(box, home):
                 _leave(box, home)
-        yield
+        yield alone
 
 
 def _home(box: Container) -> Path:

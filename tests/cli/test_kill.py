@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.errors import LayerfsError
+from layerfs.engine.status import starting
+from layerfs.errors import InUse, LayerfsError
 from layerfs.snapshot import MountTable
 from tests.cli.conftest import LAYERFS, eventually
 from tests.cli.test_life import FOREVER, assert_nothing_left, monitors, ready, text
@@ -145,6 +147,19 @@ def test_kill_9_of_the_monitor_at_any_moment(shell, store):
         assert (box.state.status, box.state.code in (7, 137)) == ("exited", True), step
         assert box.wait(5) == box.state.code
     box.remove()
+    assert_nothing_left(store)
+
+
+def test_what_is_being_started_is_not_removed_under_its_program(opened, store, monkeypatch):
+    monkeypatch.setattr("layerfs.engine.container._CLEARING_SECONDS", 0.2)
+    box = opened.create("box:1")
+    (box.directory / "run").mkdir()
+    with starting(box.directory), (box.directory / "run/lock").open("w") as place:
+        fcntl.flock(place, fcntl.LOCK_SH)  # as who starts it does, until its program runs
+        with pytest.raises(InUse, match="being started or stopped"):
+            box.remove(force=True)
+        assert [other.id for other in opened.containers()] == [box.id]
+    box.remove(force=True)
     assert_nothing_left(store)
 
 
