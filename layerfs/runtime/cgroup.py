@@ -314,8 +314,10 @@ def existing(identity: str, parent: str = PARENT, hierarchies: Hierarchies | Non
 
 
 def _make(base: Path, name: str, prepare: object = None) -> Path:
-    """base/name, new. The base may go at any moment: the last container of another process took it away."""
-    for _ in range(100):
+    """base/name, new. The base may go at any moment: the last container of another process took it away. What a killed
+    run left may hold processes that are dying still; they are waited for."""
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while time.monotonic() < deadline:
         try:
             base.mkdir(mode=0o755, parents=True, exist_ok=True)
         except FileExistsError:  # it was there, and went before it could be looked at
@@ -327,10 +329,12 @@ def _make(base: Path, name: str, prepare: object = None) -> Path:
             return base / name
         except FileExistsError:  # left by a killed run
             if not _remove_tree(base / name):
-                raise RunError(f"the cgroup is in use: {base / name}") from None
+                time.sleep(0.002)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV):  # ENODEV: a file of it was open when it went
                 raise
+    if (base / name).exists():
+        raise RunError(f"the cgroup is in use: {base / name}")
     raise RunError(f"the cgroup {base / name} cannot be made: its parent is removed all the time")
 
 

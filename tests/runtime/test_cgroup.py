@@ -6,7 +6,6 @@ from __future__ import annotations
 import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -223,13 +222,18 @@ def test_what_a_killed_process_left_is_taken_over(v1):
     assert (v1.directories["pids"] / "pids.max").read_text() == "8\n"
 
 
-def test_a_group_in_use_is_not_taken_over(v1):
+def test_a_group_in_use_is_not_taken_over(v1, monkeypatch):
+    monkeypatch.setattr(module, "_REMOVE_SECONDS", 0.1)
     process = start_in(v1.create(limits(pids=9)), "echo in; read x")
     process.stdout.readline()
     with pytest.raises(RunError, match="in use"):
         module._make(HERE.v1["pids"] / PARENT, v1.name)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 10
-    while v1.processes() and time.monotonic() < deadline:
-        time.sleep(0.01)
+
+
+def test_what_is_dying_in_a_group_is_waited_for(v1):
+    process = start_in(v1.create(limits(pids=9)), "echo in; sleep 0.3")
+    process.stdout.readline()
+    assert module._make(HERE.v1["pids"] / PARENT, v1.name).is_dir()
+    process.communicate()
