@@ -497,6 +497,8 @@ static int copy_entry(struct lfs_server *server, struct lfs_node *node, enum lfs
 		node->flags |= LFS_METACOPY;
 	else
 		node->flags |= node->file && node->file->handles && data == LFS_DATA_EMPTY ? LFS_STALE_PAGES : 0;
+	if (lfs_node_is_file(node))
+		lfs_file_risen(server, node);
 	lfs_count(LFS_COUNT_copied_up, 1);
 	return 0;
 }
@@ -527,6 +529,8 @@ static int complete(struct lfs_server *server, struct lfs_node *node, enum lfs_d
 		rc = lfs_mark_drop(server, fd, NULL, "redirect");
 	if (rc >= 0)
 		node->flags = (uint16_t)((node->flags & ~LFS_METACOPY) | (hollow ? LFS_BLOCKS : 0));
+	if (rc >= 0)
+		lfs_file_risen(server, node);
 	return rc;
 }
 

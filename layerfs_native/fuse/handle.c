@@ -26,6 +26,11 @@ struct lfs_file *lfs_file_get(struct lfs_node *node)
 	return node->file = file;
 }
 
+static bool bytes_are_upper(const struct lfs_node *node)
+{
+	return (node->flags & (LFS_HERE | LFS_METACOPY)) == LFS_HERE;
+}
+
 static void drop_fd(int *fd)
 {
 	lfs_close_fd(fd);
@@ -88,6 +93,15 @@ static void drop_aside(struct lfs_file *file)
 	lfs_blocks_free(file);
 	file->old_blocks = NULL;
 	file->blocks = blocks;
+}
+
+void lfs_file_risen(struct lfs_server *server, struct lfs_node *node)
+{
+	struct lfs_file *file = node->file;
+	if (!file || !file->blocks || !file->blocks_lower || !bytes_are_upper(node))
+		return;
+	close_data(server, file);
+	set_aside(file);
 }
 
 /* Nobody is at its bytes now. */
@@ -163,11 +177,6 @@ static void rest(struct lfs_server *server, struct lfs_node *node)
 }
 
 /* --- the bytes --- */
-
-static bool bytes_are_upper(const struct lfs_node *node)
-{
-	return (node->flags & (LFS_HERE | LFS_METACOPY)) == LFS_HERE;
-}
 
 static int open_data(struct lfs_server *server, struct lfs_node *node, bool write, struct lfs_content *content)
 {

@@ -495,6 +495,7 @@ int lfs_file_hold(struct lfs_server *server, struct lfs_node *node); /* keeps th
 void lfs_file_done(struct lfs_server *server, struct lfs_node *node);
 int lfs_file_truncate(struct lfs_server *server, struct lfs_node *node, uint64_t size); /* in use, for writing */
 void lfs_file_frozen(struct lfs_file *file); /* its bytes are lower ones from now on */
+void lfs_file_risen(struct lfs_server *server, struct lfs_node *node); /* they were copied up */
 int lfs_settle_data(struct lfs_server *server, struct lfs_node *node); /* after a copy-up of bytes: -ESTALE when another node has the names now */
 int lfs_settle_names(struct lfs_server *server, struct lfs_node *node); /* before it gets another name: the same, as a split finds one name only */
 int lfs_backing_open(struct lfs_server *server, int fd);	 /* an id, or -errno */
