@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +61,70 @@ def test_calls_are_flat(pair: Any, scale: Callable[[int], int], store: Any, file
     pair.figure(f"fork {what}", median(lambda: box.fork(), touched, rounds), "ms", bar=1)
     box.snapshot("back")
     pair.figure(f"rollback {what}", median(lambda: box.rollback("back"), touched, rounds), "ms", bar=1)
+
+
+@pytest.mark.parametrize(("files", "size"), [(10, 100_000), (300_000, 10), (10, 1 << 30)])
+def test_a_mounted_child_is_flat(pair: Any, scale: Callable[[int], int], store: Any, files: int, size: int) -> None:
+    """Whatever the parent holds, and however much of it was never absorbed."""
+    box = store.create("small:1")
+    count = max(1, scale(files)) if files > 10 else files
+    fill(box.upper, count, scale(size) if size > MB else size)
+    box.snapshot("held")
+    what = f"of {count} files, {count * size // MB} MB"
+    times = []
+    for _ in range(1 if pair.quick else 15):
+        began = time.perf_counter()
+        child = box.fork(snapshot="held")
+        handle = child.mount(engine="native")
+        times.append((time.perf_counter() - began) * 1000)
+        assert len(list(handle.path.iterdir())) > 1
+        handle.unmount()
+        child.remove()
+    pair.figure(f"fork {what}, mounted", statistics.median(times), "ms", bar=3)
+
+
+def fill(upper: Path, count: int, size: int) -> None:
+    """Past the mount, which would take its time; big files are allocated, not written."""
+    for number in range(count):
+        folder = upper / f"{number // 1000}"
+        folder.mkdir(exist_ok=True)
+        with (folder / f"f{number}").open("wb") as file:
+            if size > MB:
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.write(bytes(size))
+
+
+@pytest.mark.parametrize("files", [10, 300, 10_000])
+def test_a_live_snapshot_holds_nobody_up(pair: Any, scale: Callable[[int], int], store: Any, files: int) -> None:
+    """Somebody writes all the time: no call of his fails, and none takes long."""
+    box, failed, stop = store.create("small:1"), list[OSError](), threading.Event()
+    with box.mount(engine="native") as root:
+        for number in range(count := max(1, scale(files))):
+            (root / f"f{number}").write_bytes(bytes(100))
+
+        def write() -> None:
+            with (root / "log").open("ab", buffering=0) as log:
+                number = 0
+                while not stop.is_set():
+                    try:
+                        log.write(b"a line\n")
+                        (root / f"t{number % 50}").write_bytes(bytes(2000))
+                    except OSError as error:
+                        failed.append(error)
+                    number += 1
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        pauses = []
+        for _ in range(2 if pair.quick else 20):
+            time.sleep(0.02)
+            box.snapshot()
+            pauses.append(box.store.mount_stats()[0]["frozen_us"] / 1000)
+        stop.set()
+        writer.join()
+    assert failed == []
+    pair.figure(f"pause of a live snapshot among {count} files", max(pauses), "ms", bar=5)
 
 
 def allocated(path: Path) -> int:

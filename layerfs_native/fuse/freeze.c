@@ -351,8 +351,8 @@ int lfs_freeze(struct lfs_server *server, const char *name, struct lfs_frozen_re
 		rc = done ? 0 : freeze_now(&freeze, result);
 		if (rc >= 0 && !done)
 			snprintf(server->upper.place, sizeof server->upper.place, "%s", name);
+		result->pause = server->last_pause = lfs_now() - began;
 		thaw(server);
-		result->pause = lfs_now() - began;
 	}
 	if (freeze.place.scratch != server->upper.scratch) { /* it was not taken */
 		lfs_close_fd(&freeze.place.scratch);

@@ -169,6 +169,16 @@ int lfs_op_write(struct lfs_request *request)
 	return 0;
 }
 
+/* What takes long and may go on while the upper is being frozen: nobody has to wait for that. */
+static void changes_nothing(struct lfs_server *server, bool now)
+{
+	lfs_lock(server);
+	server->files.busy = now ? server->files.busy - 1 : server->files.busy + 1;
+	if (!server->files.busy && atomic_load(&server->freezing))
+		pthread_cond_broadcast(&server->quiet);
+	lfs_unlock(server);
+}
+
 int lfs_op_fsync(struct lfs_request *request)
 {
 	struct fuse_fsync_in in;
@@ -177,8 +187,10 @@ int lfs_op_fsync(struct lfs_request *request)
 	int rc = begin(request, request->header.nodeid, false, &body);
 	if (rc < 0)
 		return rc;
+	changes_nothing(request->server, true);
 	if (body.fd >= 0 && !request->server->options.volatile_ && (in.fsync_flags & FUSE_FSYNC_DATA ? fdatasync(body.fd) : fsync(body.fd)) < 0)
 		rc = -errno;
+	changes_nothing(request->server, false);
 	end(request, &body);
 	return rc;
 }

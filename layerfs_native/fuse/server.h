@@ -725,6 +725,7 @@ struct lfs_server {
 	pthread_cond_t copied; /* an LFS_COPYING flag was cleared */
 	pthread_cond_t quiet, thawed; /* nothing is under way; the freeze is over */
 	atomic_bool freezing;
+	uint64_t last_pause; /* nanoseconds that the last freeze held requests up */
 	unsigned running; /* operations that let the lock go in between */
 	int device;	       /* /dev/fuse */
 	int clones[LFS_THREADS_MAX - 1];

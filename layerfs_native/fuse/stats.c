@@ -177,9 +177,11 @@ static void print_state(struct lfs_server *server, FILE *file)
 	lfs_lock(server);
 	fprintf(file,
 		"\"nodes\":%llu,\"names\":%llu,\"open_files\":%llu,\"kept_files\":%u,\"nameless\":%u,\"listing_bytes\":%llu,\"descriptors\":%u,"
+		"\"layers\":%u,\"frozen_us\":%llu,"
 		"\"features\":{\"passthrough\":%s,\"acl\":%s,\"killpriv\":%s,\"no_open\":%s,\"no_opendir\":%s}",
 		(unsigned long long)server->nodes.node_count, (unsigned long long)server->nodes.name_count, (unsigned long long)server->files.handles,
-		server->files.open, server->files.pinned, (unsigned long long)server->listings.bytes, descriptors, server->passthrough ? "true" : "false",
+		server->files.open, server->files.pinned, (unsigned long long)server->listings.bytes, descriptors, server->layer_count,
+		(unsigned long long)server->last_pause / 1000, server->passthrough ? "true" : "false",
 		server->acl ? "true" : "false", server->killpriv ? "true" : "false", server->no_open ? "true" : "false",
 		server->no_opendir ? "true" : "false");
 	lfs_unlock(server);
