@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 ContextSource = str | os.PathLike[str] | BinaryIO | None
 _SECOND = 1_000_000_000
+SEVERAL = {"no_cache_filter", "allow", "cache_from", "cache_to", "add_hosts"}  # one may be given as a text alone
+_LATEST = 253_402_300_799  # seconds; the end of the year 9999
 ENTITLEMENTS = {"network.host", "security.insecure"}
 
 
@@ -315,6 +317,8 @@ class _Build:
 
     def _wishes(self) -> Wishes:
         options = self._options
+        if options.epoch is not None and not 0 <= options.epoch <= _LATEST:
+            raise InvalidInput(f"invalid SOURCE_DATE_EPOCH: {options.epoch} (seconds since 1970, up to the year 9999)")
         allow = {*options.allow, *(["network.host"] if options.network == "host" else [])}
         if unknown := allow - ENTITLEMENTS:
             raise InvalidInput(f"invalid entitlement: {min(unknown)} (there are {', '.join(sorted(ENTITLEMENTS))})")

@@ -439,8 +439,9 @@ class Store:
         Raises:
             InvalidDockerfile: with its line. StepFailed: a program of a RUN. NotFound, InvalidInput, Unsupported.
         """
-        from layerfs.engine.build import BuildOptions, build
+        from layerfs.engine.build import SEVERAL, BuildOptions, build
 
+        how = {name: (value,) if name in SEVERAL and isinstance(value, str) else value for name, value in how.items()}
         tags = (tag,) if isinstance(tag, str) else tag or ()
         options = BuildOptions(
             dockerfile, tuple(Reference.parse(name).tagged() for name in tags), build_args, **_known(how, BuildOptions)

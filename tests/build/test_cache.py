@@ -14,7 +14,7 @@ from layerfs.build.cachekeys import BuildCache
 from layerfs.build.contentkeys import Hashes, digest_of
 from layerfs.build.context import DirectoryFiles
 from layerfs.engine.buildcache import cache_records, prune_cache
-from layerfs.errors import InUse
+from layerfs.errors import InUse, InvalidInput
 from tests.build.conftest import Build, Events, read, write_files
 
 COPY = "FROM scratch\nCOPY d /cached/\n"
@@ -175,6 +175,12 @@ def test_no_time_is_later_than_the_epoch(build: Build, store: layerfs.Store) -> 
     times = [inode.mtime_ns for path, inode in image.tree().walk() if f"/{path.decode()}" in new]
     assert times and max(times) <= limit
     assert {row.created_ns for row in image.config.history[-2:]} == {limit} == {image.config.created_ns}
+
+
+@pytest.mark.parametrize("epoch", [-1, 10**18])
+def test_an_epoch_out_of_the_calendar_is_refused(build: Build, epoch: int) -> None:
+    with pytest.raises(InvalidInput, match=f"invalid SOURCE_DATE_EPOCH: {epoch} "):
+        build("FROM scratch\nCOPY f /epoch\n", {"f": ""}, epoch=epoch)
 
 
 @pytest.mark.root

@@ -85,7 +85,7 @@ def test_the_same_build_writes_the_same_cache_and_tags_stand_beside_each_other(
     assert len(blobs) == 4  # two layers, records, manifest
     steps(store, context, STAGES, FILES, cache_to=[f"type=local,dest={cache},tag=all,mode=max"])
     assert len(json.loads((cache / "index.json").read_text())["manifests"]) == 2
-    found, _ = steps(other, context, STAGES, {}, cache_from=[f"type=local,src={cache},tag=all"])
+    found, _ = steps(other, context, STAGES, {}, cache_from=f"type=local,src={cache},tag=all")
     assert len(found) == 3
 
 
