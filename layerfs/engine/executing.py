@@ -46,6 +46,9 @@ def start_exec(
     process = state.init or (state.living() or (None,))[0]
     if process is None:
         raise InUse(f"container {box.id} is not running")
+    groups = cgroups(box)
+    if any(cgroup.frozen for cgroup in groups):
+        raise InUse(f"Container {box.id} is paused, unpause the container before exec")
     mine = Settings().changed({"command": command, "user": user, "workdir": workdir, "env": env})
     wanted = box.settings
     names = {pair.partition("=")[0] for pair in mine.env}
@@ -53,7 +56,7 @@ def start_exec(
     changes: dict[str, Any] = {"command": mine.command, "env": (*kept, *mine.env)}
     changes |= {name: value for name, value in (("user", mine.user), ("workdir", mine.workdir)) if value is not None}
     merged = wanted.changed(changes)
-    procs = tuple(place / "cgroup.procs" for found in cgroups(box)[:1] for place in found.directories.values())
+    procs = tuple(place / "cgroup.procs" for found in groups[:1] for place in found.directories.values())
     seccomp = b"" if privileged else filter_of(box.store.root, wanted)
     options = replace(merged.run_options(box.id, terminal=size), cgroup_procs=procs, seccomp=seccomp)
     config = box.image.config.config.document()

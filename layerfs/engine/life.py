@@ -47,6 +47,8 @@ def start(
     directory = box.directory
     with starting(directory) as lock:
         if lock is None:
+            if box.status == "paused":
+                raise InUse("cannot start a paused container, try unpause instead")
             return None
         before = read_status(directory)
         State(life=before).kill()  # one that outlived its monitor

@@ -206,6 +206,9 @@ class Programs:
         connection = Connection.open(self._box.directory)
         if connection is None:
             raise InUse("You cannot attach to a stopped container, start it first")
+        if self._box.status == "paused":
+            connection.close()
+            raise InUse("You cannot attach to a paused container, unpause it first")
         connection.attach(Attach(stdin * Attach.STDIN | stdout * Attach.STDOUT | stderr * Attach.STDERR))
         return connection
 

@@ -310,6 +310,20 @@ def test_a_program_that_the_exec_command_ran_outlives_it(shell, store, number):
         assert eventually(lambda: box.exec(["cat", "/end"]).stdout == b"done\n")
 
 
+def test_what_is_paused_is_told_instead_of_waited_for(shell):
+    box = shell(FOREVER)
+    box.start()
+    box.pause()
+    with pytest.raises(InUse, match=f"Container {box.id} is paused, unpause the container before exec"):
+        box.exec(["true"])
+    with pytest.raises(InUse, match="You cannot attach to a paused container, unpause it first"):
+        box.attach()
+    with pytest.raises(InUse, match="cannot start a paused container, try unpause instead"):
+        box.start()
+    box.unpause()
+    assert box.exec(["true"]).returncode == 0
+
+
 def test_many_execs_at_once_do_not_mix(shell):
     box = shell(FOREVER)
     box.start()
