@@ -24,7 +24,7 @@ from layerfs.layer.layers import Layer, Source, add_source, get_layer, get_sourc
 from layerfs.layer.progress import Progress, Report
 from layerfs.oci import Descriptor, Index, Manifest, build_manifest, media, parse_document
 from layerfs.reference import Reference, parse
-from layerfs.registry.client import INDEX_DEPTH
+from layerfs.registry.client import INDEX_DEPTH, Client
 from layerfs.registry.connect import Registries
 from layerfs.registry.upload import Sent, Uploads
 from layerfs.store.leases import Lease
@@ -218,12 +218,12 @@ class Pusher:
         return _Blob(diff_id, descriptor, remote) if remote else None
 
     def _remote(self, diff_id: DiffID, digest: Digest) -> Callable[[], BinaryIO] | None:
-        """Reads a blob from the registry that it came from, when it is still there."""
+        """Reads a blob from the registry that it came from, or from one of its mirrors, when it is still there."""
         for source in self._sources(diff_id, digest):
-            with suppress(LayerfsError):
-                client = self._registries.client(source.domain, source.path)
-                if client.has_blob(source.path, digest) is not None:
-                    return lambda: cast(BinaryIO, client.blob(source.path, digest))
+            for client in self._registries.readers(source.domain, source.path):
+                with suppress(LayerfsError):
+                    if client.has_blob(source.path, digest) is not None:
+                        return partial(_opened, client, source.path, digest)
         return None
 
     def _sources(self, diff_id: DiffID, digest: Digest) -> Iterator[Reference]:
@@ -323,6 +323,10 @@ class Pusher:
                 blobs = tuple(layer.descriptor.digest for layer in pushed.layers)
                 new = replace(record, manifest=document.digest, layer_blobs=blobs)
                 txn.put_json("images", record.id.raw, new.row())
+
+
+def _opened(client: Client, repository: str, digest: Digest) -> BinaryIO:
+    return cast(BinaryIO, client.blob(repository, digest))
 
 
 def _known_forms(images: Images, unmade: _Unmade) -> Iterator[Descriptor]:

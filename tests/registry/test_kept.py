@@ -96,6 +96,20 @@ def test_it_goes_on_byte_for_byte_from_where_it_came(
     assert Digest.of(servers.get(plain.host, f"/v2/{repository}/manifests/1")) == image.digest
 
 
+def test_a_mirror_of_where_it_came_from_will_do(
+    store: Store, origin: hostile.Registry, settings: Settings, plain: servers.Registry, repository: str
+) -> None:
+    image = store.pull(f"{origin.host}/variant:1", settings=settings)
+    there = f"{plain.host}/{repository}:1"
+    store.tag(image.id, there)
+    with hostile.Registry() as mirror:
+        mirror.image("variant:1", [VARIANT])
+        origin.tricks.append(lambda ask: ask.refuse(404, "BLOB_UNKNOWN") is None)
+        mirrored = replace(settings, mirrors={origin.host: (f"http://{mirror.host}",)})
+        (pushed,) = store.push(there, settings=mirrored)
+    assert pushed.digest == image.digest
+
+
 def test_without_its_origin_it_is_compressed_anew(
     store: Store, origin: hostile.Registry, settings: Settings, plain: servers.Registry, repository: str
 ) -> None:
