@@ -90,9 +90,15 @@ def execute(session: Session, words: Sequence[str], options: dict[str, Any]) -> 
 
 
 def _exec_terminal(box: Container, command: Sequence[str], interactive: bool, keys: str, how: dict[str, Any]) -> int:
-    with box.exec_terminal(command, size=size_of(1), linger=True, **how) as process:
+    from layerfs.engine.executing import hangups_held
+
+    with (
+        hangups_held(True) as release,
+        box.exec_terminal(command, size=size_of(1), linger=True, **how) as process,
+    ):
         far = Master(process.terminal, process.send_signal)
         try:
+            release()
             carry(far, stdin=interactive, terminal=True, keys=keys, hangup=False)
         except Detached:
             process.let_go()

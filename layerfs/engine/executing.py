@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layerfs._record import replace
@@ -80,6 +82,20 @@ class ExecEvents:
         record_event(self._box, "exec_die", execID=self._id, exitCode=str(code))
 
 
+@contextlib.contextmanager
+def hangups_held(wanted: bool) -> Iterator[Callable[[], object]]:
+    """A hangup in the block comes when what it gives is called, or at the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP] if wanted else [])
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield release
+    finally:
+        release()
+
+
 def execute(
     box: Container,
     command: Sequence[str],
@@ -105,6 +121,7 @@ def execute(
     source: Stream = PIPE if isinstance(stdin, bytes) else stdin
     events.created()
     with (
+        hangups_held(linger) as release,
         forwarded(forward_signals, hangup=not linger) as forward,
         start_exec(box, command, stdin=source, stdout=stdout, stderr=stderr, detached=linger, **how) as process,
     ):
@@ -113,6 +130,7 @@ def execute(
         if on_started is not None:
             on_started(process)
         try:
+            release()
             result = communicate(process, data, timeout=timeout, limit=output_limit, on_output=on_output)
         except SystemExit:  # a hangup
             process.let_go()
