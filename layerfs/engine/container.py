@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from layerfs._record import replace
 from layerfs.engine.mounts import mount_container, mounted_at
 from layerfs.engine.programs import Programs
 from layerfs.engine.records import Change, Changes
@@ -430,9 +429,9 @@ class Container(Programs):
         return stats_of(self)
 
     def change_state(self, change: Callable[[State], State]) -> None:
-        """Replace the state by what `change` makes of it, in one transaction. Raises ContainerNotFound."""
-        from layerfs.engine.state import State
+        """Replace the state by what `change` makes of it. Raises ContainerNotFound."""
+        from layerfs.engine.state import change_state
+        from layerfs.store.reserve import with_reserve
 
-        self.store.container_table.update(
-            self._id, lambda record: replace(record, state=change(State.of(record.state)).row())
-        )
+        row = self.record.state
+        with_reserve(self.store.root.path, lambda: change_state(self.directory, row, change))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from layerfs._record import dataclass, field, replace
 from layerfs.engine.status import Status, is_monitored, read_status
+from layerfs.errors import ContainerNotFound
+from layerfs.store.durable import writing
 from layerfs.store.leases import boot_id, process_start
 
 KILLED = 128 + signal.SIGKILL  # the exit code of what SIGKILL ended
+_FILE = "state"
 Process = tuple[int, int]  # a pid on the host, and when it started (clock ticks since boot): no other process has both
 
 
@@ -31,7 +36,7 @@ class State:
     finished_ns: int = 0
     exit_code: int | None = None
     error: str = ""
-    life: Status = field(default_factory=Status)  # of the program that has a monitor; in files, not in the row
+    life: Status = field(default_factory=Status)  # of the program that has a monitor; in files of its own
     monitored: bool = False
 
     @classmethod
@@ -50,7 +55,7 @@ class State:
         status, monitored = read_status(directory), is_monitored(directory)
         if not monitored and status.active:
             status = read_status(directory)
-        return replace(cls.of(row), life=status, monitored=monitored)
+        return replace(cls.of(_runs(directory, row)), life=status, monitored=monitored)
 
     def row(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__ if name not in ("life", "monitored")}
@@ -145,6 +150,39 @@ class State:
         deadline = time.monotonic() + 10
         while (self.init or self.living()) and time.monotonic() < deadline:
             time.sleep(0.005)
+
+
+def _runs(directory: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What programs without a monitor did last: in a file of the container's, which need not survive a power cut as a
+    row does. `row` is what an older layerfs has left, or nothing."""
+    try:
+        found = json.loads((directory / _FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return row
+    return found if isinstance(found, dict) else row
+
+
+def change_state(directory: Path, row: Mapping[str, Any], change: Callable[[State], State]) -> None:
+    """Replaces it by what `change` makes of it; one at a time. Raises ContainerNotFound, NoSpace."""
+    try:
+        with writing("what the container does"), _locked(directory):
+            state = change(State.of(_runs(directory, row)))
+            new = directory / f".{_FILE}"
+            new.write_text(json.dumps(state.row()))
+            new.rename(directory / _FILE)
+    except FileNotFoundError:  # it was removed meanwhile
+        raise ContainerNotFound(f"No such container: {directory.name}") from None
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a forked child may have a copy of it
+        os.close(fd)
 
 
 def send_signal(process: Process, number: int) -> bool:

@@ -337,6 +337,7 @@ class Store:
                 chosen(self, wanted).row() | kept,
                 engine=engine or "",
                 tree=tree,
+                durable=not wanted.auto_remove,  # else nobody wants it after a power cut
                 check=still_there,
             )
         box = Container(self, record)
