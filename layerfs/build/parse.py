@@ -320,7 +320,7 @@ def _instruction(request: _Request) -> Instruction:
     build = _BUILDERS.get(request.at.name)
     if build is None:
         keyword = request.at.keyword
-        suggestion = nearest(keyword, ("FROM", *_BUILDERS), fold=True)
+        suggestion = nearest(keyword, ("FROM", *_BUILDERS), fold=True, short=0)  # FOO: FROM, as docker
         raise problem(f"unknown instruction: {keyword}", word=keyword, suggestion=suggestion)
     return build(request)
 

@@ -42,12 +42,15 @@ def located(file: str, lines: Sequence[str], first: int, last: int) -> Iterator[
         raise locate(error, file, lines, first, last) from None
 
 
-def nearest(word: str, options: Iterable[str], *, fold: bool = False) -> str:
-    """The option that was likely meant, or "" (also when the word is one of them, as the fault is another then)."""
+def nearest(word: str, options: Iterable[str], *, fold: bool = False, short: int = _SHORT) -> str:
+    """The option that was likely meant, or "" (also when the word is one of them, as the fault is another then).
+
+    Words of fewer letters than `short` are allowed one edit, others two.
+    """
     if len(word) > _WORD_MAX:
         return ""
     wanted = word.lower() if fold else word
-    best, distance = "", min(len(word), 2 if len(word) < _SHORT else 3)
+    best, distance = "", min(len(word), 2 if len(word) < short else 3)
     for option in sorted(options):
         candidate = option.lower() if fold else option
         if candidate == wanted:

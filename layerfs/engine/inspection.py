@@ -76,6 +76,12 @@ def _state(box: Container) -> dict[str, Any]:
     }
 
 
+def _file(box: Container, name: str) -> str:
+    """Where one of the files is that lie over the image's /etc; "" while nothing runs: a start makes them anew."""
+    found = sorted((box.directory / "run").glob(f"*/{name}"))
+    return str(found[0]) if found else ""
+
+
 def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
     record, settings = box.record, box.settings
     config = box.config()
@@ -89,6 +95,9 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         "Args": argv[1:],
         "State": _state(box),
         "Image": f"sha256:{record.image}",
+        "ResolvConfPath": _file(box, "resolv.conf"),
+        "HostnamePath": _file(box, "hostname"),
+        "HostsPath": _file(box, "hosts"),
         "LogPath": "" if settings.log_driver == "none" else str(log_file(box)),
         "Name": f"/{record.name}",
         "RestartCount": box.state.life.restarts,

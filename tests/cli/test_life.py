@@ -598,3 +598,14 @@ def test_nonsense_for_a_monitor_is_passed_over(shell):
     assert box.exec(["true"]).returncode == 0
     box.stop()
     assert box.state.code == 3
+
+
+def test_inspect_says_where_the_files_over_etc_are_while_it_runs(shell, opened):
+    box = shell("sleep 1000", hostname="here")
+    assert opened.inspect(box.id)["HostnamePath"] == ""
+    box.start()
+    found = opened.inspect(box.id)
+    assert Path(found["HostnamePath"]).read_text() == "here\n"
+    assert "localhost" in Path(found["HostsPath"]).read_text() and Path(found["ResolvConfPath"]).exists()
+    box.stop(0)
+    assert opened.inspect(box.id)["HostsPath"] == ""

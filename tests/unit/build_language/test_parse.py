@@ -32,7 +32,8 @@ def test_an_error_shows_its_line_and_a_caret(text: str, line: int, caret: str) -
 
 
 def test_an_error_names_the_file_and_is_one_line() -> None:
-    assert str(failure("FROM a\nFOO\tb\n", "dir/Containerfile")) == "dir/Containerfile:2: unknown instruction: FOO"
+    wrong = "dir/Containerfile:2: unknown instruction: FOO (did you mean FROM?)"
+    assert str(failure("FROM a\nFOO\tb\n", "dir/Containerfile")) == wrong
 
 
 def test_a_caret_stays_in_its_column_behind_control_characters() -> None:
