@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from layerfs.build.contentkeys import Hashes, digest_of
 from layerfs.build.context import DirectoryFiles
 from layerfs.engine.buildcache import cache_records, prune_cache
 from layerfs.errors import InUse, InvalidInput
-from tests.build.conftest import Build, Events, read, write_files
+from tests.build.conftest import Build, Events, read, tree, write_files
 
 COPY = "FROM scratch\nCOPY d /cached/\n"
 
@@ -181,6 +182,21 @@ def test_no_time_is_later_than_the_epoch(build: Build, store: layerfs.Store) -> 
 def test_an_epoch_out_of_the_calendar_is_refused(build: Build, epoch: int) -> None:
     with pytest.raises(InvalidInput, match=f"invalid SOURCE_DATE_EPOCH: {epoch} "):
         build("FROM scratch\nCOPY f /epoch\n", {"f": ""}, epoch=epoch)
+
+
+@pytest.mark.root
+def test_a_chmod_and_a_chown_store_no_second_copy(build: Build, store: layerfs.Store) -> None:
+    def stored() -> int:
+        files = [path for top in ("packs", "objects") for path in (store.path / top).rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in files)
+
+    big = {"big": os.urandom(1 << 20), "small": os.urandom(100_000)}
+    build("FROM box:1\nCOPY big small /\n", big, network="none")
+    before = stored()
+    image = build("FROM box:1\nCOPY big small /\nRUN chmod 600 /big && chown 1000:1001 /small /big\n", network="none")
+    assert stored() - before < 50_000
+    assert tree(image)["big"] == (stat.S_IFREG | 0o600, 1000, 1001)
+    assert read(image, "big") == big["big"] and read(image, "small") == big["small"]
 
 
 @pytest.mark.root
