@@ -193,8 +193,7 @@ def network_prune_command(session: Session, force: bool) -> None:
     from layerfs.cli.upkeep import _confirm
 
     _confirm(force, "all custom networks not used by at least one container")
-    used = [name for box in session.store.containers() for name in (box.settings.network, *box.settings.networks)]
-    gone = _networks(session).prune(used)
+    gone = _networks(session).prune(session.store.containers())
     if gone:
         out("Deleted Networks:\n" + "\n".join(gone) + "\n")
 

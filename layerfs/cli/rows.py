@@ -236,9 +236,18 @@ def usage_rows(store: Store) -> list[Row]:
     return [
         _usage_row("Images", len(usage.images), len(active), usage.total, free),
         _usage_row("Containers", len(boxes), running, sum(sizes.values()), stopped),
-        _usage_row("Local Volumes", 0, 0, 0, 0),
+        _volumes_row(store),
         _cache_row(store),
     ]
+
+
+def _volumes_row(store: Store) -> Row:
+    from layerfs.engine.volumes import Volumes
+
+    usage = Volumes(store).usage()
+    used = [size for size, is_used in usage.values() if is_used]
+    total = sum(size for size, _ in usage.values())
+    return _usage_row("Local Volumes", len(usage), len(used), total, total - sum(used))
 
 
 def _cache_row(store: Store) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -183,13 +184,17 @@ _everything = click.option("-a", "--all", "everything", is_flag=True, help="All 
 @system_command.command("prune")
 @_force
 @_everything
+@click.option("--volumes", is_flag=True, help="Unnamed volumes that no container uses, too.")
 @click.pass_obj
-def _prune(session: Session, force: bool, everything: bool) -> None:
-    """Remove stopped containers, unused images and build cache, and free their space."""
+def _prune(session: Session, force: bool, everything: bool, volumes: bool) -> None:
+    """Remove stopped containers, unused networks, images and build cache, and free their space."""
     images = "images without a container" if everything else "dangling images"
     cache = "all build cache" if everything else "unused build cache"
-    _confirm(force, f"all stopped containers, all {images} and {cache}")
-    for line in session.store.prune(containers=True, images=True, all_images=everything, build_cache=True):
+    unnamed = ", all anonymous volumes not used by at least one container" if volumes else ""
+    networks = "all networks not used by at least one container"
+    _confirm(force, f"all stopped containers, {networks}{unnamed}, all {images} and {cache}")
+    what: dict[str, Any] = {"containers": True, "networks": True, "images": True, "build_cache": True}
+    for line in session.store.prune(**what, volumes=volumes, all_images=everything):
         out(line)
 
 

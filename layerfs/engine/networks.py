@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from layerfs.runtime import netns
 from layerfs.runtime.rtnetlink import Netlink
 
 if TYPE_CHECKING:
+    from layerfs.engine.container import Container
     from layerfs.engine.store import Store
 
 DEFAULT = "bridge"
@@ -245,8 +246,9 @@ class Networks:
             shutil.rmtree(self._path / network.id)
         return network
 
-    def prune(self, used: Sequence[str]) -> list[str]:
-        """Removes those that no container's settings name (`used`) and nobody is connected to."""
+    def prune(self, boxes: Iterable[Container]) -> list[str]:
+        """Removes those that no settings of these containers name and nobody is connected to; their names."""
+        used = {name for box in boxes for name in (box.settings.network, *box.settings.networks)}
         gone = []
         for network in self._stored():
             if network.name not in (DEFAULT, *used) and network.id not in used:

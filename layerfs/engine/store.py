@@ -512,10 +512,12 @@ class Store:
         images: bool = False,
         all_images: bool = False,
         filters: Mapping[str, Sequence[str]] | None = None,
+        networks: bool = False,
+        volumes: bool = False,
         build_cache: bool = False,
     ) -> list[str]:
-        """Remove stopped containers, unused images and build cache (with `all_images` all of it), then what that frees;
-        the lines docker prints."""
+        """Remove stopped containers, unused images, networks, unnamed volumes and build cache (with `all_images` all of
+        it), then what that frees; the lines docker prints."""
         from layerfs.engine.upkeep import prune
 
         return prune(
@@ -524,6 +526,8 @@ class Store:
             images=images,
             all_images=all_images,
             filters=filters or {},
+            networks=networks,
+            volumes=volumes,
             build_cache=build_cache,
         )
 

@@ -181,18 +181,39 @@ def prune(
     images: bool,
     all_images: bool,
     filters: Mapping[str, Sequence[str]],
+    networks: bool = False,
+    volumes: bool = False,
     build_cache: bool = False,
 ) -> list[str]:
     """What `docker … prune -f` prints."""
     lines: list[str] = []
+    bytes_of_volumes = 0
     if containers:
         lines += _prune_containers(store)
+    if networks:
+        lines += _prune_networks(store)
+    if volumes:
+        from layerfs.engine.volumes import Volumes
+
+        gone = Volumes(store).prune()
+        bytes_of_volumes = sum(size for _, size in gone)
+        lines += _deleted("Volumes", [name for name, _ in gone])
     if images:
         lines += _prune_images(store, all_images, filters)
     if build_cache:
         lines += _prune_cache(store, all_images)
     freed = collect_garbage(store, dry_run=False, progress=None).bytes
-    return [*lines, f"Total reclaimed space: {human_size(freed)}"]
+    return [*lines, f"Total reclaimed space: {human_size(freed + bytes_of_volumes)}"]
+
+
+def _deleted(what: str, names: Sequence[str]) -> list[str]:
+    return [f"Deleted {what}:", *names, ""] if names else []
+
+
+def _prune_networks(store: Store) -> list[str]:
+    from layerfs.engine.networks import Networks
+
+    return _deleted("Networks", Networks(store).prune(store.containers()))
 
 
 def _prune_containers(store: Store) -> list[str]:
@@ -204,14 +225,14 @@ def _prune_containers(store: Store) -> list[str]:
                 gone.append(box.id)
         except InUse:
             continue
-    return ["Deleted Containers:", *gone, ""] if gone else []
+    return _deleted("Containers", gone)
 
 
 def _prune_cache(store: Store, everything: bool) -> list[str]:
     from layerfs.engine.buildcache import forget_cache
 
     gone = [record.id for record in forget_cache(store, everything=everything)]
-    return ["Deleted build cache objects:", *gone, ""] if gone else []
+    return _deleted("build cache objects", gone)
 
 
 def _prune_images(store: Store, everything: bool, filters: Mapping[str, Sequence[str]]) -> list[str]:
@@ -225,7 +246,7 @@ def _prune_images(store: Store, everything: bool, filters: Mapping[str, Sequence
                 gone += map(str, store.remove_image(name))
             except LayerfsError:
                 break
-    return ["Deleted Images:", *dict.fromkeys(gone), ""] if gone else []
+    return _deleted("Images", list(dict.fromkeys(gone)))
 
 
 def _names(summary: ImageSummary) -> list[str]:

@@ -107,10 +107,17 @@ class Volumes:
                 (self._path / name).rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
 
+    def usage(self) -> dict[str, tuple[int, bool]]:
+        """By name: bytes, and whether a container uses it."""
+        used = self._used()
+        return {volume.name: (_size(volume.path), volume.name in used) for volume in self.all()}
+
+    def _used(self) -> set[str]:
+        return {name for box in self._store.containers() for name in names_of(box.settings)}
+
     def prune(self, *, everything: bool = False) -> list[tuple[str, int]]:
         """Removes those that no container uses: the unnamed ones, or `everything`. Names and bytes."""
-        used = {name for box in self._store.containers() for name in names_of(box.settings)}
-        gone = []
+        used, gone = self._used(), []
         for volume in self.all():
             if volume.name not in used and (everything or _unnamed(volume.name)):
                 size = _size(volume.path)

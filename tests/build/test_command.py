@@ -324,7 +324,9 @@ def test_system_df_counts_the_build_cache_and_system_prune_removes_it(command: C
     assert used.startswith("Build Cache|2|1|") and unused.startswith("Build Cache|2|0|")  # a layer, and digests
     assert unused.endswith("B (100%)") and used != unused
     assert "COPY f /f" in command("system", "df", "-v").stdout
-    done = command("system", "prune", "-f")
+    command("volume", "create", "v")
+    assert "Local Volumes|1|0|0B" in command("system", "df", "--format", row).stdout
+    done = command("system", "prune", "-f", "--volumes")
     assert re.search(r"Deleted build cache objects:\n[0-9a-f\n]+\nTotal reclaimed space: [1-9]", done.stdout)
     assert command("builder", "df", "--format", "{{.Kind}}").stdout.split() == []
 

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -247,7 +248,8 @@ def test_networks_as_records(store):
         networks.get("nosuch")
     with pytest.raises(errors.InvalidInput, match="pre-defined"):
         networks.remove("host")
-    assert networks.prune(["one"]) == [] and networks.prune([]) == ["one"]
+    user = SimpleNamespace(settings=SimpleNamespace(network="none", networks=("one",)))
+    assert networks.prune([user]) == [] and networks.prune([]) == ["one"]
 
 
 @apart

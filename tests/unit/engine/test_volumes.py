@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 
 import pytest
 
 from layerfs import errors
+from layerfs.engine.networks import Networks
 from layerfs.engine.volumes import Volumes
 
 pytestmark = pytest.mark.root
@@ -132,3 +134,15 @@ def test_volumes_as_records(store):
         volumes.create("a/b")
     volumes.remove("a")
     assert len(volumes.prune()) == 1 and volumes.all() == []
+
+
+def test_usage_tells_who_uses_a_volume_and_pruning_removes_the_unnamed(store, shell_image):
+    box = store.create(shell_image, volumes=["kept:/a", "/b"])
+    box.run(["sh", "-c", "echo 12345678 > /a/x; echo 1234567 > /b/x"])
+    assert sorted(Volumes(store).usage().values()) == [(8, True), (9, True)]
+    Networks(store).create("idle")
+    box.remove()
+    assert Volumes(store).usage()["kept"] == (9, False)
+    words = "\n".join(store.prune(networks=True, volumes=True))
+    assert re.match(r"Deleted Networks:\nidle\n\nDeleted Volumes:\n[0-9a-f]{64}\n\nTotal reclaimed space: ", words)
+    assert [volume.name for volume in Volumes(store).all()] == ["kept"]
