@@ -28,6 +28,7 @@ import pytest
 
 from benchmarks import systems
 from benchmarks.systems import FUSE_OVERLAY, OURS, OVERLAY, URING, Place, drop_caches
+from tests.registry.servers import Registry, docker_registry
 
 PROJECT = Path(__file__).resolve().parents[1]
 LAYERFS = Path(sys.executable).parent / "layerfs"
@@ -227,6 +228,13 @@ def workload(base: Path) -> Callable[..., float]:
         return int(done.stdout) / 1e9
 
     return call
+
+
+@pytest.fixture(scope="module")
+def registry(base: Path) -> Iterator[Registry]:
+    """Debian's docker-registry on loopback, empty."""
+    with docker_registry(Path(tempfile.mkdtemp(prefix="registry-", dir=base))) as registry:
+        yield registry
 
 
 @pytest.fixture(scope="session")

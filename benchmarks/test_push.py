@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import layerfs
 from benchmarks.conftest import LAYERFS
-from tests.registry.servers import Registry, docker_registry
+from tests.registry.servers import Registry
 
 GROUP = "Registries"
-
-
-@pytest.fixture(scope="module")
-def registry(base: Path) -> Iterator[Registry]:
-    with docker_registry(base / "registry") as registry:
-        yield registry
 
 
 def test_push_of_a_small_change(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +12,19 @@ import pytest
 
 import layerfs
 from benchmarks.conftest import fresh
+from tests.registry.servers import Registry
 
 GROUP = "Registries"
-CONFIG = """version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: {place}}}, delete: {{enabled: true}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-"""
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-def _await(port: int) -> None:
-    for _ in range(200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise RuntimeError("docker-registry does not answer")
 
 
 @pytest.fixture(scope="module")
-def registry(base: Path) -> Iterator[str]:
-    """host:port of Debian's docker-registry."""
-    place, port = base / "registry", _free_port()
-    place.mkdir()
-    (place / "config.yml").write_text(CONFIG.format(place=place / "data", port=port))
-    server = subprocess.Popen(
-        ["docker-registry", "serve", place / "config.yml"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        _await(port)
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@pytest.fixture(scope="module")
-def pushed(registry: str, real: Any) -> Callable[[str], str]:
+def pushed(registry: Registry, real: Any) -> Callable[[str], str]:
     """The name of a real image in the registry, with gzip layers; pushed on first use."""
     done: dict[str, str] = {}
 
     def get(name: str) -> str:
         if name not in done:
-            target = f"{registry}/{name}:1"
+            target = f"{registry.host}/{name}:1"
             source, tls = f"docker-archive:{real(name)}", "--dest-tls-verify=false"
             command = ["skopeo", "copy", "-q", "--insecure-policy", tls, source, f"docker://{target}"]
             subprocess.run(command, check=True)
