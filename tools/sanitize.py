@@ -62,8 +62,22 @@ PARTS = {
         ),
     ),
     "helper": (Part("address", ADDRESS, "", ("tests/runtime", *(f"tests/cli/test_{name}.py" for name in MONITORED))),),
-    "server": (Part("address", ADDRESS, "", (*ENGINE, "-k", "native or uring or bytes or load or blocks or deltas")),),
-    "races": (Part("thread", THREAD, "", (*ENGINE, "-k", "native or uring or bytes or load or blocks or deltas")),),
+    "server": (
+        Part(
+            "address",
+            ADDRESS,
+            "",
+            (*ENGINE, "-k", "native or uring or bytes or load or blocks or deltas or (live and not ordinary)"),
+        ),
+    ),
+    "races": (
+        Part(
+            "thread",
+            THREAD,
+            "",
+            (*ENGINE, "-k", "native or uring or bytes or load or blocks or deltas or (live and not ordinary)"),
+        ),
+    ),
     "quick": (
         Part("address", ADDRESS, "libasan.so", ("tests/native/test_layer_reader.py",)),
         Part("address", ADDRESS, "", ("tests/runtime/test_spec_parser.py", "tests/runtime/test_exit.py")),
