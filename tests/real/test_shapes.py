@@ -281,4 +281,5 @@ def contents(image: layerfs.Image, patterns: Sequence[str] = ()) -> dict[str, tu
 
 
 def made_layers(image: layerfs.Image) -> list[bool]:
-    return [not row.empty_layer for row in image.config.history]
+    """Without WORKDIR: where it makes the directory, podman tells of no layer, and BuildKit does."""
+    return [not row.empty_layer for row in image.config.history if "WORKDIR" not in (row.created_by or "")]
