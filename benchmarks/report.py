@@ -24,7 +24,7 @@ JOBS, FUSE_BAR, JOBS_BAR = "Whole jobs", 1 / 3, 1.0
 HEAD = """# Performance
 
 Written by `make bench` on {day}: {machine}.
-Every row was measured in one run, all systems in turns; times are medians of the rounds. In brackets: our time to the
+All systems of a row were measured in one run, in turns; times are medians of the rounds. In brackets: our time to the
 peer's; below 1, layerfs is faster (another form of layerfs: its time to that of the first). *Bars* are what the project
 promises, and whether this run met them. Machines are noisy: trust the ratios, and repeat them on yours.
 """

@@ -18,7 +18,7 @@ from layerfs.cli.options import format_option, parse_filters
 from layerfs.cli.output import fail, out
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
-from layerfs.cli.upkeep import _confirm
+from layerfs.cli.upkeep import confirm
 from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidDockerfile, InvalidInput
 
@@ -293,7 +293,7 @@ def builder_prune_command(
     from layerfs.image.text import human_size
     from layerfs.image.values import parse_duration
 
-    _confirm(force, "all build cache" if everything else "all dangling build cache")
+    confirm(force, "all build cache" if everything else "all dangling build cache")
     unknown = set(filters) - {"until", "unused-for"}
     if unknown:
         raise InvalidInput(f"invalid filter '{min(unknown)}'")

@@ -190,9 +190,9 @@ def network_rm_command(session: Session, names: tuple[str, ...], force: bool) ->
 @click.pass_obj
 def network_prune_command(session: Session, force: bool) -> None:
     """Remove networks that no container uses."""
-    from layerfs.cli.upkeep import _confirm
+    from layerfs.cli.upkeep import confirm
 
-    _confirm(force, "all custom networks not used by at least one container")
+    confirm(force, "all custom networks not used by at least one container")
     gone = _networks(session).prune(session.store.containers())
     if gone:
         out("Deleted Networks:\n" + "\n".join(gone) + "\n")

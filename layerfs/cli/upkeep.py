@@ -167,7 +167,7 @@ def info_command(session: Session, format_: str | None) -> None:
         out("\n".join(f"{title}: {shown[name]}" for title, name in _INFO.items()))
 
 
-def _confirm(force: bool, what: str) -> None:
+def confirm(force: bool, what: str) -> None:
     """Ask on stderr, where it is in nobody's way. Raises InvalidInput when the answer is no (or there is none)."""
     if force:
         return
@@ -192,7 +192,7 @@ def _prune(session: Session, force: bool, everything: bool, volumes: bool) -> No
     cache = "all build cache" if everything else "unused build cache"
     unnamed = ", all anonymous volumes not used by at least one container" if volumes else ""
     networks = "all networks not used by at least one container"
-    _confirm(force, f"all stopped containers, {networks}{unnamed}, all {images} and {cache}")
+    confirm(force, f"all stopped containers, {networks}{unnamed}, all {images} and {cache}")
     what: dict[str, Any] = {"containers": True, "networks": True, "images": True, "build_cache": True}
     for line in session.store.prune(**what, volumes=volumes, all_images=everything):
         out(line)
@@ -205,7 +205,7 @@ def _prune(session: Session, force: bool, everything: bool, volumes: bool) -> No
 @click.pass_obj
 def image_prune_command(session: Session, force: bool, everything: bool, filters: dict[str, list[str]]) -> None:
     """Remove unused images."""
-    _confirm(force, "all images without a container" if everything else "all dangling images")
+    confirm(force, "all images without a container" if everything else "all dangling images")
     for line in session.store.prune(images=True, all_images=everything, filters=filters):
         out(line)
 
@@ -215,7 +215,7 @@ def image_prune_command(session: Session, force: bool, everything: bool, filters
 @click.pass_obj
 def container_prune_command(session: Session, force: bool) -> None:
     """Remove all stopped containers."""
-    _confirm(force, "all stopped containers")
+    confirm(force, "all stopped containers")
     for line in session.store.prune(containers=True):
         out(line)
 

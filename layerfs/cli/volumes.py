@@ -141,9 +141,9 @@ def volume_rm_command(session: Session, names: tuple[str, ...], force: bool) -> 
 @click.pass_obj
 def volume_prune_command(session: Session, force: bool, everything: bool) -> None:
     """Remove volumes that no container uses."""
-    from layerfs.cli.upkeep import _confirm
+    from layerfs.cli.upkeep import confirm
 
-    _confirm(force, f"{'all' if everything else 'anonymous'} local volumes not used by at least one container")
+    confirm(force, f"{'all' if everything else 'anonymous'} local volumes not used by at least one container")
     gone = _volumes(session).prune(everything=everything)
     if gone:
         out("Deleted Volumes:\n" + "\n".join(name for name, _ in gone) + "\n")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from typing import Protocol
+
+from layerfs.store.delta import data_extents as data_extents
 
 Extents = tuple[tuple[int, int], ...]  # (offset, length) in order, not touching; everything else is zero
 
@@ -16,18 +17,6 @@ class _Readable(Protocol):
     @property
     def size(self) -> int: ...
     def pieces(self, extents: Extents) -> Iterator[bytes]: ...
-
-
-def data_extents(fd: int, size: int, at: int = 0) -> Iterator[tuple[int, int]]:
-    """The ranges of an open file, from `at` to `size`, that are not holes, by SEEK_DATA and SEEK_HOLE."""
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole is left
-            return
-        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        if start < at:
-            yield start, at - start
 
 
 def join_extents(extents: Iterable[tuple[int, int]], gap: int = 0) -> Iterator[tuple[int, int]]:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from layerfs.errors import Corrupt
 from layerfs.store.format import ID_SIZE, object_name
 
-__all__ = ["SUFFIX", "Delta", "DeltaHead", "Ranges", "Whole", "data_ranges", "open_object", "write_delta"]
+__all__ = ["SUFFIX", "Delta", "DeltaHead", "Ranges", "Whole", "data_extents", "open_object", "write_delta"]
 
 SUFFIX = ".delta"
 Ranges = tuple[tuple[int, int], ...]  # (offset, length) in order, not touching
@@ -81,7 +81,7 @@ class Whole:
 
     def extents(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of what is no hole."""
-        return data_ranges(self.fd, self.size)
+        return data_extents(self.fd, self.size)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -159,7 +159,7 @@ class Delta:
             if place >= 0:
                 yield at, length
             elif place == -1:
-                yield from data_ranges(self.base.fd, at + length, at)
+                yield from data_extents(self.base.fd, at + length, at)
 
     def hash(self, *, sparse: bool) -> tuple[bytes, int]:
         """(identity, xxh64) of the bytes."""
@@ -211,7 +211,7 @@ def _pour(out: BinaryIO, pieces: Iterable[bytes]) -> int:
     return sum(out.write(piece) for piece in pieces)
 
 
-def data_ranges(fd: int, size: int, at: int = 0) -> Iterator[tuple[int, int]]:
+def data_extents(fd: int, size: int, at: int = 0) -> Iterator[tuple[int, int]]:
     """(offset, length) of what is no hole in [at, size) of an open file."""
     while at < size:
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from layerfs.errors import Corrupt
 from layerfs.layer.blocks import Delta, Whole, open_object
+from layerfs.layer.sparse import data_extents
 from layerfs.layer.tree import Inode, Tree
 
 _BLOCK = 4096
@@ -74,22 +74,6 @@ class Nothing:
 
     def close(self) -> None:
         pass
-
-
-def data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of the data before `size`, holes left out."""
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        if start >= size:
-            return
-        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        yield start, at - start
 
 
 class Contents:
