@@ -8,6 +8,7 @@ the result with what a mount shows and with what `export` writes.
 from __future__ import annotations
 
 import contextlib
+import glob
 import gzip
 import hashlib
 import io
@@ -46,7 +47,8 @@ def said(store: Path, *arguments: object) -> tuple[int, str, str]:
 def processes() -> str:
     """Every process of this machine that is not the kernel's, with what each thread waits for: to explain a hang."""
     lines = []
-    for task in sorted(Path("/proc").glob("[0-9]*/task/[0-9]*"), key=lambda path: int(path.name)):
+    tasks = [Path(path) for path in glob.glob("/proc/[0-9]*/task/[0-9]*")]  # Path.glob raises for one that ends meanwhile
+    for task in sorted(tasks, key=lambda path: int(path.name)):
         with contextlib.suppress(OSError):
             words = (task / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if not words:

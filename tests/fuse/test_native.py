@@ -22,6 +22,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 
 import uring
+import worlds
 from calls import acl, punch_hole, renameat2
 from trees import Shelf, directory, file, hardlink
 
@@ -95,10 +96,7 @@ class Box:
         self.await_end()
 
     def await_end(self) -> None:
-        deadline = time.monotonic() + 60  # others may have copied the mount namespace meanwhile
-        while Path(f"/proc/{self.pid}/exe").exists():
-            assert time.monotonic() < deadline, "the server outlives its mount"
-            time.sleep(0.005)
+        worlds.await_end(self.pid)
 
     def remount(self, *flags: str) -> Path:
         self.unmount()
