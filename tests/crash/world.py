@@ -47,7 +47,7 @@ def said(store: Path, *arguments: object) -> tuple[int, str, str]:
 def processes() -> str:
     """Every process of this machine that is not the kernel's, with what each thread waits for: to explain a hang."""
     lines = []
-    tasks = [Path(path) for path in glob.glob("/proc/[0-9]*/task/[0-9]*")]  # Path.glob raises for one that ends meanwhile
+    tasks = map(Path, glob.glob("/proc/[0-9]*/task/[0-9]*"))  # noqa: PTH207 (raises for one that ends meanwhile)
     for task in sorted(tasks, key=lambda path: int(path.name)):
         with contextlib.suppress(OSError):
             words = (task / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
