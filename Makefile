@@ -9,15 +9,19 @@ BIN := $(VENV)/bin
 LINT = $(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/mypy
 
 .DEFAULT_GOAL := help
-.PHONY: help system venv build demo test lint bench sanitize fuzz clean
+.PHONY: help system needs venv build demo test lint bench sanitize fuzz clean
+.NOTPARALLEL:
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-system: ## install the Debian packages that are missing (root)
+system: ## install the Debian packages that are missing, those of tests and benchmarks too (root)
+	@sh tools/system.sh all
+
+needs: # those alone without which nothing is built and used
 	@sh tools/system.sh
 
-venv: system ## make .venv with everything a developer needs
+venv: needs ## make .venv with everything a developer needs
 	@PYTHON="$(PYTHON)" sh tools/venv.sh $(VENV)
 
 build: venv ## compile the C parts in place: what has changed, on all processors
@@ -27,19 +31,19 @@ build: venv ## compile the C parts in place: what has changed, on all processors
 demo: build ## the main job on real input, step by step
 	@$(BIN)/python tools/demo.py
 
-test: build ## linters, types and all tests
+test: system build ## linters, types and all tests
 	@failed=; { $(LINT); } || { failed=1; echo "the linters failed; the tests still run" >&2; }; \
 	$(BIN)/python -m pytest $(PYTEST) && [ -z "$$failed" ]
 
 lint: venv ## linters and types
 	@$(LINT)
 
-bench: build ## the benchmarks, as ratios against peers on this machine; PYTEST="--quick" or "-k name" for a part
+bench: system build ## the benchmarks, as ratios against peers on this machine; PYTEST="--quick" or "-k name" for a part
 	@command -v npm >/dev/null || sh tools/system.sh npm || true
 	@rm -f build/bench.json; LAYERFS_BENCH_OUT=build/bench.json $(BIN)/python -m pytest benchmarks -q -o testpaths=benchmarks --timeout=1200 $(PYTEST); \
 	done=$$?; $(BIN)/python benchmarks/report.py build/bench.json && exit $$done
 
-sanitize: build ## the C parts under address, undefined and thread sanitizers
+sanitize: system build ## the C parts under address, undefined and thread sanitizers
 	@$(BIN)/python tools/sanitize.py
 
 fuzz: build ## fuzz the readers of tars, trees and requests, FUZZ_SECONDS each

@@ -1,14 +1,19 @@
 #!/bin/sh
-# Installs the Debian packages that layerfs's build, demo and tests need and that are missing, or those named as
-# arguments. Does nothing, quickly, when all are there.
+# system.sh [all | PACKAGE...]: installs the Debian packages that are missing of those that building and using layerfs
+# takes; with `all`, of those that its tests and benchmarks take, too; or those named. Does nothing, quickly, when all
+# are there.
 set -eu
 build="python3-venv python3-dev gcc libc6-dev"
 mounts="mount fuse3 libfuse2 kmod"
 # what running containers takes: the filter compiler, and the rules of networks
 runs="libseccomp2 nftables iproute2"
+# what the tutorial's image is made of
+tutorial="busybox-static"
 # peers and tools of the tests and benchmarks
-tests="acl attr btrfs-progs bubblewrap busybox-static catatonit crun diffutils docker-registry e2fsprogs erofs-utils fio fuse-overlayfs git libarchive-tools mmdebstrap openssl podman procps runc skopeo umoci xfsprogs xz-utils zstd"
-packages=${*:-$build $mounts $runs $tests}
+tests="acl attr btrfs-progs bubblewrap catatonit crun diffutils docker-registry e2fsprogs erofs-utils fio fuse-overlayfs git libarchive-tools mmdebstrap openssl podman procps runc skopeo umoci xfsprogs xz-utils zstd"
+needed="$build $mounts $runs $tutorial"
+packages=${*:-$needed}
+[ "$packages" != all ] || packages="$needed $tests"
 
 if ! command -v dpkg-query >/dev/null; then
 	echo "layerfs: not Debian; the programs needed are those of these packages: $packages" >&2

@@ -14,6 +14,7 @@ if usable; then
 else
 	rm -rf "$venv"
 fi
+echo "layerfs: installing Python packages into $venv"
 mkdir -p "$venv"
 : >"$state"
 [ -e "$venv/bin/pip" ] || "${PYTHON:-python3}" -m venv "$venv"
