@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from layerfs import _native, _pure
 from layerfs.errors import Corrupt
 from layerfs.layer.blocks import _joined
 from layerfs.native import hash_fd, hash_pieces, sha256
-from layerfs.store.delta import Delta, DeltaHead, open_object, write_delta
+from layerfs.store.delta import Delta, DeltaHead, data_extents, open_object, write_delta
 from layerfs.store.format import KIND_OBJECT, UNKNOWN, new_contents
 from tests.golden.layers import sparse_1_0
 from tests.trees import entry, layer
@@ -140,3 +141,21 @@ def test_bytes_that_are_missing_are_refused(tmp_path: Path) -> None:
 
 def test_pieces_hash_as_the_whole() -> None:
     assert hash_pieces(10, [(2, b"ab"), (5, b"c")], sparse=False)[0] == sha256(b"\0\0ab\0c\0\0\0\0")
+
+
+def test_an_error_of_the_disk_is_no_hole(tmp_path, monkeypatch):
+    """SEEK_DATA says ENXIO where nothing follows; anything else means that nobody knows."""
+    file = tmp_path / "file"
+    file.write_bytes(DATA)
+    broken = [errno.ENXIO, errno.EIO]
+
+    def seek(fd: int, at: int, how: int) -> int:
+        raise OSError(broken[0], os.strerror(broken[0]))
+
+    with file.open("rb") as opened:
+        assert list(data_extents(opened.fileno(), len(DATA))) == [(0, len(DATA))]
+        monkeypatch.setattr(os, "lseek", seek)
+        assert list(data_extents(opened.fileno(), len(DATA))) == []
+        broken.pop(0)
+        with pytest.raises(OSError, match="Input/output error"):
+            list(data_extents(opened.fileno(), len(DATA)))
