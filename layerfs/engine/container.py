@@ -387,13 +387,13 @@ class Container(Programs):
 
         release_root(self)
         state = find_snapshot(self, snapshot).record.state if snapshot is not None else None
-        wanted = check_name(name) if name is not None else None
-        with self.store.root.lock("userns") if self.settings.auto_ids else contextlib.nullcontext():
+        wanted, record = check_name(name) if name is not None else None, self.record
+        with self.store.root.lock("userns") if record.config.get("auto_ids") else contextlib.nullcontext():
             child = fork(
                 self.store.root,
-                self.record,
+                record,
                 wanted,
-                forked_config(self),
+                forked_config(self.store, record.config),
                 lambda: self.image.tree(),
                 state,
                 lambda: held(self),

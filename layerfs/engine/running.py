@@ -103,6 +103,8 @@ def _give_back(box: Container, home: Path, lock: int, place: Place) -> None:
 
 
 def _is_clear(box: Container, home: Path) -> bool:
+    if not home.exists():
+        return True  # no program was ever run in it
     return not (home / "mount").exists() and not (home / "points").exists() and not leftovers(box)
 
 

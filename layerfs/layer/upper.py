@@ -116,11 +116,16 @@ def prefix_of(upper: Path) -> bytes:
 
 def is_host_root() -> bool:
     """Whether this process is root outside of all user namespaces."""
+    if os.geteuid() != 0:
+        return False
     try:
-        whole = Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+        fd = os.open("/proc/self/uid_map", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        whole = True
-    return os.geteuid() == 0 and whole
+        return True
+    try:
+        return os.read(fd, 4096).split() == [b"0", b"0", b"4294967295"]
+    finally:
+        os.close(fd)
 
 
 def read_upper(place: Descent, name: bytes, prefix: bytes, *, hides: bool = False) -> UpperEntry:

@@ -44,8 +44,8 @@ TreeOf = Callable[[], Tree]  # the image's tree, asked for only where no state t
 def at_rest(root: StoreRoot, record: ContainerRecord) -> Iterator[ContainerRecord]:
     """The container's row now; for the body nobody mounts it. Raises InUse when it is mounted."""
     containers = Containers(root)
-    upper, work = containers.upper(record), containers.work(record)
-    with container_lock(root, Writable(record.id, upper, work, home=containers.path(record.id))):
+    upper = containers.upper(record)
+    with container_lock(root, Writable(record.id, upper, upper.with_name("work"), home=_home(root, record))):
         if MountTable(root).has_rows_of(record.id) and (mounts := MountTable(root).of_container(record.id)):
             raise InUse(f"container {record.name} is mounted: unmount it first", path=mounts[0].target)
         yield containers.get(record.id)
@@ -142,10 +142,11 @@ def _freeze(root: StoreRoot, record: ContainerRecord, hold: Hold, act: Act[T]) -
         return _freeze_live(root, record, mounted, hold, act)
     containers = Containers(root)
     with at_rest(root, record) as record:
-        if is_fresh(containers.upper(record), record.fresh_ns):
+        old = containers.upper(record)
+        if is_fresh(old, record.fresh_ns):
             with root.index.update() as txn:
                 return act(txn, record.base, containers.find(txn, record.id))
-        look = Look.of_upper(containers.upper(record))
+        look = Look.of_upper(old)
         upper, fresh_ns = new_place(root, _home(root, record), look)
         with _or_discarded(root, upper), root.index.update() as txn:
             now = containers.find(txn, record.id)

@@ -31,6 +31,7 @@ SWITCHES = (
     "strict",
 )
 _START_SECONDS = 30
+_MORE = struct.pack("<HI", 0, 0)  # ends the orders: wait for a byte
 _threads: dict[str, threading.Thread] = {}  # servers in this process, by the source of their mounts
 
 
@@ -145,7 +146,7 @@ def _spawn(
     environment: Mapping[str, str] | None,
     before: Callable[[int], object],
 ) -> subprocess.Popen[bytes]:
-    """The server waits for its orders on a pipe; when it ends without them, its report is that it said nothing."""
+    """The server prepares what it can, and mounts when it is told to; it ends when we do so before."""
     try:
         process = subprocess.Popen(
             [program],
@@ -162,9 +163,12 @@ def _spawn(
         raise Unsupported("the engine native is not built here (libexec/layerfs-fuse is missing)") from error
     assert process.stdin is not None
     try:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(orders + _MORE)
+        _reap_later(process)
         before(process.pid)
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(orders)
+            process.stdin.write(b"g")
     except BaseException:
         process.kill()
         process.wait()
@@ -181,7 +185,6 @@ def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: P
     ready, _, _ = select.select([report], [], [], _START_SECONDS)
     line = os.read(report, 4096).decode("utf-8", "replace").strip() if ready else ""
     if line == "ready":
-        _reap_later(process)
         return process.pid
     if not ready:
         process.terminate()

@@ -95,8 +95,9 @@ class MountTable:
             return [MountRecord.from_row(key, row) for key, row in txn.scan_json(_TABLE)]
 
     def has_rows_of(self, container: str) -> bool:
-        """Whether there is anything to look at more closely."""
-        return any(record.container == container for record in self.records())
+        """Whether there may be anything to look at more closely."""
+        with self._root.index.view() as txn:
+            return any(container.encode() in row for _, row in txn.scan(_TABLE))
 
     def _rows(self, container: str) -> list[MountRecord]:
         return [record for record in self.records() if not container or record.container == container]

@@ -1,4 +1,4 @@
-/* The orders: records on a descriptor, to its end: u16 size of the key, u32 size of the value (little-endian), key, value. Unknown keys are
+/* The orders: records on a descriptor, to its end or to a record without key and value, after which one byte says that it may be mounted: u16 size of the key, u32 size of the value (little-endian), key, value. Unknown keys are
  * refused, so that a library and a server of different versions do not misunderstand each other. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -13,17 +13,42 @@
 
 #define ORDERS_MAX (1u << 20)
 
-static int read_all(int fd, uint8_t **out, size_t *size)
+/* Where the first record with an empty key begins: who gives the orders has more to say (lfs_options_await). */
+static size_t end_of_orders(const uint8_t *data, size_t size)
+{
+	for (size_t at = 0; size - at >= 6;) {
+		size_t key_size = lfs_get16(data + at), value_size = lfs_get32(data + at + 2);
+		if (!key_size)
+			return at;
+		if (key_size > size - at - 6 || value_size > size - at - 6 - key_size)
+			break;
+		at += 6 + key_size + value_size;
+	}
+	return size;
+}
+
+static int read_all(int fd, uint8_t **out, size_t *size, bool *waits)
 {
 	uint8_t *data = malloc(ORDERS_MAX);
 	ssize_t got = data ? 1 : -1;
+	size_t end = 0;
 	*size = 0;
-	while (got > 0 && *size < ORDERS_MAX) {
+	while (got > 0 && end == *size && *size < ORDERS_MAX) {
 		got = read(fd, data + *size, ORDERS_MAX - *size);
 		*size += got > 0 ? (size_t)got : 0;
+		end = end_of_orders(data, *size);
 	}
+	bool ended = end < *size;
+	*waits = ended && *size == end + 6; /* else the byte has come with them */
+	*size = end;
 	*out = data;
-	return got < 0 ? -ENOMEM : got ? -E2BIG : 0;
+	return got < 0 ? -ENOMEM : got && !ended ? -E2BIG : 0;
+}
+
+int lfs_options_await(int fd, const struct lfs_options *options)
+{
+	char word;
+	return options->waits && read(fd, &word, 1) != 1 ? -ECANCELED : 0;
 }
 
 struct text_key {
@@ -140,7 +165,7 @@ int lfs_options_read(int fd, struct lfs_options *options, struct lfs_error *erro
 {
 	uint8_t *data;
 	size_t size;
-	int rc = read_all(fd, &data, &size);
+	int rc = read_all(fd, &data, &size, &options->waits);
 	rc = rc < 0 ? lfs_fail(error, rc, "the orders cannot be read: %s", strerror(-rc)) : parse(data, size, options, error);
 	free(data);
 	if (rc >= 0 && (!options->tree || !options->packs || !options->objects || !options->target || !options->name))

@@ -53,6 +53,8 @@ int lfs_server_start(struct lfs_server *server, int orders, struct lfs_error *er
 		return rc;
 	if ((rc = lfs_server_open(server, error)) < 0)
 		return rc;
+	if ((rc = lfs_options_await(orders, &server->options)) < 0)
+		return lfs_fail(error, rc, "who asked for the mount has gone");
 	if ((rc = lfs_mount(server, error)) < 0)
 		return rc;
 	lfs_clone_devices(server);

@@ -56,6 +56,7 @@ struct lfs_options {
 	unsigned long mount_flags;
 	bool read_only, volatile_, strict, foreground, private_; /* private_: only for who mounts */
 	bool no_passthrough, no_readdirplus, no_acl, no_uring, no_killpriv, no_opendir_enosys, no_cache, no_follow, no_zero_open, no_blocks; /* switches for tests */
+	bool waits; /* lfs_options_await */
 	unsigned threads;
 	uint32_t minor; /* the newest protocol to speak */
 	uint64_t size_limit, inode_limit; /* quota; 0: none */
@@ -66,6 +67,8 @@ struct lfs_options {
 	int control; /* listening socket; -1: none */
 };
 int lfs_options_read(int fd, struct lfs_options *options, struct lfs_error *error);
+/* Returns when it may be mounted. -ECANCELED: who gave the orders has ended, or changed his mind. */
+int lfs_options_await(int fd, const struct lfs_options *options);
 void lfs_options_free(struct lfs_options *options);
 
 /* --- rights.c --- */
