@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from layerfs._record import replace
 from layerfs.digest import DiffID
 from layerfs.engine.records import Change, Changes
-from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound
+from layerfs.errors import InUse, InvalidInput, LayerfsError, NoSpace, NotFound
 from layerfs.layer.merged import layer_tree, merged_tree
 from layerfs.snapshot.absorb import absorb, pin_stack
 from layerfs.snapshot.states import SnapshotRecord, States
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from layerfs.snapshot.options import Options
 
 T = TypeVar("T")
+_BESIDE_SECONDS = 0.01
 STACKED = (
     16  # frozen uppers that are mounted as they are: each costs every look-up in what it changed a microsecond or two
 )
@@ -183,6 +185,10 @@ def lower_of(store: Store, record: ContainerRecord, *, stacked: bool) -> tuple[s
         return loose
     try:
         absorb(store.root, record.base)
+    except NoSpace:
+        if stacked and (loose := _loose(store, record)) is not None:  # a killed process had begun it
+            return loose
+        raise
     except InvalidInput:
         with store.root.index.view() as txn:
             waiting = States(txn).loose(record.base)
@@ -191,14 +197,14 @@ def lower_of(store: Store, record: ContainerRecord, *, stacked: bool) -> tuple[s
 
 
 def _loose(store: Store, record: ContainerRecord) -> tuple[str, tuple[str, ...]] | None:
-    """None when they are too many, or another engine has left something to be finished in one of them."""
+    """None when they are too many, one is being absorbed, or another engine has left something to be finished in it."""
     from layerfs.snapshot.freezing import settle_served
 
     with store.root.index.view() as txn:
         loose = States(txn).loose(record.base)
     if not loose:
         return record.base, ()
-    if len(loose) > STACKED or any(unfinished(store.root, state.place) for state in loose):
+    if len(loose) > STACKED or any(state.moving or unfinished(store.root, state.place) for state in loose):
         return None
     for state in loose:
         settle_served(store.root, state.id)
@@ -214,8 +220,9 @@ def check_unmoved(
         raise Moved("the container was changed while it was being mounted")
     if frozen:
         with store.root.index.view() as txn:
-            if tuple(each.place for each in reversed(States(txn).loose(record.base))) != frozen:
-                raise Moved("a snapshot was absorbed while it was being mounted")
+            loose = States(txn).loose(record.base)
+        if tuple(each.place for each in reversed(loose)) != frozen or any(each.moving for each in loose):
+            raise Moved("a snapshot was absorbed while it was being mounted")
     check_state(store, state, stack)
 
 
@@ -264,24 +271,29 @@ def held(box: Container) -> Iterator[None]:
         freeze(box, False)
 
 
-def forked_config(box: Container) -> dict[str, Any]:
+def forked_config(store: Store, config: dict[str, Any]) -> dict[str, Any]:
     """The settings of a fork: the same, with unnamed volumes and `auto` ids of its own."""
+    if not config.get("unnamed_volumes") and not config.get("auto_ids"):
+        return dict(config)
     from layerfs.engine.settings import Settings
     from layerfs.engine.userns import chosen
     from layerfs.engine.volumes import renewed
 
-    config = dict(box.record.config)
     settings = Settings.of(config)
     if settings.unnamed_volumes:
         settings = renewed(settings)
     if settings.auto_ids:
-        settings = chosen(box.store, replace(settings, auto_ids=()))
-    return config | settings.row() if settings.unnamed_volumes or settings.auto_ids else config
+        settings = chosen(store, replace(settings, auto_ids=()))
+    return config | settings.row()
 
 
 def remove_later(paths: Sequence[Path]) -> None:
     """Removes directories that nothing refers to, beside what comes next; the interpreter waits for it at its end."""
     from layerfs.snapshot.uppers import remove_discarded
 
+    def remove() -> None:
+        time.sleep(_BESIDE_SECONDS)  # the caller goes on first: one thread of Python runs at a time
+        remove_discarded(list(paths))
+
     if paths:
-        threading.Thread(target=remove_discarded, args=(list(paths),), name="layerfs-remove").start()
+        threading.Thread(target=remove, name="layerfs-remove").start()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING
 from layerfs.layer.blocks import DELTA_FROM, BlockContent, DeltaContent
 from layerfs.layer.changes import Step, UpperWalk, with_parents
 from layerfs.layer.directory import directory_entries, host_entry
-from layerfs.layer.entry import Content, Entry, whiteout
+from layerfs.layer.entry import Content, Entry, FileContent, whiteout
 from layerfs.layer.ingest import Ingest
 from layerfs.layer.layers import Layer, Source
 from layerfs.layer.progress import Progress, Report
 from layerfs.layer.sparse import Extents
 from layerfs.layer.tree import Inode, Tree
 from layerfs.layer.write import TarWriter
+from layerfs.store.format import PACK_MAX
 
 if TYPE_CHECKING:
     from layerfs.store import StoreRoot
@@ -38,12 +40,16 @@ def commit_layer(
     index: Path | None = None,
     latest_ns: int | None = None,
     progress: Report | None = None,
+    move: bool = False,
+    check: Callable[[], object] = lambda: None,
 ) -> Layer | None:
     """The layer of what `upper` changes against `lower`, published; None when that is nothing.
 
     Nothing but the upper is read (and what a moved directory or a metacopy refers to).
 
-    prefix, index: as for `changes`. latest_ns: later modification times are set to this one.
+    prefix, index: as for `changes`. latest_ns: later modification times are set to this one. move: nobody sees or
+    changes the upper any more, and it is removed afterwards, so its big files are linked into the store, not copied
+    (where the host can, their bytes are shared in any case). check: called at every piece; it may raise.
 
     Raises:
         InvalidInput: a name that a layer cannot hold (`.wh.*`), named by its path.
@@ -54,7 +60,10 @@ def commit_layer(
     first = next(entries, None)
     if first is None:
         return None
-    return store_entries(root, itertools.chain([first], entries), lease=lease, latest_ns=latest_ns, progress=progress)
+    found = itertools.chain([first], entries)
+    return store_entries(
+        root, found, lease=lease, latest_ns=latest_ns, progress=progress, move=move, check=check, own=True
+    )
 
 
 def import_directory(
@@ -79,12 +88,22 @@ def store_entries(
     source: Source | None = None,
     latest_ns: int | None = None,
     progress: Report | None = None,
+    move: bool = False,
+    own: bool = False,
+    check: Callable[[], object] = lambda: None,
 ) -> Layer:
-    """The canonical layer of these entries, published; their contents are read one after the other."""
+    """The canonical layer of these entries, published; their contents are read one after the other. `own`: files are
+    the store's, on its file system; `move`, `check`: as for `commit_layer`."""
     with Ingest(root, lease) as ingest:
-        writer = TarWriter(ingest.feed, latest_ns=latest_ns)
+
+        def feed(data: bytes) -> None:
+            check()
+            ingest.feed(data)
+
+        writer = TarWriter(feed, latest_ns=latest_ns)
         for count, entry in enumerate(entries, 1):
-            writer.add(_by_delta(entry, ingest, writer))
+            entry = _by_delta(entry, ingest, writer)
+            writer.add(_by_file(entry, ingest, writer, move) if own else entry)
             if progress is not None and count % 100 == 0:
                 progress(Progress("pack", "", writer.size))
         writer.finish()
@@ -125,6 +144,56 @@ def _by_delta(entry: Entry, ingest: Ingest, writer: TarWriter) -> Entry:
     writer.flush()
     ingest.expect_delta(number)
     return replace(entry, content=DeltaContent(content.file, path, content.objects))
+
+
+def _by_file(entry: Entry, ingest: Ingest, writer: TarWriter, move: bool) -> Entry:
+    """A big whole file is not copied where it can become an object as it is, or share its bytes with one."""
+    content = entry.content
+    if not isinstance(content, FileContent) or content.size <= PACK_MAX or not content.is_dense():
+        return entry
+    if move and content.status.st_mode & 0o400 and (number := ingest.link_file(content.directory, content.name)):
+        writer.flush()
+        ingest.expect_delta(number)
+        return entry
+    cloned = _cloned(content, ingest)
+    if cloned is None:
+        return entry
+    number, content = cloned
+    writer.flush()
+    ingest.expect_delta(number)
+    return replace(entry, content=content)
+
+
+def _cloned(content: FileContent, ingest: Ingest) -> tuple[int, Content] | None:
+    fd = content.open()
+    try:
+        made = ingest.clone_file(fd)
+    finally:
+        os.close(fd)
+    if made is None:
+        return None
+    number, directory, name = made
+    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return number, ClonedContent(FileContent(directory, name, status, content.path), content)
+
+
+@dataclass(frozen=True, slots=True)
+class ClonedContent:
+    """A file's content, read from a clone of it. Reading raises as FileContent."""
+
+    clone: FileContent
+    file: FileContent
+
+    @property
+    def size(self) -> int:
+        return self.clone.size
+
+    def extents(self) -> Extents:
+        return ((0, self.size),)
+
+    def pieces(self, extents: Extents) -> Iterator[bytes]:
+        yield from self.clone.pieces(extents)
+        os.close(self.file.open())  # raises when it has changed since
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,16 @@ class FileContent:
             raise
         return fd
 
+    def is_dense(self) -> bool:
+        """Whether the host keeps all of its bytes: no holes, also none that were only promised room."""
+        if self.status.st_blocks * 512 < self.size:
+            return False
+        fd = self.open()
+        try:
+            return next(data_extents(fd, self.size), None) == (0, self.size)
+        finally:
+            os.close(fd)
+
     def extents(self) -> Extents:
         if not self.size:
             return ()

@@ -85,8 +85,17 @@ class Ingest:
         """As `ContentWriter.add_delta`."""
         return self._contents.add_delta(head, pieces)
 
+    def link_file(self, directory: int, name: bytes) -> int | None:
+        """As `ContentWriter.link_file`."""
+        return self._contents.link_file(directory, name)
+
+    def clone_file(self, source: int) -> tuple[int, int, bytes] | None:
+        """As `ContentWriter.clone_file`: number, directory, name."""
+        made = self._contents.clone_file(source)
+        return (made[0], self._contents.objects_fd, made[1].encode()) if made is not None else None
+
     def expect_delta(self, number: int) -> None:
-        """The next file that is fed is the content of this delta."""
+        """The next file that is fed is the content of this delta, or of this file."""
         self._worker.put(number)
 
     def finish(self) -> DiffID:

@@ -16,7 +16,7 @@ from layerfs.layer.tree import Tree
 from layerfs.snapshot.names import check_name, generate_name
 from layerfs.snapshot.states import States, mounted_places, move_place, places
 from layerfs.snapshot.table import MountTable
-from layerfs.snapshot.uppers import REMOVED, Look, discard, make_upper, remove_discarded, upper_below
+from layerfs.snapshot.uppers import REMOVED, Look, discard, make_upper, remove_discarded, remove_upper, upper_below
 from layerfs.store.durable import writing
 from layerfs.store.index import Txn
 from layerfs.store.leases import NEWBORN_SECONDS
@@ -332,7 +332,7 @@ def _remove_tree(path: Path) -> None:
     """Raises StoreError when something stays. A collection may be removing the same: both get into each other's way."""
     for patience in (0, 0.02, 0.1, 0.5):
         time.sleep(patience)
-        remove_tree(path)
+        remove_upper(path)
         if not os.path.lexists(path):
             return
     raise StoreError("could not be removed", path=str(path))

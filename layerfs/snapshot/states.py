@@ -36,6 +36,7 @@ class StateRecord:
     `place`: the directory that has upper/ and work/, from the store's top; "" once absorbed. `layers`: the layers above
     the image's, when absorbed. `look`: the attributes of its root (uppers.Look). `served`: "MOUNT/UPPER" as long as it
     is not known whether the server of that mount has left the directory for that upper (freezing.settle_served).
+    `moving`: its files are becoming objects, so nothing may be mounted on the directory (absorb.py).
     """
 
     id: str
@@ -48,6 +49,7 @@ class StateRecord:
     layers: tuple[str, ...] = ()
     look: dict[str, Any] = field(default_factory=dict, hash=False)
     served: str = ""
+    moving: bool = False
 
     @property
     def absorbed(self) -> bool:
@@ -77,6 +79,7 @@ class StateRecord:
                 tuple(row["layers"]),
                 dict(row["look"]),
                 str(row.get("served", "")),
+                bool(row.get("moving", False)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise Corrupt(f"the row of state {id} is not understood") from error

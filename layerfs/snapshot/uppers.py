@@ -18,9 +18,20 @@ if TYPE_CHECKING:
     from layerfs.layer.tree import Tree
     from layerfs.store.root import StoreRoot
 
-__all__ = ["Look", "discard", "is_fresh", "make_upper", "new_place", "remove_discarded", "unfinished", "upper_below"]
+__all__ = [
+    "Look",
+    "discard",
+    "is_fresh",
+    "make_upper",
+    "new_place",
+    "remove_discarded",
+    "remove_upper",
+    "unfinished",
+    "upper_below",
+]
 
 REMOVED = ".removed-"
+OBJECT_MODE = 0o400
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,8 @@ class Look:
     def of_upper(cls, upper: Path) -> Look:
         status = upper.stat()
         names = [os.fsencode(name) for name in os.listxattr(upper)]
-        found = visible_xattrs({name: os.getxattr(upper, name) for name in names}, prefix_of(upper))
+        values = {name: os.getxattr(upper, name) for name in names}
+        found = visible_xattrs(values, prefix_of(upper)) if values else values
         xattrs = {os.fsdecode(name): value.hex() for name, value in found.items()}
         return cls(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
 
@@ -138,4 +150,9 @@ def discard(root: StoreRoot, places: Iterable[str]) -> list[Path]:
 
 def remove_discarded(paths: Iterable[Path]) -> int:
     """The bytes of disk that this gave back."""
-    return sum(remove_tree(path) for path in paths)
+    return sum(remove_upper(path) for path in paths)
+
+
+def remove_upper(path: Path) -> int:
+    """Removes a directory that no row refers to. Files that have become objects look like these from now on."""
+    return remove_tree(path, linked_mode=OBJECT_MODE)

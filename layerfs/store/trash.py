@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections import deque
 from pathlib import Path
 
@@ -37,8 +38,9 @@ class Trash:
         return freed
 
 
-def remove_tree(path: Path) -> int:
+def remove_tree(path: Path, *, linked_mode: int | None = None) -> int:
     """Removes a directory and all in it, as far as the host lets us; never through symlinks or into mounts.
+    `linked_mode`: files with names elsewhere get that mode.
 
     Not recursive: every directory found is moved up to the top first, so depth costs neither stack nor long paths.
     Returns the bytes that were allocated to its files.
@@ -50,7 +52,7 @@ def remove_tree(path: Path) -> int:
     pending, number, freed = deque([path]), 0, 0
     while pending:
         directory = pending.popleft()
-        size, directories = _clear(directory, device)
+        size, directories = _clear(directory, device, linked_mode)
         freed += size
         for found in directories:
             number += 1
@@ -75,7 +77,7 @@ def _open_up(directory: Path) -> None:
             directory.chmod(0o700)
 
 
-def _clear(directory: Path, device: int) -> tuple[int, list[Path]]:
+def _clear(directory: Path, device: int, linked_mode: int | None) -> tuple[int, list[Path]]:
     """Unlinks the files of a directory: (bytes given back, its directories on the same file system)."""
     _open_up(directory)
     freed, directories = 0, []
@@ -84,6 +86,8 @@ def _clear(directory: Path, device: int) -> tuple[int, list[Path]]:
             with contextlib.suppress(OSError):
                 status = entry.stat(follow_symlinks=False)
                 if not entry.is_dir(follow_symlinks=False):
+                    if linked_mode is not None and status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+                        Path(entry.path).chmod(linked_mode)
                     Path(entry.path).unlink()
                     freed += status.st_blocks * 512 if status.st_nlink == 1 else 0
                 elif status.st_dev == device:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import signal
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from layerfs.store.index import Txn
     from layerfs.store.leases import Lease
 
+_FICLONE = 0x40049409
+
 
 def new_pack_id() -> int:
     """A random number that names one pack for ever."""
@@ -40,6 +45,21 @@ def new_pack_id() -> int:
 def pack_pin(pack_id: int) -> bytes:
     """The key under which a lease pins a pack that is not published yet."""
     return b"pack".ljust(24, b"\0") + pack_key(pack_id)
+
+
+def _is_written(directory: int, name: bytes) -> bool:
+    """Whether anybody may write to a file, by a descriptor or a mapping: the kernel gives no lease for it then."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # nobody opens it now; if so, that is what we would ignore
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
 
 
 class ContentWriter:
@@ -59,6 +79,8 @@ class ContentWriter:
         self._pack_blocks = 0
         self._bases: dict[bytes, bytes] = {}  # of the deltas among what is staged
         self._deltas = 0
+        self._files: set[tuple[int, int]] = set()  # inodes of those that came whole
+        self._clones = True  # whether the host may be able to
 
     @cached_property
     def pack_fd(self) -> int:
@@ -92,12 +114,50 @@ class ContentWriter:
         base = self.lookup(head.base)
         if base[0] != KIND_OBJECT or ContentValue.decode(base).delta:
             return None
-        _ = self.objects_fd
-        number = self._deltas = self._deltas + 1
-        path = self._objects / f".delta-{number}"
+        number, place = self._next()
         with writing("a delta object"):
-            write_delta(path, head, pieces)
-        return number, path
+            write_delta(self._objects / place, head, pieces)
+        return number, self._objects / place
+
+    def link_file(self, directory: int, name: bytes) -> int | None:
+        """A file on the store's file system that is finished, gets no other bytes, and is about to lose the name that
+        it has: the number for `LayerReader.delta`. Its attributes stay until then. None when that cannot be, or
+        somebody has it open for writing still: who had it open in passthrough when a server was killed, say."""
+        if _is_written(directory, name):
+            return None
+        number, place = self._next()
+        try:
+            os.link(name, place, src_dir_fd=directory, dst_dir_fd=self.objects_fd, follow_symlinks=False)
+        except OSError:  # too many names, not ours to link, …: its bytes are copied
+            return None
+        status = os.stat(place, dir_fd=self.objects_fd, follow_symlinks=False)
+        self._files.add((status.st_dev, status.st_ino))
+        return number
+
+    def clone_file(self, source: int) -> tuple[int, str] | None:
+        """A file that shares the bytes of an open one: the number for `LayerReader.delta`, and its name below
+        `objects_fd`. None where the host cannot do that."""
+        if not self._clones:
+            return None
+        number, place = self._next()
+        with writing("an object"):
+            fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400, dir_fd=self.objects_fd)
+        try:
+            fcntl.ioctl(fd, _FICLONE, source)
+            status = os.fstat(fd)
+        except OSError as error:
+            os.unlink(place, dir_fd=self.objects_fd)
+            self._clones = error.errno == errno.ENOSPC
+            return None
+        finally:
+            os.close(fd)
+        self._files.add((status.st_dev, status.st_ino))
+        return number, place
+
+    def _next(self) -> tuple[int, str]:
+        _ = self.objects_fd
+        self._deltas += 1
+        return self._deltas, f".delta-{self._deltas}"
 
     def stage(self, result_contents: bytes, pack_blocks: int, *, also: Sequence[Path] = ()) -> list[Path]:
         """Moves pack and objects to their places and makes them durable, together with the files in `also`.
@@ -107,7 +167,7 @@ class ContentWriter:
         """
         if self._staged is not None:
             raise StoreError("stage() was called before")
-        found = new_contents(result_contents)
+        found = [self._as_made(content) for content in new_contents(result_contents)]
         self._lease.pin(b"".join(content.identity for content in found) + pack_pin(self.pack_id))
         with writing("contents"):
             placed = self._place_pack(pack_blocks)
@@ -115,6 +175,14 @@ class ContentWriter:
             make_durable([*placed, *also], self._contents.path)
         self._staged, self._pack_blocks = found, pack_blocks
         return placed
+
+    def _as_made(self, content: NewContent) -> NewContent:
+        """The reader takes all that the caller has made for deltas."""
+        if not self._files or not content.flags & FLAG_DELTA:
+            return content
+        status = (self._objects / content.identity.hex()).stat()
+        whole = (status.st_dev, status.st_ino) in self._files
+        return content._replace(flags=content.flags & ~FLAG_DELTA) if whole else content
 
     def _place_pack(self, blocks: int) -> list[Path]:
         if blocks == 0:

@@ -22,6 +22,7 @@ from layerfs.errors import AlreadyExists, NotFound
 from layerfs.snapshot.absorb import absorb_loose
 from layerfs.snapshot.folding import fold_states
 from layerfs.store.index import _Transaction
+from tests.crash.harness import crash_rounds
 
 pytestmark = pytest.mark.root
 
@@ -204,3 +205,42 @@ def test_a_live_snapshot_ended_at_any_moment(tmp_path: Path) -> None:
             assert store.fsck() == []
         moment += 1 if STEP == 1 else 3
     assert moment > 8
+
+
+def test_absorbing_killed_in_the_middle_of_a_file(tmp_path: Path) -> None:
+    """Big files are linked into the store while they are read: whenever that ends, they are whole, and absorbed next
+    time."""
+    data = os.urandom(24 << 20)
+    place = tmp_path / "store"
+    with layerfs.Store(place) as store:
+        (tmp_path / "plain").mkdir()
+        store.create(store.import_archive(tmp_path / "plain", tag="small:1"), name="box")
+
+    def prepare(number: int) -> None:
+        with layerfs.Store(place) as store:
+            box = store.container("box")
+            with box.mount(engine="native") as root:
+                (root / "big").write_bytes(b"%d" % number + data)
+                (root / "small").write_bytes(b"%d" % number)
+            box.snapshot(f"s{number}")
+
+    def work(_: int) -> None:
+        with layerfs.Store(place) as store:
+            absorb_loose(store.root)
+
+    def verify(number: int) -> None:
+        with layerfs.Store(place) as store:
+            with store.container("box").mount(engine="native", read_only=True) as root:
+                assert (root / "big").read_bytes() == b"%d" % number + data
+                assert (root / "small").read_bytes() == b"%d" % number
+            assert store.fsck(quick=True) == []
+
+    rounds = 30 if STEP == 1 else 5
+    assert crash_rounds(work, verify, prepare=prepare, rounds=rounds).killed > 1
+    work(0)
+    with layerfs.Store(place) as store:
+        store.gc()
+        for number in (1, rounds):
+            with store.container("box").find_snapshot(f"s{number}").mount() as root:
+                assert (root / "big").read_bytes() == b"%d" % number + data
+        assert store.fsck() == []
