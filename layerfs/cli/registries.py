@@ -31,9 +31,10 @@ _platform = click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What t
     default="gzip",
     help="Of layers that have no compressed form yet (default: gzip).",
 )
+@click.option("--exact", is_flag=True, help="Fail where a pulled image's own manifest cannot be pushed byte for byte.")
 @click.pass_obj
 def push_command(
-    session: Session, name: str, all_tags: bool, all_platforms: bool, quiet: bool, compression: str
+    session: Session, name: str, all_tags: bool, all_platforms: bool, quiet: bool, compression: str, exact: bool
 ) -> None:
     """Upload an image to a registry."""
     from layerfs.reference import Reference
@@ -44,6 +45,8 @@ def push_command(
             out(f"{layer.diff_id.short}: {how.get(layer.sent.how, 'Pushed')}")
 
     def finished(pushed: Pushed) -> None:
+        if pushed.instead_of is not None:
+            _warn(f"WARNING! A new manifest, not {pushed.instead_of} as pulled: {pushed.reason}")
         if quiet:
             out(pushed.reference.familiar)
         else:
@@ -60,6 +63,7 @@ def push_command(
             all_tags=all_tags,
             all_platforms=all_platforms,
             compression=compression,
+            exact=exact,
             progress=progress,
             done=told,
             pushed=finished,

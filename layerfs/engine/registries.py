@@ -42,6 +42,7 @@ def push(
     all_tags: bool = False,
     all_platforms: bool = False,
     compression: str = "gzip",
+    exact: bool = False,
     settings: Settings | None = None,
     progress: Report | None = None,
     done: Callable[[PushedLayer], object] | None = None,
@@ -61,6 +62,7 @@ def push(
             registries,
             reference,
             compression=compression,  # type: ignore[arg-type]
+            exact=exact,
             progress=progress,
             done=done,
         )

@@ -232,26 +232,30 @@ class Store:
         all_tags: bool = False,
         all_platforms: bool = False,
         compression: str = "gzip",
+        exact: bool = False,
         progress: Report | None = None,
         **how: Any,
     ) -> list[Pushed]:
         """Push what a name means to its registry; what the registry has is not sent again.
 
-        An image goes with the manifest it came with, byte for byte, where its blobs can be had; else with a new one.
+        An image goes with the manifest it came with, byte for byte, where its blobs can be had; else with a new one,
+        and `instead_of` of what is returned names the one it came with.
 
         Args:
             all_tags: all tags of the repository.
             all_platforms: the index that the name was pulled with, with all that it names; without one, the image.
             compression: of layers that have no compressed form yet: `gzip`, `zstd`, `none`.
+            exact: never with a new manifest where there is one that it came with.
             how: `settings`: a layerfs.registry.Settings instead of what files and variables say; `done` and `pushed`
                 are told of each layer and each name.
 
         Raises:
-            ImageNotFound; RegistryDenied, RegistryUnreachable, RegistryError: in docker's words.
+            ImageNotFound; RegistryDenied, RegistryUnreachable, RegistryError: in docker's words. NotFound: a blob that
+                an exact push needs is not to be had.
         """
         from layerfs.engine.registries import push
 
-        how |= {"all_tags": all_tags, "all_platforms": all_platforms}
+        how |= {"all_tags": all_tags, "all_platforms": all_platforms, "exact": exact}
         return push(self, name, compression=compression, progress=progress, **how)
 
     def pull(

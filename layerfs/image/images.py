@@ -230,6 +230,7 @@ def layer_sizes(txn: Txn, diff_ids: Iterable[DiffID]) -> dict[DiffID, int]:
 def _merged(old: ImageRecord | None, new: ImageRecord) -> ImageRecord:
     if old is None:
         return new
-    if old.manifest is not None:
-        new = replace(new, manifest=old.manifest, layer_blobs=old.layer_blobs)
+    if old.manifest is not None:  # blobs of both are this image's; the first manifest's are in the order of its layers
+        blobs = (*old.layer_blobs, *(blob for blob in new.layer_blobs if blob not in old.layer_blobs))
+        new = replace(new, manifest=old.manifest, layer_blobs=blobs)
     return replace(new, added_ns=old.added_ns, parent=old.parent or new.parent)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _SYSTEM = Path("/etc/layerfs/registries.toml")
 _DAEMON = Path("/etc/docker/daemon.json")
 _CERTS = (Path("/etc/layerfs/certs.d"), Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
+_KEYS = ("insecure-registries", "registry-mirrors", "timeout", "attempts", "keep-blobs", "registry")
+_KEYS_OF_ONE = ("mirrors", "insecure", "ca")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,38 @@ def _with_toml(settings: Settings, path: Path, *, must: bool = False) -> Setting
         return settings
     except (ValueError, OSError) as error:
         raise InvalidInput(f"not valid TOML: {error}", path=str(path)) from None
-    return _with(settings, Fields(value, str(path)))
+    fields = Fields(value, str(path))
+    _check_keys(fields)
+    return _with(settings, fields)
+
+
+def _check_keys(fields: Fields) -> None:
+    """A word that nobody reads is a mistake, and some decide whether TLS is verified; daemon.json has docker's others.
+
+    Raises:
+        InvalidInput: an unknown key.
+    """
+    _check_names(fields, _KEYS, _KEYS_OF_ONE)
+    registries = fields.child("registry")
+    for name in registries.names() if registries else ():
+        if (one := registries.child(name) if registries else None) is not None:
+            _check_names(one, _KEYS_OF_ONE, _KEYS)
+
+
+def _check_names(fields: Fields, known: tuple[str, ...], elsewhere: tuple[str, ...]) -> None:
+    for name in fields.names():
+        if name in known:
+            continue
+        import difflib
+
+        near = difflib.get_close_matches(name, known, 1)
+        if near:
+            hint = f"did you mean {near[0]}?"
+        elif name in elsewhere:
+            hint = "it belongs " + ('below [registry."HOST"]' if known is _KEYS else "at the top, before [registry...]")
+        else:
+            hint = f"known are {', '.join(known)}"
+        raise InvalidInput(f"unknown key {name!r} ({hint})", path=fields.where)
 
 
 def _with(settings: Settings, fields: Fields) -> Settings:

@@ -80,7 +80,8 @@ class Puller:
         self._upstream = Upstream(clients, reference.path, registries.stop)
         self._reference = reference.tagged()
         self._report = _one_at_a_time(progress)
-        self._bringer = Bringer(root, lease, self._upstream, self._report, registries.settings.keep_blobs)
+        self._keep = registries.settings.keep_blobs
+        self._bringer = Bringer(root, lease, self._upstream, self._report, self._keep)
 
     def pull(self, platform: Platform | None, *, everything: bool = False) -> Pulled:
         """One name. `everything`: all platforms of an index, and what else it has, as it is.
@@ -116,6 +117,9 @@ class Puller:
             return None
         wanted = platform or (Platform.host() if before.index else record.platform)
         if not record.platform.fits(wanted) or not all(has_layer(self._root, d) for d in record.diff_ids):
+            return None
+        manifest = self._images.manifest(before.manifest or record.manifest)
+        if manifest is not None and self._unkept(manifest, record.diff_ids):
             return None
         self._lease.pin(b"".join(key.raw for key in (record.id, *record.diff_ids)))
         if self._reference.digest is None and self._now() != before.digest:
@@ -265,6 +269,18 @@ class Puller:
         self._bringer.bring(
             [Need(layer, diff_id, has_layer(self._root, diff_id) is not None) for diff_id, layer in pairs.items()]
         )
+        self._bringer.bring([Need(blob) for blob in self._unkept(manifest, config.diff_ids)])
+
+    def _unkept(self, manifest: Manifest, diff_ids: Sequence[DiffID]) -> list[Descriptor]:
+        """The compressed layers that the store has no more, or in another form, and that are `always` to be kept."""
+        if self._keep != "always":
+            return []
+        named = {
+            layer.digest: layer
+            for diff_id, layer in zip(diff_ids, manifest.layers, strict=False)
+            if layer.digest != diff_id and not media.is_foreign(layer.media_type)
+        }
+        return [layer for digest, layer in named.items() if not self._root.blobs.has(digest)]
 
 
 def all_tags(registries: Registries, reference: Reference) -> list[Reference]:

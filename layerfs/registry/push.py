@@ -47,11 +47,17 @@ class PushedLayer:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What a reference means now in its registry."""
+    """What a reference means now in its registry.
+
+    instead_of: the manifest that the name came with, when another one had to be made; `lacking` says which of its
+        blobs could not be had any more.
+    """
 
     reference: Reference
     document: Manifest | Index
     layers: tuple[PushedLayer, ...]
+    instead_of: Digest | None = None
+    lacking: tuple[Digest, ...] = ()
 
     @property
     def digest(self) -> Digest:
@@ -60,6 +66,11 @@ class Pushed:
     @property
     def size(self) -> int:
         return len(self.document.raw)
+
+    @property
+    def reason(self) -> str:
+        """Why there is another manifest; empty when there is not."""
+        return _lacks(self.lacking) if self.lacking else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,7 @@ class Pusher:
 
     Args:
         compression: of layers that have no form yet.
+        exact: an image goes with the manifest that it came with, or not at all.
         done: is told of each layer when its blob is there.
     """
 
@@ -107,10 +119,11 @@ class Pusher:
         reference: Reference,
         *,
         compression: Compression = "gzip",
+        exact: bool = False,
         progress: Report | None = None,
         done: Callable[[PushedLayer], object] | None = None,
     ) -> None:
-        self._root, self._registries, self._compression = root, registries, compression
+        self._root, self._registries, self._compression, self._exact = root, registries, compression, exact
         self._repository = reference.path
         self._client = registries.client(reference.domain, reference.path)
         self._uploads = Uploads(self._client)
@@ -124,7 +137,7 @@ class Pusher:
 
         Raises:
             RegistryDenied, RegistryUnreachable, RegistryError; Corrupt: a layer is damaged. NotFound: a part of the
-            index is not in the store.
+            index is not in the store; or one of the image's manifest cannot be had, which has to be pushed exactly.
         """
         with self._root.leases.acquire("push") as lease:
             if everything and tag.index is not None:
@@ -140,12 +153,17 @@ class Pusher:
         lease.pin(b"".join(key.raw for key in (record.id, *record.diff_ids, *record.layer_blobs)))
         config = self._images.config(record).raw
         manifest = self._images.manifest(tag.manifest or record.manifest)
-        blobs = self._given(record, manifest, lease) if manifest else None
-        if manifest is not None and blobs is not None:
-            return Pushed(tag.reference, manifest, self._send(blobs, manifest.config, config))
+        lacking: tuple[Digest, ...] = ()
+        if manifest is not None and _is_of(manifest, record):
+            blobs, lacking = self._given(record, manifest, lease)
+            if not lacking:
+                return Pushed(tag.reference, manifest, self._send(blobs, manifest.config, config))
+            if self._exact:
+                raise NotFound(f"{tag.reference.familiar}: manifest {manifest.digest}: {_lacks(lacking)}")
         descriptor = Descriptor(media.OCI_CONFIG, record.id, len(config))
         layers = self._send(self._unmade(record, lease), descriptor, config)
-        return Pushed(tag.reference, build_manifest(descriptor, tuple(layer.descriptor for layer in layers)), layers)
+        document = build_manifest(descriptor, tuple(layer.descriptor for layer in layers))
+        return Pushed(tag.reference, document, layers, manifest.digest if manifest and lacking else None, lacking)
 
     # an index
 
@@ -176,8 +194,10 @@ class Pusher:
         """A manifest's blobs: of an image, or of something else (an attestation), which the store has as it came."""
         with suppress(ImageNotFound):
             record = self._images.get(manifest.config.digest)
-            blobs = self._given(record, manifest, lease)
-            if blobs is not None:
+            if _is_of(manifest, record):
+                blobs, lacking = self._given(record, manifest, lease)
+                if lacking:
+                    raise NotFound(f"manifest {manifest.digest}: {_lacks(lacking)}")
                 return self._send(blobs, manifest.config, self._images.config(record).raw)
         lease.pin(b"".join(blob.digest.raw for blob in (manifest.config, *manifest.layers)))
         for blob in dict.fromkeys((manifest.config, *manifest.layers)):
@@ -193,16 +213,15 @@ class Pusher:
 
     # what goes
 
-    def _given(self, record: ImageRecord, manifest: Manifest, lease: Lease) -> list[_Blob] | None:
-        """The blobs of the manifest that the name came with; None when one can not be had any more."""
-        if manifest.config.digest != record.id or len(manifest.layers) != len(record.diff_ids):
-            return None
+    def _given(self, record: ImageRecord, manifest: Manifest, lease: Lease) -> tuple[list[_Blob], tuple[Digest, ...]]:
+        """The blobs of the manifest that the name came with, and which of them can not be had any more."""
         lease.pin(b"".join(layer.digest.raw for layer in manifest.layers))
         pairs = list(zip(record.diff_ids, manifest.layers, strict=True))
         blobs = in_parallel(
             [partial(self._found, diff_id, descriptor) for diff_id, descriptor in pairs], self._registries.cancel
         )
-        return None if None in blobs else cast(list[_Blob], blobs)
+        lacking = [layer.digest for layer, blob in zip(manifest.layers, blobs, strict=True) if blob is None]
+        return [blob for blob in blobs if blob is not None], tuple(dict.fromkeys(lacking))
 
     def _found(self, diff_id: DiffID, descriptor: Descriptor) -> _Blob | None:
         """A blob by its descriptor: there already, kept here, or in a registry that it came from."""
@@ -323,6 +342,20 @@ class Pusher:
                 blobs = tuple(layer.descriptor.digest for layer in pushed.layers)
                 new = replace(record, manifest=document.digest, layer_blobs=blobs)
                 txn.put_json("images", record.id.raw, new.row())
+
+
+def _is_of(manifest: Manifest, record: ImageRecord) -> bool:
+    return manifest.config.digest == record.id and len(manifest.layers) == len(record.diff_ids)
+
+
+def _lacks(blobs: Sequence[Digest]) -> str:
+    """That blobs of a manifest are nowhere, and what to do about it."""
+    which = f"layer {blobs[0]}" if len(blobs) == 1 else f"{len(blobs)} layers, such as {blobs[0]},"
+    how = "is" if len(blobs) == 1 else "are"
+    return (
+        f"{which} {how} neither kept as pulled nor in a registry pulled from "
+        'any more (keep-blobs = "always" keeps them)'
+    )
 
 
 def _opened(client: Client, repository: str, digest: Digest) -> BinaryIO:

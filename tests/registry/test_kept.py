@@ -11,7 +11,7 @@ import pytest
 
 from layerfs import Image, Store
 from layerfs.digest import Digest
-from layerfs.errors import LayerfsError
+from layerfs.errors import LayerfsError, NotFound
 from layerfs.registry.config import Settings
 from tests.registry import hostile, servers
 from tests.registry.test_pull import CHANCE
@@ -117,7 +117,24 @@ def test_without_its_origin_it_is_compressed_anew(
     origin.tricks.append(lambda ask: ask.drop())
     there = f"{plain.host}/{repository}:1"
     store.tag(image.id, there)
+    with pytest.raises(NotFound, match="neither kept as pulled nor in a registry pulled from any more"):
+        store.push(there, exact=True, settings=settings)
     (pushed,) = store.push(there, settings=settings)
     assert pushed.digest != image.digest
+    assert (pushed.instead_of, pushed.reason[:6]) == (image.digest, "layer ")
     with Store(store.path.parent / "other") as other:
         assert other.pull(there, settings=settings).id == image.id
+
+
+def test_always_fetches_the_blob_of_a_layer_that_is_there_without_one(
+    store: Store, origin: hostile.Registry, settings: Settings, plain: servers.Registry, repository: str
+) -> None:
+    image = store.pull(f"{origin.host}/variant:1", settings=settings)
+    store.pull(f"{origin.host}/variant:1", settings=replace(settings, keep_blobs="always"))
+    store.gc()
+    assert store.fsck() == []
+    origin.tricks.append(lambda ask: ask.drop())
+    there = f"{plain.host}/{repository}:1"
+    store.tag(image.id, there)
+    (pushed,) = store.push(there, exact=True, settings=settings)
+    assert (pushed.digest, pushed.instead_of) == (image.digest, None)

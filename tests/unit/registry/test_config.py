@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
 
@@ -64,6 +65,26 @@ def test_dockers_daemon_json_is_understood(load, tmp_path: Path) -> None:  # typ
     settings = load()
     assert settings.is_insecure("a.example")
     assert settings.mirrors["docker.io"] == ("https://m",)
+
+
+UNKNOWN = (
+    ('insecure-registry = ["a"]', "unknown key 'insecure-registry' (did you mean insecure-registries?)"),
+    ("insecure = true", """unknown key 'insecure' (it belongs below [registry."HOST"])"""),
+    ('[registry."a"]\ninsecur = true', "unknown key 'insecur' (did you mean insecure?)"),
+    ('[registry."a"]\ntimeout = 3', "unknown key 'timeout' (it belongs at the top, before [registry...])"),
+    ("zz = 1", "unknown key 'zz' (known are insecure-registries, registry-mirrors, timeout, "),
+)
+
+
+@pytest.mark.parametrize(("text", "words"), UNKNOWN)
+def test_a_key_that_nobody_reads_is_an_error_with_a_suggestion(load, text: str, words: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InvalidInput, match=re.escape(words)):
+        load(text)
+
+
+def test_dockers_other_keys_are_not_ours_to_judge(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "daemon.json").write_text('{"log-driver": "json-file", "insecure-registries": ["a.example"]}')
+    assert load().is_insecure("a.example")
 
 
 BAD = (
