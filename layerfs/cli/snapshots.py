@@ -42,10 +42,24 @@ def snapshot_command() -> None:
 @snapshot_command.command("create")
 @container_argument()
 @click.argument("name", required=False, metavar="[NAME]")
+@click.option("--absorb", is_flag=True, help="Then make layers of what is frozen, in the background.")
 @click.pass_obj
-def _create(session: Session, container: str, name: str | None) -> None:
+def _create(session: Session, container: str, name: str | None, absorb: bool) -> None:
     """Take a snapshot (the default); prints its name."""
-    out(session.store.container(container).snapshot(name).name)
+    out(session.store.container(container).snapshot(name, absorb=absorb).name)
+
+
+@snapshot_command.command("absorb")
+@container_argument(required=False, metavar="[CONTAINER]")
+@click.option("-b", "--background", is_flag=True, help="By a process of its own, which gives way to all others.")
+@click.pass_obj
+def _absorb(session: Session, container: str | None, background: bool) -> None:
+    """Make layers of what snapshots have frozen, of a container or all; prints how many they were."""
+    if background and container:
+        raise click.UsageError("--background takes all containers")
+    found = session.store.absorb(container, background=background)
+    if not background:
+        out(str(found))
 
 
 @snapshot_command.command("ls")

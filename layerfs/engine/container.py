@@ -330,11 +330,12 @@ class Container(Programs):
 
     # snapshots
 
-    def snapshot(self, name: str | None = None) -> Snapshot:
+    def snapshot(self, name: str | None = None, *, absorb: bool = False) -> Snapshot:
         """Keep what it holds now under a name (None: `snapshot-1`, …); takes no time and no space at rest.
 
-        While it is mounted by the engine native, or runs, what it has written is copied, and it is held up for as long
-        as that takes for what changes meanwhile (docs/limits.md): all that was written before the call is in it.
+        While it is mounted by the engine native, or runs, it goes on: requests wait for under a millisecond, and all
+        that was written before the call is in it (docs/limits.md). `absorb`: a process in the background makes layers
+        of what is frozen (Store.absorb).
 
         Raises:
             AlreadyExists, InvalidInput: the name. InUse: it is mounted by another engine, or never at rest.
@@ -344,7 +345,10 @@ class Container(Programs):
         from layerfs.snapshot.freezing import take_snapshot
 
         release_root(self)
-        return Snapshot(self.store, take_snapshot(self.store.root, self.record, name, lambda: held(self)))
+        taken = Snapshot(self.store, take_snapshot(self.store.root, self.record, name, lambda: held(self)))
+        if absorb:
+            self.store.absorb(background=True)
+        return taken
 
     def snapshots(self) -> list[Snapshot]:
         """Oldest first."""

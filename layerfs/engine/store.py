@@ -495,6 +495,30 @@ class Store:
 
     # upkeep
 
+    def absorb(self, container: str | None = None, *, background: bool = False) -> int:
+        """Make layers of what snapshots and forks have frozen, of a container or all; big files are moved, not copied
+        (but for those that a mount stands on). `gc`, `commit` and others do it when they need it; done before, these
+        and mounts by other engines take less time.
+
+        Args:
+            background: by a process of the lowest priority, which leaves alone what is mounted, gives way to whoever
+                wants the same, and may be killed at any moment; the call returns at once.
+
+        Returns:
+            How many frozen states have become layers (0 in the background).
+
+        Raises:
+            ContainerNotFound, NoSpace; Unsupported: there is no Python program for the background.
+        """
+        from layerfs.snapshot.absorb import absorb_loose
+        from layerfs.snapshot.absorber import start_absorber
+
+        id = self.container_table.get(container).id if container is not None else ""
+        if not background:
+            return absorb_loose(self.root, container=id)
+        start_absorber(self.root)
+        return 0
+
     def gc(self, *, dry_run: bool = False, progress: Report | None = None) -> GcResult:
         """Free what no image, container, mount or running command needs. Safe beside everything else."""
         from layerfs.engine.upkeep import collect_garbage

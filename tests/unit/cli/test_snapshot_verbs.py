@@ -52,6 +52,16 @@ def test_rollback_brings_back_and_rm_takes_away(shell: Any, box: str, tmp_path: 
     assert shell("rollback", box, "first").code == 1
 
 
+def test_absorbing_on_demand_and_behind(shell: Any, box: str, tmp_path: Path) -> None:
+    assert shell("snapshot", "create", "--absorb", box, "third").out == "third\n"
+    assert shell("snapshot", "absorb", "--background").code == 0
+    assert shell("snapshot", "absorb", box, "--background").code == 1
+    assert shell("snapshot", "absorb", box).out in ("0\n", "1\n", "2\n")
+    assert shell("snapshot", "absorb").out == "0\n"
+    with layerfs.Store(tmp_path / "store") as store, store.container(box).mount() as root:
+        assert (root / "file").read_text() == "two!"
+
+
 def test_diff_mount_and_commit(shell: Any, box: str) -> None:
     assert shell("snapshot", "diff", box, "first").lines == ["A /file"]
     assert shell("snapshot", "diff", box, "first", "snapshot-1", "-s").lines == ["C /file\t3\t4"]

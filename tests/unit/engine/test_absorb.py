@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -166,3 +170,52 @@ def test_absorbing_on_a_full_disk_loses_nothing(tmp_path: Path, kind: str) -> No
         with box.mount(engine="native") as root:
             assert (root / "big").read_bytes() == BIG * 40 and (root / "small").read_bytes() == BIG[:100_000]
         assert store.fsck() == []
+
+
+def loose(store: layerfs.Store) -> int:
+    with store.root.index.view() as txn:
+        return sum(not state.absorbed for state in States(txn).all())
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_background_absorbs_what_nobody_has_mounted(store: layerfs.Store, box: layerfs.Container) -> None:
+    with box.mount() as root:
+        (root / "big").write_bytes(BIG)
+    box.snapshot("one", absorb=True)
+    eventually(lambda: not loose(store))
+    child = box.fork("child")
+    with child.mount(engine="native") as root:
+        (root / "big").write_bytes(BIG[::-1])
+        child.snapshot("mounted", absorb=True)
+        with box.mount() as other:
+            (other / "mine").write_bytes(BIG)
+        box.snapshot("two")
+        store.absorb(background=True)
+        eventually(lambda: loose(store) == 1)
+        assert (root / "big").stat().st_nlink == 1
+    store.absorb(background=True)
+    eventually(lambda: not loose(store))
+    assert files(child)["big"] == BIG[::-1] and files(box) == {"big": BIG, "mine": BIG}
+    assert store.fsck() == []
+
+
+def test_the_background_may_be_killed_at_any_moment(store: layerfs.Store, box: layerfs.Container) -> None:
+    chance = random.Random(7)
+    for number in range(5):
+        with box.mount(engine="native") as root:
+            (root / "big").write_bytes(BIG * 10 + bytes([number]))
+        box.snapshot()
+        process = subprocess.Popen([sys.executable, "-m", "layerfs.snapshot.absorber", str(store.path)])
+        time.sleep(chance.uniform(0.1, 0.6))
+        process.kill()
+        process.wait()
+        with box.mount(engine="native", read_only=True) as root:
+            assert (root / "big").read_bytes() == BIG * 10 + bytes([number])
+    store.absorb()
+    assert not loose(store) and store.absorb("box") == 0 and store.fsck() == []
