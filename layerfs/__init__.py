@@ -15,12 +15,14 @@ Names are loaded when they are first used, so importing the package costs next t
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 from layerfs._lazy import loader
 from layerfs._version import __version__
 
+TYPE_CHECKING = False  # without the module `typing`: see layerfs.cli.light
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine import Container, Image, Layer, Snapshot, Store, diff
     from layerfs.errors import LayerfsError
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
 
 __all__ = ["loader", "pattern"]
 
+TYPE_CHECKING = False  # without the module `typing`: see layerfs.cli.light
 if TYPE_CHECKING:
     from re import compile as pattern
+    from typing import Any
 
 
 def loader(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

@@ -15,6 +15,7 @@ __all__ = ["asdict", "dataclass", "field", "fields", "replace"]
 if TYPE_CHECKING:
     from dataclasses import asdict, dataclass, field, fields, replace
 else:
+    from itertools import repeat
 
     class _Missing:
         def __repr__(self):
@@ -141,30 +142,35 @@ else:
 
     def _initializer(what, every, post):
         names = tuple(each.name for each in every)
-        parts = tuple((each.name, each.default, each.factory) for each in every)
+        known = frozenset(names)
+        defaults = {each.name: each.default for each in every if each.default is not MISSING}
+        factories = tuple((each.name, each.factory) for each in every if each.factory is not MISSING)
         put = object.__setattr__
 
         def __init__(self, *values, **named):
-            count = len(values)
-            if count > len(names):
-                raise TypeError(f"{what}() takes {len(names)} arguments but {count} were given")
-            for name, value in zip(names, values):  # noqa: B905 (fewer values than names)
-                put(self, name, value)
-            for name, default, factory in parts[count:] if count else parts:
-                value = named.pop(name, MISSING) if named else MISSING
-                if value is MISSING:
-                    value = default
-                    if value is MISSING:
-                        if factory is MISSING:
-                            raise TypeError(f"{what}() misses the argument {name!r}")
-                        value = factory()
-                put(self, name, value)
-            if named:
-                raise TypeError(f"{what}() got an unexpected argument {next(iter(named))!r}, or one twice")
+            given = {**defaults, **named}
+            if values:
+                if len(values) > len(names):
+                    raise TypeError(f"{what}() takes {len(names)} arguments but {len(values)} were given")
+                given.update(zip(names, values))  # noqa: B905 (fewer values than names)
+            for name, factory in factories:
+                if name not in given:
+                    given[name] = factory()
+            if given.keys() != known or (values and named and not named.keys().isdisjoint(names[: len(values)])):
+                _complain(what, names, values, given, named)
+            any(map(put, repeat(self), given, given.values()))  # which gives None each time: a loop without code
             if post:
                 self.__post_init__()
 
         return __init__
+
+    def _complain(what, names, values, given, named):
+        for name in names:
+            if name not in given:
+                raise TypeError(f"{what}() misses the argument {name!r}")
+        left = set(names[len(values) :])
+        twice = next(name for name in named if name not in left)
+        raise TypeError(f"{what}() got an unexpected argument {twice!r}, or one twice")
 
     def _shower(names):
         def __repr__(self):
@@ -241,8 +247,10 @@ else:
     def replace(record, /, **changes):
         if not hasattr(record, "__record_fields__"):
             return _standard().replace(record, **changes)
-        values = {each.name: getattr(record, each.name) for each in record.__record_fields__}
-        return record.__class__(**(values | changes))
+        values = {
+            each.name: getattr(record, each.name) for each in record.__record_fields__ if each.name not in changes
+        }
+        return record.__class__(**values, **changes)
 
     def asdict(record):
         if not hasattr(record, "__record_fields__"):

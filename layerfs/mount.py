@@ -82,7 +82,7 @@ class MountEntry:
 
 
 def _unescape(field: bytes) -> bytes:
-    return _OCTAL.sub(lambda m: bytes([int(m[1], 8) & 0xFF]), field)
+    return field if b"\\" not in field else _OCTAL.sub(lambda m: bytes([int(m[1], 8) & 0xFF]), field)
 
 
 def parse_line(line: bytes) -> MountEntry:

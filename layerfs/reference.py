@@ -7,9 +7,11 @@ single part lives below `library/`. Error texts are docker's too, because users 
 
 from __future__ import annotations
 
+import functools
+
 from layerfs._lazy import pattern
 from layerfs._record import dataclass, replace
-from layerfs.digest import Digest
+from layerfs.digest import Digest, is_hex
 from layerfs.errors import InvalidInput
 
 DEFAULT_DOMAIN = "docker.io"
@@ -25,7 +27,7 @@ _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
 _FULL = pattern(rf"({_HOST})/({_PART}(?:/{_PART})*)(?::({_TAG}))?(?:@({_DIGEST}))?\Z")
 _TAG_ONLY = pattern(_TAG + r"\Z")
-_IDENTIFIER = pattern(r"[a-f0-9]{64}\Z")
+_IN_TAGS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -61,7 +63,7 @@ class Reference:
             return self.name
         short = self.path.removeprefix(_OFFICIAL)
         candidate = self.path if "/" in short else short
-        if _IDENTIFIER.match(candidate) or _split_domain(candidate) != (self.domain, self.path):
+        if is_hex(candidate) or _split_domain(candidate) != (self.domain, self.path):
             return self.name
         return candidate
 
@@ -97,14 +99,17 @@ class Reference:
         return self.name + self._suffix()
 
 
+@functools.lru_cache(maxsize=256)
 def parse(text: str) -> Reference:
     """See `Reference.parse`."""
-    if _IDENTIFIER.match(text):
+    if is_hex(text):
         raise InvalidInput(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
     domain, rest = _split_domain(text)
     remote = rest.partition(":")[0]
     if remote.lower() != remote:
         raise InvalidInput(f"invalid reference format: repository name ({remote}) must be lowercase")
+    if domain == DEFAULT_DOMAIN and (found := _plain(rest)):
+        return Reference(domain, *found)
     match = _FULL.match(f"{domain}/{rest}")
     if match is None:
         raise InvalidInput("invalid reference format")
@@ -128,12 +133,22 @@ def _split_domain(text: str) -> tuple[str, str]:
     return domain, rest
 
 
+def _plain(rest: str) -> tuple[str, str | None] | None:
+    """Path and tag of nearly every name, without the pattern, whose compilation takes longer than many commands; None
+    for any other one, which may be right too."""
+    path, colon, tag = rest.partition(":")
+    words = path.replace("/", "-").replace(".", "-").replace("_", "-").split("-")
+    plain = path.isascii() and len(path) < NAME_MAX // 2 and all(word.isalnum() for word in words)
+    right = not colon or (0 < len(tag) <= 128 and tag[0] not in ".-" and not tag.strip(_IN_TAGS))
+    return (path, tag or None) if plain and right else None
+
+
 def _digest(text: str) -> Digest:
     algorithm, _, digits = text.partition(":")
     if algorithm != "sha256":
         raise InvalidInput("unsupported digest algorithm")
     if len(digits) != 64:
         raise InvalidInput("invalid checksum digest length")
-    if not _IDENTIFIER.match(digits):
+    if not is_hex(digits):
         raise InvalidInput("invalid checksum digest format")
     return Digest(digits)

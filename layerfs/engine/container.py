@@ -37,9 +37,10 @@ _CLEARING_SECONDS = 30.0  # what clears up after a container may take on a busy 
 class Container(Programs):
     """A container; its state is read from the store at each call. Safe from threads."""
 
-    def __init__(self, store: Store, record: ContainerRecord) -> None:
+    def __init__(self, store: Store, record: ContainerRecord, image: Image | None = None) -> None:
         self.store, self._id, self._name = store, record.id, record.name
-        self._image: Image | None = None
+        self._image = image
+        self._settings: tuple[dict[str, Any], Settings] | None = None  # with the row's part that they were read from
         self.given_tree: Tree | None = None  # what it stands on, by who made that for it alone
 
     def __repr__(self) -> str:
@@ -98,7 +99,10 @@ class Container(Programs):
         """What its creator asked for."""
         from layerfs.engine.settings import Settings
 
-        return Settings.of(self.record.config)
+        row, known = self.record.config, self._settings
+        if known is None or known[0] is not row:
+            self._settings = known = row, Settings.of(row)
+        return known[1]
 
     @property
     def state(self) -> State:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from layerfs._lazy import pattern
-from layerfs.digest import Digest
+from layerfs.digest import Digest, is_hex
 from layerfs.errors import Ambiguous, Corrupt, ImageNotFound, InvalidInput
 from layerfs.image.record import ImageRecord, Tag, read_image, read_tag, scan_tags
 from layerfs.reference import Reference
 from layerfs.store.index import Txn
 
-_ID = pattern(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
-
 
 def find_image(txn: Txn, name: str) -> tuple[ImageRecord, Reference | None]:
     """The image, and the name of the row that means it, None when it was an ID. Errors: see `Images.resolve`."""
-    match = _ID.match(name)
-    if match and len(match[1]) == 64:
-        record = read_image(txn, Digest(match[1]))
+    digits = _digits(name)
+    if len(digits) == 64:
+        record = read_image(txn, Digest(digits))
         if record is None:
-            raise ImageNotFound(f"No such image: sha256:{match[1]}")
+            raise ImageNotFound(f"No such image: sha256:{digits}")
         return record, None
     reference: Reference | None = None
     try:
         reference = Reference.parse(name).tagged()
     except InvalidInput:
-        if not match:
+        if not digits:
             raise
     tag = _find_tag(txn, reference) if reference else None
     if tag is not None:
@@ -32,10 +29,8 @@ def find_image(txn: Txn, name: str) -> tuple[ImageRecord, Reference | None]:
         if record is None:
             raise Corrupt(f"{tag.reference} means the image {tag.image}, which is missing")
         return record, tag.reference
-    if match:
-        found = [
-            Digest.from_raw(key) for key, _ in txn.scan("images", _prefix(match[1])) if key.hex().startswith(match[1])
-        ]
+    if digits:
+        found = [Digest.from_raw(key) for key, _ in txn.scan("images", _prefix(digits)) if key.hex().startswith(digits)]
         if len(found) == 1:
             record = read_image(txn, found[0])
             assert record is not None
@@ -43,7 +38,7 @@ def find_image(txn: Txn, name: str) -> tuple[ImageRecord, Reference | None]:
         if found:
             candidates = tuple(map(str, found))
             raise Ambiguous(
-                f"multiple IDs found with provided prefix: {match[1]} ({', '.join(candidates)})", candidates=candidates
+                f"multiple IDs found with provided prefix: {digits} ({', '.join(candidates)})", candidates=candidates
             )
     raise ImageNotFound(f"No such image: {reference.familiar if reference else name}")
 
@@ -55,6 +50,12 @@ def _find_tag(txn: Txn, reference: Reference) -> Tag | None:
         tags = (tag for tag in scan_tags(txn, reference.name + ":") if reference.digest in (tag.manifest, tag.index))
         tag = next(tags, None)
     return tag
+
+
+def _digits(name: str) -> str:
+    """Those of an ID or a start of one; "" for what is none."""
+    digits = name.removeprefix("sha256:")
+    return digits if is_hex(digits, min(len(digits), 64)) else ""
 
 
 def _prefix(digits: str) -> bytes:

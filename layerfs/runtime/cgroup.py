@@ -388,7 +388,8 @@ def _table(place: Path | None, file: str) -> dict[str, int]:
         lines = (place / file).read_text().splitlines() if place is not None else []
     except OSError:
         return {}
-    return {line.split()[0]: int(line.split()[1]) for line in lines if re.fullmatch(r"\S+ \d+", line)}
+    pairs = [line.split(" ") for line in lines]
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
 
 
 def _block_v1(place: Path | None) -> tuple[int | None, int | None]:

@@ -11,14 +11,11 @@ from layerfs.errors import Unsupported
 from layerfs.runtime.resources import DeviceRate, DeviceRule, Resources, cpu_limit
 
 # docker's: any node may be made, these may be used (reference 4.3)
-DEVICES: Final = tuple(
-    map(
-        DeviceRule.parse,
-        (
-            *("c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm"),
-            *("c 5:0 rwm", "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm", "c 10:200 rwm"),
-        ),
-    )
+DEVICES: Final = (
+    *(DeviceRule(kind, None, None, "m") for kind in "cb"),
+    *(DeviceRule("c", 1, minor, "rwm") for minor in (3, 5, 7, 8, 9)),
+    *(DeviceRule("c", 5, minor, "rwm") for minor in (0, 1, 2)),
+    *(DeviceRule("c", 136, None, "rwm"), DeviceRule("c", 10, 200, "rwm")),
 )
 _THROTTLES: Final = (
     ("device_read_bps", "blkio.throttle.read_bps_device", "rbps"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
 import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,10 +57,12 @@ def _loopback(line: bytes) -> bool:
     fields = line.split()
     if len(fields) < 2 or fields[0] != b"nameserver":
         return False
-    try:
-        return ipaddress.ip_address(fields[1].decode("ascii", "replace").split("%")[0]).is_loopback
-    except ValueError:
-        return False
+    address = fields[1].decode("ascii", "replace").split("%")[0]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, ValueError):
+            packed = socket.inet_pton(family, address)
+            return packed[0] == 127 if family == socket.AF_INET else packed == bytes(15) + b"\1"
+    return False
 
 
 def resolv_conf_text(host: bytes) -> bytes:

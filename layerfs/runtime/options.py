@@ -6,7 +6,7 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from layerfs._record import dataclass, field
 from layerfs.errors import InvalidInput
@@ -16,6 +16,7 @@ from layerfs.runtime.idmaps import IdMaps
 from layerfs.runtime.spec import Limit
 
 Network = Literal["none", "host", "bridge", "container"]
+NETWORKS: Final = ("none", "host", "bridge", "container")
 Shared = Literal["network", "ipc", "pid", "uts", "cgroup"]
 
 

@@ -8,14 +8,14 @@ import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from layerfs._record import replace
 from layerfs.errors import InvalidInput
 from layerfs.runtime import capabilities, command, layout
 from layerfs.runtime.files import ContainerFiles
 from layerfs.runtime.flags import check_sysctl
-from layerfs.runtime.options import Network, RunOptions, Shared, container_path
+from layerfs.runtime.options import NETWORKS, RunOptions, Shared, container_path
 from layerfs.runtime.spec import Namespace, RunSpec
 from layerfs.runtime.user import add_groups, resolve_user
 
@@ -56,7 +56,7 @@ _KINDS: Final[Mapping[Shared, Namespace]] = {
 
 
 def _namespaces(options: RunOptions) -> Namespace:
-    if options.network not in get_args(Network):
+    if options.network not in NETWORKS:
         raise InvalidInput(f"network {options.network} not found")
     chosen = Namespace.MOUNT
     for kind, flag in _KINDS.items():

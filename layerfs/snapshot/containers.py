@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from layerfs.snapshot.states import States, mounted_places, move_place, places
 from layerfs.snapshot.table import MountTable
 from layerfs.snapshot.uppers import REMOVED, Look, discard, make_upper, remove_discarded, remove_upper, upper_below
 from layerfs.store.durable import writing
-from layerfs.store.index import Txn
+from layerfs.store.index import Txn, decode_json
 from layerfs.store.leases import NEWBORN_SECONDS
 from layerfs.store.root import StoreRoot
 from layerfs.store.trash import remove_tree
@@ -179,9 +180,9 @@ class Containers:
     def find(self, txn: Txn, text: str) -> ContainerRecord:
         """`get` within a transaction."""
         wanted = text.removeprefix("/")
-        row = txn.get_json(_TABLE, wanted.encode("utf-8", "surrogateescape")) if len(wanted) == 64 else None
+        row = txn.get(_TABLE, wanted.encode("utf-8", "surrogateescape")) if len(wanted) == 64 else None
         if row is not None:
-            return ContainerRecord.from_row(wanted, row)
+            return _decoded(wanted, row)
         owner = txn.get(_NAMES, wanted.encode("utf-8", "surrogateescape")[:400]) if wanted else None
         if owner is not None:
             return ContainerRecord.from_row(owner.decode(), txn.get_json(_TABLE, owner))
@@ -320,6 +321,12 @@ class Containers:
 
     def merged(self, id: str) -> Path:
         return self.path(id) / "merged"
+
+
+@functools.lru_cache(maxsize=64)
+def _decoded(id: str, row: bytes) -> ContainerRecord:
+    """A command asks for the same row some twenty times; as long as that is the same, it is one record."""
+    return ContainerRecord.from_row(id, decode_json(row, _TABLE))
 
 
 def _age(path: Path) -> float:

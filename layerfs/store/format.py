@@ -6,7 +6,6 @@ import struct
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from layerfs._lazy import pattern
 from layerfs.errors import Corrupt, StoreError, StoreVersionError
 
 VERSION: Final = 1
@@ -44,8 +43,6 @@ UNKNOWN: Final = bytes(32)  # the answer of a lookup for an identity that is not
 
 _VALUE = struct.Struct("<BBHIQQQ")
 _NEW = struct.Struct("<32sQQQBB6x")
-_HEX = pattern(r"[0-9a-f]{64}\Z")
-_FORMAT = pattern(r"layerfs store ([0-9]{1,9})\n\Z")
 
 TreeKind = Literal["layer", "merged"]
 
@@ -123,7 +120,7 @@ def object_name(identity: bytes) -> str:
 
 def check_hex(name: str) -> str:
     """Guards every path made from a digest. Raises StoreError for what is not 64 hex digits."""
-    if not _HEX.match(name):
+    if len(name) != 64 or name.strip("0123456789abcdef"):
         raise StoreError(f"{name!r} is not 64 lower-case hex digits")
     return name
 
@@ -139,10 +136,11 @@ def read_format(path: Path) -> int | None:
         text = (path / "format").read_text("ascii", "replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    match = _FORMAT.match(text)
-    if not match or match[1] == "0":
+    number = text.removeprefix("layerfs store ").removesuffix("\n")
+    known = text == f"layerfs store {number}\n" and number.isascii() and number.isdecimal() and len(number) < 10
+    if not known or number == "0":
         raise StoreError("not a layerfs store: its format file is not understood", path=str(path))
-    version = int(match[1])
+    version = int(number)
     if version > VERSION:
         raise StoreVersionError(
             f"store {path} has format version {version}, newer than the {VERSION} that this layerfs knows"

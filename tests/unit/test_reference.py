@@ -1,9 +1,12 @@
 """Names: docker's grammar, defaults and words; parse(print(x)) = x."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layerfs import reference
 from layerfs.digest import Digest
 from layerfs.errors import InvalidInput
 from layerfs.reference import Reference, parse
@@ -106,3 +109,19 @@ def test_any_text_parses_to_a_stable_name_or_is_refused(text: str) -> None:
     except InvalidInput:
         return
     assert parse(str(reference)) == reference == parse(reference.familiar)
+
+
+def test_plain_names_are_read_as_the_grammar_has_them(monkeypatch):
+    """Nearly all names do without the pattern; what is right and what it means is the same."""
+
+    def read(text):
+        try:
+            return reference.parse.__wrapped__(text)
+        except InvalidInput as error:
+            return str(error)
+
+    parts = ["a", "B", "-", "_", ".", "/", ":", "@", "9", "é", "bb", "library", "docker.io", "x" * 130]
+    names = ["".join(each) for count in (1, 2, 3, 4) for each in itertools.product(parts, repeat=count)]
+    quick = [read(name) for name in names]
+    monkeypatch.setattr(reference, "_plain", lambda rest: None)
+    assert quick == [read(name) for name in names]
