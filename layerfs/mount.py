@@ -52,6 +52,7 @@ _LAZY, _NO_FOLLOW = 2, 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 _STRING_MAX = 255  # fsconfig(2) takes strings of 256 bytes with their end
 _PATIENCE = 10.0  # seconds
 _OCTAL = pattern(rb"\\([0-7]{3})")
+_ESCAPED = pattern(rb"[ \t\n\\]")
 
 Option = tuple[str, str | int | None]  # name and text, descriptor, or None for a flag
 
@@ -112,8 +113,7 @@ def mount_table(process: int | str = "self", part: bytes = b"") -> list[MountEnt
 def entry_of(target: Path) -> MountEntry | None:
     """The topmost mount at exactly this place, or None."""
     wanted = os.fsencode(os.path.realpath(target))
-    last = wanted.rpartition(b"/")[2]
-    plain = last if last.isalnum() else b""  # others may be written with escapes
+    plain = b"" if _ESCAPED.search(wanted) else b" " + wanted + b" "
     found = [entry for entry in mount_table(part=plain) if entry.target == wanted]
     return found[-1] if found else None
 

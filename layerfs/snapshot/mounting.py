@@ -353,8 +353,8 @@ def _prepare_target(root: StoreRoot, target: Path) -> bool:
         MountTable(root).clean_dead()
         if not target.exists():  # the dead mount had made it
             return _prepare_target(root, target)
-    if mount.entry_of(target) is not None:
-        raise InUse("something is mounted there already", path=str(target))
+        if mount.entry_of(target) is not None:
+            raise InUse("something is mounted there already", path=str(target))
     try:
         empty = not any(target.iterdir())
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
@@ -199,8 +200,9 @@ def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: P
 
 
 def _reap_later(process: subprocess.Popen[bytes]) -> None:
-    """The server outlives this object; a daemon thread reaps it, so that no zombie looks alive."""
-    threading.Thread(target=process.wait, name="layerfs-reaper", daemon=True).start()
+    """The server outlives this object; a thread reaps it, so that no zombie looks alive. Nothing waits for that thread,
+    not even until it has started."""
+    _thread.start_new_thread(process.wait, ())
 
 
 def _failure(line: str) -> LayerfsError:

@@ -51,6 +51,7 @@ int lfs_serve_here(int orders)
 		return -ENOMEM;
 	lfs_server_init(server);
 	server->files.limit = files_allowed();
+	server->embedded = true;
 	int rc = step_aside();
 	if (rc < 0)
 		lfs_fail(&error, rc, "a thread with a working directory of its own: %s", strerror(-rc));

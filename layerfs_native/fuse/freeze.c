@@ -272,7 +272,7 @@ static void change_places(struct freeze *freeze)
 	int links = layer->upper.links;
 	layer->upper = *upper;
 	layer->upper.links = links;
-	layer->upper.uppers = LFS_NO_FD;
+	layer->upper.view = layer->upper.uppers = LFS_NO_FD;
 	unlinkat(upper->scratch, "whiteout", 0);
 	freeze->old_scratch = upper->scratch;
 	layer->nodes.root->flags |= root->flags & (LFS_HERE | LFS_ALTERNATE | LFS_IMPURE | LFS_IMMUTABLE | LFS_APPEND);

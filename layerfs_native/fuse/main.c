@@ -104,9 +104,9 @@ int main(void)
 		lfs_server_say_error(&server, rc, &error);
 		return 1;
 	}
+	lfs_namespace_leave(&server);
 	if (!lfs_server_say(&server, "ready\n")) /* the mount is there, requests wait in its queue for what follows */
 		lfs_unmount(&server, true); /* who started us was killed: a mount that no one knows of */
-	lfs_leave_namespace(&server);
 	server.tidy.possible = pthread_create(&signals, NULL, await_signal, &server) == 0;
 	if (lfs_control_start(&server) < 0)
 		fputs("no control socket\n", stderr);

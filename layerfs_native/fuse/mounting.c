@@ -37,7 +37,7 @@ int lfs_mount(struct lfs_server *server, struct lfs_error *error)
 	return lfs_fail(error, errno == ENODEV || errno == EPERM ? -ENOTSUP : -errno, "mounting at %s: %s", options->target, strerror(errno));
 }
 
-/* --- leaving the namespace --- */
+/* --- leaving the namespace: the other one is made before the mount, while the library writes down what is mounted; it takes as long --- */
 
 static uint64_t namespace_of(int process)
 {
@@ -58,17 +58,41 @@ static int empty_root(void)
 	return 0;
 }
 
-void lfs_leave_namespace(struct lfs_server *server)
+/* Into the caller's namespace, with the root that we had in it. */
+static int go_back(int back, int root)
+{
+	return setns(back, CLONE_NEWNS) < 0 || fchdir(root) < 0 || chroot(".") < 0 ? -errno : 0;
+}
+
+/* A new namespace is entered, made empty, and left again for `back`; there is none where that is not allowed. */
+static int make_namespace(struct lfs_server *server, int self, int back, int root)
+{
+	if (unshare(CLONE_NEWNS) < 0)
+		return 0;
+	server->own_namespace = openat(self, "ns/mnt", O_RDONLY | O_CLOEXEC);
+	if (server->own_namespace < 0 || empty_root() < 0) { /* a root that cannot be left (an initramfs): rather the caller's than a copy of all its mounts */
+		lfs_close_fd(&server->own_namespace);
+		server->own_namespace = LFS_NO_FD;
+	}
+	return go_back(back, root);
+}
+
+int lfs_namespace_make(struct lfs_server *server, struct lfs_error *error)
 {
 	server->proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	LFS_AUTO_FD self = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	LFS_AUTO_FD back = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	LFS_AUTO_FD root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	server->namespace_id = self < 0 ? 0 : namespace_of(self);
-	if (!server->namespace_id || back < 0 || unshare(CLONE_NEWNS) < 0)
-		return;
-	server->own_namespace = openat(self, "ns/mnt", O_RDONLY | O_CLOEXEC);
-	if (empty_root() < 0) { /* a root that cannot be left (an initramfs): better in the caller's than in a copy of all its mounts */
-		setns(back, CLONE_NEWNS);
+	if (!server->namespace_id || back < 0 || root < 0 || go_back(back, root) < 0) /* tried while nothing depends on it */
+		return 0;
+	int rc = make_namespace(server, self, back, root);
+	return rc < 0 ? lfs_fail(error, rc, "the way back to the caller's mount namespace: %s", strerror(-rc)) : 0;
+}
+
+void lfs_namespace_leave(struct lfs_server *server)
+{
+	if (server->own_namespace >= 0 && setns(server->own_namespace, CLONE_NEWNS) < 0) {
 		lfs_close_fd(&server->own_namespace);
 		server->own_namespace = LFS_NO_FD;
 	}

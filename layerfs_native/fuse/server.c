@@ -21,7 +21,7 @@ void lfs_server_init(struct lfs_server *server)
 	for (size_t i = 0; i < sizeof server->clones / sizeof *server->clones; i++)
 		server->clones[i] = LFS_NO_FD;
 	server->device = server->proc = server->own_namespace = LFS_NO_FD;
-	server->upper.uppers = server->upper.root = server->upper.work = server->upper.scratch = server->upper.links = LFS_NO_FD;
+	server->upper.view = server->upper.uppers = server->upper.root = server->upper.work = server->upper.scratch = server->upper.links = LFS_NO_FD;
 	server->options.report = server->options.control = server->control_end = LFS_NO_FD;
 	server->options.threads = 2;
 	server->options.minor = FUSE_MINOR;
@@ -46,12 +46,19 @@ int lfs_server_open(struct lfs_server *server, struct lfs_error *error)
 	return lfs_quota_open(server, error);
 }
 
+/* All that can be done before who started us has written down that there will be a mount. */
+static int prepare(struct lfs_server *server, struct lfs_error *error)
+{
+	int rc = lfs_server_open(server, error);
+	return rc < 0 || server->embedded ? rc : lfs_namespace_make(server, error);
+}
+
 int lfs_server_start(struct lfs_server *server, int orders, struct lfs_error *error)
 {
 	int rc = lfs_options_read(orders, &server->options, error);
 	if (rc < 0)
 		return rc;
-	if ((rc = lfs_server_open(server, error)) < 0)
+	if ((rc = prepare(server, error)) < 0)
 		return rc;
 	if ((rc = lfs_options_await(orders, &server->options)) < 0)
 		return lfs_fail(error, rc, "who asked for the mount has gone");

@@ -283,6 +283,7 @@ struct lfs_kept { /* one kept directory descriptor */
 };
 struct lfs_upper {
 	bool present;
+	int view; /* the mount of our own that the directories were opened through; -1: the host's */
 	int uppers; /* where the next one will be; of the same mount */
 	int root, work, scratch, links; /* links: /proc/self/fd, the working directory of every thread */
 	dev_t device;
@@ -670,7 +671,8 @@ void lfs_thread_start(struct lfs_server *server);  /* a thread's own working dir
 /* --- mounting.c --- */
 int lfs_mount(struct lfs_server *server, struct lfs_error *error);
 int lfs_unmount(struct lfs_server *server, bool lazy);
-void lfs_leave_namespace(struct lfs_server *server);
+int lfs_namespace_make(struct lfs_server *server, struct lfs_error *error); /* an empty one; before the mount */
+void lfs_namespace_leave(struct lfs_server *server); /* the caller's, for that one */
 int lfs_fusermount(struct lfs_server *server, struct lfs_error *error);
 int lfs_fusermount_undo(struct lfs_server *server, bool lazy);
 
@@ -732,6 +734,7 @@ struct lfs_server {
 	unsigned running; /* operations that let the lock go in between */
 	int device;	       /* /dev/fuse */
 	int clones[LFS_THREADS_MAX - 1];
+	bool embedded; /* in a thread of another program's */
 	bool writable, by_program, passthrough, acl, killpriv, setxattr_ext, no_opendir, no_open, ready;
 	atomic_bool ending, uring;
 	uint32_t max_write;

@@ -62,7 +62,7 @@ static void choose_marks(struct lfs_server *server)
 int lfs_upper_open(struct lfs_server *server, struct lfs_error *error)
 {
 	struct lfs_upper *upper = &server->upper;
-	upper->uppers = upper->root = upper->work = upper->scratch = LFS_NO_FD;
+	upper->view = upper->uppers = upper->root = upper->work = upper->scratch = LFS_NO_FD;
 	choose_marks(server);
 	upper->links = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (upper->links < 0 || fchdir(upper->links) < 0)
@@ -86,6 +86,7 @@ void lfs_upper_close(struct lfs_server *server)
 	for (unsigned i = 1; i <= LFS_KEPT_DIRS; i++)
 		if (upper->kept[i].node)
 			close(upper->kept[i].fd);
+	lfs_close_fd(&upper->view);
 	lfs_close_fd(&upper->uppers);
 	lfs_close_fd(&upper->root);
 	lfs_close_fd(&upper->work);

@@ -34,10 +34,10 @@ static uint64_t access_times(const struct lfs_options *options)
 	return rule | (options->mount_flags & MS_NODIRATIME ? VIEW_NODIRATIME : 0);
 }
 
-/* The directory at the root of a mount of its own: an owned descriptor, or -errno. */
+/* The directory at the root of a mount of its own: an owned descriptor, or -errno. What others mount below it does not come into it. */
 static int open_view(const char *path, uint64_t attributes)
 {
-	const struct view_attributes wanted = {attributes, VIEW_ATIME | VIEW_NODIRATIME, 0, 0};
+	const struct view_attributes wanted = {attributes, VIEW_ATIME | VIEW_NODIRATIME, MS_PRIVATE, 0};
 	LFS_AUTO_FD fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, VIEW_CLONE | O_CLOEXEC);
 	if (fd < 0 || syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &wanted, sizeof wanted) < 0)
 		return -errno;
@@ -72,8 +72,8 @@ static int open_below(int view, const char *path, size_t size)
 	return inside.st_dev == outside.st_dev && inside.st_ino == outside.st_ino ? lfs_steal_fd(&fd) : -EXDEV;
 }
 
-/* All through one mount, as entries are moved between them. */
-static int open_together(const struct lfs_options *options, const char *const *paths, int *fds, size_t count)
+/* All through one mount, as entries are moved between them. It is kept open: closing it would wait for the kernel to detach it. */
+static int open_together(const struct lfs_options *options, const char *const *paths, int *fds, size_t count, int *kept)
 {
 	char real[3][PATH_MAX];
 	size_t size = PATH_MAX;
@@ -93,6 +93,8 @@ static int open_together(const struct lfs_options *options, const char *const *p
 		lfs_close_fd(&fds[i]);
 		fds[i] = LFS_NO_FD;
 	}
+	if (rc >= 0)
+		*kept = lfs_steal_fd(&view);
 	return rc < 0 ? rc : 0;
 }
 
@@ -112,9 +114,9 @@ int lfs_view_upper(const struct lfs_options *options, struct lfs_upper *upper, s
 {
 	const char *paths[] = {options->upper, options->work, options->uppers};
 	int fds[3] = {LFS_NO_FD, LFS_NO_FD, LFS_NO_FD};
-	int rc = options->work && options->uppers ? open_together(options, paths, fds, 3) : -ENOENT;
+	int rc = options->work && options->uppers ? open_together(options, paths, fds, 3, &upper->view) : -ENOENT;
 	if (rc < 0 && options->work)
-		rc = open_together(options, paths, fds, 2);
+		rc = open_together(options, paths, fds, 2, &upper->view);
 	upper->root = fds[0];
 	upper->work = fds[1];
 	upper->uppers = fds[2];

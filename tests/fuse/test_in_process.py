@@ -42,7 +42,9 @@ def here(store: StoreRoot, tree: Tree, tmp_path: Path) -> Mount:
 def state_of_the_process() -> dict[str, Any]:
     status = Path("/proc/self/status").read_text().splitlines()
     kept = {
-        line.split(":")[0]: line for line in status if line.startswith(("Umask", "Uid", "Gid", "Cap", "Sig", "Seccomp"))
+        line.split(":")[0]: line
+        for line in status
+        if line.startswith(("Umask", "Uid", "Gid", "Cap", "SigB", "SigI", "SigC", "Seccomp"))
     }
     return kept | {
         "directory": os.getcwd(),
