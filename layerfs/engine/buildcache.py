@@ -61,7 +61,10 @@ def _mounts(store: Store) -> Iterator[CacheRecord]:
 
 def _hashes(store: Store) -> Iterator[CacheRecord]:
     for file in _listed(store.path / "cache" / "contexts"):
-        status = file.stat()
+        try:
+            status = file.stat()
+        except FileNotFoundError:  # forgotten, or written anew, meanwhile
+            continue
         yield CacheRecord(file.name, "hashes", "", status.st_size, status.st_mtime_ns, status.st_mtime_ns, False)
 
 

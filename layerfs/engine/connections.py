@@ -342,9 +342,18 @@ def _tell_names(networks: Networks, network: Network) -> None:
         return
     for endpoint in networks.endpoints(network):
         block = names_block(names_for(networks, endpoint.container))
-        for hosts in networks.namespace(endpoint.container).parent.glob("*/hosts"):
+        for hosts in run_files(networks.namespace(endpoint.container).parent, "hosts"):
             with contextlib.suppress(OSError):
                 _rewrite(hosts, block)
+
+
+def run_files(home: Path, name: str) -> list[Path]:
+    """The files of that name that the runs of a container have, in `containers/<id>/run`: runs end meanwhile."""
+    try:
+        tokens = sorted(os.listdir(home))  # noqa: PTH208 (a glob raises for a directory that goes)
+    except FileNotFoundError:
+        return []
+    return [path for token in tokens if (path := home / token / name).exists()]
 
 
 def names_block(names: Iterable[tuple[str, str]]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from layerfs.engine.connections import network_settings
+from layerfs.engine.connections import network_settings, run_files
 from layerfs.engine.logs import log_file
 from layerfs.engine.surroundings import oom_killed, paused
 from layerfs.engine.volumes import mount_points
@@ -78,7 +78,7 @@ def _state(box: Container) -> dict[str, Any]:
 
 def _file(box: Container, name: str) -> str:
     """Where one of the files is that lie over the image's /etc; "" while nothing runs: a start makes them anew."""
-    found = sorted((box.directory / "run").glob(f"*/{name}"))
+    found = run_files(box.directory / "run", name)
     return str(found[0]) if found else ""
 
 

@@ -182,8 +182,11 @@ class _Reader:
 
     def _last(self) -> int:
         """The number of the oldest file."""
-        names = [path.suffix[1:] for path in self._current.parent.glob(f"{_NAME}.*")]
-        return max((int(name) for name in names if name.isdigit()), default=0)
+        names: list[str] = []
+        with contextlib.suppress(FileNotFoundError):  # of a container that is removed
+            names = os.listdir(self._current.parent)  # noqa: PTH208
+        suffixes = [name.removeprefix(f"{_NAME}.") for name in names]
+        return max((int(suffix) for suffix in suffixes if suffix.isdigit()), default=0)
 
     def _open(self, wanted: list[tuple[int, Path]], offset: int = 0) -> bool:
         """The file, if there is any; False when its name means another one by now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -31,16 +32,21 @@ _LEFT_OUT: Final = {"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"
 
 def host_nodes(root: Path = Path("/dev")) -> Iterator[Step]:
     """Every device node below `root` of the host."""
-    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except FileNotFoundError:  # devices come and go
+        return
+    for entry in entries:
         if entry.name in _LEFT_OUT or entry.is_symlink():
             continue
         if entry.is_dir():
             yield from host_nodes(Path(entry.path))
             continue
-        info = entry.stat(follow_symlinks=False)
-        if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
-            device = (os.major(info.st_rdev), os.minor(info.st_rdev))
-            yield Step(StepKind.DEVICE, os.fsencode(entry.path), mode=info.st_mode, device=device)
+        with contextlib.suppress(FileNotFoundError):
+            info = entry.stat(follow_symlinks=False)
+            if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
+                device = (os.major(info.st_rdev), os.minor(info.st_rdev))
+                yield Step(StepKind.DEVICE, os.fsencode(entry.path), mode=info.st_mode, device=device)
 
 
 def is_confined(options: RunOptions) -> bool:

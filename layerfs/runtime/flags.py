@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -93,9 +94,10 @@ class Device:
                 f'error gathering device information while adding custom device "{self.source}": {reason}'
             ) from None
         if stat.S_ISDIR(info.st_mode):
-            for place in sorted(real.rglob("*")):
-                if _is_device(found := place.lstat()):
-                    yield str(place), os.path.join(self.target, place.relative_to(real)), found  # noqa: PTH118
+            for place in sorted(Path(top, name) for top, _, names in os.walk(real) for name in names):
+                with contextlib.suppress(FileNotFoundError):  # unplugged meanwhile
+                    if _is_device(found := place.lstat()):
+                        yield str(place), os.path.join(self.target, place.relative_to(real)), found  # noqa: PTH118
         elif _is_device(info):
             yield str(real), self.target, info
         else:

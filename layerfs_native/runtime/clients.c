@@ -15,14 +15,32 @@ enum {
 	STOPPED_MS = 2000,  /* to read, when somebody wanted the container stopped */
 };
 
-void lfs_clients_add(struct lfs_monitor *self, int fd)
+static bool has_gone(const struct lfs_client *client)
+{
+	struct pollfd event = { client->fd, 0, 0 };
+	return poll(&event, 1, 0) > 0 && event.revents & POLLHUP;
+}
+
+static struct lfs_client *free_client(struct lfs_monitor *self)
 {
 	for (int i = 0; i < LFS_CLIENTS_MAX; i++)
-		if (self->clients[i].fd < 0) {
-			self->clients[i] = (struct lfs_client){ .fd = fd };
-			return;
+		if (self->clients[i].fd < 0)
+			return &self->clients[i];
+	for (int i = 0; i < LFS_CLIENTS_MAX; i++)
+		if (has_gone(&self->clients[i])) { /* whose input the program does not read */
+			lfs_clients_drop(self, &self->clients[i]);
+			return &self->clients[i];
 		}
-	close(fd); /* full: the caller sees the end of the connection */
+	return NULL;
+}
+
+void lfs_clients_add(struct lfs_monitor *self, int fd)
+{
+	struct lfs_client *client = free_client(self);
+	if (client)
+		*client = (struct lfs_client){ .fd = fd };
+	else
+		close(fd); /* full: the caller sees the end of the connection */
 }
 
 void lfs_clients_accept(struct lfs_monitor *self)

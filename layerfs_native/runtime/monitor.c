@@ -165,15 +165,18 @@ static void tick(struct lfs_monitor *self)
 	lfs_health_tick(self, now);
 }
 
-static bool types(const struct lfs_client *client)
+/* Its next packet may be input, and there is room for one: not read before the program has taken the last one, also when
+ * the client has gone meanwhile. */
+static bool is_held(const struct lfs_monitor *self, const struct lfs_client *client)
 {
-	return client->flags & LFS_ATTACH_STDIN;
+	return self->typed_size && client->flags & LFS_ATTACH_STDIN;
 }
 
-static short client_events(const struct lfs_monitor *self, const struct lfs_client *client)
+/* A client that is held is not looked at: its POLLHUP, which cannot be masked, would wake us for ever. */
+static struct pollfd client_events(const struct lfs_monitor *self, const struct lfs_client *client)
 {
-	bool full = self->typed_size && types(client);
-	return (short)((full ? 0 : POLLIN) | (client->behind ? POLLOUT : 0));
+	short wanted = (short)((is_held(self, client) ? 0 : POLLIN) | (client->behind ? POLLOUT : 0));
+	return (struct pollfd){ wanted ? client->fd : -1, wanted, 0 };
 }
 
 static void wait_for_something(struct lfs_monitor *self, struct pollfd *events)
@@ -188,7 +191,7 @@ static void wait_for_something(struct lfs_monitor *self, struct pollfd *events)
 	events[5] = (struct pollfd){ input, POLLOUT, 0 };
 	events[6] = (struct pollfd){ self->health.output, POLLIN, 0 };
 	for (int i = 0; i < LFS_CLIENTS_MAX; i++)
-		events[FIXED + i] = (struct pollfd){ self->clients[i].fd, client_events(self, &self->clients[i]), 0 };
+		events[FIXED + i] = client_events(self, &self->clients[i]);
 	if (poll(events, FIXED + LFS_CLIENTS_MAX, patience(self)) < 0)
 		memset(events, 0, (FIXED + LFS_CLIENTS_MAX) * sizeof *events);
 }
@@ -200,7 +203,7 @@ static void serve_clients(struct lfs_monitor *self, const struct pollfd *events)
 		short got = events[i].revents;
 		if (client->fd < 0 || client->fd != events[i].fd || !got)
 			continue;
-		if (got & POLLIN || (got & (POLLHUP | POLLERR) && !(got & POLLIN)))
+		if (got & (POLLIN | POLLHUP | POLLERR) && !is_held(self, client)) /* another may have typed since */
 			lfs_clients_read(self, client);
 	}
 	if (self->chunk_size)
