@@ -18,6 +18,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell in the background; children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup: a handler, which programs do not inherit
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
     os.environ.setdefault("LAYERFS_NETWORK", "none")  # of containers whose network is not what is tested
     if server := os.environ.get("LAYERFS_TEST_SERVER"):  # a sanitizer build
         native.SERVER = Path(server)

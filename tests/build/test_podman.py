@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +60,8 @@ CASES = {
 def podman(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Any]:
     if not shutil.which("podman"):
         pytest.skip("no podman here")
-    place = tmp_path_factory.mktemp("podman")
-    options = ["--root", str(place / "root"), "--runroot", str(place / "run"), "--storage-driver", "vfs"]
+    place, short = tmp_path_factory.mktemp("podman"), Path(tempfile.mkdtemp(dir="/run"))  # it takes 50 characters
+    options = ["--root", str(place / "root"), "--runroot", str(short), "--storage-driver", "vfs"]
 
     def run(*arguments: object) -> None:
         subprocess.run(["podman", *options, *map(str, arguments)], check=True, capture_output=True)
@@ -70,6 +71,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Any
     run("import", "-q", place / "base.tar", "box:1")
     yield run
     subprocess.run(["podman", *options, "system", "reset", "-f"], check=False, capture_output=True)
+    shutil.rmtree(short, ignore_errors=True)
 
 
 def described(image: layerfs.Image) -> dict[str, object]:

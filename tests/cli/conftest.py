@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,16 +104,6 @@ def shell(opened: layerfs.Store) -> Callable[..., layerfs.Container]:
     return create
 
 
-def eventually(test: Callable[[], object], seconds: float = 20.0) -> bool:
-    """Whether it comes true in that time."""
-    deadline = time.monotonic() + seconds
-    while not test():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
@@ -129,7 +118,7 @@ def layerfs_command(store: Path) -> Run:
         done = subprocess.run(
             [*LAYERFS, *arguments],
             env={**os.environ, "LAYERFS_STORE": str(store)} | (env or {}),
-            timeout=60,
+            timeout=120,
             check=False,
             **how,
         )

@@ -10,7 +10,7 @@ import pytest
 
 from layerfs.engine.volumes import Volumes
 from layerfs.errors import CommandNotFound, InUse, RunError
-from tests.cli.conftest import eventually
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 FOREVER = "echo ready; while :; do sleep 0.05; done"

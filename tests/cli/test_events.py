@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.cli.conftest import eventually
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 FOREVER = "echo ready; while :; do sleep 0.05; done"

@@ -9,7 +9,7 @@ import pytest
 from layerfs.engine.networks import Networks
 from layerfs.errors import InvalidInput
 from layerfs.runtime import firewall
-from tests.cli.conftest import eventually
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 FOREVER = "echo ready; while :; do sleep 0.05; done"

@@ -16,8 +16,9 @@ import pytest
 from layerfs.engine.status import starting
 from layerfs.errors import InUse, LayerfsError
 from layerfs.snapshot import MountTable
-from tests.cli.conftest import LAYERFS, eventually
+from tests.cli.conftest import LAYERFS
 from tests.cli.test_life import FOREVER, assert_nothing_left, monitors, ready, text
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 
@@ -36,7 +37,7 @@ def test_kill_9_of_the_monitor_ends_the_container(shell, store, user):
     os.kill(int(monitor), signal.SIGKILL)
     assert gone(pid)
     assert (box.state.status, box.state.code, box.state.pid) == ("exited", 137, 0)
-    assert box.wait(5) == 137
+    assert box.wait(60) == 137
     box.stop()
     box.start()
     assert box.state.running
@@ -63,7 +64,7 @@ def test_a_program_that_outlives_its_monitor_is_told_and_ended(shell, store):
             status.write_text("\n".join([*lines, f"pid {orphan.pid}", f"start {start}", ""]))
             assert (box.state.status, box.state.pid) == ("running", orphan.pid)
             getattr(box, end)()
-            assert orphan.wait(10) == -signal.SIGKILL
+            assert orphan.wait(60) == -signal.SIGKILL
         assert box.state.running == (end == "start")
         box.remove(force=True)
     assert_nothing_left(store)
@@ -90,7 +91,7 @@ def test_a_restart_finds_its_mount_again_after_the_server_was_killed(shell, stor
     assert ready(box)
     (mounted,) = MountTable(box.store.root).of_container(box.id)
     os.kill(mounted.pid, signal.SIGKILL)
-    assert eventually(lambda: text(box).count(b"ready") > 2, 40)
+    assert eventually(lambda: text(box).count(b"ready") > 2)
     box.remove(force=True)
     assert_nothing_left(store)
 
@@ -125,7 +126,7 @@ def test_kill_9_of_commands_at_any_moment(store, opened):
             assert eventually(lambda box=box: not box.state.running)
             assert (box.state.status, box.state.code) in (("created", 0), ("exited", 7)), step
             box.start()
-            assert box.wait(20) == 7
+            assert box.wait(60) == 7
             box.remove(force=True)
     assert_nothing_left(store, newborn=True)
 
@@ -145,7 +146,7 @@ def test_kill_9_of_the_monitor_at_any_moment(shell, store):
                 continue
         assert eventually(lambda: not box.state.running)
         assert (box.state.status, box.state.code in (7, 137)) == ("exited", True), step
-        assert box.wait(5) == box.state.code
+        assert box.wait(60) == box.state.code
     box.remove()
     assert_nothing_left(store)
 

@@ -14,7 +14,8 @@ import time
 
 import pytest
 
-from tests.cli.conftest import LAYERFS, eventually
+from tests.cli.conftest import LAYERFS
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 SHELL = ["sh", "-c", 'echo "# "; while read -r line; do eval "$line"; done']  # without busybox's line editor
@@ -40,7 +41,7 @@ class Session:
     def type(self, data):
         os.write(self.master, data)
 
-    def expect(self, wanted, seconds=30):
+    def expect(self, wanted, seconds=60):
         """Reads until it is shown; what came before it."""
         deadline = time.monotonic() + seconds
         while wanted not in self.shown:
@@ -53,7 +54,7 @@ class Session:
         return before
 
     def end(self):
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         assert termios.tcgetattr(self.slave) == self.before  # the terminal is as it was
         return code
 
@@ -195,7 +196,7 @@ def test_an_exec_that_was_left_goes_on(session, opened):
         terminal = session("exec", "-it", box.name, "sh", "-c", text)
         terminal.expect(b"ready")
         leave(terminal)
-        assert terminal.process.wait(30) == (0, -9, 129)[number]
+        assert terminal.process.wait(60) == (0, -9, 129)[number]
         box.exec(["touch", "/go"])
         assert eventually(lambda: box.exec(["cat", "/end"]).stdout == b"done\n")
         assert box.exec(["cat", "/heard"]).returncode == 1

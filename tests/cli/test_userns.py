@@ -10,7 +10,7 @@ import pytest
 
 from layerfs.errors import InvalidInput
 from layerfs.runtime import idmaps
-from tests.cli.conftest import eventually
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 MAPS = {"uidmap": ["0:100000:65536"], "gidmap": ["0:200000:65536"]}

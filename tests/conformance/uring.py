@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.looking import places_of
+
 PARAMETER = Path("/sys/module/fuse/parameters/enable_uring")
-_LOCK = Path(tempfile.gettempdir()) / "layerfs-tests-uring.lock"
+_LOCK = Path("/tmp/layerfs-tests-uring.lock")  # of all sessions on the host, which have a TMPDIR each
 
 
 def available() -> bool:
@@ -38,5 +39,4 @@ def switched_on() -> Iterator[None]:
 
 def rings(pid: int) -> int:
     """How many rings a server has."""
-    links = (os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd"))
-    return sum(link == "anon_inode:[io_uring]" for link in links)
+    return list(places_of(pid)).count("anon_inode:[io_uring]")

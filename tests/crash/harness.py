@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import time
 import traceback
@@ -84,12 +85,13 @@ def crash_rounds(
     for number in range(1, rounds + 1):
         prepare(number)
         pid, out = start(work, number)
-        patience = chance.uniform(0, outcome.duration * 1.1)
-        time.sleep(patience)
+        begin, patience = time.monotonic(), chance.uniform(0, outcome.duration * 1.1)
+        select.select([out], [], [], patience)  # until then, or until it is over
+        took = time.monotonic() - begin
         os.kill(pid, signal.SIGKILL)
         if finish(pid, out) == 0:
             outcome.finished += 1
-            outcome.duration = min(outcome.duration, patience)  # the first run was a slow one: kill earlier
+            outcome.duration = min(outcome.duration, took)  # the first run was a slow one: kill earlier
         else:
             outcome.killed += 1
         verify(number)

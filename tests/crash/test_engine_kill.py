@@ -27,6 +27,7 @@ from tests.crash.world import (
     whole,
 )
 from tests.crash.world import expected_listing as listing_of
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 
@@ -279,10 +280,7 @@ def test_run_killed(world: World, tmp_path: Path) -> None:
     def verify(number: int) -> None:
         with layerfs.Store(world.store) as store:
             for box in store.containers():
-                deadline = time.monotonic() + 30
-                while box.state.running and time.monotonic() < deadline:
-                    time.sleep(0.01)
-                assert not box.state.running, processes()
+                assert eventually(lambda box=box: not box.state.running), processes()  # type: ignore[misc]
         world.verify(number)
 
     crash_rounds(work, verify, rounds=12 * TIMES, seed=SEED, prepare=prepare)

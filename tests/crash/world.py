@@ -8,7 +8,6 @@ the result with what a mount shows and with what `export` writes.
 from __future__ import annotations
 
 import contextlib
-import glob
 import gzip
 import hashlib
 import io
@@ -25,6 +24,7 @@ import layerfs
 from layerfs.cli.app import run
 from layerfs.snapshot import MountTable
 from layerfs.store.leases import process_start
+from tests import looking
 from tests.oracle import applier, host
 
 
@@ -44,11 +44,16 @@ def said(store: Path, *arguments: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+def _tasks() -> Iterator[Path]:
+    for pid in looking.processes():
+        with contextlib.suppress(OSError):
+            yield from Path(f"/proc/{pid}/task").iterdir()
+
+
 def processes() -> str:
     """Every process of this machine that is not the kernel's, with what each thread waits for: to explain a hang."""
     lines = []
-    tasks = map(Path, glob.glob("/proc/[0-9]*/task/[0-9]*"))  # noqa: PTH207 (raises for one that ends meanwhile)
-    for task in sorted(tasks, key=lambda path: int(path.name)):
+    for task in sorted(_tasks(), key=lambda path: int(path.name)):
         with contextlib.suppress(OSError):
             words = (task / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if not words:
@@ -153,7 +158,7 @@ def whole(store: Path) -> None:
 
 def assert_rows_live(store: layerfs.Store) -> None:
     """Leases of dead processes go with the next lease, mounts and rows of mounts with the next mount or collection."""
-    deadline = time.monotonic() + 5  # a server that was starting when its command was killed ends by itself
+    deadline = time.monotonic() + 60  # a server that was starting when its command was killed ends by itself
     while True:
         MountTable(store.root).clean_dead()
         left = set(mounted_sources(store.path)) - {f"layerfs:{record.id}" for record in store.mounts()}
@@ -169,7 +174,7 @@ def assert_rows_live(store: layerfs.Store) -> None:
 
 
 def mounted_sources(below: Path) -> Iterator[str]:
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in looking.mountinfo().splitlines():
         fields = line.split()
         source = fields[fields.index("-") + 2]
         if source.startswith("layerfs:") and fields[4].startswith(str(below)):
@@ -233,7 +238,7 @@ def compare(found: dict[bytes, Any], expected: dict[bytes, Any]) -> None:
 def disk_files(store: Path) -> dict[str, int]:
     """All files of a store with their sizes, without the index, lock files, caches and the log of events."""
     found = {}
-    for place in store.rglob("*"):
+    for place in looking.below(store):
         name = str(place.relative_to(store))
         if not name.startswith(("index/", "locks/", "events", "cache/")) and not place.is_dir():
             found[name] = place.lstat().st_size

@@ -346,7 +346,7 @@ def test_synced_bytes_and_times(shelf: Shelf, tree: Tree, tmp_path: Path, mode: 
 
 
 def await_whole(path: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while mark(path) is not None:
         assert time.monotonic() < deadline, "nobody completed the file"
         time.sleep(0.01)

@@ -116,7 +116,7 @@ def test_a_process_that_ends_takes_its_mount_along(
         "mount_tree(root, Tree.open(tree), engine='native', target=Path(target), in_process=True)\n"
         "file = open(target + '/d/f')\n"
     )
-    subprocess.run([sys.executable, "-c", script, store.path, tree.path, tmp_path / "m"], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script, store.path, tree.path, tmp_path / "m"], check=True, timeout=120)
     with pytest.raises(OSError) as caught:
         os.listdir(tmp_path / "m")
     assert caught.value.errno == errno.ENOTCONN

@@ -16,6 +16,7 @@ import layerfs
 from layerfs.errors import InUse
 from layerfs.snapshot import control
 from tests.fuse.users import as_other
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 
@@ -98,8 +99,8 @@ def test_every_file_is_whole_while_many_write(box: layerfs.Container) -> None:
         writers = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(3)]
         for writer in writers:
             writer.start()
-        time.sleep(0.2)
         try:
+            assert eventually(lambda: all((root / f"w{number}").exists() for number in range(3)))
             taken = [box.snapshot() for _ in range(5)]
         finally:
             stop.set()
@@ -147,9 +148,9 @@ def test_a_running_container_goes_on(tmp_path: Path) -> None:
         box = store.create(image, name="box", command=["sh", "-c", loop])
         box.start()
         try:
-            time.sleep(0.3)
+            assert eventually((box.upper / "log").exists)
             first = box.snapshot()
-            time.sleep(0.1)
+            assert eventually((box.upper / "log").exists)  # since it was written to again
             second = box.snapshot()
             assert box.status == "running"
         finally:

@@ -20,6 +20,7 @@ from trees import Shelf, directory, file
 
 from layerfs.layer.tree import Tree
 from layerfs.snapshot import native
+from tests.looking import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(36_000)]
 
@@ -71,11 +72,8 @@ def test_memory_follows_what_the_kernel_knows(box: Box) -> None:
     assert count == FOLDERS * (IN_FOLDER + 1) + 1
     assert box.resident() - idle < count * 150
     drop_caches()
-    deadline = time.monotonic() + 20
-    while box.resident() > idle + (1 << 20):
-        assert time.monotonic() < deadline, (idle, box.resident())
-        time.sleep(0.05)
-    assert box.descriptors() <= descriptors + 8
+    assert eventually(lambda: box.resident() <= idle + (1 << 20)), (idle, box.resident())
+    assert eventually(lambda: box.descriptors() <= descriptors + 8)
 
 
 @pytest.fixture

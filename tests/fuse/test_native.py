@@ -31,6 +31,7 @@ from layerfs.errors import MountError, Unsupported
 from layerfs.layer.tree import Tree
 from layerfs.snapshot import native
 from layerfs.snapshot.native import SWITCHES, encode_orders, start_native
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 
@@ -492,7 +493,7 @@ def policies(pid: int) -> set[int]:
     return found
 
 
-def policies_while_reading(box: Box, seconds: float = 10.0) -> set[int]:
+def policies_while_reading(box: Box, seconds: float = 60.0) -> set[int]:
     """Of the server's threads, until one gives way, or for so long."""
     found: set[int] = set()
     deadline = time.monotonic() + seconds
@@ -511,7 +512,7 @@ def test_one_caller_is_given_way_to_and_only_while_it_asks(make: Callable[..., B
     box = make(*MODES[mode])
     box.mount()
     assert os.SCHED_IDLE in policies_while_reading(box)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while policies(box.pid) != {os.SCHED_OTHER}:
         assert time.monotonic() < deadline, "a reader goes on to give way to everybody"
         time.sleep(0.01)
@@ -573,10 +574,9 @@ def test_report_8_memory_and_descriptors_follow_forget(make: Callable[..., Box])
         for name in os.listdir(box.root / "d"):
             os.stat(box.root / "d" / name)
     Path("/proc/sys/vm/drop_caches").write_text("2")
-    time.sleep(0.3)
-    assert box.descriptors() <= descriptors + 8
+    assert eventually(lambda: box.descriptors() <= descriptors + 8)
     if "LAYERFS_TEST_SERVER" not in os.environ:  # sanitizers keep freed memory
-        assert box.resident() < before + (2 << 20)
+        assert eventually(lambda: box.resident() < before + (2 << 20))
 
 
 def test_a_removed_working_directory_and_o_path_descriptors_go_on(box: Box) -> None:
@@ -616,7 +616,7 @@ def test_a_server_whose_starter_is_gone_unmounts(make: Callable[..., Box]) -> No
         "report": str(write_end),
     }
     with subprocess.Popen([native.SERVER], stdin=subprocess.PIPE, pass_fds=[write_end]) as process:
-        process.communicate(encode_orders(orders), timeout=10)
+        process.communicate(encode_orders(orders), timeout=60)
     os.close(write_end)
     assert mount.entry_of(box.root) is None
 
@@ -664,7 +664,7 @@ def test_buffers_of_large_requests_are_given_back(make: Callable[..., Box]) -> N
     box = make(URING, "no_passthrough")
     box.mount()
     (box.root / "large").write_bytes(bytes(64 << 20))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while box.resident() > 4 << 20 and "LAYERFS_TEST_SERVER" not in os.environ:
         assert time.monotonic() < deadline, f"{box.resident()} bytes"
         time.sleep(0.1)
@@ -691,7 +691,7 @@ def test_where_io_uring_is_forbidden_the_device_is_used(make: Callable[..., Box]
     box = make()
     command = [sys.executable, "-c", NO_IO_URING, str(call), repr(box.orders())]
     with uring.switched_on():
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     box.pid = int(done.stdout)
     assert (box.root / "middle").read_bytes() == MIDDLE
     (box.root / "new").write_bytes(b"x")
@@ -734,13 +734,13 @@ def test_forcing_the_unmount_under_load_ends_the_server(box: Box) -> None:
     clients = [subprocess.Popen([sys.executable, "-c", code, f"file{n}"], cwd=box.root) for n in range(3)]
     time.sleep(0.2)
     subprocess.run(["umount", "-f", box.root], check=False, stderr=subprocess.DEVNULL)  # busy, but aborted
-    assert [client.wait(10) for client in clients] == [0] * 3
+    assert [client.wait(60) for client in clients] == [0] * 3
     box.await_end()
 
 
 def test_orders_that_make_no_sense_are_refused() -> None:
     for data in (b"\x05", struct.pack("<HI", 4, 1 << 31) + b"tree", encode_orders({"colour": "red"}), b""):
-        done = subprocess.run([native.SERVER], input=data, capture_output=True, timeout=10, check=False)
+        done = subprocess.run([native.SERVER], input=data, capture_output=True, timeout=60, check=False)
         assert done.returncode == 1
         assert done.stderr or "LAYERFS_TEST_SERVER" in os.environ  # which keeps it for itself
 

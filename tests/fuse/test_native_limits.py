@@ -25,6 +25,7 @@ from layerfs.errors import InvalidInput, Unsupported
 from layerfs.layer.tree import Tree
 from layerfs.snapshot import mount_tree
 from layerfs.store.root import StoreRoot
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 
@@ -119,7 +120,7 @@ def test_removing_truncating_and_punching_make_room(box: OptionBox) -> None:
     ):
         fill(box.root / "new")
         make_room(box.root / "new")
-        eventually(lambda: box.counted() == box.held())
+        assert_counted(box)
         assert box.held()[0] < MIB
     size = fill(box.root / "new")
     fd = os.open(box.root / "new", os.O_RDWR)
@@ -138,17 +139,12 @@ def test_an_unlinked_file_counts_until_it_is_closed(box: OptionBox) -> None:
     os.write(fd, b"g" * MIB)
     assert box.counted()[0] >= 4 * MIB
     os.close(fd)
-    eventually(lambda: box.counted() == box.held())
+    assert_counted(box)
 
 
-def eventually(check: Callable[[], bool]) -> None:
+def assert_counted(box: OptionBox) -> None:
     """RELEASE and FORGET come after close(2) has returned."""
-    import time
-
-    deadline = time.monotonic() + 10
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert eventually(lambda: box.counted() == box.held()), (box.counted(), box.held())
 
 
 def test_a_file_without_a_name_counts(box: OptionBox) -> None:
@@ -157,7 +153,7 @@ def test_a_file_without_a_name_counts(box: OptionBox) -> None:
     assert box.counted()[0] >= 2 * MIB
     link_descriptor(fd, box.root / "named")
     os.close(fd)
-    eventually(lambda: box.counted() == box.held())
+    assert_counted(box)
     assert box.held()[0] >= 2 * MIB
 
 
@@ -215,7 +211,7 @@ def test_a_full_container_can_be_cleared(box: OptionBox) -> None:
     assert box.held()[0] <= 8 * MIB + OVER
     (box.root / "small").unlink()
     (box.root / "new").unlink()
-    eventually(lambda: box.counted() == box.held())
+    assert_counted(box)
 
 
 def test_moving_names_about_cannot_take_more(box: OptionBox) -> None:
@@ -322,7 +318,7 @@ def test_several_writers_cannot_take_more_together(box: OptionBox) -> None:
             assert os.waitstatus_to_exitcode(status) in (0, 1)  # 1: no room for a name
             children.remove(pid)
     assert most <= 8 * MIB + OVER
-    eventually(lambda: box.counted() == box.held())
+    assert_counted(box)
 
 
 class Mess:
@@ -397,6 +393,6 @@ def test_random_changes_keep_the_numbers_right(box: OptionBox, seed: int) -> Non
         if number % 100 == 0:
             assert box.held()[0] <= 8 * MIB + OVER
     mess.let_go()
-    eventually(lambda: box.counted() == (max(box.held()[0], 0), box.held()[1]))
+    assert eventually(lambda: box.counted() == (max(box.held()[0], 0), box.held()[1]))
     box.mount()
     assert box.counted() == box.held()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from layerfs.errors import MountError
+from tests.looking import mountinfo
 
 native: Any = pytest.importorskip("layerfs._native")
 
@@ -21,7 +22,7 @@ RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x08, 0x10
 
 
 def mounts_on(path: Path) -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    lines = mountinfo().splitlines()
     return [line for line in lines if line.split()[4] == str(path)]
 
 

@@ -33,7 +33,7 @@ def run(tmp_path: Path, store: layerfs.Store) -> Run:
 
     def run(*arguments: str, code: int = 0, input: str = "") -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*LAYERFS, *arguments], env=environ, input=input, capture_output=True, text=True, timeout=60
+            [*LAYERFS, *arguments], env=environ, input=input, capture_output=True, text=True, timeout=120
         )
         assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
         return done
@@ -180,7 +180,7 @@ def test_an_interrupted_push_ends_at_once(
         if request.path == "/v2/":
             return Answer(200)
         arrived.set()
-        done.wait(30)
+        done.wait(90)
         return Answer(500)
 
     with scripted(slow) as (host, _):
@@ -189,8 +189,8 @@ def test_an_interrupted_push_ends_at_once(
         command = [*reset, *LAYERFS, "--store", str(store.path), "push", f"{host}/{repository}"]
         environ = {**os.environ, "HOME": str(tmp_path)}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ)
-        assert arrived.wait(30)
+        assert arrived.wait(60)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         done.set()
     assert (process.returncode, errors) == (130, b"")

@@ -121,7 +121,7 @@ def test_a_killed_pull_is_gone_on_with(registry: Registry, path: Path) -> None:
         if not ask.is_blob or len(data) < 1 << 20 or pause[0] >= len(data):
             return False
         ask.blob(data, stop=pause[0])
-        registry.closing.wait(3)
+        registry.closing.wait(60)
         return ask.drop()
 
     registry.tricks.append(hold)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -145,17 +144,17 @@ def test_a_mirror_that_is_down_is_asked_once(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_pull_that_waits(far: hostile.Registry, tmp_path: Path, number: int) -> None:
     """Also one that hangs in a connection; what has come is kept for the next."""
-    far.tricks.append(lambda ask: ask.is_layer and (ask.blob(far.blobs[ask.reference], stop=60) or far.closing.wait(9)))
+    far.tricks.append(
+        lambda ask: ask.is_layer and (ask.blob(far.blobs[ask.reference], stop=60) or far.closing.wait(90))
+    )
     place = tmp_path / "store"
     command = [Path(sys.executable).parent / "layerfs", "--store", place, "pull", f"{far.host}/app:1"]
     environment = os.environ | {"HOME": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         wait_for(lambda: any(file.stat().st_size == 60 for file in (place / "partial").glob("*")))
         process.send_signal(number)
-        began = time.monotonic()
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)  # before the far end gives up
     assert process.returncode == 128 + number
-    assert time.monotonic() - began < 5
     assert err == b""
     with layerfs.Store(place) as store:
         assert store.root.leases.records() == []

@@ -62,13 +62,13 @@ Runner = Callable[..., RunResult]
 
 @pytest.fixture
 def box(root: Path) -> Runner:
-    """box("sh text") or box(["argv"]) with options of RunOptions and of run(); a hanging test is killed after 30 s."""
+    """box("sh text") or box(["argv"]) with options of RunOptions and of run(); a hanging test is killed after 120 s."""
 
     def box(command=None, *, config=None, root=root, **options):
         own = {"stdin", "stdout", "stderr", "timeout", "output_limit", "on_started", "state", "forward_signals"}
         how = {name: options.pop(name) for name in list(options) if name in own}
         if isinstance(command, str):
             command = ["sh", "-c", command]
-        return run(root, config or {}, RunOptions(command=command, **options), **{"timeout": 30, **how})
+        return run(root, config or {}, RunOptions(command=command, **options), **{"timeout": 120, **how})
 
     return box

@@ -3,6 +3,7 @@ where it is mounted, and its controllers by a directory that plays them."""
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from layerfs.runtime.cgroups import Hierarchies
 from layerfs.runtime.resources import DeviceRule, Resources
 
 HERE = Hierarchies.here()
-PARENT = "layerfs-tests"
+PARENT = f"layerfs-tests-{os.getpid()}"  # other sessions, and workers of this one, make theirs at the same time
 
 
 def limits(**values):
@@ -126,7 +127,7 @@ def test_freezing_and_killing(version, request):
     assert process.stdout.readline() == "x\n" and not group.frozen
     group.freeze(True)
     group.remove()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == -9 and not group.directories
 
 
@@ -142,7 +143,7 @@ def test_only_dockers_devices_and_those_asked_for_can_be_used(version, request, 
         f"mknod {node}k c 1 11; head -c0 {node}k && echo kmsg; (echo > {node}k) 2>/dev/null || echo no write",
     ]
     process = start_in(procs, ";".join(tries))
-    assert process.communicate(timeout=20)[0].split("\n") == ["null", "made", "no loop", "kmsg", "no write", ""]
+    assert process.communicate(timeout=60)[0].split("\n") == ["null", "made", "no loop", "kmsg", "no write", ""]
 
 
 def test_groups_that_a_program_made_below_go_too(v1):

@@ -16,6 +16,7 @@ import pytest
 from layerfs.errors import InvalidInput, RunError
 from layerfs.runtime.flags import check_sysctl, parse_sysctl
 from layerfs.runtime.options import Bind
+from tests.looking import mountinfo
 
 TREES = sorted(place for place in Path("/sys/fs/cgroup").glob("*") if (place / "cgroup.procs").exists())
 
@@ -149,17 +150,15 @@ def shared_root(root, tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"privileged": True}], ids=["default", "privileged"])
 def test_what_it_mounts_stays_inside_also_below_a_shared_mount(box, shared_root, options):
-    table = Path("/proc/self/mountinfo")
-
     def ours():
-        return sorted(line for line in table.read_text().splitlines() if str(shared_root.parent) in line)
+        return sorted(line for line in mountinfo().splitlines() if str(shared_root.parent) in line)
 
     before = ours()
     during = []
     script = (
         "mount -t tmpfs evil /tmp; mount --make-rshared /; mount -t tmpfs evil /home; umount -l /proc; sleep 0.3; :"
     )
-    box(script, root=shared_root, on_started=lambda _: during.append(table.read_text()), **options)
+    box(script, root=shared_root, on_started=lambda _: during.append(mountinfo()), **options)
     assert ours() == before
     assert "evil" not in during[0]
     assert (shared_root / "bin/busybox").exists()
@@ -196,7 +195,7 @@ def test_cve_2021_30465_and_2024_45310_a_volume_that_changes_while_it_is_mounted
         stop.set()
         swapper.join()
     assert sorted(path.name for path in host.rglob("*")) == ["secret", "sub"]
-    assert str(host) not in Path("/proc/self/mountinfo").read_text()
+    assert str(host) not in mountinfo()
 
 
 def test_cve_2023_27561_and_2019_16884_nothing_is_mounted_over_proc(box, tmp_path):

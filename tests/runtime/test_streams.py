@@ -12,6 +12,7 @@ from subprocess import DEVNULL, PIPE
 import pytest
 
 from layerfs.errors import RunTimeout
+from tests.looking import eventually
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -61,10 +62,8 @@ def test_what_is_past_the_limit_is_dropped_and_said(box):
 
 
 def test_a_timeout_kills_and_keeps_what_was_written(box):
-    started = time.monotonic()
     with pytest.raises(RunTimeout) as caught:
-        box("echo first; trap '' TERM; sleep 100", timeout=0.5)
-    assert time.monotonic() - started < 5
+        box("echo first; trap '' TERM; sleep 1000", timeout=2)
     assert caught.value.result.stdout == b"first\n"
     assert caught.value.result.returncode == 137
 
@@ -75,17 +74,16 @@ def test_a_timeout_is_a_timeout_error(box):
 
 
 def test_children_left_behind_do_not_hold_the_streams(box):
-    started = time.monotonic()
-    assert box("sleep 100 & echo done").stdout == b"done\n"
-    assert time.monotonic() - started < 5
+    assert box("sleep 1000 & echo done").stdout == b"done\n"  # else it is killed, and an error
 
 
-def test_signals_reach_a_handler(box):
+def test_signals_reach_a_handler(box, root):
     def soon(process):
-        time.sleep(0.3)
+        assert eventually((root / "tmp/up").exists)
         process.send_signal(signal.SIGTERM)
 
-    assert box("trap 'echo caught; exit 5' TERM; while :; do sleep 0.05; done", on_started=soon).stdout == b"caught\n"
+    script = "trap 'echo caught; exit 5' TERM; touch /tmp/up; while :; do sleep 0.05; done"
+    assert box(script, on_started=soon).stdout == b"caught\n"
 
 
 def test_ignored_signals_of_the_caller_are_not_inherited(box):
@@ -114,7 +112,7 @@ sys.exit(run(root, {}, options, stdin=None, stdout=None, stderr=None, forward_si
 
 def test_inherited_streams(root):
     with script(root, "COMMAND = 'cat; echo err >&2; exit 4'\n" + INHERIT) as process:
-        out, err = process.communicate(b"hello", timeout=30)
+        out, err = process.communicate(b"hello", timeout=60)
     assert (out, err, process.returncode) == (b"hello", b"err\n", 4)
 
 
@@ -126,33 +124,33 @@ def test_signals_of_the_caller_are_forwarded(root, number):
     ) as process:
         assert process.stdout.readline() == b"up\n"
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == 9
 
 
 def test_the_third_interrupt_ends_a_container_that_ignores_them(root):
-    with script(root, "COMMAND = 'trap \"\" INT; echo up; sleep 60'\n" + INHERIT) as process:
+    with script(root, "COMMAND = 'trap \"\" INT; echo up; sleep 1000'\n" + INHERIT) as process:
         assert process.stdout.readline() == b"up\n"
-        for _ in range(3):
+        sent = 0
+        while process.poll() is None:  # those that come before the last one was seen are one
             process.send_signal(signal.SIGINT)
+            sent += 1
             time.sleep(0.3)
-        _, err = process.communicate(timeout=30)
-    assert b"KeyboardInterrupt" in err
+        _, err = process.communicate(timeout=60)
+    assert sent >= 3 and process.returncode == -signal.SIGINT and b"RunTimeout" not in err
 
 
 def test_an_interrupt_of_a_captured_run_is_a_keyboard_interrupt(root):
     body = (
         "import time\ntry:\n"
-        "    options = RunOptions(command=['sh', '-c', 'trap \"\" INT; sleep 60'])\n"
+        "    options = RunOptions(command=['sh', '-c', 'trap \"\" INT; sleep 1000'])\n"
         "    run(root, {}, options, on_started=lambda p: print('up', flush=True))\n"
         "except KeyboardInterrupt:\n    print('stopped')\n"
     )
     with script(root, body) as process:
         assert process.stdout.readline() == b"up\n"
-        started = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=30)[0] == b"stopped\n"
-    assert time.monotonic() - started < 10
+        assert process.communicate(timeout=60)[0] == b"stopped\n"
 
 
 def test_two_hundred_megabytes_pass_without_loss(box):

@@ -6,14 +6,14 @@ import json
 import re
 import shutil
 import subprocess
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import layerfs
+from tests.looking import eventually
 from tests.system.conftest import Host
 
 pytestmark = [
@@ -51,15 +51,6 @@ def centos(host: Host, debian: Path) -> str:
     """What the article calls centos."""
     host("import", "-c", 'CMD ["/bin/bash"]', debian, "debian:12")
     return "debian:12"
-
-
-def eventually(test: Callable[[], object], seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while not test():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def fetch(host: Host, url: str) -> str:

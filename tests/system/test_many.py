@@ -15,7 +15,7 @@ import pytest
 
 import layerfs
 from layerfs.runtime import netns
-from tests.cli.conftest import eventually
+from tests.looking import below, cgroups, eventually, name_of, users_of
 from tests.system.conftest import Host
 from tests.workplace import mounts_in
 
@@ -37,21 +37,16 @@ def store(host: Host, small: str) -> Iterator[layerfs.Store]:
 
 def remains(host: Host) -> dict[str, object]:
     """Everything of the store's containers that there is: mounts, groups, interfaces, rules, processes, files."""
-    files = [path for name in ("containers", "control", "mounts", "tmp") for path in below(host.store / name)]
-    files += [path for path in below(host.store / "networks") if "/endpoints/" in path]
+    files = [str(path) for name in ("containers", "control", "mounts", "tmp") for path in below(host.store / name)]
+    files += [str(path) for path in below(host.store / "networks") if path.parent.name == "endpoints"]
     return {
         "mounts": mounts_in(host.store),
-        "groups": [path for path in Path("/sys/fs/cgroup").glob("**/layerfs/*/") if ours(host, path.name)],
+        "groups": [path for path in cgroups("") if path.parent.name == "layerfs" and ours(host, path.name)],
         "links": host.links(),
         "rules": host.other("nft", "list", "tables"),
         "processes": processes(host.store),
         "files": sorted(files),
     }
-
-
-def below(place: Path) -> list[str]:
-    """Also while something there is just going."""
-    return [f"{top}/{name}" for top, names, others in os.walk(place) for name in (*names, *others)]
 
 
 def ours(host: Host, name: str) -> bool:
@@ -63,16 +58,8 @@ SEEN: set[str] = set()
 
 
 def processes(store: Path) -> list[tuple[str, str]]:
-    """Those that have something of the store open, or stand in it; this one aside."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            links = [process / "cwd", process / "root", *(process / "fd").iterdir()]
-            if process.name != str(os.getpid()) and any(str(store) in str(link.readlink()) for link in links):
-                found.append((process.name, (process / "comm").read_text().strip()))
-        except OSError:
-            continue
-    return found
+    """Those that have something of the store open, or stand in it."""
+    return [(str(pid), name_of(pid)) for pid in users_of(store)]
 
 
 def started(host: Host, store: layerfs.Store, script: str, **settings: object) -> layerfs.Container:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,3 +107,16 @@ def test_public_names_are_sorted(file: Path) -> None:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
             names = ast.literal_eval(node.value)
             assert names == sorted(names)
+
+
+RACES = [  # which tests/looking.py is for
+    r'Path\(f"/proc/\{[^}]*\}/[^"]*"\)\.(exists|is_\w+)\(',  # raises ProcessLookupError for what ends meanwhile
+    r'Path\("/(proc|sys)[^"]*"\)\.(rglob\(|glob\(f?"[^"]*(\*\*|/))',  # FileNotFoundError for a directory that goes
+    r'"/proc/self/mountinfo"\)\.read_text\(\)',  # UnicodeDecodeError for what others mount
+]
+
+
+@pytest.mark.parametrize("race", RACES)
+def test_what_others_do_meanwhile_is_no_error(race: str) -> None:
+    files = [*FILES, *(PACKAGE.parent / "tests").rglob("*.py")]
+    assert [str(file) for file in files if re.search(race, file.read_text())] == []

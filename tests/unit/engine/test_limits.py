@@ -60,7 +60,7 @@ def test_a_child_killed_for_memory_is_told_though_its_parent_ends_well(box):
 
 
 def test_processes_are_counted(box):
-    result = box.run(["sh", "-c", "for i in 1 2 3 4 5 6; do sleep 1 & done; wait"], pids=4)
+    result = box.run(["sh", "-c", "for i in 1 2 3 4 5 6; do sleep 1000 & done; wait"], pids=4)
     assert result.returncode != 0 and b"fork" in result.stderr
 
 
@@ -83,7 +83,7 @@ def test_pause_unpause_update_and_stats(box):
         box.update(pids=5)
     assert box.settings.resources.pids_limit == 0
     box.state.kill()
-    runner.join(20)
+    runner.join(60)
 
 
 def test_ulimits_groups_score_and_shm(box):
