@@ -38,7 +38,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "search": ("registries", "Registries"),
     "tags": ("registries", "Registries"),
     "copy": ("registries", "Registries"),
-    "pull": ("pull", "Registries"),
+    "pull": ("registries", "Registries"),
     "create": ("launch_verbs", "Containers"),
     "run": ("launch_verbs", "Containers"),
     "start": ("life", "Containers"),

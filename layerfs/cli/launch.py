@@ -212,7 +212,7 @@ def _have(session: Session, image: str, policy: str, settings: dict[str, Any], h
         with contextlib.suppress(ImageNotFound):
             session.store.image(image)
             return
-    from layerfs.cli.pull import image_at_hand
+    from layerfs.cli.transfers import image_at_hand
     from layerfs.engine.settings import Settings
 
     Settings().changed({name: value for name, value in settings.items() if name not in ("name", "engine")})

@@ -17,8 +17,11 @@ _HOMES = {  # the module that has a verb's table, as NAME
     "ps": "listing",
     "rm": "listing",
     "inspect": "listing",
+    "pull": "transfers",
+    "push": "transfers",
 }
-_OF_CONTAINERS = {"ls": "ps", "list": "ps"} | {name: name for name in _HOMES if name != "inspect"}
+_OF_IMAGES = ("inspect", "pull", "push")
+_OF_CONTAINERS = {"ls": "ps", "list": "ps"} | {name: name for name in _HOMES if name not in _OF_IMAGES}
 
 
 def attempt(arguments: Sequence[str]) -> int | None:

@@ -1,73 +1,39 @@
-"""push, login, logout, search, tags, manifest, copy."""
+"""pull, push (what they do is in `transfers`), login, logout, search, tags, manifest, copy."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
+from layerfs.cli import transfers
 from layerfs.cli.options import image_argument
 from layerfs.cli.output import fail, out
 from layerfs.cli.progress import bars
 from layerfs.cli.session import Session
-from layerfs.cli.verbs import verb
+from layerfs.cli.verbs import verb, with_flags
 from layerfs.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from layerfs.engine.registries import Pushed, PushedLayer
 
 _platform = click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What to take from an index.")
 
 
+@verb("pull")
+@click.argument("name", metavar="NAME[:TAG|@DIGEST]")
+@with_flags(transfers.PULL.flags)
+@click.pass_obj
+def pull_command(session: Session, /, name: str, **options: Any) -> None:
+    """Download an image from a registry."""
+    transfers.pull(session, [name], options)
+
+
 @verb("push")
 @image_argument("name", metavar="NAME[:TAG]")
-@click.option("-a", "--all-tags", is_flag=True, help="Push all tags of the repository.")
-@click.option("--all-platforms", is_flag=True, help="Push the whole index that the name was pulled with.")
-@click.option("-q", "--quiet", is_flag=True, help="Only the name that was pushed.")
-@click.option(
-    "--compression",
-    type=click.Choice(["gzip", "zstd", "none"]),
-    default="gzip",
-    help="Of layers that have no compressed form yet (default: gzip).",
-)
-@click.option("--exact", is_flag=True, help="Fail where a pulled image's own manifest cannot be pushed byte for byte.")
+@with_flags(transfers.PUSH.flags)
 @click.pass_obj
-def push_command(
-    session: Session, name: str, all_tags: bool, all_platforms: bool, quiet: bool, compression: str, exact: bool
-) -> None:
+def push_command(session: Session, /, name: str, **options: Any) -> None:
     """Upload an image to a registry."""
-    from layerfs.reference import Reference
-
-    def told(layer: PushedLayer) -> None:
-        how = {"there": "Layer already exists", "mounted": f"Mounted from {layer.sent.source}"}
-        if not quiet:
-            out(f"{layer.diff_id.short}: {how.get(layer.sent.how, 'Pushed')}")
-
-    def finished(pushed: Pushed) -> None:
-        if pushed.instead_of is not None:
-            _warn(f"WARNING! A new manifest, not {pushed.instead_of} as pulled: {pushed.reason}")
-        if quiet:
-            out(pushed.reference.familiar)
-        else:
-            out(f"{pushed.reference.tag or 'latest'}: digest: {pushed.digest} size: {pushed.size}")
-
-    reference = Reference.parse(name)
-    if not quiet:
-        if not all_tags and not reference.tag and not reference.digest:
-            out("Using default tag: latest")
-        out(f"The push refers to repository [{reference.name}]")
-    with bars(quiet) as progress:
-        session.store.push(
-            name,
-            all_tags=all_tags,
-            all_platforms=all_platforms,
-            compression=compression,
-            exact=exact,
-            progress=progress,
-            done=told,
-            pushed=finished,
-        )
+    transfers.push(session, [name], options)
 
 
 @verb("login")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
-from dataclasses import dataclass
+import os
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from layerfs._record import dataclass
 from layerfs.digest import Digest
 from layerfs.layer.codec import compressor
 from layerfs.layer.layers import Layer
@@ -72,7 +72,7 @@ def _kept(root: StoreRoot, layer: Layer, lease: Lease) -> Descriptor | None:
 def _compress(
     root: StoreRoot, layer: Layer, compression: Literal["gzip", "zstd"], lease: Lease, progress: Report | None
 ) -> Form:
-    path = lease.tmp / f"layer-{secrets.token_hex(8)}"
+    path = lease.tmp / f"layer-{os.urandom(8).hex()}"
     with writing("a compressed layer"), path.open("xb", buffering=0) as file:
         sink = _Sink(file)
         packer = compressor(compression, sink.write)

@@ -17,9 +17,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from layerfs._record import dataclass
 from layerfs.errors import InvalidArchive
 
 if TYPE_CHECKING:

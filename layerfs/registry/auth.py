@@ -8,9 +8,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass
 from layerfs.errors import RegistryDenied, RegistryError
 from layerfs.registry.credentials import Credential
 from layerfs.registry.failures import action, refused
@@ -20,9 +21,9 @@ from layerfs.registry.transport import Response, Transport
 CLIENT_ID = "layerfs"
 _DOCUMENT_MAX = 1 << 20
 _LEAST_SECONDS = 60  # what a token is good for when nothing, or less, is said (token specification)
-_SCHEME = re.compile(r"[\s,]*([A-Za-z][A-Za-z0-9_-]*)(?=\s|,|\Z)(?!\s*=)\s*")
-_PARAMETER = re.compile(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
-_TOKEN = re.compile(r"[\x21-\x7e]+\Z")
+_SCHEME = pattern(r"[\s,]*([A-Za-z][A-Za-z0-9_-]*)(?=\s|,|\Z)(?!\s*=)\s*")
+_PARAMETER = pattern(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_TOKEN = pattern(r"[\x21-\x7e]+\Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from layerfs._record import dataclass, field
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, InvalidArchive, LayerfsError, NoSpace, NotFound
 from layerfs.layer.codec import Readable

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
 from urllib.parse import quote, urljoin, urlsplit
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass
 from layerfs.digest import Digest
 from layerfs.errors import Corrupt, InvalidArchive, NotFound, RegistryDenied, RegistryError, RegistryNotFound
 from layerfs.oci import Descriptor, Index, Manifest, Platform, media, parse_document
 from layerfs.oci.fields import DOCUMENT_MAX, Fields, load_object
 from layerfs.registry.failures import action, words
 from layerfs.registry.session import Session
-from layerfs.registry.transport import BLOCK, Response, origin
+from layerfs.registry.transport import Response, origin
+from layerfs.registry.wire import BLOCK
 
 ACCEPT = ", ".join(
     (
@@ -30,8 +32,8 @@ ACCEPT = ", ".join(
 INDEX_DEPTH = 8
 _PAGES_MAX = 100_000
 _PAGE = 1000
-_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(?:\d{1,18}|\*)\Z", re.ASCII)
-_NEXT = re.compile(r'<([^>]*)>\s*;(?:[^,]*;)?\s*rel="?next"?')
+_RANGE = pattern(r"bytes (\d{1,18})-(\d{1,18})/(?:\d{1,18}|\*)\Z", re.ASCII)
+_NEXT = pattern(r'<([^>]*)>\s*;(?:[^,]*;)?\s*rel="?next"?')
 _NOT_BY_TAG = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED})
 _TYPES = media.MANIFESTS | media.INDEXES | media.SCHEMA_1
 

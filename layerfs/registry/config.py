@@ -20,11 +20,11 @@ import json
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from layerfs._record import dataclass, field, replace
 from layerfs.errors import InvalidInput
 from layerfs.oci.fields import Fields
 from layerfs.reference import DEFAULT_DOMAIN

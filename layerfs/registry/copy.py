@@ -11,11 +11,11 @@ import hashlib
 import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
+from layerfs._record import dataclass, field, replace
 from layerfs.digest import Digest
 from layerfs.errors import InvalidArchive, InvalidInput, RegistryNotFound
 from layerfs.image.output import DirectoryOutput, GrownLayout, Output, TarOutput, output_file

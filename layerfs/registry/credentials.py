@@ -8,20 +8,18 @@ import contextlib
 import fcntl
 import json
 import os
-import re
-import secrets
-import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass, field
 from layerfs.errors import InvalidInput, RegistryError
 from layerfs.registry.names import credential_key, domain_of
 
 _FILE_MAX = 4 << 20
 _HELPER_SECONDS = 60
-_HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_HELPER_NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _TOKEN_USER = "<token>"  # a helper's way to say that the secret is an identity token
 
 
@@ -183,7 +181,7 @@ def _changing(path: Path) -> Iterator[dict[str, Any]]:
     path = Path(os.path.realpath(path))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
         document = _read(path)
@@ -226,6 +224,8 @@ def _call(helper: str, verb: str, text: str, *, missing_is_fine: bool = False) -
     """docker-credential-helpers' protocol: text in, text out, words of failure on stdout."""
     if not _HELPER_NAME.match(helper):
         raise InvalidInput(f"bad name of a credential helper: {helper!r}")
+    import subprocess
+
     program = f"docker-credential-{helper}"
     try:
         done = subprocess.run(

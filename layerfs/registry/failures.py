@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import ssl
+import socket
+import sys
 from collections.abc import Iterator
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import urllib3.exceptions as http
 
 from layerfs.errors import RegistryDenied, RegistryError, RegistryNotFound, RegistryUnreachable
 from layerfs.registry.pace import HeadTooLong, TooSlow
+from layerfs.registry.wire import BadAddress, ConnectFailed, ConnectTimeout, ProxyFailed
+
+if TYPE_CHECKING:
+    import ssl
 
 _WORDS_MAX = 2000
 _UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})  # OpenSSL's: self-signed, no issuer
@@ -40,34 +45,48 @@ def connection_failure(method: str, url: str, error: Exception) -> RegistryUnrea
 
 def _cause(error: Exception, host: str) -> tuple[str, bool]:
     """The reason, and whether trying again may help."""
-    tls = next((e for e in chain(error) if isinstance(e, ssl.SSLError)), None)
-    if isinstance(tls, ssl.SSLCertVerificationError):
-        return f"tls: failed to verify certificate: x509: {_certificate(tls, host)}", False
-    if tls is not None and (getattr(tls, "reason", "") or "") in _NO_TLS:
-        return "http: server gave HTTP response to HTTPS client", False
-    if isinstance(tls, ssl.SSLEOFError) or isinstance(error, http.IncompleteRead):
+    if (tls := _of_tls(error, host)) is not None:
+        return tls
+    if isinstance(error, http.client.IncompleteRead):
         return "unexpected EOF", True
-    if tls is not None:
-        return f"tls: {tls.reason or tls}".lower(), False
-    if isinstance(error, http.ProxyError):
-        return f"proxyconnect: {error.original_error}", False
-    if isinstance(error, http.NameResolutionError):
+    if isinstance(error, ProxyFailed):
+        return f"proxyconnect: {error}", False
+    causes = list(chain(error))
+    if any(isinstance(e, socket.gaierror) for e in causes):
         return f"dial tcp: lookup {host.rpartition(':')[0] or host}: no such host", False
-    if isinstance(error, http.ConnectTimeoutError) and not isinstance(error, http.NewConnectionError):
+    if isinstance(error, ConnectTimeout):
         return f"dial tcp {host}: i/o timeout", True
-    for own in chain(error):
+    for own in causes:
         if isinstance(own, TooSlow | HeadTooLong):
             return str(own), isinstance(own, TooSlow)
-    if isinstance(error, http.ReadTimeoutError | TimeoutError):
+    if isinstance(error, TimeoutError):
         return "i/o timeout (nothing came for too long)", True
-    system = next((e for e in chain(error) if isinstance(e, OSError) and e.strerror), None)
-    if isinstance(error, http.NewConnectionError):
+    system = next((e for e in causes if isinstance(e, OSError) and e.strerror), None)
+    if isinstance(error, ConnectFailed):
         return f"dial tcp {host}: connect: {str(system.strerror).lower() if system else error}", False
     if system is not None:
         return str(system.strerror or system).lower(), True
-    if isinstance(error, http.LocationParseError | http.LocationValueError):
+    if isinstance(error, BadAddress | http.client.InvalidURL | ValueError):
         return f"bad address ({error})", False
     return f"the connection broke off ({_innermost(error)})", True
+
+
+def _of_tls(error: Exception, host: str) -> tuple[str, bool] | None:
+    """As `_cause`, of an error that OpenSSL had."""
+    if "ssl" not in sys.modules:
+        return None
+    import ssl
+
+    tls = next((e for e in chain(error) if isinstance(e, ssl.SSLError)), None)
+    if tls is None:
+        return None
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        return f"tls: failed to verify certificate: x509: {_certificate(tls, host)}", False
+    if (getattr(tls, "reason", "") or "") in _NO_TLS:
+        return "http: server gave HTTP response to HTTPS client", False
+    if isinstance(tls, ssl.SSLEOFError):
+        return "unexpected EOF", True
+    return f"tls: {tls.reason or tls}".lower(), False
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, cast
 
+from layerfs._record import dataclass
 from layerfs.errors import InvalidInput
 from layerfs.reference import Reference
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
+from layerfs._record import dataclass, replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, InvalidArchive, InvalidInput, LayerfsError, RegistryNotFound
 from layerfs.image.images import Images

@@ -8,13 +8,14 @@ and can be had, and else compressed anew.
 from __future__ import annotations
 
 import io
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import BinaryIO, Literal, TypeVar, cast
+from typing import BinaryIO, Generic, Literal, TypeVar, cast
 
+from layerfs._record import dataclass, replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError, NotFound
 from layerfs.image.forms import layer_form, plain_form
@@ -103,6 +104,16 @@ class _Unmade:
         return self.layer.diff_id
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A row of the index, before and after."""
+
+    table: str
+    key: bytes
+    before: bytes | None
+    after: bytes | None
+
+
 class Pusher:
     """Pushes images of a store to one repository.
 
@@ -144,9 +155,22 @@ class Pusher:
                 pushed = self._index(tag, tag.index, lease)
             else:
                 pushed = self._image(tag, lease)
-            self._uploads.manifest(self._repository, tag.reference.tag or "latest", pushed.document)
-            self._note(tag, pushed)
+            self._finish(tag, pushed)
         return pushed
+
+    def _finish(self, tag: Tag, pushed: Pushed) -> None:
+        """The manifest goes while the disk takes the note of it, as each takes as long; a refusal takes that back."""
+        changes: list[_Change] = []
+        name = tag.reference.tag or "latest"
+        jobs: list[Callable[[], object]] = [
+            partial(self._uploads.manifest, self._repository, name, pushed.document),
+            partial(self._note, tag, pushed, changes),
+        ]
+        try:
+            in_parallel(jobs, self._registries.cancel)
+        except BaseException:
+            self._take_back(changes)
+            raise
 
     def _image(self, tag: Tag, lease: Lease) -> Pushed:
         record = self._images.get(tag.image)
@@ -318,13 +342,19 @@ class Pusher:
 
     # what is remembered
 
-    def _note(self, tag: Tag, pushed: Pushed) -> None:
+    def _note(self, tag: Tag, pushed: Pushed, changes: list[_Change]) -> None:
         """The manifest, that the names mean it, and where the layers can be had again: one transaction.
 
         An image that was removed meanwhile stays so, and a name that means another one now is left alone.
         """
         place, document = self._client.place(self._repository), pushed.document
         with self._root.index.update() as txn:
+
+            def put(table: str, key: bytes, row: object) -> None:
+                before = txn.get(table, key)
+                txn.put_json(table, key, row)
+                changes.append(_Change(table, key, before, txn.get(table, key)))
+
             record = read_image(txn, tag.image)
             if record is None:
                 return
@@ -337,11 +367,23 @@ class Pusher:
             for reference in (tag.reference, tag.reference.with_digest(document.digest)):
                 now = read_tag(txn, reference)
                 if reference.digest is not None or (now is not None and now.image == tag.image):
-                    txn.put_json("references", reference.key.encode(), replace(row, reference=reference).row())
+                    put("references", reference.key.encode(), replace(row, reference=reference).row())
             if record.manifest is None and isinstance(document, Manifest):
                 blobs = tuple(layer.descriptor.digest for layer in pushed.layers)
-                new = replace(record, manifest=document.digest, layer_blobs=blobs)
-                txn.put_json("images", record.id.raw, new.row())
+                put("images", record.id.raw, replace(record, manifest=document.digest, layer_blobs=blobs).row())
+
+    def _take_back(self, changes: Sequence[_Change]) -> None:
+        """Rows that nobody has changed since are as they were."""
+        if not changes:
+            return
+        with self._root.index.update() as txn:
+            for change in changes:
+                if txn.get(change.table, change.key) != change.after:
+                    continue
+                if change.before is None:
+                    txn.delete(change.table, change.key)
+                else:
+                    txn.put(change.table, change.key, change.before)
 
 
 def _is_of(manifest: Manifest, record: ImageRecord) -> bool:
@@ -384,18 +426,60 @@ def in_parallel(jobs: Sequence[Callable[[], _T]], cancel: Callable[[], object]) 
     """The results in order. The first failure, or a signal's exception, ends it: `cancel` stops what goes on."""
     if len(jobs) < 2:
         return [job() for job in jobs]
-    pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="push")
-    try:  # around the submitting too: a signal may come as soon as the first job runs
-        futures: list[Future[_T]] = [pool.submit(job) for job in jobs]
-        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-            future.result()
-        return [future.result() for future in futures]
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        cancel()
-        raise
-    finally:
-        pool.shutdown()
+    return _Crew(jobs).run(cancel)
+
+
+class _Crew(Generic[_T]):
+    """Threads that share a list of jobs. (concurrent.futures takes longer to load than a small push to do.)"""
+
+    def __init__(self, jobs: Sequence[Callable[[], _T]]) -> None:
+        self._waiting, self._left = deque(enumerate(jobs)), len(jobs)
+        self._results: dict[int, _T] = {}
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def run(self, cancel: Callable[[], object]) -> list[_T]:
+        count = min(PARALLEL, self._left)
+        threads = [threading.Thread(target=self._serve, name=f"push_{number}", daemon=True) for number in range(count)]
+        try:  # around the starting too: a signal may come as soon as the first job runs
+            for thread in threads:
+                thread.start()
+            with self._changed:
+                while self._left and self._error is None:
+                    self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            return [result for _, result in sorted(self._results.items(), key=lambda item: item[0])]
+        except BaseException as error:
+            with self._changed:
+                self._error = self._error or error
+            cancel()
+            raise
+        finally:
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting or self._error is not None:
+                    return
+                number, job = self._waiting.popleft()
+            try:
+                result = job()
+            except BaseException as error:
+                self._end(error)
+                return
+            with self._changed:
+                self._results[number] = result
+                self._left -= 1
+                self._changed.notify_all()
+
+    def _end(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
 
 
 def tags_to_push(root: StoreRoot, reference: Reference, *, all_tags: bool = False) -> list[Tag]:

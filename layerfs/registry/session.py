@@ -6,10 +6,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import urljoin, urlsplit
 
+from layerfs._record import dataclass
 from layerfs.errors import RegistryError, RegistryUnreachable
 from layerfs.registry.auth import Authorizer
 from layerfs.registry.credentials import Credential
@@ -184,7 +184,7 @@ class Session:
         Raises:
             RegistryError: none, or one that is not HTTP, or elsewhere without TLS.
         """
-        text = answer.headers.get("Location")
+        text: str = answer.headers.get("Location", "")
         what = action(answer.method, answer.url)
         if not text:
             raise RegistryError(f"{what}: the answer has no Location")

@@ -7,9 +7,7 @@ it leads to nothing but HTTP, and never from https to http.
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import http.client
-import io
 import random
 import socket
 import sys
@@ -17,27 +15,23 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import unquote, urljoin, urlsplit
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urljoin, urlsplit
 
-import urllib3
-import urllib3.connection
-import urllib3.exceptions
-from urllib3 import HTTPHeaderDict
-
+from layerfs._record import dataclass
 from layerfs._version import __version__
-from layerfs.errors import InvalidInput, LayerfsError, RegistryError, RegistryUnreachable
+from layerfs.errors import LayerfsError, RegistryError, RegistryUnreachable
 from layerfs.registry.failures import action, chain, connection_failure, place
-from layerfs.registry.pace import PacedReader
+from layerfs.registry.wire import BLOCK, Answer, ConnectFailed, Wire
 
 if TYPE_CHECKING:
     import ssl
 
+    from layerfs.registry.proxied import Proxied
+
 REDIRECTS_MAX = 10
-BLOCK = 1 << 18
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _DRAIN = 1 << 16
@@ -54,6 +48,9 @@ class Limits:
     delay: float = 0.5  # before the second attempt; twice as long before each further one
     delay_max: float = 30.0
     patience: float = 120.0  # the longest Retry-After that is waited for
+
+
+LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +85,18 @@ def redirected(method: str, url: str, location: str) -> str:
 class Response:
     """An answer. `url` is where it came from in the end. Read its body or close it."""
 
-    def __init__(self, raw: urllib3.BaseHTTPResponse, method: str, url: str) -> None:
+    def __init__(self, raw: Answer, method: str, url: str) -> None:
         self._raw, self.method, self.url = raw, method, url
-        self.status: int = raw.status
-        self.headers: HTTPHeaderDict = raw.headers
+        self.status, self.headers = raw.status, raw.headers
         self._ended = False
 
     def read(self, count: int = BLOCK) -> bytes:
         """The next bytes that have come; empty at the end. Raises RegistryUnreachable when it breaks off before."""
         try:
-            data = self._raw.read1(count, decode_content=False)
+            data = self._raw.read1(count)
             self._ended = self._ended or not data
             return data
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (http.client.HTTPException, OSError, ValueError) as error:
             self.close()
             raise connection_failure(self.method, self.url, error) from error
 
@@ -144,9 +140,7 @@ class Response:
 
     def close(self) -> None:
         """Idempotent; a connection with bytes left on it is not used again."""
-        if not self._ended:
-            self._raw.close()
-        self._raw.release_conn()
+        self._raw.release() if self._ended else self._raw.close()
 
     def __enter__(self) -> Response:
         return self
@@ -186,58 +180,6 @@ def _end(one: socket.socket) -> None:
         socket.socket.shutdown(one, socket.SHUT_RDWR)  # not TLS's own, which talks to the other end
 
 
-class _PacedAnswer(http.client.HTTPResponse):
-    """An answer that is given up like a silent server's when its header, or 16 KiB of its body, take as long."""
-
-    def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
-        super().__init__(sock, *arguments, **named)
-        self.fp.close()
-        self._pace = PacedReader(sock)
-        self.fp = io.BufferedReader(self._pace)
-
-    def begin(self) -> None:
-        super().begin()
-        self._pace.body()
-
-
-def _pools(sockets: _Sockets) -> tuple[type[Any], type[Any], type[Any]]:
-    """Pools for http, https and unverified https, whose connections note their sockets."""
-
-    class Plain(urllib3.connection.HTTPConnection):
-        response_class = _PacedAnswer
-
-        def connect(self) -> None:
-            super().connect()
-            sockets.note(self.sock)
-
-    class Secure(urllib3.connection.HTTPSConnection):
-        response_class = _PacedAnswer
-
-        def _new_conn(self) -> socket.socket:
-            one = super()._new_conn()
-            sockets.note(one)  # the handshake may be what hangs
-            return one
-
-        def connect(self) -> None:
-            super().connect()
-            sockets.note(self.sock)
-
-    class PlainPool(urllib3.HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(urllib3.HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    class UnverifiedPool(SecurePool):
-        """The registry is configured to be insecure, or on this machine: nobody is to be warned of it each time."""
-
-        def _validate_conn(self, conn: Any) -> None:
-            if conn.is_closed:
-                conn.connect()
-
-    return PlainPool, SecurePool, UnverifiedPool
-
-
 class Transport:
     """Requests with retries and redirects; safe from threads.
 
@@ -251,16 +193,15 @@ class Transport:
         self,
         trust: Callable[[str], ssl.SSLContext],
         proxy: Callable[[str], str | None] = lambda url: None,
-        limits: Limits = Limits(),
+        limits: Limits = LIMITS,
         stop: threading.Event | None = None,
     ) -> None:
         self._trust, self._proxy, self.limits = trust, proxy, limits
         self.stop = stop or threading.Event()
         self._lock = threading.Lock()
-        self._managers: dict[tuple[str, str, int], urllib3.PoolManager] = {}
+        self._wires: dict[tuple[str, str, int], Wire | Proxied] = {}
         self._met: set[tuple[str, str, int]] = set()
         self._sockets = _Sockets(self.stop)
-        self._pools = _pools(self._sockets)
 
     def request(
         self,
@@ -327,23 +268,13 @@ class Transport:
         if self.stop.is_set():
             raise RegistryError(f"{action(method, url)}: cancelled")
         headers = {"User-Agent": f"layerfs/{__version__}", **headers}
-        manager, there, before = self._manager(url), origin(url), sys.exception()
+        there, before = origin(url), sys.exception()
         source: bytes | BinaryIO | None = body.open() if isinstance(body, Body) else body
         if body is not None:
             headers["Content-Length"] = str(body.size if isinstance(body, Body) else len(body))
         try:
-            raw = manager.urlopen(
-                method,
-                url,
-                body=source,
-                headers=headers,
-                redirect=False,
-                retries=False,
-                timeout=urllib3.Timeout(connect=self.limits.connect, read=self.limits.read),
-                preload_content=False,
-                decode_content=False,
-            )
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raw = self._wire(url).send(method, url, source, headers)
+        except (http.client.HTTPException, OSError, ValueError) as error:
             for each in chain(error):
                 if each.__context__ is before:
                     each.__context__ = None  # what the caller was handling is no cause of it
@@ -360,31 +291,28 @@ class Transport:
         if own is not None:
             return own
         failure = connection_failure(method, url, error)
-        if isinstance(error, urllib3.exceptions.NewConnectionError) and origin(url) in self._met:
+        if isinstance(error, ConnectFailed) and origin(url) in self._met:
             failure.again = True
         return failure
 
-    def _manager(self, url: str) -> urllib3.PoolManager:
-        """The pool of connections for a URL's origin."""
+    def _wire(self, url: str) -> Wire | Proxied:
+        """The connections to a URL's origin."""
         key = origin(url)
         with self._lock:
-            manager = self._managers.get(key)
-            if manager is None:
-                manager = self._managers[key] = self._new_manager(url)
-        return manager
+            wire = self._wires.get(key)
+            if wire is None:
+                wire = self._wires[key] = self._new_wire(url)
+        return wire
 
-    def _new_manager(self, url: str) -> urllib3.PoolManager:
+    def _new_wire(self, url: str) -> Wire | Proxied:
         host = urlsplit(url).netloc.rpartition("@")[2]
         context = self._trust(host) if url.startswith("https:") else None
         proxy = self._proxy(url)
-        if proxy is not None:
-            manager = _proxy_manager(proxy, context)
-        else:
-            manager = urllib3.PoolManager(maxsize=8, blocksize=BLOCK, ssl_context=context)
-        plain, secure, unverified = self._pools
-        verified = context is None or context.check_hostname
-        manager.pool_classes_by_scheme = {"http": plain, "https": secure if verified else unverified}
-        return manager
+        if proxy is None:
+            return Wire(url, context, self.limits.connect, self.limits.read, self._sockets)
+        from layerfs.registry.proxied import Proxied
+
+        return Proxied(proxy, context, self.limits.connect, self.limits.read, self._sockets)
 
     def cancel(self) -> None:
         """Ends all requests, in whatever thread, with an error."""
@@ -393,20 +321,11 @@ class Transport:
 
     def close(self) -> None:
         with self._lock:
-            managers, self._managers = self._managers, {}
-        for manager in managers.values():
-            manager.clear()
+            wires, self._wires = self._wires, {}
+        for wire in wires.values():
+            wire.clear()
         for one in self._sockets.all():  # of answers that nobody read to the end
             one.close()
-
-
-def _proxy_manager(proxy: str, context: ssl.SSLContext | None) -> urllib3.PoolManager:
-    user, at, _ = urlsplit(proxy).netloc.rpartition("@")
-    who = urllib3.make_headers(proxy_basic_auth=unquote(user)) if at else None
-    try:
-        return urllib3.ProxyManager(proxy, proxy_headers=who, maxsize=8, blocksize=BLOCK, ssl_context=context)
-    except urllib3.exceptions.HTTPError as error:
-        raise InvalidInput(f"bad proxy {place(proxy)}: {error}") from None
 
 
 def _retry_after(response: Response) -> float | None:
@@ -416,6 +335,8 @@ def _retry_after(response: Response) -> float | None:
         return float(text[:9])
     if not text:
         return None
+    import email.utils
+
     try:
         moment = email.utils.parsedate_to_datetime(text)
         return max(0.0, moment.timestamp() - time.time())

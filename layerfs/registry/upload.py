@@ -7,12 +7,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from typing import BinaryIO, cast
 from urllib.parse import quote, urlsplit
 
+from layerfs._lazy import pattern
+from layerfs._record import dataclass, replace
 from layerfs.digest import Digest
 from layerfs.errors import (
     Corrupt,
@@ -31,7 +32,7 @@ CHUNK = 64 << 20
 _MOUNTS_MAX = 3  # repositories that are tried
 _SKIP = 1 << 20
 _AGAIN = frozenset({404, 408, 416, 429, 500, 502, 503, 504})  # 404: the upload is not known any more
-_SENT = re.compile(r"(?:bytes=)?0-(\d{1,18})\Z", re.ASCII)
+_SENT = pattern(r"(?:bytes=)?0-(\d{1,18})\Z", re.ASCII)
 Report = Callable[[int], object]
 
 

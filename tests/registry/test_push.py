@@ -14,7 +14,7 @@ import pytest
 
 import layerfs
 from layerfs.digest import Digest
-from layerfs.errors import ImageNotFound, InvalidInput, NotFound, RegistryDenied
+from layerfs.errors import ImageNotFound, InvalidInput, NotFound, RegistryDenied, RegistryError
 from layerfs.oci import Manifest, media
 from layerfs.registry.config import Settings
 from layerfs.registry.connect import Registries
@@ -22,7 +22,7 @@ from layerfs.registry.copy import copy
 from layerfs.registry.credentials import Credential
 from layerfs.registry.places import Place
 from layerfs.registry.push import Pushed
-from tests.registry.servers import PASSWORD, USER, Registry, TokenServer, get
+from tests.registry.servers import PASSWORD, USER, Answer, Registry, Request, TokenServer, get, scripted
 
 Push = Callable[..., list[Pushed]]
 
@@ -277,3 +277,23 @@ def test_what_changes_during_a_push_stays_changed(
 
     push(name, done=retag)
     assert store.image(name).id == other.id
+
+
+def test_a_manifest_that_the_registry_refuses_has_no_name_here(
+    make_image: Callable[..., layerfs.Image], push: Push, store: layerfs.Store
+) -> None:
+    def answer(request: Request) -> Answer:
+        if request.method == "PUT" and "/manifests/" in request.path:
+            return Answer(400, b'{"errors": [{"code": "MANIFEST_INVALID", "message": "no"}]}')
+        where = {"Location": "/v2/app/blobs/uploads/1"}
+        return {"POST": Answer(202, headers=where), "PUT": Answer(201), "HEAD": Answer(404)}.get(
+            request.method, Answer(200)
+        )
+
+    with scripted(answer) as (host, _):
+        make_image(f"{host}/app:1")
+        name = f"{host}/app:1"
+        with pytest.raises(RegistryError, match="manifest invalid: no"):
+            push(name)
+        image = store.image(name)
+        assert (image.digest, store.inspect(name)["RepoDigests"]) == (None, [])

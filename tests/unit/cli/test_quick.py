@@ -24,6 +24,8 @@ LINES = [
     "exec -d --privileged c -- true",
     "create --rm -v /a:/b image -x",
     "run -dit --name n --no-sig-proxy image sh -c x",
+    "pull --platform linux/arm64 -q a",
+    "push a:1 -a --compression=zstd --exact",
 ]
 UNCLEAR = [
     "",
@@ -37,6 +39,9 @@ UNCLEAR = [
     "inspect --type=nothing a",
     "inspect a --format",
     "start --restart-policy",
+    "push",
+    "push --compression lz4 a",
+    "pull a b",
     "exec c",
     "container",
     "container inspect a",

@@ -1,22 +1,21 @@
-"""pull, and the images that create and run need."""
+"""pull and push: their options as data, and what they do; and the images that create and run need."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from layerfs.cli.flags import Plain, option
 from layerfs.cli.output import fail, out
-from layerfs.cli.progress import blob_bars
+from layerfs.cli.progress import bars, blob_bars
 from layerfs.cli.session import Session
-from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidInput, LayerfsError
 from layerfs.reference import Reference
 
 if TYPE_CHECKING:
     from layerfs.engine.pulling import Pulled
+    from layerfs.engine.registries import Pushed, PushedLayer
 
 _LINES = {  # docker's words for what happens to a blob
     "wait": "Waiting",
@@ -28,23 +27,14 @@ _LINES = {  # docker's words for what happens to a blob
 Say = Callable[[str], object]
 
 
-@verb("pull")
-@click.argument("name", metavar="NAME[:TAG|@DIGEST]")
-@click.option("-a", "--all-tags", is_flag=True, help="Pull all tags of the repository.")
-@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What to take from an index.")
-@click.option("--all-platforms", is_flag=True, help="Take all images of an index, and keep it as it is.")
-@click.option("-q", "--quiet", is_flag=True, help="Only the name that was pulled.")
-@click.pass_obj
-def pull_command(
-    session: Session, name: str, all_tags: bool, platform: str | None, all_platforms: bool, quiet: bool
-) -> None:
-    """Download an image from a registry."""
-    if platform and all_platforms:
+def pull(session: Session, words: Sequence[str], options: dict[str, Any]) -> None:
+    name, quiet = words[0], options["quiet"]
+    if options["platform"] and options["all_platforms"]:
         raise InvalidInput("conflicting options: --platform and --all-platforms")
     say: Say = _silent if quiet else out
-    how: dict[str, Any] = {"platform": platform, "all_platforms": all_platforms, "quiet": quiet}
+    how: dict[str, Any] = {key: options[key] for key in ("platform", "all_platforms", "quiet")}
     reference = Reference.parse(name)
-    if all_tags:
+    if options["all_tags"]:
         from layerfs.engine.pulling import tags_to_pull
 
         pulled = [_pull(session, str(each), say, **how) for each in tags_to_pull(name)]
@@ -126,3 +116,57 @@ def _tell_end(say: Say, changed: bool, name: str) -> None:
 
 def _silent(text: str) -> None:
     pass
+
+
+def push(session: Session, words: Sequence[str], options: dict[str, Any]) -> None:
+    name, quiet = words[0], options["quiet"]
+
+    def told(layer: PushedLayer) -> None:
+        how = {"there": "Layer already exists", "mounted": f"Mounted from {layer.sent.source}"}
+        if not quiet:
+            out(f"{layer.diff_id.short}: {how.get(layer.sent.how, 'Pushed')}")
+
+    def finished(pushed: Pushed) -> None:
+        if pushed.instead_of is not None:
+            sys.stderr.write(f"WARNING! A new manifest, not {pushed.instead_of} as pulled: {pushed.reason}\n")
+        if quiet:
+            out(pushed.reference.familiar)
+        else:
+            out(f"{pushed.reference.tag or 'latest'}: digest: {pushed.digest} size: {pushed.size}")
+
+    reference = Reference.parse(name)
+    if not quiet:
+        if not options["all_tags"] and not reference.tag and not reference.digest:
+            out("Using default tag: latest")
+        out(f"The push refers to repository [{reference.name}]")
+    how = {key: options[key] for key in ("all_tags", "all_platforms", "compression", "exact")}
+    with bars(quiet) as progress:
+        session.store.push(name, progress=progress, done=told, pushed=finished, **how)
+
+
+PULL = Plain(
+    [
+        option("-a", "--all-tags", is_flag=True, help="Pull all tags of the repository."),
+        option("--platform", metavar="OS/ARCH[/VARIANT]", help="What to take from an index."),
+        option("--all-platforms", is_flag=True, help="Take all images of an index, and keep it as it is."),
+        option("-q", "--quiet", is_flag=True, help="Only the name that was pulled."),
+    ],
+    pull,
+    most=1,
+)
+PUSH = Plain(
+    [
+        option("-a", "--all-tags", is_flag=True, help="Push all tags of the repository."),
+        option("--all-platforms", is_flag=True, help="Push the whole index that the name was pulled with."),
+        option("-q", "--quiet", is_flag=True, help="Only the name that was pushed."),
+        option(
+            "--compression",
+            choices=lambda: ["gzip", "zstd", "none"],
+            default="gzip",
+            help="Of layers that have no compressed form yet (default: gzip).",
+        ),
+        option("--exact", is_flag=True, help="Fail where a pulled image's own manifest cannot go byte for byte."),
+    ],
+    push,
+    most=1,
+)

@@ -1,0 +1,152 @@
+"""HTTP through a proxy, which is urllib3's work: CONNECT, and TLS to the proxy itself."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+import urllib3.connection
+from urllib3 import exceptions
+
+from layerfs.errors import InvalidInput
+from layerfs.registry.failures import place
+from layerfs.registry.wire import (
+    BLOCK,
+    Answer,
+    BadAddress,
+    ConnectFailed,
+    ConnectTimeout,
+    Headers,
+    PacedAnswer,
+    ProxyFailed,
+    Sockets,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class Proxied:
+    """As `Wire`, for one origin behind a proxy."""
+
+    def __init__(
+        self, proxy: str, context: ssl.SSLContext | None, connect: float, read: float, sockets: Sockets
+    ) -> None:
+        user, at, _ = urlsplit(proxy).netloc.rpartition("@")
+        who = urllib3.make_headers(proxy_basic_auth=unquote(user)) if at else None
+        try:
+            self._manager = urllib3.ProxyManager(
+                proxy, proxy_headers=who, maxsize=8, blocksize=BLOCK, ssl_context=context
+            )
+        except exceptions.HTTPError as error:
+            raise InvalidInput(f"bad proxy {place(proxy)}: {error}") from None
+        self._timeout = urllib3.Timeout(connect=connect, read=read)
+        verified = context is None or context.check_hostname
+        self._manager.pool_classes_by_scheme = _pools(sockets, verified)
+
+    def send(self, method: str, url: str, body: bytes | BinaryIO | None, headers: Mapping[str, str]) -> Answer:
+        with _translated():
+            raw = self._manager.urlopen(
+                method,
+                url,
+                body=body,
+                headers=dict(headers),
+                redirect=False,
+                retries=False,
+                timeout=self._timeout,
+                preload_content=False,
+                decode_content=False,
+            )
+        return _Answer(raw)
+
+    def clear(self) -> None:
+        self._manager.clear()
+
+
+class _Answer:
+    def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
+        self._raw, self.status = raw, raw.status
+        self.headers = Headers(list(raw.headers.iteritems()))
+
+    def read1(self, count: int) -> bytes:
+        with _translated():
+            return self._raw.read1(count, decode_content=False)
+
+    def shutdown(self) -> None:
+        self._raw.shutdown()
+
+    def release(self) -> None:
+        self._raw.release_conn()
+
+    def close(self) -> None:
+        self._raw.close()
+        self._raw.release_conn()
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """urllib3's errors as those of `wire`, with them as their causes."""
+    try:
+        yield
+    except exceptions.IncompleteRead:  # http.client's, too
+        raise
+    except exceptions.ProxyError as error:
+        raise ProxyFailed(str(error.original_error)) from error
+    except exceptions.NewConnectionError as error:  # ConnectTimeoutError's child
+        raise ConnectFailed(str(error)) from error
+    except exceptions.ConnectTimeoutError as error:
+        raise ConnectTimeout(str(error)) from error
+    except exceptions.ReadTimeoutError as error:
+        raise TimeoutError(str(error)) from error
+    except exceptions.LocationValueError as error:
+        raise BadAddress(str(error)) from error
+    except exceptions.HTTPError as error:
+        raise http.client.HTTPException(_innermost(error)) from error
+
+
+def _innermost(error: BaseException) -> str:
+    inner = [arg for arg in error.args if isinstance(arg, BaseException)]
+    return str(inner[-1] if inner else error)
+
+
+def _pools(sockets: Sockets, verified: bool) -> dict[str, Any]:
+    """Pools for http and https whose connections note their sockets."""
+
+    class Plain(urllib3.connection.HTTPConnection):
+        response_class = PacedAnswer
+
+        def connect(self) -> None:
+            super().connect()
+            sockets.note(self.sock)
+
+    class Secure(urllib3.connection.HTTPSConnection):
+        response_class = PacedAnswer
+
+        def _new_conn(self) -> socket.socket:
+            one = super()._new_conn()
+            sockets.note(one)  # the handshake may be what hangs
+            return one
+
+        def connect(self) -> None:
+            super().connect()
+            sockets.note(self.sock)
+
+    class PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+        def _validate_conn(self, conn: Any) -> None:
+            """Of a registry that is configured to be insecure nobody is to be warned each time."""
+            if verified:
+                super()._validate_conn(conn)
+            elif conn.is_closed:
+                conn.connect()
+
+    return {"http": PlainPool, "https": SecurePool}
