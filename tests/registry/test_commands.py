@@ -85,6 +85,21 @@ def test_push_says_what_docker_says(
     assert run("push", "-q", name).stdout == f"{name}:latest\n"
 
 
+def test_a_push_loads_no_more_than_it_needs(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], store: layerfs.Store
+) -> None:
+    """What is loaded takes longer than the push of a small change."""
+    name = f"{plain.host}/{repository}"
+    make_image(name)
+    heavy = {"click", "concurrent", "dataclasses", "inspect", "logging", "rich", "subprocess", "urllib3"}
+    for verb in ("push", "pull"):
+        line = ["--store", str(store.path), verb, "-q", name]
+        code = f"import sys; sys.argv[1:] = {line!r}; from layerfs.cli import main; code = main(); "
+        code += f"print(code, *sorted({heavy!r} & set(sys.modules)))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "0", done
+
+
 def test_login_lets_us_in_and_logout_forgets(
     trusted: Registry, repository: str, make_image: Callable[..., layerfs.Image], run: Run, tmp_path: Path
 ) -> None:

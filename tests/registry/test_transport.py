@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import BinaryIO, cast
 
 import pytest
 
@@ -140,6 +143,34 @@ def test_connections_are_used_again(transport: Transport) -> None:
         assert len(transport._sockets.all()) == 1
 
 
+def test_a_connection_that_the_server_has_ended_is_not_used_again(transport: Transport) -> None:
+    with scripted(lambda request: Answer(200, b"x", {"Content-Length": "1"}, cut=1)) as (host, seen):
+        for _ in range(2):
+            assert transport.request("GET", f"http://{host}/", attempts=1).body(9) == b"x"
+            time.sleep(0.05)
+    assert len(seen) == 2
+
+
+def test_a_refusal_in_the_middle_of_a_body_is_heard(transport: Transport) -> None:
+    def refuse() -> None:
+        one, _ = listener.accept()
+        one.recv(1000)
+        one.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+        one.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refuse, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        body = Body(1 << 25, lambda: cast(BinaryIO, io.BytesIO(bytes(1 << 25))))
+        assert transport.request("PUT", url, body=body, attempts=1).status == 413
+
+
+def test_what_may_not_stand_in_a_request_line_is_escaped(transport: Transport) -> None:
+    with scripted(lambda request: Answer(200)) as (host, seen):
+        transport.request("GET", f"http://{host}/ä b?sig=a%2Fb+c==&x=\u2028").discard()
+    assert seen[0].path == "/%C3%A4%20b?sig=a%2Fb+c==&x=%E2%80%A8"
+
+
 def test_nobody_there_is_said_in_dockers_words(transport: Transport) -> None:
     host = f"127.0.0.1:{free_port()}"
     with pytest.raises(RegistryUnreachable) as caught:
@@ -180,6 +211,43 @@ def test_a_proxy_is_used_and_told_who_asks(transport: Transport) -> None:
         assert proxied.request("GET", "http://registry.example/v2/").body(100) == b"by proxy"
     assert seen[0].path == "http://registry.example/v2/"
     assert seen[0].headers["Proxy-Authorization"] == "Basic bWU6cHc="
+
+
+def test_a_proxy_that_is_not_there_is_said(transport: Transport) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    proxied = Transport(Settings().context, lambda url: f"http://{host}", QUICK)
+    for url in ("http://registry.example/v2/", "https://registry.example/v2/"):
+        with pytest.raises(RegistryUnreachable, match=r"proxyconnect: .*onnection refused"):
+            proxied.request("GET", url)
+
+
+def test_tls_goes_through_a_tunnel(guarded, certificates) -> None:  # type: ignore[no-untyped-def]
+    asked = []
+
+    def tunnel() -> None:
+        near, _ = listener.accept()
+        asked.append(near.recv(4096).split()[:2])
+        far = socket.create_connection(("127.0.0.1", int(guarded.host.rpartition(":")[2])))
+        near.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        pairs = ((near, far), (far, near))
+        for one, other in pairs:
+            threading.Thread(target=_pump, args=(one, other), daemon=True).start()
+
+    context = ssl.create_default_context(cafile=certificates.ca)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=tunnel, daemon=True).start()
+        proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        proxied = Transport(lambda host: context, lambda url: proxy, QUICK)
+        answer = proxied.request("GET", f"https://{guarded.host}/v2/")
+        answer.discard()
+        proxied.close()
+    assert (answer.status, asked) == (401, [[b"CONNECT", guarded.host.encode()]])
+
+
+def _pump(one: socket.socket, other: socket.socket) -> None:
+    with one, other:
+        while data := one.recv(1 << 16):
+            other.sendall(data)
 
 
 def test_cancelling_ends_a_request_that_waits() -> None:
