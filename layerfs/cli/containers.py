@@ -85,4 +85,4 @@ def commit_command(
 ) -> None:
     """Make an image of a container's changes."""
     box = session.store.container(container)
-    out(box.commit(reference, message=message, author=author, changes=changes).id)
+    out(box.commit(reference, message=message, author=author, changes=changes, pause=pause).id)

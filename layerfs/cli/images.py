@@ -21,7 +21,7 @@ from layerfs.cli.rows import history_rows, image_rows
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.verbs import verb, with_flags
-from layerfs.errors import InvalidInput
+from layerfs.errors import ImageNotFound, InvalidInput
 
 
 @verb("images")
@@ -58,13 +58,19 @@ def images_command(
 @no_trunc_option()
 @quiet_option("Only image IDs.")
 @click.option("-H", "--human/--no-human", default=True, help="Sizes and dates for people (the default).")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="An error unless the image is of this one.")
 @format_option()
 @click.pass_obj
 def history_command(
-    session: Session, image: str, no_trunc: bool, quiet: bool, human: bool, format_: str | None
+    session: Session, image: str, no_trunc: bool, quiet: bool, human: bool, platform: str | None, format_: str | None
 ) -> None:
     """Show an image's history, newest first."""
-    rows = history_rows(session.store.image(image).history(), truncate=not no_trunc, human=human)
+    shown = session.store.image(image)
+    if platform and not shown.provides(platform):
+        raise ImageNotFound(
+            f"image with reference {image} was found but does not provide the specified platform ({platform})"
+        )
+    rows = history_rows(shown.history(), truncate=not no_trunc, human=human)
     created = {"CREATED": "CreatedSince"} if human else {"CREATED AT": "CreatedAt"}
     columns = {"IMAGE": "ID"} | created | {"CREATED BY": "CreatedBy", "SIZE": "Size", "COMMENT": "Comment"}
     render(rows, columns, format=format_, quiet="ID" if quiet else None)

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from layerfs.engine import Container
 
 
-def failed(error: OSError) -> int:
-    """docker's codes for what could not be run."""
+_NOT_RUN, _NOT_EXECUTED = 125, 126
+
+
+def failed(error: OSError, otherwise: int | None = None) -> int:
+    """docker's codes for what could not be run; `otherwise` for what kept a program from running but itself."""
     code = error.exit_code if isinstance(error, RunError) else 1
+    code = otherwise if otherwise and code == _NOT_RUN else code
     return fail(str(error) if isinstance(error, LayerfsError) else reason(error), code)
 
 
@@ -86,7 +90,7 @@ def execute(session: Session, words: Sequence[str], options: dict[str, Any]) -> 
         how |= {"stdin": stdin, "stdout": None, "stderr": None}
         return box.exec(command, forward_signals=True, linger=True, **how).returncode
     except OSError as error:
-        return failed(error)
+        return failed(error, _NOT_EXECUTED)
 
 
 def _exec_terminal(box: Container, command: Sequence[str], interactive: bool, keys: str, how: dict[str, Any]) -> int:

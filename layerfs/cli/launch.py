@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from layerfs.cli.flags import Flag, Plain, option
 from layerfs.cli.follow import DETACH, follow
@@ -67,7 +68,12 @@ OPTIONS: list[Flag] = [
     option("--privileged", is_flag=True, help="All capabilities, no masks."),
     option("--cap-add", multiple=True, help="Add a capability."),
     option("--cap-drop", multiple=True, help="Drop a capability."),
-    option("--security-opt", multiple=True, metavar="OPTION", help="no-new-privileges, seccomp=FILE|unconfined."),
+    option(
+        "--security-opt",
+        multiple=True,
+        metavar="OPTION",
+        help="no-new-privileges, seccomp=FILE; seccomp, systempaths=unconfined.",
+    ),
     option("--stop-signal", metavar="SIGNAL", help="Signal that stops the container."),
     option(
         "--storage-opt", multiple=True, metavar="NAME=VALUE", help="A mount option of every mount; size=10G limits it."
@@ -145,7 +151,8 @@ def _volume(text: str) -> str:
 
 
 def _security(values: Iterable[str]) -> dict[str, Any]:
-    """`--security-opt`: no-new-privileges, seccomp=FILE|unconfined; what asks for what is so anyway is taken, too.
+    """`--security-opt`: no-new-privileges, seccomp=FILE|unconfined, systempaths=unconfined; what asks for what is so
+    anyway is taken, too.
 
     Raises:
         InvalidInput: any other, or a profile that is none.
@@ -159,6 +166,8 @@ def _security(values: Iterable[str]) -> dict[str, Any]:
             wanted["no_new_privileges"] = setting != "false"
         elif name == "seccomp" and setting:
             wanted["seccomp"] = profile_from(setting)
+        elif (name, setting) == ("systempaths", "unconfined"):
+            wanted["unmasked"] = True
         elif (name, setting) not in (("apparmor", "unconfined"), ("label", "disable")):
             raise InvalidInput(f"--security-opt {value} is not supported")
     return wanted
@@ -220,9 +229,32 @@ def _have(session: Session, image: str, policy: str, settings: dict[str, Any], h
 
 
 def _create(session: Session, image: str, command: Sequence[str], options: dict[str, Any]) -> Container:
-    cidfile = options.pop("cidfile")
-    if cidfile and Path(cidfile).exists():
-        raise InvalidInput(f"container ID file found, make sure the other container isn't running or delete {cidfile}")
+    with _id_file(options.pop("cidfile")) as cidfile:
+        box = _made(session, image, command, options)
+        cidfile.write(box.id)
+    return box
+
+
+@contextlib.contextmanager
+def _id_file(path: str | None) -> Iterator[IO[str]]:
+    """`--cidfile`: made before there is a container; it goes again when there will be none."""
+    try:
+        file = Path(path).open("x") if path else io.StringIO()  # noqa: SIM115 (closed below)
+    except FileExistsError:
+        why = f"container ID file found, make sure the other container isn't running or delete {path}"
+        raise InvalidInput(why) from None
+    except OSError as error:
+        raise InvalidInput(f"failed to create the container ID file: open {reason(error)}") from None
+    try:
+        with file:
+            yield file
+    except BaseException:
+        if path:
+            Path(path).unlink(missing_ok=True)
+        raise
+
+
+def _made(session: Session, image: str, command: Sequence[str], options: dict[str, Any]) -> Container:
     others, driver = options.pop("volumes_from"), options.pop("volume_driver")
     del options["disable_content_trust"]
     if driver != "local":
@@ -234,10 +266,7 @@ def _create(session: Session, image: str, command: Sequence[str], options: dict[
     for text in others:
         _take_volumes(session, settings, text)
     _have(session, image, policy, settings, how)
-    box = session.store.create(image, **settings)
-    if cidfile:
-        Path(cidfile).write_text(box.id)
-    return box
+    return session.store.create(image, **settings)
 
 
 def attached(names: Iterable[str]) -> Attach:
@@ -281,7 +310,7 @@ def run(session: Session, image: str, command: Sequence[str], options: dict[str,
         if options["attach"] and detach:
             raise InvalidInput("conflicting options: cannot specify both --attach and --detach")
         check_input_terminal(stdin, options["tty"])
-        box = _create(session, image, command, options | {"stdin_once": stdin})
+        box = _create(session, image, command, options | {"stdin_once": stdin, "detached": detach})
     except OSError as error:
         return fail(reason(error), _FAILED)
     what = NOTHING if detach else outputs | (Attach.CLEANS if outputs else NOTHING)

@@ -11,7 +11,7 @@ import click
 
 from layerfs.cli.launch_limits import LIMITS, given
 from layerfs.cli.options import container_argument, format_option, no_trunc_option
-from layerfs.cli.output import for_each, out
+from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.verbs import verb, with_flags
@@ -45,6 +45,8 @@ def update_command(session: Session, /, names: tuple[str, ...], restart: str | N
     wanted = given(limits)
     if limits.get("pids_limit") is not None:
         wanted["pids_limit"] = limits["pids_limit"]
+    if restart is None and all(value is None for value in limits.values()):
+        return fail("you must provide one or more flags when using this command")
 
     def update(name: str) -> None:
         box = session.store.container(name)

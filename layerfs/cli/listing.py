@@ -32,8 +32,10 @@ def list_containers(session: Session, words: Sequence[str], options: dict[str, A
     boxes = session.store.containers(all=show_all, filters=filters)
     boxes = boxes[:count] if count > 0 else boxes
     columns = _PS_COLUMNS | ({"SIZE": "Size"} if size else {})
-    wanted = size or (format_ is not None and ".Size" in format_)
+    wanted = size or (format_ is not None and (".Size" in format_ or "json ." in format_))
     found = container_rows(boxes, truncate=not options["no_trunc"], size=wanted)
+    if format_ == "json" and not size:  # docker's, that measures nothing then
+        found = [{**row, "Size": "0B"} for row in found]
     render(found, columns, format=format_, quiet="ID" if options["quiet"] else None)
 
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.options import container_argument, filter_option, format_option, no_trunc_option, quiet_option
+from layerfs.cli.options import (
+    container_argument,
+    filter_option,
+    format_option,
+    no_trunc_option,
+    prune_filter_option,
+    quiet_option,
+)
 from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
@@ -112,9 +119,10 @@ def _row(network: Network, no_trunc: bool) -> dict[str, Any]:
 
 @verb("inspect")
 @click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
-@format_option("json or a Go template.")
+@click.option("-f", "--format", "format_", metavar="FORMAT", help="json or a Go template.")
+@click.option("-v", "--verbose", is_flag=True, help="All is shown anyway; for docker's sake.")
 @click.pass_obj
-def network_inspect_command(session: Session, names: tuple[str, ...], format_: str | None) -> int:
+def network_inspect_command(session: Session, names: tuple[str, ...], format_: str | None, verbose: bool) -> int:
     """All about networks, as JSON."""
     documents, code = [], 0
     for name in names:
@@ -187,13 +195,15 @@ def network_rm_command(session: Session, names: tuple[str, ...], force: bool) ->
 
 @verb("prune")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@prune_filter_option()
 @click.pass_obj
-def network_prune_command(session: Session, force: bool) -> None:
+def network_prune_command(session: Session, force: bool, filters: dict[str, list[str]]) -> None:
     """Remove networks that no container uses."""
     from layerfs.cli.upkeep import confirm
+    from layerfs.engine.pruning import PruneFilter
 
     confirm(force, "all custom networks not used by at least one container")
-    gone = _networks(session).prune(session.store.containers())
+    gone = _networks(session).prune(session.store.containers(), PruneFilter(filters))
     if gone:
         out("Deleted Networks:\n" + "\n".join(gone) + "\n")
 

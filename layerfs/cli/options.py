@@ -38,6 +38,13 @@ def filter_option(names: str) -> Decorator:
     )
 
 
+def prune_filter_option(names: str = "label, label!, until") -> Decorator:
+    """`--filter` alone, since `-f` is --force there."""
+    return click.option(
+        "--filter", "filters", multiple=True, metavar="NAME=VALUE", callback=parse_filters, help=f"{names}."
+    )
+
+
 def parse_filters(ctx: click.Context, param: click.Parameter, values: Iterable[str]) -> dict[str, list[str]]:
     """`NAME=VALUE` texts as a dict of lists, in docker's words when one is none."""
     try:

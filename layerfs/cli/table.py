@@ -12,9 +12,9 @@ Row = Mapping[str, Any]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns padded to the widest cell and three spaces, headings to ten cells at least (reference 5.1)."""
+    """Columns padded to the widest cell and three spaces, and to ten cells with these at least (reference 5.1)."""
     cells = [list(headings), *(list(r) for r in rows)]
-    widths = [max(10, *(len(r[i]) for r in cells)) for i in range(len(headings))]
+    widths = [max(7, *(len(r[i]) for r in cells)) for i in range(len(headings))]
     lines = ("   ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in cells)
     return "\n".join(lines)
 

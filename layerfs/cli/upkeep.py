@@ -12,7 +12,7 @@ from layerfs._record import asdict
 from layerfs._version import __version__
 from layerfs.cli import rows
 from layerfs.cli.app import load_verb
-from layerfs.cli.options import format_option, parse_filters
+from layerfs.cli.options import format_option, prune_filter_option
 from layerfs.cli.output import out
 from layerfs.cli.progress import bars
 from layerfs.cli.session import Session
@@ -185,8 +185,9 @@ _everything = click.option("-a", "--all", "everything", is_flag=True, help="All 
 @_force
 @_everything
 @click.option("--volumes", is_flag=True, help="Unnamed volumes that no container uses, too.")
+@prune_filter_option("label, until")
 @click.pass_obj
-def _prune(session: Session, force: bool, everything: bool, volumes: bool) -> None:
+def _prune(session: Session, force: bool, everything: bool, volumes: bool, filters: dict[str, list[str]]) -> None:
     """Remove stopped containers, unused networks, images and build cache, and free their space."""
     images = "images without a container" if everything else "dangling images"
     cache = "all build cache" if everything else "unused build cache"
@@ -194,14 +195,14 @@ def _prune(session: Session, force: bool, everything: bool, volumes: bool) -> No
     networks = "all networks not used by at least one container"
     confirm(force, f"all stopped containers, {networks}{unnamed}, all {images} and {cache}")
     what: dict[str, Any] = {"containers": True, "networks": True, "images": True, "build_cache": True}
-    for line in session.store.prune(**what, volumes=volumes, all_images=everything):
+    for line in session.store.prune(**what, volumes=volumes, all_images=everything, filters=filters):
         out(line)
 
 
 @verb("prune")
 @_force
 @_everything
-@click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", callback=parse_filters, help="label, until.")
+@prune_filter_option("label, until")
 @click.pass_obj
 def image_prune_command(session: Session, force: bool, everything: bool, filters: dict[str, list[str]]) -> None:
     """Remove unused images."""
@@ -212,11 +213,12 @@ def image_prune_command(session: Session, force: bool, everything: bool, filters
 
 @verb("prune")
 @_force
+@prune_filter_option()
 @click.pass_obj
-def container_prune_command(session: Session, force: bool) -> None:
+def container_prune_command(session: Session, force: bool, filters: dict[str, list[str]]) -> None:
     """Remove all stopped containers."""
     confirm(force, "all stopped containers")
-    for line in session.store.prune(containers=True):
+    for line in session.store.prune(containers=True, filters=filters):
         out(line)
 
 

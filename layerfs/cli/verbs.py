@@ -11,7 +11,15 @@ from layerfs.cli.flags import Flag
 from layerfs.cli.output import fail, out
 
 _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
-_LATER: dict[str, str] = {  # docker's, not here yet: what to say instead of a bare "unknown flag"
+_ABSENT: dict[str, str] = {  # docker's flags that are not here, and why
+    "--gpus": "there are no drivers of devices here; give the device files by --device",
+    **dict.fromkeys(("--cpu-rt-period", "--cpu-rt-runtime"), "no real-time budgets: version 2 of cgroups has none"),
+    **dict.fromkeys(("--ip6", "--link-local-ip", "--ipv6"), "networks have IPv4 only"),
+    "--isolation": "it is Windows's",
+    "--kernel-memory": "Linux has no such limit any more",
+    "--use-api-socket": "there is no daemon whose socket it could be",
+    **dict.fromkeys(("--checkpoint", "--checkpoint-dir"), "programs cannot be written to disk and taken up again"),
+    "--tree": "an image here is of one platform, so it has no parts to show",
 }
 
 
@@ -124,7 +132,7 @@ def usage_error(error: click.UsageError) -> int:
         unknown = (
             f"unknown flag: {flag}" if flag.startswith("--") else f"unknown shorthand flag: '{flag[1:]}' in {flag}"
         )
-        return fail(f"{unknown}: {_LATER[flag]}" if flag in _LATER else f"{unknown} {hint}", 125)
+        return fail(f"{unknown}: {_ABSENT[flag]}" if flag in _ABSENT else f"{unknown} {hint}", 125)
     if isinstance(error, click.BadOptionUsage):
         message = error.format_message()
         if "requires an argument" in message:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.options import filter_option, format_option, quiet_option
+from layerfs.cli.options import filter_option, format_option, prune_filter_option, quiet_option
 from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
@@ -30,11 +30,16 @@ def _volumes(session: Session) -> Volumes:
 
 @verb("create")
 @click.argument("name", required=False)
+@click.option("-o", "--opt", "options", multiple=True, metavar="NAME=VALUE", help="There are none: use --mount or -v.")
 @click.option("-d", "--driver", default="local", help="local, the only one.")
 @click.option("--label", "labels", multiple=True, metavar="NAME[=VALUE]", help="Set a label.")
 @click.pass_obj
-def volume_create_command(session: Session, name: str | None, driver: str, labels: tuple[str, ...]) -> None:
+def volume_create_command(
+    session: Session, name: str | None, driver: str, labels: tuple[str, ...], options: tuple[str, ...]
+) -> None:
     """Make a volume."""
+    if options:
+        raise InvalidInput(f"invalid option: {options[0]!r}: a volume is a directory of the store, and has no options")
     if driver != "local":
         raise InvalidInput(f"error looking up volume plugin {driver}: plugin not found")
     out(_volumes(session).create(name, dict(label.partition("=")[::2] for label in labels)).name)
@@ -81,7 +86,7 @@ def _row(volume: Volume) -> dict[str, Any]:
 
 @verb("inspect")
 @click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
-@format_option("json or a Go template.")
+@click.option("-f", "--format", "format_", metavar="FORMAT", help="json or a Go template.")
 @click.pass_obj
 def volume_inspect_command(session: Session, names: tuple[str, ...], format_: str | None) -> int:
     """All about volumes, as JSON."""
@@ -138,13 +143,16 @@ def volume_rm_command(session: Session, names: tuple[str, ...], force: bool) -> 
 @verb("prune")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Named ones, too.")
+@prune_filter_option("label, label!, all")
 @click.pass_obj
-def volume_prune_command(session: Session, force: bool, everything: bool) -> None:
+def volume_prune_command(session: Session, force: bool, everything: bool, filters: dict[str, list[str]]) -> None:
     """Remove volumes that no container uses."""
     from layerfs.cli.upkeep import confirm
+    from layerfs.engine.pruning import PruneFilter
 
+    everything |= any(value.lower() in ("1", "true") for value in filters.pop("all", ()))
     confirm(force, f"{'all' if everything else 'anonymous'} local volumes not used by at least one container")
-    gone = _volumes(session).prune(everything=everything)
+    gone = _volumes(session).prune(everything=everything, wanted=PruneFilter(filters, ("label", "label!")))
     if gone:
         out("Deleted Volumes:\n" + "\n".join(name for name, _ in gone) + "\n")
     out(f"Total reclaimed space: {human_size(sum(size for _, size in gone))}")

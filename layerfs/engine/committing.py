@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from layerfs.digest import DiffID
 from layerfs.engine.image import Image
+from layerfs.engine.points import made_points
 from layerfs.engine.snapshots import stack_of_state
 from layerfs.image.commit import commit_image
 from layerfs.image.images import Images
@@ -62,8 +63,10 @@ def _layer(
     tree = merged_tree(root, stack)
     if state is None:
         table = box.store.container_table
-        index = table.work(record) / "index"
-        layer = commit_layer(root, table.upper(record), tree, lease=lease, index=index, progress=progress)
+        index, hidden = table.work(record) / "index", made_points(box.directory)
+        layer = commit_layer(
+            root, table.upper(record), tree, lease=lease, index=index, progress=progress, hidden=hidden
+        )
         stack = (*stack, layer.diff_id) if layer else stack
     above = stack[len(image) :]
     if len(above) <= 1:

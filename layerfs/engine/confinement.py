@@ -23,6 +23,7 @@ class Confinement:
 
     resources: Resources = field(default_factory=Resources)
     cgroup_parent: str | None = None
+    unmasked: bool = False  # no masked and no read-only paths
     seccomp: str | None = None  # "unconfined" or a profile (JSON); None is the default one
     ulimits: tuple[str, ...] = ()
     sysctls: tuple[str, ...] = ()
@@ -65,6 +66,19 @@ class Confinement:
             if value and value not in words and not named:
                 raise InvalidInput(f"--{name}: invalid {name.upper()} mode: {value}")
 
+    def _check_network(self, kind: str) -> None:
+        """What asks for an interface where the container gets none. Raises InvalidInput."""
+        if kind == "bridge":
+            return
+        if self.ip:
+            raise InvalidInput("user specified IP address is supported on user defined networks only")
+        if kind == "container" and (self.publish or self.publish_all):
+            raise InvalidInput("conflicting options: port publishing and the container type network mode")
+        if kind == "container" and self.links:
+            raise InvalidInput("conflicting options: container type network can't be used with links")
+        if self.links:
+            raise InvalidInput("links are only supported for user-defined networks")
+
     def confined(self, options: RunOptions) -> RunOptions:
         """`options` with what these settings say. Raises InvalidInput for a value that is none."""
         from layerfs.engine import userns
@@ -88,6 +102,7 @@ class Confinement:
             parse_publish(text)
         for text in self.expose:
             parse_expose(text)
+        self._check_network(options.network)
         if self.cgroup_parent:
             parse_parent(self.cgroup_parent)
         if self.mac_address and not _MAC.match(self.mac_address):
@@ -107,6 +122,7 @@ class Confinement:
             extra_hosts=tuple(map(parse_host, self.extra_hosts)),
             resolver=Resolver(self.dns, self.dns_search, self.dns_options),
             time_offsets=tuple(map(parse_clock, self.time_offsets)),
+            unmasked=self.unmasked,
             shm_size=0 if self.ipc == "none" else self.shm_size or options.shm_size,
             oom_score_adj=self.oom_score_adj or 0,
             domainname=self.domainname or "",
@@ -140,7 +156,7 @@ LISTS: Final = frozenset(
         ),
     }
 )
-FLAGS: Final = frozenset({"publish_all"})
+FLAGS: Final = frozenset({"publish_all", "unmasked"})
 SIZES: Final = frozenset({"shm_size"})
 NUMBERS: Final = {"oom_score_adj": (-1000, 1000)}
 

@@ -16,6 +16,7 @@ from layerfs._record import replace
 from layerfs.engine.networks import DEFAULT, Endpoint, Network, Networks, free_address
 from layerfs.engine.userns import maps_of
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound, RunError
+from layerfs.native import sha256
 from layerfs.runtime import firewall, netns
 from layerfs.runtime.firewall import Published
 from layerfs.runtime.ports import Publish, allocate, parse_expose, parse_publish
@@ -390,21 +391,61 @@ def network_settings(box: Container, settings: Settings) -> dict[str, object]:
     ports: dict[str, list[dict[str, str]]] = {}
     for port, address, number in bindings(box):
         ports.setdefault(port, []).append({"HostIp": address, "HostPort": str(number)})
-    shown = {name: _endpoint_settings(connected.get(name)) for name in networks_of(settings)}
-    first: dict[str, object] = next(iter(shown.values()), {})
-    top = {name: first.get(name, "") for name in ("Gateway", "IPAddress", "IPPrefixLen", "MacAddress")}
-    return {"SandboxKey": str(Networks(box.store).namespace(box.id)), "Ports": ports, **top, "Networks": shown}
-
-
-def _endpoint_settings(pair: tuple[Network, Endpoint] | None) -> dict[str, object]:
-    if pair is None:
-        return {"NetworkID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "MacAddress": "", "Aliases": None}
-    network, endpoint = pair
+    names = networks_of(settings)
+    shown = {name: _endpoint_settings(box, settings, name, connected.get(name)) for name in names}
+    first = next(iter(shown.values()), _NOWHERE)
+    top = {name: first[name] for name in _NOWHERE if name not in ("NetworkID", "Aliases", "DriverOpts", "DNSNames")}
     return {
+        "Bridge": "",
+        "SandboxID": "",
+        "SandboxKey": str(Networks(box.store).namespace(box.id)),
+        "Ports": ports,
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        **top,
+        "Networks": shown,
+    }
+
+
+_NOWHERE: dict[str, object] = {  # of a network that it is not connected to
+    "Aliases": None,
+    "MacAddress": "",
+    "DriverOpts": None,
+    "NetworkID": "",
+    "EndpointID": "",
+    "Gateway": "",
+    "IPAddress": "",
+    "IPPrefixLen": 0,
+    "IPv6Gateway": "",
+    "GlobalIPv6Address": "",
+    "GlobalIPv6PrefixLen": 0,
+    "DNSNames": None,
+}
+
+
+def _endpoint_settings(
+    box: Container, settings: Settings, name: str, pair: tuple[Network, Endpoint] | None
+) -> dict[str, object]:
+    own = name == settings.network
+    common: dict[str, object] = {
+        "IPAMConfig": {"IPv4Address": settings.ip} if own and settings.ip else None,
+        "Links": list(settings.links) or None,
+        "GwPriority": 0,
+        **_NOWHERE,
+    }
+    if pair is None:
+        return common
+    network, endpoint = pair
+    return common | {
         "NetworkID": network.id,
+        "EndpointID": sha256(f"{network.id} {box.id}".encode()).hex(),
         "Gateway": network.gateway,
         "IPAddress": endpoint.address,
         "IPPrefixLen": ipaddress.IPv4Network(network.subnet).prefixlen,
         "MacAddress": endpoint.mac,
         "Aliases": list(endpoint.aliases),
+        "DNSNames": None if network.name == DEFAULT else list(dict.fromkeys((box.name, *endpoint.aliases))),
     }

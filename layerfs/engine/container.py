@@ -273,6 +273,7 @@ class Container(Programs):
 
     def diff(self) -> Changes:
         """What it changed of its image, in docker's order and words; also while it is mounted or runs."""
+        from layerfs.engine.points import made_points
         from layerfs.engine.running import release_root
         from layerfs.engine.snapshots import diff_from_image
         from layerfs.layer.changes import changes
@@ -281,7 +282,8 @@ class Container(Programs):
         if self.record.base:
             return diff_from_image(self)
         objects = self.store.root.path / "objects"
-        found = changes(self.upper, self.tree(), index=self._index, objects=objects)
+        hidden = made_points(self.directory)
+        found = changes(self.upper, self.tree(), index=self._index, objects=objects, hidden=hidden)
         return Changes(Change(change.kind, os.fsdecode(change.path)) for change in found)
 
     @property
@@ -310,11 +312,13 @@ class Container(Programs):
         message: str = "",
         author: str = "",
         changes: Sequence[str] = (),
+        pause: bool = True,
         progress: Report | None = None,
     ) -> Image:
         """An image of what it changed; only that is read.
 
         Args:
+            pause: its programs stand still meanwhile, where they can be paused (those that `start` began).
             tag: a name for it; moves when another image has it.
             changes: Dockerfile instructions for the config (CMD ENTRYPOINT ENV EXPOSE LABEL ONBUILD USER VOLUME
                 WORKDIR HEALTHCHECK STOPSIGNAL).
@@ -326,10 +330,12 @@ class Container(Programs):
         from layerfs.engine.committing import commit
         from layerfs.engine.events import record_event
         from layerfs.engine.running import release_root
+        from layerfs.engine.snapshots import held
 
         release_root(self)
-        image = commit(self, tag, message=message, author=author, changes=changes, progress=progress)
-        record_event(self, "commit", imageID=image.id, comment=message)
+        with held(self) if pause else contextlib.nullcontext():
+            image = commit(self, tag, message=message, author=author, changes=changes, progress=progress)
+            record_event(self, "commit", imageID=image.id, comment=message)
         return image
 
     # snapshots

@@ -101,6 +101,14 @@ class Image:
         """The local image this one was committed on."""
         return self.store.image(str(self.record.parent)) if self.record.parent else None
 
+    def provides(self, platform: str) -> bool:
+        """Whether it is of `os/architecture[/variant]`; a variant that is not named may be any. Raises InvalidInput."""
+        from layerfs.oci import Platform
+
+        own, wanted = self.config.platform, Platform.parse(platform)
+        same = (own.os, own.architecture) == (wanted.os, wanted.architecture)
+        return same and wanted.normal_variant in ("", own.normal_variant)
+
     def history(self) -> list[HistoryRow]:
         """`docker history`'s rows, newest first; `id` is None where docker prints `<missing>`."""
         from layerfs.image.history import history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from layerfs.engine.connections import network_settings, run_files
@@ -9,13 +10,28 @@ from layerfs.engine.logs import log_file
 from layerfs.engine.surroundings import oom_killed, paused
 from layerfs.engine.volumes import mount_points
 from layerfs.oci.fields import format_time
-from layerfs.runtime.layout import unified_cgroups
+from layerfs.runtime.layout import MASKED_PATHS, READ_ONLY_PATHS, unified_cgroups
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
     from layerfs.engine.image import Image
     from layerfs.engine.settings import Settings
 
+_ABSENT = {  # what docker shows of things that are not here
+    "ContainerIDFile": "",
+    "VolumeDriver": "",
+    "VolumesFrom": None,
+    "ConsoleSize": [0, 0],
+    "Cgroup": "",
+    "Isolation": "",
+    "CpuRealtimePeriod": 0,
+    "CpuRealtimeRuntime": 0,
+    "DeviceRequests": None,
+    "CpuCount": 0,
+    "CpuPercent": 0,
+    "IOMaximumIOps": 0,
+    "IOMaximumBandwidth": 0,
+}
 _NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -103,8 +119,14 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         "RestartCount": box.state.life.restarts,
         "Driver": "layerfs",
         "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": None,
         "HostConfig": {
             "Binds": list(settings.volumes) or None,
+            **_ABSENT,
+            **_paths(settings),
             "NetworkMode": settings.network,
             "PortBindings": _port_bindings(settings),
             "PublishAllPorts": settings.publish_all,
@@ -148,6 +170,14 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
     return document
 
 
+def _paths(settings: Settings) -> dict[str, list[str] | None]:
+    """What of /proc and /sys is hidden, and what cannot be written to."""
+    found = {"MaskedPaths": MASKED_PATHS, "ReadonlyPaths": READ_ONLY_PATHS}
+    if settings.privileged:
+        return dict.fromkeys(found)
+    return {name: [] if settings.unmasked else list(map(os.fsdecode, paths)) for name, paths in found.items()}
+
+
 def _link(box: Container, text: str) -> str:
     name, _, alias = text.partition(":")
     return f"/{name}:/{box.name}/{alias or name}"
@@ -155,6 +185,7 @@ def _link(box: Container, text: str) -> str:
 
 def _security(settings: Settings) -> list[str]:
     wanted = ["no-new-privileges"] if settings.no_new_privileges else []
+    wanted += ["systempaths=unconfined"] if settings.unmasked else []
     return wanted + ([f"seccomp={settings.seccomp}"] if settings.seccomp else [])
 
 
@@ -237,11 +268,15 @@ def _config(box: Container) -> dict[str, Any]:
         "Hostname": settings.hostname or box.id[:12],
         "Domainname": settings.domainname or "",
         "AttachStdin": settings.stdin_once,
-        "AttachStdout": True,
-        "AttachStderr": True,
+        "AttachStdout": not settings.detached,
+        "AttachStderr": not settings.detached,
         "Tty": settings.tty,
         "OpenStdin": settings.interactive,
         "StdinOnce": settings.stdin_once,
+        "User": "",
+        **dict.fromkeys(("Env", "Cmd", "Volumes", "Entrypoint", "OnBuild")),
+        "WorkingDir": "",
+        "Labels": {},
         **box.config().document(),
         **({"StopTimeout": settings.stop_timeout} if settings.stop_timeout is not None else {}),
     }

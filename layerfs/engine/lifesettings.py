@@ -25,6 +25,7 @@ _KINDS = {
     "unless-stopped": Restart.UNLESS_STOPPED,
 }
 _SIZE = pattern(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\Z", re.I | re.A)
+_SHORTEST = 1_000_000  # ns, of a health check's times
 _LOG_OPTS = {"max-size", "max-file", "mode", "compress", "labels", "env", "tag"}
 
 
@@ -79,6 +80,9 @@ def merge_health(wanted: Settings, image: Healthcheck | None) -> Healthcheck | N
     numbers = {name: int(seconds * 1_000_000_000) for name, seconds in given.items() if seconds is not None}
     if any(number < 0 for number in numbers.values()) or (wanted.health_retries or 0) < 0:
         raise InvalidInput("health check times and retries cannot be negative")
+    if small := [name for name, number in numbers.items() if 0 < number < _SHORTEST]:
+        what = {"start_period": "StartPeriod", "start_interval": "StartInterval"}.get(small[0], small[0].title())
+        raise InvalidInput(f"{what} in Healthcheck cannot be less than 1ms")
     if wanted.health_retries is not None:
         numbers["retries"] = wanted.health_retries
     if wanted.no_healthcheck:

@@ -27,6 +27,7 @@ from layerfs.runtime.rtnetlink import Netlink
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
+    from layerfs.engine.pruning import PruneFilter
     from layerfs.engine.store import Store
 
 DEFAULT = "bridge"
@@ -246,11 +247,13 @@ class Networks:
             shutil.rmtree(self._path / network.id)
         return network
 
-    def prune(self, boxes: Iterable[Container]) -> list[str]:
+    def prune(self, boxes: Iterable[Container], wanted: PruneFilter | None = None) -> list[str]:
         """Removes those that no settings of these containers name and nobody is connected to; their names."""
         used = {name for box in boxes for name in (box.settings.network, *box.settings.networks)}
         gone = []
         for network in self._stored():
+            if wanted and not wanted.allows(network.labels, network.created_ns):
+                continue
             if network.name not in (DEFAULT, *used) and network.id not in used:
                 with contextlib.suppress(InUse, NotFound):
                     gone.append(self.remove(network.id).name)

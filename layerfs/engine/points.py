@@ -37,6 +37,14 @@ def make_points(tree: Tree, root: Path) -> list[bytes]:
     return made + [b"etc/" + name for name in done]
 
 
+def made_points(directory: Path) -> frozenset[bytes]:
+    """Those of the container in `directory` that are there while it runs: no change of its own."""
+    try:
+        return frozenset((directory / "run/points").read_bytes().splitlines())
+    except FileNotFoundError:
+        return frozenset()
+
+
 def clear_points(root: Path, made: Iterable[bytes]) -> None:
     """Take away what is still as it was made: empty."""
     made = list(made)

@@ -48,6 +48,7 @@ class Settings(Confinement):
     tty: bool = False
     interactive: bool = False
     stdin_once: bool = False
+    detached: bool = False  # nobody was attached when it was made
     auto_remove: bool = False
     init: bool = False
     restart: str = "no"
@@ -86,6 +87,7 @@ class Settings(Confinement):
         settings.run_options("0" * 64)  # bad volumes, capabilities and the like are told now
         settings.restart_policy()
         settings.log_limits()
+        settings._healthcheck(None)
         settings.check_runtime()
         return settings
 
@@ -121,8 +123,9 @@ class Settings(Confinement):
     def config(self, image: ContainerConfig) -> ContainerConfig:
         """The image's config with these settings over it, as docker merges them (reference 8.6)."""
         names = {pair.partition("=")[0] for pair in self.env}
-        env = tuple(pair for pair in image.env if pair.partition("=")[0] not in names) + tuple(
-            pair for pair in self.env if "=" in pair
+        env = (
+            *(pair for pair in self.env if "=" in pair),
+            *(pair for pair in image.env if pair.partition("=")[0] not in names),
         )
         cmd = self.command if self.command or self.entrypoint is not None else image.cmd
         entrypoint = image.entrypoint if self.entrypoint is None else self.entrypoint
@@ -182,6 +185,7 @@ class Settings(Confinement):
 _NAMES = frozenset(f.name for f in fields(Settings))
 _FLAGS = (
     frozenset({"read_only", "privileged", "no_new_privileges", "tty", "interactive", "stdin_once", "auto_remove"})
+    | {"detached"}
     | {"init", "no_healthcheck"}
     | confinement.FLAGS
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from layerfs._record import replace
 from layerfs.digest import DiffID
+from layerfs.engine.points import made_points
 from layerfs.engine.records import Change, Changes
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NoSpace, NotFound
 from layerfs.layer.merged import layer_tree, merged_tree
@@ -249,7 +250,8 @@ def diff_from_image(box: Container) -> Changes:
     def compare(tree: Tree, stack: tuple[DiffID, ...]) -> Changes:
         deltas = [layer_tree(root, diff_id) for diff_id in stack[len(image) :]]
         below = merged_tree(root, image)
-        found = changes_since(below, deltas, tree, table.upper(record), index=table.work(record) / "index")
+        index, hidden = table.work(record) / "index", made_points(box.directory)
+        found = changes_since(below, deltas, tree, table.upper(record), index=index, hidden=hidden)
         return Changes(Change(change.kind, os.fsdecode(change.path)) for change in found)
 
     return with_stack(box.store, record, record.base, compare)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from layerfs._record import dataclass
 from layerfs.build.cachekeys import cached_layers
 from layerfs.digest import DiffID, Digest, chain_id
-from layerfs.errors import InUse, LayerfsError, NoSpace, NotFound
+from layerfs.engine.pruning import PruneFilter
+from layerfs.errors import InUse, InvalidInput, LayerfsError, NoSpace, NotFound
 from layerfs.image.record import scan_images
 from layerfs.image.text import human_size
 from layerfs.image.usage import image_roots
@@ -189,13 +190,15 @@ def prune(
     lines: list[str] = []
     bytes_of_volumes = 0
     if containers:
-        lines += _prune_containers(store)
+        lines += _prune_containers(store, PruneFilter(filters))
     if networks:
-        lines += _prune_networks(store)
+        lines += _prune_networks(store, PruneFilter(filters))
     if volumes:
         from layerfs.engine.volumes import Volumes
 
-        gone = Volumes(store).prune()
+        if "until" in filters:
+            raise InvalidInput('the "until" filter is not supported with "--volumes"')
+        gone = Volumes(store).prune(wanted=PruneFilter(filters))
         bytes_of_volumes = sum(size for _, size in gone)
         lines += _deleted("Volumes", [name for name, _ in gone])
     if images:
@@ -210,17 +213,17 @@ def _deleted(what: str, names: Sequence[str]) -> list[str]:
     return [f"Deleted {what}:", *names, ""] if names else []
 
 
-def _prune_networks(store: Store) -> list[str]:
+def _prune_networks(store: Store, wanted: PruneFilter) -> list[str]:
     from layerfs.engine.networks import Networks
 
-    return _deleted("Networks", Networks(store).prune(store.containers()))
+    return _deleted("Networks", Networks(store).prune(store.containers(), wanted))
 
 
-def _prune_containers(store: Store) -> list[str]:
+def _prune_containers(store: Store, wanted: PruneFilter) -> list[str]:
     gone = []
     for box in store.containers():
         try:
-            if not box.state.running:
+            if not box.state.running and wanted.allows(dict(box.config().labels), box.record.created_ns):
                 box.remove()
                 gone.append(box.id)
         except InUse:

@@ -21,6 +21,7 @@ from layerfs.runtime.rootpath import open_in_root
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
+    from layerfs.engine.pruning import PruneFilter
     from layerfs.engine.settings import Settings
     from layerfs.engine.store import Store
     from layerfs.runtime import RunOptions
@@ -115,10 +116,12 @@ class Volumes:
     def _used(self) -> set[str]:
         return {name for box in self._store.containers() for name in names_of(box.settings)}
 
-    def prune(self, *, everything: bool = False) -> list[tuple[str, int]]:
+    def prune(self, *, everything: bool = False, wanted: PruneFilter | None = None) -> list[tuple[str, int]]:
         """Removes those that no container uses: the unnamed ones, or `everything`. Names and bytes."""
         used, gone = self._used(), []
         for volume in self.all():
+            if wanted and not wanted.allows(volume.labels, volume.created_ns):
+                continue
             if volume.name not in used and (everything or _unnamed(volume.name)):
                 size = _size(volume.path)
                 with contextlib.suppress(InUse, NotFound):

@@ -61,7 +61,13 @@ class Step:
 
 
 def changes(
-    upper: Path, lower: Tree, *, prefix: bytes | None = None, index: Path | None = None, objects: Path | None = None
+    upper: Path,
+    lower: Tree,
+    *,
+    prefix: bytes | None = None,
+    index: Path | None = None,
+    objects: Path | None = None,
+    hidden: frozenset[bytes] = frozenset(),
 ) -> Iterator[Change]:
     """What `docker diff` lists: depth-first, names in byte order, the directories above a change as "C".
 
@@ -70,14 +76,14 @@ def changes(
     never is.
 
     prefix: of the upper's marks; by default those it has. index: `work/index` of a kernel mount. objects: of the store;
-    without it block-level files count as changed.
+    without it block-level files count as changed. hidden: paths that are passed over while they are empty.
 
     Raises:
         Corrupt: the upper refers to something that the lower tree does not have.
         InUse: the upper changed while it was read.
     """
     replaced = b""
-    with UpperWalk(upper, lower, prefix, index, objects) as walk:
+    with UpperWalk(upper, lower, prefix, index, objects, hidden) as walk:
         for step in with_parents(walk, lambda step: step.kind != "=" or step.replaced):
             if step.opaque and step.path:
                 replaced = step.path
@@ -132,8 +138,9 @@ class UpperWalk:
         prefix: bytes | None = None,
         index: Path | None = None,
         objects: Path | None = None,
+        hidden: frozenset[bytes] = frozenset(),
     ) -> None:
-        self.lower, self.objects = lower, objects
+        self.lower, self.objects, self.hidden = lower, objects, hidden
         self.marks = prefix or prefix_of(upper)
         self.place = Descent(upper, own=True)
         self._user = OrdinaryUser.of(upper)
@@ -198,13 +205,30 @@ class UpperWalk:
     def _frame(
         self, prefix: bytes, upper: UpperEntry | None, base: Inode | None, here: Inode | None, *, replaced: bool
     ) -> _Frame:
-        names = frozenset(self.place.names()) if upper else frozenset[bytes]()
+        names = frozenset(self._names(prefix)) if upper else frozenset[bytes]()
         here = here if here is not None and stat.S_ISDIR(here.mode) else None
         every = set(names) | self.links.names(prefix[:-1])
         if replaced:  # then the lower's names count too: those that are brought along, and those that are gone
             for inode in (base, here):
                 every.update(entry.name for entry in (self.lower.listdir(inode) if inode else ()))
         return _Frame(prefix, iter(sorted(every)), upper, names, base, here, replaced)
+
+    def _names(self, prefix: bytes) -> Iterator[bytes]:
+        return (name for name in self.place.names() if prefix + name not in self.hidden or not self._is_empty(name))
+
+    def _is_empty(self, name: bytes) -> bool:
+        """A file, or a directory with nothing but such hidden places in it."""
+        try:
+            status = os.stat(name, dir_fd=self.place.fd, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
+                return stat.S_ISREG(status.st_mode) and not status.st_size
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.place.fd)
+        except OSError:
+            return False
+        try:
+            return all(name + b"/" + os.fsencode(each) in self.hidden for each in os.listdir(fd))  # noqa: PTH208 (a descriptor)
+        finally:
+            os.close(fd)
 
     def _enter(self, name: bytes, path: bytes) -> None:
         try:

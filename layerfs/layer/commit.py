@@ -42,12 +42,13 @@ def commit_layer(
     progress: Report | None = None,
     move: bool = False,
     check: Callable[[], object] = lambda: None,
+    hidden: frozenset[bytes] = frozenset(),
 ) -> Layer | None:
     """The layer of what `upper` changes against `lower`, published; None when that is nothing.
 
     Nothing but the upper is read (and what a moved directory or a metacopy refers to).
 
-    prefix, index: as for `changes`. latest_ns: later modification times are set to this one. move: nobody sees or
+    prefix, index, hidden: as for `changes`. latest_ns: later modification times are set to this one. move: nobody sees or
     changes the upper any more, and it is removed afterwards, so its big files are linked into the store, not copied
     (where the host can, their bytes are shared in any case). check: called at every piece; it may raise.
 
@@ -56,7 +57,7 @@ def commit_layer(
         InUse: the upper changed while it was read.
         Corrupt: the upper refers to what the lower tree lacks.
     """
-    entries = upper_entries(root, upper, lower, prefix=prefix, index=index)
+    entries = upper_entries(root, upper, lower, prefix=prefix, index=index, hidden=hidden)
     first = next(entries, None)
     if first is None:
         return None
@@ -115,14 +116,20 @@ def store_entries(
 
 
 def upper_entries(
-    root: StoreRoot, upper: Path, lower: Tree, *, prefix: bytes | None = None, index: Path | None = None
+    root: StoreRoot,
+    upper: Path,
+    lower: Tree,
+    *,
+    prefix: bytes | None = None,
+    index: Path | None = None,
+    hidden: frozenset[bytes] = frozenset(),
 ) -> Iterator[Entry]:
     """The entries of the layer that makes `lower` into what the upper shows; read each content before the next entry.
 
     Directories above a change come with it. The root comes when its own attributes changed, or along with other
     changes when only its time did.
     """
-    with UpperWalk(upper, lower, prefix, index, root.path / "objects") as walk:
+    with UpperWalk(upper, lower, prefix, index, root.path / "objects", hidden) as walk:
         build = _Builder(root.contents, walk)
         for step in with_parents(walk, lambda step: build.enters(step)):
             entry = build.entry(step)

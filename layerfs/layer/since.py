@@ -19,7 +19,13 @@ class _Step(NamedTuple):
 
 
 def changes_since(
-    image: Tree, deltas: Sequence[Tree], state: Tree, upper: Path, *, index: Path | None = None
+    image: Tree,
+    deltas: Sequence[Tree],
+    state: Tree,
+    upper: Path,
+    *,
+    index: Path | None = None,
+    hidden: frozenset[bytes] = frozenset(),
 ) -> Iterator[Change]:
     """As `changes`, against `image`; `deltas` are the layers between it and `state`, on which the upper stands.
 
@@ -29,7 +35,7 @@ def changes_since(
         Corrupt, InUse: see `changes`.
     """
     before = {path for path, pair in touched(image, deltas, state) if is_changed(image, state, *pair)}
-    steps = _steps(upper, state, index)
+    steps = _steps(upper, state, index, hidden)
     found: dict[bytes, Kind] = {}
     for path in before | {path for path, step in steps.items() if step.changed}:
         was, now = image.resolve(path) is not None, _is_there(path, steps, state)
@@ -40,9 +46,9 @@ def changes_since(
     yield from _listed(found)
 
 
-def _steps(upper: Path, state: Tree, index: Path | None) -> dict[bytes, _Step]:
+def _steps(upper: Path, state: Tree, index: Path | None, hidden: frozenset[bytes]) -> dict[bytes, _Step]:
     found = {}
-    with UpperWalk(upper, state, index=index) as walk:
+    with UpperWalk(upper, state, index=index, hidden=hidden) as walk:
         for step in walk:
             same = step.base is not None and step.here is not None and step.base.nid == step.here.nid
             changed = step.kind != "=" or step.replaced

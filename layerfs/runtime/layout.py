@@ -130,5 +130,5 @@ def steps_for(options: RunOptions, files: ContainerFiles | None) -> tuple[Step, 
     root = [Step(StepKind.ATTRIBUTES, b"/", attributes=NODEV, recursive=True)] if is_confined(options) else []
     defaults = [s for s in default_mounts(options) if s.target not in taken and not s.target.startswith(covered)]
     nodes = [] if b"/dev" in taken else device_steps(options)
-    tail = [] if options.privileged else protections()
+    tail = [] if options.privileged or options.unmasked else protections()
     return (*root, *defaults, *own, *nodes, *sysctls(options.sysctls), *tail)

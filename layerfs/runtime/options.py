@@ -91,6 +91,7 @@ class RunOptions:
     read_only: bool = False
     no_new_privileges: bool = False
     privileged: bool = False
+    unmasked: bool = False  # /proc and /sys without masked and read-only paths
     cap_add: Sequence[str] = ()
     cap_drop: Sequence[str] = ()
     binds: Sequence[Bind] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,7 +119,9 @@ class Resources:
         for given, value in values.items():
             name, parse = _PARSERS[given]
             chosen[name] = parse(given, value)
-        return replace(self, **chosen)
+        wanted = replace(self, **chosen)
+        _check_machine(wanted, chosen)
+        return wanted
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Resources:
@@ -150,10 +152,8 @@ def _check_memory(wanted: Resources) -> None:
 
 def _check_cpu(wanted: Resources) -> None:
     if wanted.nano_cpus and (wanted.cpu_period or wanted.cpu_quota):
-        raise InvalidInput("Conflicting options: Nano CPUs and CPU Period cannot both be set")
-    count = os.cpu_count() or 1
-    if wanted.nano_cpus and not 10**7 <= wanted.nano_cpus <= count * 10**9:
-        raise InvalidInput(f"range of CPUs is from 0.01 to {count:.2f}, as there are only {count} CPUs available")
+        which = "CPU Period" if wanted.cpu_period else "CPU Quota"
+        raise InvalidInput(f"Conflicting options: Nano CPUs and {which} cannot both be set")
     if wanted.cpu_period and not 1000 <= wanted.cpu_period <= 1_000_000:
         raise InvalidInput("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
     if 0 < wanted.cpu_quota < 1000:
@@ -164,6 +164,30 @@ def _check_cpu(wanted: Resources) -> None:
         value = getattr(wanted, name)
         if value and not re.fullmatch(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", value, re.ASCII):
             raise InvalidInput(f"Invalid value {value} for {name.replace('_', ' ')}")
+
+
+def _check_machine(wanted: Resources, names: Iterable[str]) -> None:
+    """What a caller asks for has to be here; what a record says was so once, maybe on another machine."""
+    count = os.cpu_count() or 1
+    if "nano_cpus" in names and wanted.nano_cpus and not 10**7 <= wanted.nano_cpus <= count * 10**9:
+        raise InvalidInput(f"range of CPUs is from 0.01 to {count:.2f}, as there are only {count} CPUs available")
+    for name, (what, file) in _ONLINE.items():
+        value = getattr(wanted, name)
+        if name in names and value and not _numbers(value) <= _numbers(here := _online(file)):
+            raise InvalidInput(f"Requested {what} are not available - requested {value}, available: {here}")
+
+
+def _online(file: str) -> str:
+    try:
+        return Path("/sys/devices/system", file, "online").read_text().strip()
+    except OSError:  # a kernel without memory nodes
+        return "0-99999"
+
+
+def _numbers(text: str) -> set[int]:
+    """Of a list as the kernel has it: `0-3,7`."""
+    ends = (part.partition("-")[::2] for part in text.split(",") if part)
+    return {number for first, last in ends for number in range(int(first), int(last or first) + 1)}
 
 
 def cpu_limit(wanted: Resources) -> tuple[int, int]:
@@ -236,6 +260,7 @@ def _rules(name: str, value: Any) -> tuple[DeviceRule, ...]:
 
 
 _RATES = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops", "blkio_weight_device")
+_ONLINE: Final = {"cpuset_cpus": ("CPUs", "cpu"), "cpuset_mems": ("memory nodes", "node")}
 _FIELDS: Final = frozenset(field.name for field in fields(Resources))
 _PARSERS: Final[dict[str, tuple[str, Callable[[str, Any], Any]]]] = {
     "memory": ("memory", _size),

@@ -41,7 +41,7 @@ def test_a_life_with_all_that_is_done_to_it(shell, events, tmp_path):
     box.stop(0)
     assert actions(events(box)) == [
         *("create", "start", "pause", "unpause", "update", "exec_create: true", "exec_start: true", "exec_die", "top"),
-        *("export", "commit", "rename", "kill", "die", "stop"),
+        *("export", "pause", "commit", "unpause", "rename", "kill", "die", "stop"),
     ]
     assert events(box)[-2]["Actor"]["Attributes"]["exitCode"] == "137"
 

@@ -158,3 +158,24 @@ def test_a_domain_name(layerfs_command):
     done = layerfs_command("run", "--rm", *words, "box:1", "sh", "-c", script)
     assert done.stdout == b"h.d.x\nd.x\n"
     assert b"conflicting options" in layerfs_command("run", "--uts=host", "--domainname", "x", "box:1").stderr
+
+
+def test_places_for_mounts_are_no_change_while_it_runs(layerfs_command):
+    script = "echo x > /new; while :; do sleep 0.1; done"
+    layerfs_command("run", "-d", "--name", "one", "box:1", "sh", "-c", script)
+    for _ in range(100):
+        if shown := layerfs_command("diff", "one").stdout:
+            break
+    made = layerfs_command("commit", "one").stdout.decode().strip()
+    both = shown, layerfs_command("diff", "box:1", made).stdout
+    layerfs_command("rm", "-f", "one")
+    assert both == (b"A /new\n", b"A /new\n")
+
+
+def test_an_update_of_nothing_is_an_error(layerfs_command):
+    layerfs_command("create", "--name", "one", "box:1")
+    done = layerfs_command("update", "one")
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"layerfs: you must provide one or more flags when using this command\n",
+    )

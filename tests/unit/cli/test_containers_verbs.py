@@ -17,7 +17,7 @@ def test_create_prints_the_id_and_ps_shows_it(shell, small):
     assert shell("ps", "-aq", "--no-trunc").lines == [box]
     heading, row = shell("ps", "-a").lines
     assert heading.split("  ")[0] == "CONTAINER ID"
-    assert re.fullmatch(rf"{box[:12]}   small:1      \"sh -c 'a b'\"   .* ago   Created  +cc", row)
+    assert re.fullmatch(rf"{box[:12]}   small:1   \"sh -c 'a b'\"   .* ago   Created  +cc", row)
 
 
 def test_ps_shows_running_ones_only(shell, small):
@@ -116,6 +116,12 @@ def test_a_bad_change_leaves_nothing(shell, small, change):
         ("--read-only=false", ".HostConfig.ReadonlyRootfs", "false"),
         ("--security-opt no-new-privileges", ".HostConfig.SecurityOpt", "[no-new-privileges]"),
         ("--security-opt seccomp=unconfined", ".HostConfig.SecurityOpt", "[seccomp=unconfined]"),
+        (
+            "--security-opt systempaths=unconfined",
+            "printf `%v %v` .HostConfig.SecurityOpt .HostConfig.MaskedPaths",
+            "[systempaths=unconfined] []",
+        ),
+        ("-e B=1", "printf `%s|%s|%v` .Config.User .Config.WorkingDir .NetworkSettings.HairpinMode", "||false"),
         ("-v /tmp:/t:ro", "(index .Mounts 0).Destination", "/t"),
         ("--tmpfs /t:size=1m", "json .HostConfig.Tmpfs", '{"/t":"size=1m"}'),
         ("--stop-signal INT", ".Config.StopSignal", "INT"),
@@ -140,6 +146,13 @@ def test_create_keeps_what_it_is_told(shell, small, monkeypatch, options, field,
         ("--security-opt odd", "--security-opt odd is not supported"),
         ("--env-file /nosuch", "open /nosuch: no such file or directory"),
         ("--name x", "Invalid container name (x)"),
+        ("--network none --ip 10.0.0.9", "user specified IP address is supported on user defined networks only"),
+        ("--network none --link x", "links are only supported for user-defined networks"),
+        ("--health-cmd x --health-interval 1us", "Interval in Healthcheck cannot be less than 1ms"),
+        ("--cpuset-cpus 99999", "Requested CPUs are not available - requested 99999, available: 0"),
+        ("--cpus 1 --cpu-quota 1000", "Nano CPUs and CPU Quota cannot both be set"),
+        ("--gpus all", "give the device files by --device"),
+        ("--cidfile /no/such/id", "failed to create the container ID file: open /no/such/id: no such file"),
     ],
 )
 def test_what_cannot_be_is_told_at_create(shell, small, options, message):

@@ -18,8 +18,8 @@ def test_import_prints_the_id_alone(small):
 
 def test_images_is_dockers_table(shell, small):
     heading, row = shell("images").lines
-    assert re.fullmatch(r"REPOSITORY   TAG          IMAGE ID       CREATED  +SIZE", heading)
-    assert re.fullmatch(rf"small        1            {small[7:19]}   .* ago   200kB", row)
+    assert re.fullmatch(r"REPOSITORY   TAG       IMAGE ID       CREATED  +SIZE", heading)
+    assert re.fullmatch(rf"small        1         {small[7:19]}   .* ago   200kB", row)
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_images_as_json_is_an_object_a_line(shell, small):
 
 def test_a_table_of_ones_own(shell, small):
     assert shell("images", "--format", r"table {{.Tag}}\t{{.Repository}}").lines == [
-        "TAG          REPOSITORY",
-        "1            small",
+        "TAG       REPOSITORY",
+        "1         small",
     ]
 
 
 def test_history_has_dockers_columns(shell, small):
     heading, row = shell("history", "small:1").lines
-    assert re.fullmatch(r"IMAGE          CREATED  +CREATED BY   SIZE         COMMENT", heading)
-    assert re.fullmatch(rf"{small[7:19]}   .* ago  +200kB        a test", row)
+    assert re.fullmatch(r"IMAGE          CREATED  +CREATED BY   SIZE      COMMENT", heading)
+    assert re.fullmatch(rf"{small[7:19]}   .* ago  +200kB     a test", row)
 
 
 def test_history_shows_missing_for_what_is_not_an_image_here(shell, small, tmp_path):
@@ -181,6 +181,23 @@ def test_prune_asks_and_removes(shell, small, monkeypatch):
     assert shell("container", "prune", "-f").lines[:2] == ["Deleted Containers:", box]
     assert f"Deleted: {small}" in shell("image", "prune", "-af").lines
     assert shell("system", "prune", "-f").lines[-1].startswith("Total reclaimed space:")
+
+
+def test_prune_takes_what_the_filters_say(shell, small):
+    kept, gone = (shell("create", "-l", label, "small:1").out.strip() for label in ("keep=1", "go=1"))
+    assert shell("container", "prune", "-f", "--filter", "until=1h").lines == ["Total reclaimed space: 0B"]
+    assert shell("container", "prune", "-f", "--filter", "label!=keep").lines[1] == gone
+    assert shell("ps", "-aq", "--no-trunc").lines == [kept]
+    shell("volume", "create", "--label", "keep", "kept")
+    assert "kept" not in shell("volume", "prune", "-af", "--filter", "label!=keep").out
+    assert shell("volume", "inspect", "-f", "{{.Name}}", "kept").out == "kept\n"
+    assert shell("volume", "prune", "-f", "--filter", "all=1").lines[1] == "kept"
+    assert shell("network", "prune", "-f", "--filter", "odd=1").err == "layerfs: invalid filter 'odd'\n"
+
+
+def test_a_history_of_another_platform_is_an_error(shell, small):
+    assert shell("history", "--platform", "linux/s390x", "small:1").code == 1
+    assert shell("history", "-q", "--platform", "linux", "small:1").out == f"{small[7:19]}\n"
 
 
 def test_the_store_is_clean_at_the_end(shell, small):

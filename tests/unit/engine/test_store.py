@@ -52,7 +52,7 @@ def test_a_container_tells_of_itself(store, image):
     assert (box.name, box.short_id, box.image) == ("box", box.id[:12], image)
     assert repr(box) == f"<layerfs.Container {box.short_id} box>"
     assert box == store.container("box") == store.container(box.id[:20])
-    assert box.config().env == ("A=1", "B=2", "C=3")
+    assert box.config().env == ("C=3", "A=1", "B=2")  # as docker has it: its own first
     assert dict(box.config().labels) == {"k": "v", "x": "1"}
     assert (box.state.status, box.state.running, box.state.code) == ("created", False, 0)
     assert (box.diff(), box.sizes().writable, box.sizes().image) == ([], 0, 8)
