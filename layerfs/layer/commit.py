@@ -48,8 +48,8 @@ def commit_layer(
 
     Nothing but the upper is read (and what a moved directory or a metacopy refers to).
 
-    prefix, index, hidden: as for `changes`. latest_ns: later modification times are set to this one. move: nobody sees or
-    changes the upper any more, and it is removed afterwards, so its big files are linked into the store, not copied
+    prefix, index, hidden: as for `changes`. latest_ns: later modification times are set to this one. move: nobody sees
+    or changes the upper any more, and it is removed afterwards, so its big files are linked into the store, not copied
     (where the host can, their bytes are shared in any case). check: called at every piece; it may raise.
 
     Raises:
