@@ -182,7 +182,7 @@ def _freeze_live(root: StoreRoot, record: ContainerRecord, mounted: MountRecord,
 
 
 def _freeze_served(root: StoreRoot, record: ContainerRecord, mounted: MountRecord, hold: Hold) -> str | None:
-    """The state that the upper has become; None when the server cannot do that: it has limits, say.
+    """The state that the upper has become; None when the server cannot do that: it has too many layers, say.
 
     The rows come first, and say that the fresh upper stands on the one that the server still writes to. So whenever
     one of us is killed, the container holds all that was written. What is not certain then, `served`, is whether the

@@ -3,7 +3,7 @@
  * whoever writes to one copies it up, also through a descriptor that was open before.
  *
  * Files that the kernel writes by itself (open in passthrough) are the exception: they go on in the new upper, and the layer gets a copy. So do
- * small ones that are only read, as descriptors of small lower files see later writes. Such a file must have one name. */
+ * small ones that are only read, as descriptors of small lower files see later writes. Of such a file we must know all names. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -20,10 +20,12 @@
 #define QUIET_TRIES 100 /* of 0.2 ms: to begin at a moment when nothing is under way */
 #define PATIENCE_NS 2000000000ull
 
-struct kept { /* a file that goes on in the new upper */
+struct kept { /* a name of a file that goes on in the new upper; those of one file follow each other */
 	struct lfs_node *node;
+	const struct lfs_name *name;
+	bool more;		  /* not the file's first one */
 	char temp[LFS_TEMP_SIZE]; /* in the old scratch: first the copy, then the file itself */
-	int copy;		  /* to be synced when others go on */
+	int copy;		  /* of the first one: to be synced when others go on */
 };
 
 struct freeze {
@@ -102,6 +104,21 @@ static bool goes_on(const struct lfs_server *server, const struct lfs_node *node
 	return file->writers || server->options.strict || (uint64_t)status->st_size < server->options.pass_lower_size;
 }
 
+static int keep_names(struct freeze *freeze, struct lfs_node *node, unsigned count)
+{
+	unsigned known = 0;
+	for (const struct lfs_name *name = node->names; name; name = name->sibling, known++) {
+		struct kept *wider = realloc(freeze->kept, (freeze->kept_count + 1) * sizeof *wider);
+		if (!wider)
+			return -ENOMEM;
+		freeze->kept = wider;
+		struct kept *kept = &wider[freeze->kept_count++];
+		*kept = (struct kept){.node = node, .name = name, .more = known > 0, .copy = LFS_NO_FD};
+		lfs_temp_name(freeze->server, kept->temp);
+	}
+	return known == count ? 0 : -EBUSY; /* nobody has looked at the others yet */
+}
+
 /* Whether a node stands in the way, or is one of those that go on. */
 static int collect(struct freeze *freeze, struct lfs_node *node)
 {
@@ -116,18 +133,7 @@ static int collect(struct freeze *freeze, struct lfs_node *node)
 	if (!lfs_node_is_file(node) || !node->file || !node->file->handles || node->file->mode != LFS_MODE_PASS_UPPER)
 		return 0;
 	int rc = lfs_entry_stat(server, node, &status);
-	if (rc < 0 || !goes_on(server, node, &status))
-		return rc;
-	if (status.st_nlink > 1)
-		return -EBUSY;
-	struct kept *wider = realloc(freeze->kept, (freeze->kept_count + 1) * sizeof *wider);
-	if (!wider)
-		return -ENOMEM;
-	freeze->kept = wider;
-	wider[freeze->kept_count].node = node;
-	wider[freeze->kept_count].copy = LFS_NO_FD;
-	lfs_temp_name(server, wider[freeze->kept_count++].temp);
-	return 0;
+	return rc < 0 || !goes_on(server, node, &status) ? rc : keep_names(freeze, node, (unsigned)status.st_nlink);
 }
 
 static int bring_down(struct freeze *freeze, struct lfs_node *node)
@@ -150,6 +156,12 @@ static int move_parked(struct freeze *freeze, struct lfs_node *node)
 		return 0;
 	snprintf(name, sizeof name, "orphan-%llx", (unsigned long long)node->file->parked);
 	return lfs_rename_at(freeze->server, freeze->old_scratch, name, freeze->place.scratch, name, 0);
+}
+
+static int weigh_nameless(struct freeze *freeze, struct lfs_node *node)
+{
+	lfs_quota_nameless(freeze->server, node);
+	return 0;
 }
 
 /* --- copies for the layer --- */
@@ -215,21 +227,28 @@ static int copy_kept(struct lfs_server *server, struct kept *kept)
 static int exchange(struct lfs_server *server, const struct kept *kept)
 {
 	struct stat status;
-	const char *name;
-	int dir = lfs_place(server, kept->node, &name);
+	int dir = lfs_dir_fd(server, kept->name->dir);
 	if (dir < 0 || fstat(dir, &status) < 0)
 		return dir < 0 ? dir : -errno;
-	int rc = lfs_rename_at(server, server->upper.scratch, kept->temp, dir, name, RENAME_EXCHANGE);
+	int rc = lfs_rename_at(server, server->upper.scratch, kept->temp, dir, kept->name->text, RENAME_EXCHANGE);
 	struct timespec times[2] = {status.st_atim, status.st_mtim};
 	futimens(dir, times);
 	return rc;
 }
 
+/* The copy is linked as the file is. */
+static int link_copy(struct lfs_server *server, const struct kept *first, const struct kept *kept)
+{
+	return linkat(server->upper.scratch, first->temp, server->upper.scratch, kept->temp, 0) < 0 ? -errno : 0;
+}
+
 static int copy_all(struct freeze *freeze)
 {
 	int rc = 0;
-	for (size_t i = 0; rc >= 0 && i < freeze->kept_count; i++)
-		rc = copy_kept(freeze->server, &freeze->kept[i]);
+	for (size_t i = 0, first = 0; rc >= 0 && i < freeze->kept_count; i++) {
+		first = freeze->kept[i].more ? first : i;
+		rc = i == first ? copy_kept(freeze->server, &freeze->kept[i]) : link_copy(freeze->server, &freeze->kept[first], &freeze->kept[i]);
+	}
 	for (; rc >= 0 && freeze->kept_done < freeze->kept_count; freeze->kept_done += rc >= 0)
 		rc = exchange(freeze->server, &freeze->kept[freeze->kept_done]);
 	return rc;
@@ -293,18 +312,24 @@ static void change_places(struct freeze *freeze)
 static int place_kept(struct freeze *freeze, const struct kept *kept)
 {
 	struct lfs_server *server = freeze->server;
-	struct lfs_node *node = kept->node, *dir = node->names->dir;
+	struct lfs_node *node = kept->node, *dir = kept->name->dir;
+	struct stat status;
+	lfs_quota_removing(server, true); /* it has been there: the limits are no reason to lose it */
 	int rc = lfs_dir_here(server, dir);
+	lfs_quota_removing(server, false);
 	if (rc >= 0)
 		rc = lfs_rename_at(server, freeze->old_scratch, kept->temp, freeze->place.scratch, kept->temp, 0);
 	if (rc >= 0)
-		rc = lfs_publish(server, kept->temp, dir, node->names->text, S_IFREG);
-	if (rc < 0)
+		rc = lfs_publish(server, kept->temp, dir, kept->name->text, S_IFREG);
+	if (rc < 0 || kept->more)
 		return rc;
 	node->flags = (uint16_t)((node->flags & ~LFS_LATE) | LFS_HERE);
 	node->low = 0;
 	node->file->mode = LFS_MODE_PASS_UPPER;
-	return 0;
+	if ((rc = lfs_entry_stat(server, node, &status)) < 0)
+		return rc;
+	lfs_quota_add(server, 1, status.st_blocks);
+	return node->flags & LFS_SHARED ? lfs_same_set(server, node, status.st_ino) : 0;
 }
 
 static int freeze_now(struct freeze *freeze, struct lfs_frozen_result *result)
@@ -324,11 +349,13 @@ static int freeze_now(struct freeze *freeze, struct lfs_frozen_result *result)
 	}
 	change_places(freeze);
 	rc = each_node(server, bring_down, freeze); /* from here on there is no way back */
+	lfs_quota_frozen(server);
 	for (size_t i = 0; i < freeze->kept_count; i++) {
 		int placed = place_kept(freeze, &freeze->kept[i]);
 		rc = rc < 0 ? rc : placed;
 	}
 	int parked = each_node(server, move_parked, freeze);
+	each_node(server, weigh_nameless, freeze);
 	lfs_close_fd(&freeze->layer->upper.work);
 	lfs_close_fd(&freeze->layer->upper.scratch);
 	freeze->layer->upper.work = freeze->layer->upper.scratch = LFS_NO_FD;
@@ -340,8 +367,8 @@ static int freeze_now(struct freeze *freeze, struct lfs_frozen_result *result)
 int lfs_freeze(struct lfs_server *server, const char *name, struct lfs_frozen_result *result)
 {
 	struct freeze freeze = {.server = server};
-	if (!server->writable || server->quota.on)
-		return server->writable ? -EOPNOTSUPP : -EROFS;
+	if (!server->writable)
+		return -EROFS;
 	if (!*name || strlen(name) >= sizeof server->upper.place || strchr(name, '/') || *name == '.')
 		return -EINVAL;
 	int rc = lfs_view_place(server, name, &freeze.place);
@@ -360,7 +387,7 @@ int lfs_freeze(struct lfs_server *server, const char *name, struct lfs_frozen_re
 		lfs_close_fd(&freeze.place.work);
 	}
 	for (size_t i = 0; i < freeze.kept_count; i++) {
-		if (rc >= 0 && !server->options.volatile_ && fsync(freeze.kept[i].copy) < 0)
+		if (rc >= 0 && freeze.kept[i].copy >= 0 && !server->options.volatile_ && fsync(freeze.kept[i].copy) < 0)
 			result->failed = -errno;
 		lfs_close_fd(&freeze.kept[i].copy);
 	}

@@ -110,6 +110,7 @@ void lfs_file_frozen(struct lfs_file *file)
 	file->fd_lower = file->fd >= 0;
 	file->fd_writable = false;
 	file->blocks_lower = true;
+	file->counted = false;
 }
 
 static void trim(struct lfs_server *server)

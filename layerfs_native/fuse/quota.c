@@ -500,6 +500,31 @@ static void save(struct lfs_server *server)
 		unlinkat(server->upper.work, SAVED, 0);
 }
 
+/* The upper is another one now, empty; what was in the old one counts no more. Entries without a name are added by the caller. */
+void lfs_quota_frozen(struct lfs_server *server)
+{
+	struct lfs_quota *quota = &server->quota;
+	if (!quota->on)
+		return;
+	if (signature(server, quota->signature) < 0)
+		quota->signature[0] = 0; /* then the next mount counts */
+	pthread_mutex_lock(&quota->lock);
+	quota->root_blocks = blocks_of(server->upper.root);
+	quota->used = (int64_t)(quota->root_blocks * SECTOR);
+	quota->inodes = 1;
+	pthread_mutex_unlock(&quota->lock);
+}
+
+/* What lfs_quota_forget() will take off. */
+void lfs_quota_nameless(struct lfs_server *server, struct lfs_node *node)
+{
+	struct stat status;
+	if (!server->quota.on || !lfs_is_pinned(node) || !(node->flags & LFS_UNLINKED) || lfs_entry_stat(server, node, &status) < 0)
+		return;
+	if (!status.st_nlink || lfs_node_is_dir(node))
+		lfs_quota_add(server, 1, (int64_t)(node->file->counted ? node->file->charged : (uint64_t)status.st_blocks));
+}
+
 int lfs_quota_open(struct lfs_server *server, struct lfs_error *error)
 {
 	struct lfs_quota *quota = &server->quota;

@@ -516,6 +516,8 @@ struct lfs_quota {
 };
 int lfs_quota_open(struct lfs_server *server, struct lfs_error *error);
 void lfs_quota_close(struct lfs_server *server);
+void lfs_quota_frozen(struct lfs_server *server);			  /* the upper was exchanged for an empty one, */
+void lfs_quota_nameless(struct lfs_server *server, struct lfs_node *node); /* and this, if it has no name, was left out of it */
 int lfs_quota_want(struct lfs_server *server, uint64_t inodes, uint64_t bytes); /* -ENOSPC */
 void lfs_quota_await(struct lfs_server *server, uint64_t inodes, uint64_t bytes); /* without the lock: until it fits, for 20 ms at most */
 int lfs_quota_reserve(struct lfs_server *server, uint64_t bytes);

@@ -237,3 +237,90 @@ def test_files_of_which_blocks_alone_are_stored(tmp_path: Path) -> None:
         with box.commit().mount() as root:
             assert (root / "big").read_bytes() == wanted
         assert store.fsck() == []
+
+
+@pytest.mark.parametrize("limits", ["size=2m,inodes=40", "size=2m", "inodes=40"])
+def test_limits_count_the_fresh_upper_alone(box: layerfs.Container, limits: str) -> None:
+    def counted(*, bytes: int = 0, entries: int = 0) -> bool:
+        """What the server says is what the upper directory has, and so much without a name."""
+        said = control.request(box.store.root, box.store.mounts()[0].id, "quota")
+        held = [path.lstat() for path in (box.upper, *box.upper.rglob("*")) if not path.is_char_device()]
+        size = said["used"] == sum(each.st_blocks for each in held) * 512 + bytes or "size" not in limits
+        return bool(size and said["used_inodes"] == len(held) + entries)
+
+    def eventually(**nameless: int) -> None:
+        deadline = time.monotonic() + 10
+        while not counted(**nameless):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    with box.mount(engine="native", options=limits) as root:
+        (root / "d/e").mkdir(parents=True)
+        (root / "a").write_bytes(bytes(1_500_000))
+        (root / "gone").unlink()
+        with (root / "d/e/open").open("wb", buffering=0) as file, (root / "nameless").open("wb", buffering=0) as other:
+            file.write(b"f" * 100_000)
+            other.write(b"n" * 50_000)
+            (root / "nameless").unlink()
+            first = box.snapshot("first")
+            eventually(bytes=53_248, entries=1)
+            (root / "b").write_bytes(bytes(1_500_000))
+            if "size" in limits:
+                with pytest.raises(OSError, match="No space"):
+                    (root / "c").write_bytes(bytes(1_000_000))
+                (root / "c").unlink()
+                eventually(bytes=53_248, entries=1)
+            file.write(b"more")
+            other.write(b"more")
+            eventually(bytes=53_248, entries=1)
+            second = box.snapshot("second")
+            file.write(b"!")
+        eventually()
+        if "inodes" in limits:
+            with pytest.raises(OSError, match="No space"):
+                for number in range(100):
+                    (root / f"i{number}").touch()
+    with box.mount(engine="native", options=limits):
+        eventually()
+    assert shown(first) == {"a": bytes(1_500_000), "d/e/open": b"f" * 100_000, "d/lower": b"lower"}
+    assert shown(second)["b"] == bytes(1_500_000) and shown(second)["d/e/open"] == b"f" * 100_000 + b"more"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_open_file_with_several_names_goes_on_with_all_of_them(box: layerfs.Container, known: bool) -> None:
+    """Also when nobody has looked at some of its names since the mount."""
+    names = ("d/file", "link", "d/other")
+
+    def linked(root: Path, data: bytes) -> bool:
+        return {(root / name).stat().st_ino for name in names} == {(root / "link").stat().st_ino} and all(
+            (root / name).read_bytes() == data and (root / name).stat().st_nlink == 3 for name in names
+        )
+
+    with box.mount(engine="native") as root:
+        (root / "d/file").write_bytes(b"1" * 5000)
+        for name in names[1:]:
+            os.link(root / "d/file", root / name)
+    with box.mount(engine="native") as root:
+        if known:
+            assert linked(root, b"1" * 5000)
+        with (root / "d/file").open("ab", buffering=0) as file:
+            file.write(b"2")
+            first = box.snapshot("first")
+            assert ("uppers" in box.upper.parts) == known  # else it was copied
+            file.write(b"3")
+            assert linked(root, b"1" * 5000 + b"23")
+            (root / "link").unlink()
+            second = box.snapshot("second")
+            file.write(b"4")
+            os.link(root / "d/file", root / "link")
+            assert linked(root, b"1" * 5000 + b"234")
+    with box.mount(engine="kernel") as root:
+        assert linked(root, b"1" * 5000 + b"234")
+    with first.mount() as root:
+        assert linked(root, b"1" * 5000 + b"2")
+    with second.mount() as root:
+        assert (root / "d/other").stat().st_nlink == 2 and (root / "d/other").read_bytes() == b"1" * 5000 + b"23"
+    box.rollback(first)
+    with box.mount(engine="native") as root:
+        assert linked(root, b"1" * 5000 + b"2")
+    assert box.store.fsck() == []

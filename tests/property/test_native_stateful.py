@@ -28,13 +28,13 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "con
 
 from calls import renameat2
 from filemodel import EXCHANGE, NOREPLACE, Inode, Model, Refused
-from profiles import lives
 from trees import directory, file, hardlink, symlink, tar
 from worlds import OverlayWorld
 
 import layerfs
 from layerfs import mount
 from tests.crash.world import docker_archive
+from tests.property.profiles import lives
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(36_000)]
 

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from profiles import lives
 
 import layerfs
+from tests.property.profiles import lives
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(36_000)]
 
@@ -30,7 +30,7 @@ IN_EXAMPLE = 30
 BIG = bytes(range(256)) * 1000
 FOLDERS = ("", "d", "d/e", "x")
 paths = st.builds(lambda f, n: f"{f}/{n}" if f else n, st.sampled_from(FOLDERS), st.sampled_from(("a", "b", "e", "x")))
-sizes = st.sampled_from([0, 1, 4, 255_999, 256_000])
+sizes = st.sampled_from([0, 1, 4, 255_999, 256_000])  # some are objects: moved when they are absorbed
 
 
 def write(root: Path, path: str, size: int, offset: int) -> None:
@@ -176,13 +176,18 @@ class Machine(RuleBasedStateMachine):
         number=st.integers(0, 9),
         rounds=st.lists(st.lists(st.one_of(OPERATIONS), min_size=1, max_size=8), min_size=2, max_size=3),
         fork=st.booleans(),
+        held=st.lists(paths, max_size=2),
+        options=st.sampled_from(["", "", "size=64m", "inodes=500"]),
     )
-    def live(self, number: int, rounds: list[list[Any]], fork: bool) -> None:
-        """Snapshots, or a fork, of a container that goes on."""
+    def live(self, number: int, rounds: list[list[Any]], fork: bool, held: list[str], options: str) -> None:
+        """Snapshots, or a fork, of a container that goes on, also through descriptors that are kept."""
         box, name = self.pick(number)
-        with box.mount(engine="native") as root:
+        with box.mount(engine="native", options=options) as root, contextlib.ExitStack() as stack:
+            opened = self.opened(stack, root, name, held)
             for operations in rounds:
                 self.do(root, name, operations)
+                for fd in opened:
+                    os.pwrite(fd, b"held", 3 + len(operations))
                 if fork and len(self.boxes) < 5:
                     self.boxes[box.fork(f"f{next(self.numbers)}").name] = copy(self.boxes[name], self.new())
                 else:
@@ -190,6 +195,21 @@ class Machine(RuleBasedStateMachine):
                     self.snapshots[name, taken.name] = copy(self.boxes[name], self.new())
             self.do(root, name, rounds[0])
             assert listing(root) == listing(self.boxes[name])
+
+    def opened(self, stack: contextlib.ExitStack, root: Path, name: str, paths: list[str]) -> list[int]:
+        """Descriptors of these files, in the mount and beside it."""
+        found = []
+        for path in paths:
+            if stat.S_ISREG((root / path).lstat().st_mode if os.path.lexists(root / path) else 0):
+                for place in (root, self.boxes[name]):
+                    found.append(os.open(place / path, os.O_RDWR | os.O_NOFOLLOW))
+                    stack.callback(os.close, found[-1])
+        return found
+
+    @rule(number=st.integers(0, 9))
+    def absorb(self, number: int) -> None:
+        _, name = self.pick(number)
+        self.store.absorb(name)
 
     @rule(number=st.integers(0, 9))
     def snapshot(self, number: int) -> None:
