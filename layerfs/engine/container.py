@@ -378,13 +378,15 @@ class Container(Programs):
         Raises:
             NotFound: no such snapshot. InUse: it is mounted or runs.
         """
-        from layerfs.engine.running import release_root
+        from layerfs.engine.running import inherit_points, release_root
         from layerfs.engine.snapshots import find_snapshot, remove_later
         from layerfs.snapshot.freezing import rollback
 
         release_root(self)
         name = find_snapshot(self, snapshot).name
-        remove_later(rollback(self.store.root, self.record, name, lambda: self.image.tree()))
+        dropped = rollback(self.store.root, self.record, name, lambda: self.image.tree())
+        inherit_points(self)
+        remove_later(dropped)
 
     def fork(self, name: str | None = None, *, snapshot: str | Snapshot | None = None) -> Container:
         """A new container with the same settings that holds what this one does now, or what a snapshot of it does; they
@@ -394,7 +396,7 @@ class Container(Programs):
             AlreadyExists, InvalidInput: the name. NotFound: no such snapshot. InUse: as for `snapshot`, when none was
             given.
         """
-        from layerfs.engine.running import release_root
+        from layerfs.engine.running import inherit_points, release_root
         from layerfs.engine.snapshots import find_snapshot, forked_config, held
         from layerfs.snapshot.freezing import fork
         from layerfs.snapshot.names import check_name
@@ -412,7 +414,9 @@ class Container(Programs):
                 state,
                 lambda: held(self),
             )
-        return Container(self.store, child)
+        made = Container(self.store, child)
+        inherit_points(made, child)
+        return made
 
     def update(self, **limits: Any) -> None:
         """Other limits (memory, cpus, pids, cpu_shares, …), for what runs and for later runs.

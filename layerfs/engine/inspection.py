@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerfs.engine.connections import network_settings, run_files
 from layerfs.engine.logs import log_file
+from layerfs.engine.snapshots import lower_paths
 from layerfs.engine.surroundings import oom_killed, paused
 from layerfs.engine.volumes import mount_points
 from layerfs.oci.fields import format_time
@@ -154,7 +155,7 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         "GraphDriver": {
             "Name": "layerfs",
             "Data": {
-                "LowerDir": str(box.tree().path),
+                "LowerDir": ":".join(map(str, lower_paths(box.store, record))),
                 "UpperDir": str(table.upper(record)),
                 "WorkDir": str(table.work(record)),
                 "MergedDir": str(table.merged(record.id)),

@@ -12,24 +12,17 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from layerfs.layer import Tree
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def make_points(tree: Tree, root: Path) -> list[bytes]:
-    """Make in a mounted root what its image lacks; what was made. Errors are left to the run, which tells them."""
+def make_points(root: Path) -> list[bytes]:
+    """Make in a mounted root what it lacks; what was made. Errors are left to the run, which tells them."""
     from layerfs.runtime.layout import MOUNT_POINTS
 
-    lacking = [path[1:] for path in MOUNT_POINTS if tree.resolve(path[1:]) is None]
-    files = [path.removeprefix(b"etc/") for path in lacking if b"/" in path]
-    directories = [path for path in lacking if b"/" not in path]
-    if files and tree.resolve(b"etc") is None:
-        directories.append(b"etc")
+    files = [path.removeprefix(b"/etc/") for path in MOUNT_POINTS if path.startswith(b"/etc/")]
+    directories = [*(path[1:] for path in MOUNT_POINTS if not path.startswith(b"/etc/")), b"etc"]
     with _directory(root) as top:
         made = _each(top, directories, lambda name: os.mkdir(name, 0o755, dir_fd=top))
         with _directory(b"etc", top) as etc:

@@ -22,12 +22,14 @@ from layerfs.engine.points import clear_points, make_points
 from layerfs.engine.state import KILLED, State
 from layerfs.engine.surroundings import clear, leftovers
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
+from layerfs.snapshot.states import States
 from layerfs.store.durable import writing
 from layerfs.store.trash import remove_tree
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
     from layerfs.runtime import Process
+    from layerfs.snapshot import ContainerRecord
 
 _MOUNT_SECONDS = 30
 _locks: set[int] = set()  # descriptors that a forked child must not keep: a lock lasts as long as any copy of it
@@ -83,7 +85,7 @@ def _entered(box: Container, engine: str | None) -> Iterator[tuple[Path, int, Pl
         files.mkdir(0o700)
         place = Place(root, files)
         try:
-            if made := make_points(box.tree(), root):
+            if made := make_points(root):
                 with (home / "points").open("ab") as points:  # several runs at once may each have made some
                     points.write(b"".join(path + b"\n" for path in made))
         except BaseException:
@@ -128,6 +130,18 @@ def release_root(box: Container) -> None:
         else:
             with no_runs(box):
                 pass
+
+
+def inherit_points(box: Container, record: ContainerRecord | None = None) -> None:
+    """Of a container that stands on a state in which a run went on, and on nothing else: what that run had made is
+    taken away as if it had been one of its own."""
+    base = (record or box.record).base
+    with box.store.root.index.view() as txn:
+        state = States(txn).find(base)
+    if state is not None and state.points:
+        home = _home(box)
+        home.mkdir(0o700, exist_ok=True)
+        (home / "points").write_bytes(b"".join(os.fsencode(path) + b"\n" for path in state.points))
 
 
 @contextlib.contextmanager

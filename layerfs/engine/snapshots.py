@@ -18,7 +18,7 @@ from layerfs.errors import InUse, InvalidInput, LayerfsError, NoSpace, NotFound
 from layerfs.layer.merged import layer_tree, merged_tree
 from layerfs.snapshot.absorb import absorb, pin_stack
 from layerfs.snapshot.states import SnapshotRecord, States
-from layerfs.snapshot.uppers import unfinished
+from layerfs.snapshot.uppers import unfinished, upper_below
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
@@ -155,6 +155,17 @@ def stack_of_state(store: Store, record: ContainerRecord, state: str) -> tuple[D
 def stack_of(store: Store, record: ContainerRecord) -> tuple[DiffID, ...]:
     """The layers below a container's upper."""
     return stack_of_state(store, record, record.base)
+
+
+def lower_paths(store: Store, record: ContainerRecord) -> list[Path]:
+    """What a container's upper stands on, as it is now, topmost first: frozen uppers, and a merged tree."""
+    with store.root.index.view() as txn:
+        loose = States(txn).loose(record.base)
+        below = loose[0].parent if loose else record.base
+        absorbed = States(txn).get(below).stack if below else None
+    stack = image_layers(store, record) if absorbed is None else absorbed
+    places = [upper_below(store.path, state.place) / "upper" for state in reversed(loose)]
+    return [*places, Path(merged_tree(store.root, stack).path)]
 
 
 def with_stack(store: Store, record: ContainerRecord, state: str, use: Callable[[Tree, tuple[DiffID, ...]], T]) -> T:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from layerfs.store.index import Txn
     from layerfs.store.root import StoreRoot
 
-__all__ = ["add_state", "at_rest", "fork", "remove_snapshots", "rollback", "settle_served", "take_snapshot"]
+__all__ = ["at_rest", "fork", "remove_snapshots", "rollback", "settle_served", "take_snapshot"]
 
 _PATIENCE = 2.0
 _PASSES, _FEW, _LITTLE = 4, 20, 1 << 20  # copying goes on beside the others until so many files, and bytes, are left
@@ -98,6 +98,8 @@ def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) 
     Raises:
         NotFound: no such snapshot. InUse: it is mounted.
     """
+    for mounted in _writable_mounts(root, record):
+        raise InUse(f"container {record.name} is mounted: stop or unmount it first", path=mounted.target)
     with at_rest(root, record) as record:
         with root.index.view() as txn:
             snapshot = States(txn).snapshot(record.id, name)
@@ -124,15 +126,24 @@ def remove_snapshots(root: StoreRoot, container: str, names: list[str]) -> list[
     return discard(root, gone)
 
 
-def add_state(
-    txn: Txn, record: ContainerRecord, *, place: str, layers: tuple[str, ...] = (), look: Look, served: str = ""
+def _add_state(
+    txn: Txn, record: ContainerRecord, *, place: str, look: Look, served: str = "", points: tuple[str, ...] = ()
 ) -> str:
     """A row for what a container holds; its ID."""
     below = tuple(map(str, record.config.get("layers", ())))
     id, now = os.urandom(16).hex(), time.time_ns()
-    state = StateRecord(id, record.base, record.image, below, record.id, now, place, layers, look.row(), served)
-    States(txn).put(state)
+    state = StateRecord(id, record.base, record.image, below, record.id, now, place, (), look.row(), served)
+    States(txn).put(replace(state, points=points) if points else state)
     return id
+
+
+def _points(root: StoreRoot, record: ContainerRecord) -> tuple[str, ...]:
+    """What runs have made in a container that is mounted, and take away at their end."""
+    try:
+        made = (_home(root, record) / "run/points").read_bytes()
+    except FileNotFoundError:
+        return ()
+    return tuple(map(os.fsdecode, made.splitlines()))
 
 
 def _freeze(root: StoreRoot, record: ContainerRecord, hold: Hold, act: Act[T]) -> T:
@@ -150,7 +161,7 @@ def _freeze(root: StoreRoot, record: ContainerRecord, hold: Hold, act: Act[T]) -
         upper, fresh_ns = new_place(root, _home(root, record), look)
         with _or_discarded(root, upper), root.index.update() as txn:
             now = containers.find(txn, record.id)
-            state = add_state(txn, now, place=now.place, look=look)
+            state = _add_state(txn, now, place=now.place, look=look)
             containers.put(txn, replace(now, base=state, upper=upper, fresh_ns=fresh_ns))
             return act(txn, state, now)
 
@@ -200,7 +211,8 @@ def _freeze_served(root: StoreRoot, record: ContainerRecord, mounted: MountRecor
             now, row = containers.find(txn, record.id), txn.get_json("mounts", mounted.id.encode())
             if now.place != record.place or row is None:
                 raise InUse("the container was unmounted meanwhile: try again")
-            state = add_state(txn, now, place=now.place, look=look, served=f"{mounted.id}/{upper}")
+            served, points = f"{mounted.id}/{upper}", _points(root, now)
+            state = _add_state(txn, now, place=now.place, look=look, served=served, points=points)
             containers.put(txn, replace(now, base=state, upper=upper, fresh_ns=fresh_ns))
             places = [*row.get("places", ()), now.place]
             txn.put_json("mounts", mounted.id.encode(), row | {"places": places})
@@ -265,7 +277,7 @@ def _freeze_copy(root: StoreRoot, record: ContainerRecord, mounted: MountRecord,
             now = containers.find(txn, record.id)
             if now.place != record.place:
                 raise InUse("the container was unmounted meanwhile: try again")
-            state = add_state(txn, now, place=f"uppers/{place}", look=look)
+            state = _add_state(txn, now, place=f"uppers/{place}", look=look, points=_points(root, now))
             return act(txn, state, now)
 
 

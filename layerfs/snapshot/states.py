@@ -36,7 +36,8 @@ class StateRecord:
     `place`: the directory that has upper/ and work/, from the store's top; "" once absorbed. `layers`: the layers above
     the image's, when absorbed. `look`: the attributes of its root (uppers.Look). `served`: "MOUNT/UPPER" as long as it
     is not known whether the server of that mount has left the directory for that upper (freezing.settle_served).
-    `moving`: its files are becoming objects, so nothing may be mounted on the directory (absorb.py).
+    `moving`: its files are becoming objects, so nothing may be mounted on the directory (absorb.py). `points`: what a
+    run that went on had made in it (engine/points.py).
     """
 
     id: str
@@ -50,6 +51,7 @@ class StateRecord:
     look: dict[str, Any] = field(default_factory=dict, hash=False)
     served: str = ""
     moving: bool = False
+    points: tuple[str, ...] = ()
 
     @property
     def absorbed(self) -> bool:
@@ -80,6 +82,7 @@ class StateRecord:
                 dict(row["look"]),
                 str(row.get("served", "")),
                 bool(row.get("moving", False)),
+                tuple(row.get("points", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise Corrupt(f"the row of state {id} is not understood") from error

@@ -15,11 +15,6 @@ def names(place):
     return sorted(path.name for path in place.iterdir())
 
 
-class NoTree:
-    def resolve(self, path: bytes) -> None:
-        return None
-
-
 @pytest.fixture
 def root(tmp_path):
     place = tmp_path / "root"
@@ -29,7 +24,7 @@ def root(tmp_path):
 
 
 def test_they_go_without_a_trace(root):
-    assert sorted(make_points(NoTree(), root)) == sorted(ALL)
+    assert sorted(make_points(root)) == sorted(ALL)
     assert root.stat().st_mtime_ns == 1
     clear_points(root, ALL)
     assert (list(root.iterdir()), root.stat().st_mtime_ns) == ([], 1)
@@ -37,11 +32,11 @@ def test_they_go_without_a_trace(root):
 
 def test_what_was_there_is_not_ours(root):
     (root / "dev").mkdir()
-    assert b"dev" not in make_points(NoTree(), root)
+    assert b"dev" not in make_points(root)
 
 
 def test_what_was_filled_stays(root):
-    made = make_points(NoTree(), root)
+    made = make_points(root)
     (root / "etc/hosts").write_text("mine")
     (root / "dev/node").touch()
     clear_points(root, made)
@@ -54,6 +49,6 @@ def test_links_out_of_the_root_are_not_followed(root, tmp_path):
     outside.mkdir()
     (outside / "hosts").touch()
     (root / "etc").symlink_to(outside)
-    assert b"etc/hostname" not in make_points(NoTree(), root)
+    assert b"etc/hostname" not in make_points(root)
     clear_points(root, ALL)
     assert names(outside) == ["hosts"]

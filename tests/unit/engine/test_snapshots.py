@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -295,3 +296,35 @@ def test_a_fresh_upper_that_a_power_cut_took_is_made_again(store: layerfs.Store,
     for each in (box, child):
         with each.mount() as root:
             assert root.stat().st_mode & 0o777 == 0o750 and (root / "etc/motd").exists()
+
+
+def test_what_a_run_had_made_for_itself_does_not_stay(store: layerfs.Store, shell_image: layerfs.Image) -> None:
+    """A snapshot of a container that runs has the run's mount points; who goes on from it gets rid of them."""
+    box = store.create(shell_image, command=["sh", "-c", "echo 1 > /file; exec sleep 60"], name="box")
+    box.start()
+    while not (box.store.mounts() and (Path(box.store.mounts()[0].target) / "file").exists()):
+        time.sleep(0.01)
+    box.snapshot("live")
+    child = box.fork("child", snapshot="live")
+    box.stop(timeout=0)
+    box.rollback("live")
+    for each in (box, child):
+        assert [(change.kind, change.path) for change in each.diff()] == [("A", "/file")]
+        with each.mount() as root:
+            assert not (root / "proc").exists() and (root / "file").exists()
+
+
+def test_running_a_fork_absorbs_nothing(store: layerfs.Store, shell_image: layerfs.Image) -> None:
+    box = store.create(shell_image, name="box")
+    write(box, {"a": b"1" * 200_000})
+    child = box.fork("child")
+    assert child.run(["cat", "/a"]).stdout == b"1" * 200_000
+    lower = store.inspect("child")["GraphDriver"]["Data"]["LowerDir"].split(":")
+    assert (Path(lower[0]) / "a").exists() and Path(lower[1]).is_file()
+
+
+def test_a_rollback_of_what_is_mounted_says_so(box: layerfs.Container) -> None:
+    box.snapshot("one")
+    with box.mount() as root, pytest.raises(InUse, match="container box is mounted: stop or unmount it first") as told:
+        box.rollback("one")
+    assert told.value.filename == str(root)
