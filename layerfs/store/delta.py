@@ -133,8 +133,9 @@ class Delta:
     def pread(self, count: int, offset: int) -> bytes:
         parts = []
         for at, length, place in self.runs(offset, min(offset + count, self.size)):
-            data = bytes(length)
-            if place != -2:
+            if place == -2:
+                data = bytes(length)
+            else:
                 data = os.pread(self.fd if place >= 0 else self.base.fd, length, place if place >= 0 else at)
             if len(data) != length:
                 raise Corrupt("a delta object or its base ends early")

@@ -16,6 +16,7 @@
 #define LFS_MEDIUM_MAX (16u << 20) /* contents up to this size are looked up before anything is written */
 #endif
 #define LFS_BATCH_ITEMS 1024u
+#define LFS_APART_FROM (64u << 10) /* bytes: worth waking a thread for */
 
 enum lfs_item_form {
 	LFS_ITEM_SMALL,	 /* content for the pack, if unknown */
@@ -53,6 +54,7 @@ struct lfs_depot {
 	struct lfs_buffer asked; /* scratch of a lookup */
 	struct lfs_batch batches[2], *batch; /* batch: the one being collected */
 	struct lfs_worker worker;
+	bool several;	  /* processors */
 	bool settle_soon; /* a temporary file waits for its fate: it costs disk */
 	uint64_t blocks;  /* of the pack, given out so far */
 	bool delta_next;  /* the next content over LFS_PACK_MAX is kept by the caller, in this file: */

@@ -563,6 +563,8 @@ int lfs_copy_up(struct lfs_server *server, struct lfs_node *node, enum lfs_data 
 			pthread_cond_wait(&server->copied, &server->lock);
 		if (node->flags & LFS_SPLIT)
 			return -ESTALE;
+		if ((node->flags & (LFS_HERE | LFS_METACOPY)) != LFS_HERE)
+			lfs_newest_forget(server);
 		if (!(node->flags & LFS_HERE))
 			rc = copy_entry(server, node, data);
 		else if (node->flags & LFS_METACOPY && data != LFS_DATA_NONE)

@@ -64,6 +64,31 @@ static bool makes_entry(uint32_t opcode)
 	return opcode == FUSE_MKNOD || opcode == FUSE_MKDIR || opcode == FUSE_SYMLINK || opcode == FUSE_CREATE || opcode == FUSE_TMPFILE;
 }
 
+/* Whether names may be others afterwards, or what a directory is; of operations with the lock. */
+static bool changes_names(const struct lfs_request *request)
+{
+	struct fuse_open_in in;
+	switch (request->header.opcode) {
+	case FUSE_LOOKUP:
+	case FUSE_GETATTR:
+	case FUSE_READLINK:
+	case FUSE_RELEASE:
+	case FUSE_GETXATTR:
+	case FUSE_LISTXATTR:
+	case FUSE_OPENDIR:
+	case FUSE_READDIR:
+	case FUSE_READDIRPLUS:
+		return false;
+	case FUSE_OPEN:
+		memcpy(&in, request->args, sizeof in);
+		return (in.flags & O_ACCMODE) != O_RDONLY || in.flags & O_TRUNC;
+	case FUSE_SETATTR:
+		return !lfs_newest_is(request->server, request->node);
+	default:
+		return true;
+	}
+}
+
 static int run(struct lfs_request *request, const struct entry *entry)
 {
 	struct lfs_server *server = request->server;
@@ -78,6 +103,8 @@ static int run(struct lfs_request *request, const struct entry *entry)
 	if (request->node) {
 		lfs_node_get(request->node); /* the lock may be let go in between */
 		rc = request->node->flags & LFS_LATE ? lfs_wake(server, request->node) : 0;
+		if (changes_names(request))
+			lfs_newest_forget(server);
 		if (rc >= 0)
 			rc = entry->run(request);
 		lfs_node_put(server, request->node);
@@ -123,14 +150,24 @@ static bool copies_much(struct lfs_request *request)
 	return much;
 }
 
+static bool is_synced(struct lfs_request *request)
+{
+	lfs_lock(request->server);
+	struct lfs_node *dir = lfs_node_find(request->server, request->header.nodeid);
+	bool synced = dir && lfs_newest_covers(request->server, dir);
+	lfs_unlock(request->server);
+	return synced;
+}
+
 bool lfs_takes_long(struct lfs_request *request)
 {
 	struct fuse_open_in open;
 	struct fuse_setattr_in setattr;
 	bool syncs = !request->server->options.volatile_;
 	switch (request->header.opcode) {
-	case FUSE_FSYNC:
 	case FUSE_FSYNCDIR:
+		return syncs && !is_synced(request);
+	case FUSE_FSYNC:
 	case FUSE_SYNCFS:
 		return syncs;
 	case FUSE_FALLOCATE:

@@ -68,6 +68,7 @@ static int await_quiet(struct lfs_server *server)
 		usleep(200);
 	}
 	atomic_store(&server->freezing, true);
+	lfs_newest_forget(server);
 	while (!is_quiet(server))
 		pthread_cond_wait(&server->quiet, &server->lock);
 	return 0;

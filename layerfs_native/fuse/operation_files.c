@@ -187,11 +187,16 @@ int lfs_op_fsync(struct lfs_request *request)
 	int rc = begin(request, request->header.nodeid, false, &body);
 	if (rc < 0)
 		return rc;
+	bool syncs = body.fd >= 0 && !request->server->options.volatile_;
 	changes_nothing(request->server, true);
-	if (body.fd >= 0 && !request->server->options.volatile_ && (in.fsync_flags & FUSE_FSYNC_DATA ? fdatasync(body.fd) : fsync(body.fd)) < 0)
+	if (syncs && (in.fsync_flags & FUSE_FSYNC_DATA ? fdatasync(body.fd) : fsync(body.fd)) < 0)
 		rc = -errno;
 	changes_nothing(request->server, false);
-	end(request, &body);
+	lfs_lock(request->server);
+	if (syncs && rc >= 0)
+		lfs_newest_synced(request->server, body.node);
+	lfs_file_done(request->server, body.node);
+	lfs_unlock(request->server);
 	return rc;
 }
 
@@ -203,7 +208,10 @@ int lfs_op_fsyncdir(struct lfs_request *request)
 	struct lfs_node *dir = lfs_node_find(server, request->header.nodeid);
 	LFS_AUTO_FD fd = LFS_NO_FD;
 	int rc = dir && lfs_node_is_dir(dir) ? 0 : -ESTALE;
-	if (rc >= 0 && dir->flags & LFS_HERE && !server->options.volatile_) {
+	bool here = rc >= 0 && dir->flags & LFS_HERE && !server->options.volatile_;
+	if (here && lfs_newest_covers(server, dir)) {
+		lfs_count(LFS_COUNT_synced_before, 1);
+	} else if (here) {
 		fd = lfs_dir_reopen(server, dir);
 		rc = fd < 0 ? fd : 0;
 	}

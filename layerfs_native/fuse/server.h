@@ -683,7 +683,7 @@ int lfs_fusermount_undo(struct lfs_server *server, bool lazy);
 #define LFS_BUCKET_SHIFT 10u
 #define LFS_COUNTERS(X) \
 	X(lookups_known) X(lookups_absent) X(opens_passthrough) X(opens_cached) X(listings_cached) X(listings_read) X(copied_up) X(copied_bytes) \
-	X(copied_by_blocks) X(completed) X(splits) X(stale) X(bytes_read) X(bytes_written) X(undelivered) X(alone) X(alone_in_vain)
+	X(copied_by_blocks) X(completed) X(splits) X(stale) X(bytes_read) X(bytes_written) X(undelivered) X(synced_before) X(alone) X(alone_in_vain)
 #define LFS_COUNT_ENUM(name) LFS_COUNT_##name,
 enum lfs_counter { LFS_COUNTERS(LFS_COUNT_ENUM) LFS_COUNTS };
 #undef LFS_COUNT_ENUM
@@ -726,6 +726,19 @@ struct lfs_tidy {
 };
 void lfs_tidy_arm(struct lfs_server *server);
 
+/* --- newest.c: a new file that was synced brings its directory along --- */
+struct lfs_newest {
+	bool ordered; /* the host commits names in order */
+	bool known, synced;
+	uint32_t dir, file; /* generations */
+};
+void lfs_newest_start(struct lfs_server *server);
+void lfs_newest_made(struct lfs_server *server, const struct lfs_node *dir, const struct lfs_node *file); /* nothing happened since */
+void lfs_newest_forget(struct lfs_server *server); /* before anything else happens to names, or to a directory */
+bool lfs_newest_is(const struct lfs_server *server, const struct lfs_node *file);
+void lfs_newest_synced(struct lfs_server *server, const struct lfs_node *file);
+bool lfs_newest_covers(const struct lfs_server *server, const struct lfs_node *dir);
+
 struct lfs_server {
 	struct lfs_options options;
 	pthread_mutex_t lock;
@@ -760,6 +773,7 @@ struct lfs_server {
 	struct lfs_stats stats;
 	struct lfs_aside aside;
 	struct lfs_filler filler;
+	struct lfs_newest newest;
 	atomic_uint readers; /* of the device, that are not at something that takes long */
 	unsigned readers_wanted;
 	struct lfs_pace pace;

@@ -74,6 +74,7 @@ int lfs_upper_open(struct lfs_server *server, struct lfs_error *error)
 		return rc;
 	upper->present = true;
 	choose_marks(server);
+	lfs_newest_start(server);
 	rc = server->writable ? open_scratch(server, error) : 0;
 	return rc < 0 ? rc : adopt_root(server, error);
 }

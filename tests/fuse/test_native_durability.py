@@ -4,10 +4,13 @@ promised to allocate (delayed allocation) hold bytes that no disk has.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
+import shutil
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,3 +105,100 @@ def test_what_was_copied_up_is_on_disk(box: OptionBox) -> None:
 def test_volatile_syncs_nothing(box: OptionBox) -> None:
     by_fsync(box.mount("volatile") / "new")
     assert not is_on_disk(box.upper / "new")
+
+
+# --- names: what a loss of power leaves is what the disk holds at that moment ---------------------------------------
+
+
+@contextlib.contextmanager
+def mounted(image: Path, place: Path) -> Iterator[Path]:
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.fixture
+def disk_box(store: StoreRoot, tree: Tree, tmp_path: Path) -> Iterator[OptionBox]:
+    """Its upper directory is on an ext4 of its own."""
+    image = tmp_path / "disk.image"
+    image.write_bytes(b"")
+    os.truncate(image, 32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    with mounted(image, tmp_path / "disk") as disk:
+        made = OptionBox(store, tree, disk / "box")
+        made.mount()
+        os.sync()
+        yield made
+        made.unmount()
+
+
+def after_power_loss(box: OptionBox) -> list[str]:
+    top = box.home.parents[1]
+    shutil.copy(top / "disk.image", top / "copy.image")
+    with mounted(top / "copy.image", top / "copy") as disk:
+        return sorted(f"{path.name} {path.stat().st_mode & 0o777:o}" for path in (disk / "box/upper").iterdir())
+
+
+def syncs_spared(box: OptionBox) -> int:
+    assert box.handle is not None
+    spared: int = box.handle.stats()["counters"]["synced_before"]
+    return spared
+
+
+def make_synced(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    os.write(fd, b"x")
+    os.fchown(fd, 0, 0)
+    os.fdatasync(fd)
+    os.close(fd)
+
+
+def sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def test_a_directory_is_on_disk_with_the_new_file_that_was_synced(disk_box: OptionBox) -> None:
+    (disk_box.root / "before").mkdir(0o700)
+    make_synced(disk_box.root / "new")
+    sync_directory(disk_box.root)
+    assert syncs_spared(disk_box) == 1
+    assert after_power_loss(disk_box) == ["before 700", "new 644"]
+
+
+def test_a_new_file_that_was_not_synced_is_synced_with_its_directory(disk_box: OptionBox) -> None:
+    (disk_box.root / "new").touch(0o644)
+    assert after_power_loss(disk_box) == []
+    sync_directory(disk_box.root)
+    assert after_power_loss(disk_box) == ["new 644"]
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (lambda root: (root / "two").mkdir(0o700), ["new 644", "two 700"]),
+        (lambda root: (root / "two").touch(0o600), ["new 644", "two 600"]),
+        (lambda root: (root / "new").rename(root / "two"), ["two 644"]),
+        (lambda root: os.link(root / "new", root / "two"), ["new 644", "two 644"]),
+        (lambda root: (root / "new").unlink(), []),
+    ],
+)
+def test_what_happened_to_names_since_is_synced_with_the_directory(
+    disk_box: OptionBox, change: Callable[[Path], None], left: list[str]
+) -> None:
+    make_synced(disk_box.root / "new")
+    change(disk_box.root)
+    sync_directory(disk_box.root)
+    assert after_power_loss(disk_box) == left
+    assert syncs_spared(disk_box) == 0
+
+
+def test_only_the_directory_of_the_new_file_is_synced_with_it(disk_box: OptionBox) -> None:
+    (disk_box.root / "other").mkdir()
+    make_synced(disk_box.root / "other/new")
+    sync_directory(disk_box.root)
+    assert syncs_spared(disk_box) == 0
