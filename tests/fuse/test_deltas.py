@@ -7,10 +7,15 @@ import errno
 import io
 import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from hosts import host
 
 import layerfs
 from layerfs.layer.tree import Tree
@@ -318,3 +323,33 @@ def test_readers_of_contents(store: layerfs.Store, base: layerfs.Image) -> None:
         assert list(reader.extents()) == [(0, len(DATA))]
         with pytest.raises(io.UnsupportedOperation):
             reader.fileno()
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits", "form"),
+    [
+        ("xfs-plain", {}, Delta),
+        ("xfs", {"size": "1g"}, Delta),
+        ("btrfs", {}, Whole),
+        ("btrfs", {"size": "1g"}, Delta),
+    ],
+)
+def test_commits_on_other_hosts(kind: str, limits: dict[str, str], form: type, tmp_path: Path) -> None:
+    """Where the host shares blocks the upper file is whole, but for containers whose size is limited."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "big").write_bytes(DATA)
+    with host(kind, tmp_path) as place, layerfs.Store(place / "store") as store:
+        image, wanted = store.import_archive(source, tag="base:1"), DATA
+        for number in range(2):
+            box = store.create(image, storage_opt=limits)
+            with box.mount(engine="native") as root, (root / "big").open("r+b", buffering=0) as out:
+                os.pwrite(out.fileno(), b"%d" % number * 5000, (number + 1) * MIB - 7)
+            wanted = patch(wanted, (number + 1) * MIB - 7, b"%d" % number * 5000)
+            image = box.commit()
+            assert isinstance(object_of(store, image), form)
+            box.remove()
+        for engine in ("native", "kernel"):
+            assert bytes_of(image, engine) == wanted
+        assert isinstance(object_of(store, image), Whole)
+        assert (store.fsck(), bytes_of(store.image("base:1"), "native")) == ([], DATA)
