@@ -62,8 +62,9 @@ def blob_bars(quiet: bool = False) -> Iterator[Callable[[Any], None]]:
                 downloading.add(name)
             elif record.kind == "downloaded":
                 downloading.discard(name)
-                if name in tasks:
-                    display.reset(tasks[name])  # the rate is that of unpacking from here on
+                if name in tasks:  # rate and time left are those of unpacking from here on
+                    display.reset(tasks[name], description=f"{name}: {_PULLING['downloaded']}")
+                    return
             elif name in downloading:
                 return
             text = f"{name}: {_PULLING.get(record.kind, record.kind)}"

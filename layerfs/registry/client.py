@@ -307,10 +307,10 @@ class Client:
         except RegistryError as error:
             if isinstance(reference, Digest) or error.status not in _NOT_BY_TAG:
                 raise
-            digest = self.head_manifest(repository, reference)
+            digest = self.manifest(repository, reference).digest  # or there is none: some take any tag for a bad digest
             told = RegistryError(f"{what}: the registry removes no single tag; with all its tags goes {digest}")
             told.status = error.status
-            raise (told if digest is not None else error) from None
+            raise told from None
 
     def delete_blob(self, repository: str, digest: Digest) -> None:
         self._delete(f"/v2/{repository}/blobs/{digest}", repository, f"{self.place(repository)}: blob {digest}")

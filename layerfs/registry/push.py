@@ -7,6 +7,7 @@ and can be had, and else compressed anew.
 
 from __future__ import annotations
 
+import functools
 import io
 import threading
 from collections import deque
@@ -92,7 +93,7 @@ class _Unmade:
     """A layer whose form is chosen, or made, when it is sent."""
 
     layer: Layer
-    records: tuple[ImageRecord, ...]  # whose manifests may name it, the newest first
+    records: Callable[[], list[ImageRecord]]  # all images, the newest first: their manifests may name it
     lease: Lease
 
     @property
@@ -277,17 +278,17 @@ class Pusher:
                     yield parse(source.place)
 
     def _unmade(self, record: ImageRecord, lease: Lease) -> list[_Unmade]:
-        with self._root.index.view() as txn:
-            known = sorted(scan_images(txn), key=lambda one: one.added_ns, reverse=True)
-        return [
-            _Unmade(get_layer(self._root, d), tuple(one for one in known if d in one.diff_ids), lease)
-            for d in record.diff_ids
-        ]
+        @functools.cache
+        def known() -> list[ImageRecord]:
+            with self._root.index.view() as txn:
+                return sorted(scan_images(txn), key=lambda one: one.added_ns, reverse=True)
+
+        return [_Unmade(get_layer(self._root, diff_id), known, lease) for diff_id in record.diff_ids]
 
     def _chosen(self, unmade: _Unmade) -> _Blob:
         """A layer in a form that is there or can be had, else compressed anew."""
         layer, lease = unmade.layer, unmade.lease
-        for descriptor in _known_forms(self._images, unmade):
+        for descriptor in self._known_forms(unmade):
             kind = media.layer_compression(descriptor.media_type)
             if kind is None or media.is_foreign(descriptor.media_type):
                 continue
@@ -300,6 +301,30 @@ class Pusher:
         if form.descriptor.size > _NO_QUESTION:
             there = self._client.has_blob(self._repository, digest, push=True) is not None
         return _Blob(layer.diff_id, form.descriptor, None if there else form.open)
+
+    def _known_forms(self, unmade: _Unmade) -> Iterator[Descriptor]:
+        """How a layer is kept, and how the manifests that images came with name it; each once, read when asked for.
+
+        One that came from nowhere and went nowhere yet is named by none.
+        """
+        told: set[Descriptor] = set()
+        if unmade.layer.blob:
+            told.add(unmade.layer.blob)
+            yield unmade.layer.blob
+        if not get_sources(self._root, unmade.diff_id):
+            return
+        for record in unmade.records():
+            if unmade.diff_id not in record.diff_ids:
+                continue
+            manifest = None
+            with suppress(LayerfsError):
+                manifest = self._images.manifest(record.manifest)
+            if manifest is None or len(manifest.layers) != len(record.diff_ids):
+                continue
+            for diff_id, descriptor in zip(record.diff_ids, manifest.layers, strict=True):
+                if diff_id == unmade.diff_id and descriptor not in told:
+                    told.add(descriptor)
+                    yield descriptor
 
     # sending
 
@@ -402,24 +427,6 @@ def _lacks(blobs: Sequence[Digest]) -> str:
 
 def _opened(client: Client, repository: str, digest: Digest) -> BinaryIO:
     return cast(BinaryIO, client.blob(repository, digest))
-
-
-def _known_forms(images: Images, unmade: _Unmade) -> Iterator[Descriptor]:
-    """How a layer is kept, and how the manifests that images came with name it; each once, read when asked for."""
-    told: set[Descriptor] = set()
-    if unmade.layer.blob:
-        told.add(unmade.layer.blob)
-        yield unmade.layer.blob
-    for record in unmade.records:
-        manifest = None
-        with suppress(LayerfsError):
-            manifest = images.manifest(record.manifest)
-        if manifest is None or len(manifest.layers) != len(record.diff_ids):
-            continue
-        for diff_id, descriptor in zip(record.diff_ids, manifest.layers, strict=True):
-            if diff_id == unmade.diff_id and descriptor not in told:
-                told.add(descriptor)
-                yield descriptor
 
 
 def in_parallel(jobs: Sequence[Callable[[], _T]], cancel: Callable[[], object]) -> list[_T]:

@@ -172,7 +172,8 @@ def test_manifests_are_removed_where_they_are(
     make_image(name)
     digest = run("push", name).stdout.split("digest: ")[1].split()[0]
     run("manifest", "rm", f"{plain.host}/{repository}@{digest}")
-    assert "manifest unknown" in run("manifest", "rm", f"{plain.host}/{repository}@{digest}", code=1).stderr
+    for gone in (f"{plain.host}/{repository}@{digest}", name):
+        assert "manifest unknown" in run("manifest", "rm", gone, code=1).stderr
 
 
 def test_copies_print_the_digest(
