@@ -39,7 +39,7 @@ class Container(Programs):
 
     def __init__(self, store: Store, record: ContainerRecord, image: Image | None = None) -> None:
         self.store, self._id, self._name = store, record.id, record.name
-        self._image = image
+        self._image, self._directory = image, store.root.container_path(record.id)
         self._settings: tuple[dict[str, Any], Settings] | None = None  # with the row's part that they were read from
         self.given_tree: Tree | None = None  # what it stands on, by who made that for it alone
 
@@ -123,7 +123,7 @@ class Container(Programs):
     @property
     def directory(self) -> Path:
         """Where the container's files are."""
-        return self.store.container_table.path(self._id)
+        return self._directory
 
     @property
     def health(self) -> dict[str, Any] | None:
@@ -151,6 +151,11 @@ class Container(Programs):
     def config(self) -> ContainerConfig:
         """The image's config with the container's settings over it."""
         return self.settings.config(self.image.config.config)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The image's, with its own over them, sorted by name."""
+        return self.settings.labels_over(self.image.config.config)
 
     def rename(self, name: str) -> None:
         """Raises AlreadyExists, InvalidInput, in docker's words."""

@@ -29,7 +29,7 @@ def events_path(store: Store) -> Path:
 
 
 def _actor(box: Container) -> dict[str, Any]:
-    attributes = {**dict(box.config().labels), "image": box.image_name, "name": box.name}
+    attributes = {**box.labels, "image": box.image_name, "name": box.name}
     return {"ID": box.id, "Attributes": attributes}
 
 

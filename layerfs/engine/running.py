@@ -160,7 +160,7 @@ def no_runs(box: Container, patience: float = 5.0) -> Iterator[bool]:
 
 
 def _home(box: Container) -> Path:
-    return box.store.container_table.path(box.id) / "run"
+    return box.directory / "run"
 
 
 @contextlib.contextmanager
@@ -222,20 +222,23 @@ def _mount(box: Container, home: Path, engine: str | None) -> Path | None:
 def _leave(box: Container, home: Path) -> None:
     """By the last one."""
     clear(box)
-    points = home / "points"
-    if points.exists():
-        root = mounted_at(box.store, box.id)
+    points, mark = home / "points", home / "mount"
+    pointed = points.exists()
+    mounts = writable_mounts(box.store, box.id) if pointed or mark.exists() else []
+    if pointed:
+        root = Path(mounts[0].target) if mounts else None
         if root is None:  # somebody unmounted it, or the machine was started anew
             root = _mount(box, home, None)
+            mounts = writable_mounts(box.store, box.id)
         if root is not None:
             clear_points(root, points.read_bytes().splitlines())
         points.unlink()
-    if (home / "mount").exists():
+    if mark.exists():
         try:
-            unmount_all(box.store, writable_mounts(box.store, box.id), lazy=False)
+            unmount_all(box.store, mounts, lazy=False)
         except InUse:  # a shell stands in it: the next run, or rm, tries again
             return
-        (home / "mount").unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
     for path in home.iterdir():
         if path.is_dir():
             remove_tree(path)

@@ -136,10 +136,13 @@ class Settings(Confinement):
             cmd=cmd,
             entrypoint=None if entrypoint == ("",) else entrypoint,
             working_dir=self.workdir if self.workdir is not None else image.working_dir,
-            labels=tuple(sorted((dict(image.labels) | dict(self.labels)).items())),
+            labels=tuple(self.labels_over(image).items()),
             stop_signal=self.stop_signal if self.stop_signal is not None else image.stop_signal,
             healthcheck=self._healthcheck(image.healthcheck),
         )
+
+    def labels_over(self, image: ContainerConfig) -> dict[str, str]:
+        return dict(sorted((dict(image.labels) | dict(self.labels)).items()))
 
     @property
     def has_interfaces(self) -> bool:

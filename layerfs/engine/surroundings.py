@@ -71,7 +71,12 @@ def enter(box: Container, settings: Settings, root: Path, *, token: str = "", ev
         _oom_file(box).unlink()
     controls = not settings.privileged and (everything or bool(settings.devices or _rules(settings)))
     rules = [*_rules(settings), *(rule for device in options.devices for rule in device.rules())]
-    procs = cgroup.create(settings.resources, everything=everything, devices=rules if controls else None)
+    procs = cgroup.create(
+        settings.resources,
+        everything=everything,
+        devices=rules if controls else None,
+        before=lambda: _groups_file(box).touch(),
+    )
     options = replace(options, cgroup_procs=procs, device_cgroup=controls and bool(procs))
     try:
         if settings.has_interfaces:
@@ -146,11 +151,13 @@ def surrounded(box: Container, settings: Settings, place: Place) -> Iterator[Sur
 
 def clear(box: Container) -> None:
     """By who is alone with the container: takes away whatever its runs have left."""
-    for cgroup in cgroups(box):
-        if cgroup.oom_kills():
-            with contextlib.suppress(OSError):
-                _oom_file(box).touch()
-        cgroup.remove()
+    if _groups_file(box).exists():
+        for cgroup in cgroups(box):
+            if cgroup.oom_kills():
+                with contextlib.suppress(OSError):
+                    _oom_file(box).touch()
+            cgroup.remove()
+        _groups_file(box).unlink(missing_ok=True)
     if (box.directory / "run" / RUNTIME_STATE).exists():
         from layerfs.engine.oci import forget
 
@@ -175,7 +182,7 @@ def _was_connected(box: Container) -> bool:
 
 def leftovers(box: Container) -> bool:
     """Whether there is something that `clear` would take away, or that is in use."""
-    return bool(cgroups(box)) or (box.directory / "run" / "net").exists()
+    return _groups_file(box).exists() or (box.directory / "run" / "net").exists()
 
 
 def cgroups(box: Container) -> list[Cgroup]:
@@ -189,7 +196,12 @@ def oom_killed(box: Container) -> bool:
 
 
 def _oom_file(box: Container) -> Path:
-    return box.store.container_table.path(box.id) / _OOM
+    return box.directory / _OOM
+
+
+def _groups_file(box: Container) -> Path:
+    """There from before its first group is made until all are gone: who has none is not looked for in every tree."""
+    return box.directory / "run" / "groups"
 
 
 def paused(box: Container) -> bool:

@@ -5,6 +5,7 @@ All that one call changes is one index transaction; nobody sees an image without
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from layerfs.image.removal import Removed, Users
     from layerfs.store.index import Txn
     from layerfs.store.root import StoreRoot
+
+
+_SMALL = 1 << 16  # bytes of a config that is kept parsed: nearly all have a few thousand
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(raw: bytes, what: str) -> ImageConfig:
+    return ImageConfig.parse(raw, what=what)
 
 
 class Images:
@@ -110,7 +119,8 @@ class Images:
             raw = self._root.blobs.read(record.id, limit=CONFIG_MAX)
         except NotFound:
             raise Corrupt(f"the config of image {record.id} is missing from the store") from None
-        return ImageConfig.parse(raw, what=f"config of image {record.id.short}")
+        what = f"config of image {record.id.short}"
+        return _parsed(raw, what) if len(raw) <= _SMALL else ImageConfig.parse(raw, what=what)
 
     def manifest(self, digest: Digest | None) -> Manifest | None:
         """A manifest that an image or a name came with, if it is still kept."""

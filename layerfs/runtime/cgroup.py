@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -79,10 +79,12 @@ class Cgroup:
         *,
         everything: bool = False,
         devices: Sequence[DeviceRule] | None = None,
+        before: Callable[[], object] = lambda: None,
     ) -> list[Path]:
         """Makes the groups that `resources` need (all that there are with `everything`) and sets the limits.
 
-        `devices` are allowed beside docker's own, and nothing else; None leaves devices alone.
+        `devices` are allowed beside docker's own, and nothing else; None leaves devices alone. `before` is called when
+        there is something to be made.
 
         Returns:
             the `cgroup.procs` files to join.
@@ -99,6 +101,7 @@ class Cgroup:
         wanted = [name for name in known if name in needed or (everything and name in self.hierarchies.available())]
         if not wanted and not (everything and self.hierarchies.version):
             return []
+        before()
         try:
             places = self._make_directories(wanted, needed)
             self._apply(settings)

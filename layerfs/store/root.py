@@ -28,6 +28,7 @@ class StoreRoot:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """Use `open`."""
         self.path, self.read_only = path, read_only
+        self._containers = path / "containers"
         self.index = Index(path / "index", read_only=read_only)
         self.leases = Leases(path / "tmp", self._shared_gc_lock)
         self.contents = Contents(path, self.index, self._shared_gc_lock)
@@ -85,7 +86,7 @@ class StoreRoot:
         return self.path / "trees" / check_hex(diff_hex)[:2] / f"split-{diff_hex}"
 
     def container_path(self, id: str) -> Path:
-        return self.path / "containers" / check_hex(id)
+        return self._containers / check_hex(id)
 
     def place(self, source: Path, target: Path) -> None:
         """Renames a finished file to its final name, over an orphan of that name; makes its directory."""
