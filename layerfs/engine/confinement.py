@@ -79,11 +79,32 @@ class Confinement:
         if self.links:
             raise InvalidInput("links are only supported for user-defined networks")
 
+    def _check_rare(self, options: RunOptions) -> None:
+        """What few containers have, by modules that they load."""
+        if self.has_user_namespace:
+            from layerfs.engine import userns
+
+            userns.check(self, options)
+        if self.publish or self.expose:
+            from layerfs.runtime.ports import parse_expose, parse_publish
+
+            for text in self.publish:
+                parse_publish(text)
+            for text in self.expose:
+                parse_expose(text)
+        if self.cgroup_parent:
+            from layerfs.runtime.cgroup import parse_parent
+
+            parse_parent(self.cgroup_parent)
+
+    @property
+    def has_user_namespace(self) -> bool:
+        """Whether one was asked for, or so it may be."""
+        return bool(self.userns or self.uidmap or self.gidmap or self.subuidname or self.subgidname)
+
     def confined(self, options: RunOptions) -> RunOptions:
         """`options` with what these settings say. Raises InvalidInput for a value that is none."""
-        from layerfs.engine import userns
         from layerfs.engine.filters import check_profile
-        from layerfs.runtime.cgroup import parse_parent
         from layerfs.runtime.flags import (
             Device,
             Resolver,
@@ -93,18 +114,11 @@ class Confinement:
             parse_sysctl,
             parse_ulimit,
         )
-        from layerfs.runtime.ports import parse_expose, parse_publish
 
         check_profile(self.seccomp)
         self._check_sharing()
-        userns.check(self, options)
-        for text in self.publish:
-            parse_publish(text)
-        for text in self.expose:
-            parse_expose(text)
+        self._check_rare(options)
         self._check_network(options.network)
-        if self.cgroup_parent:
-            parse_parent(self.cgroup_parent)
         if self.mac_address and not _MAC.match(self.mac_address):
             raise InvalidInput(f"{self.mac_address} is not a valid mac address")
         for name in ("hostname", "domainname"):

@@ -16,7 +16,6 @@ from layerfs.engine.points import made_points
 from layerfs.engine.records import Change, Changes
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NoSpace, NotFound
 from layerfs.layer.merged import layer_tree, merged_tree
-from layerfs.snapshot.absorb import absorb, pin_stack
 from layerfs.snapshot.states import SnapshotRecord, States
 from layerfs.snapshot.uppers import unfinished, upper_below
 
@@ -149,7 +148,11 @@ def image_layers(store: Store, record: ContainerRecord) -> tuple[DiffID, ...]:
 
 def stack_of_state(store: Store, record: ContainerRecord, state: str) -> tuple[DiffID, ...]:
     """The layers of a state of a container, base first; absorbs it when that is not done. "" is the image's."""
-    return absorb(store.root, state).stack if state else image_layers(store, record)
+    if not state:
+        return image_layers(store, record)
+    from layerfs.snapshot.absorb import absorb
+
+    return absorb(store.root, state).stack
 
 
 def stack_of(store: Store, record: ContainerRecord) -> tuple[DiffID, ...]:
@@ -174,6 +177,8 @@ def with_stack(store: Store, record: ContainerRecord, state: str, use: Callable[
     if not state:
         stack = image_layers(store, record)
         return use(merged_tree(root, stack), stack)
+    from layerfs.snapshot.absorb import absorb, pin_stack
+
     with root.leases.reading("state") as lease:
         while True:
             stack = absorb(root, state).stack
@@ -195,6 +200,8 @@ def lower_of(store: Store, record: ContainerRecord, *, stacked: bool) -> tuple[s
         return "", ()
     if stacked and (loose := _loose(store, record)) is not None:
         return loose
+    from layerfs.snapshot.absorb import absorb
+
     try:
         absorb(store.root, record.base)
     except NoSpace:

@@ -316,7 +316,6 @@ class Store:
         """
         from layerfs.engine.events import record_event
         from layerfs.engine.settings import Settings
-        from layerfs.engine.userns import chosen
         from layerfs.engine.volumes import with_names
 
         if engine is not None:
@@ -334,11 +333,16 @@ class Store:
 
         kept = {"layers": [diff_id.hex for diff_id in found.record.diff_ids], "image_name": called}
         tree = found.tree()
-        with self.root.lock("userns") if wanted.userns else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if wanted.userns:
+                from layerfs.engine.userns import chosen
+
+                stack.enter_context(self.root.lock("userns"))
+                wanted = chosen(self, wanted)
             record = self.container_table.create(
                 found.record.id.hex,
                 name,
-                chosen(self, wanted).row() | kept,
+                wanted.row() | kept,
                 engine=engine or "",
                 tree=tree,
                 durable=not wanted.auto_remove,  # else nobody wants it after a power cut

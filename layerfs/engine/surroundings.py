@@ -88,7 +88,7 @@ def enter(box: Container, settings: Settings, root: Path, *, token: str = "", ev
 
 
 def _maps_of(settings: Settings) -> IdMaps | None:
-    if not (settings.userns or settings.uidmap or settings.gidmap or settings.subuidname or settings.subgidname):
+    if not settings.has_user_namespace:
         return None  # nearly always
     from layerfs.engine.userns import maps_of
 

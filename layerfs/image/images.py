@@ -15,13 +15,14 @@ from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, ImageNotFound, InvalidInput, NotFound
 from layerfs.image.find import find_image
 from layerfs.image.record import ImageRecord, Tag, read_image, read_tag, scan_images, scan_tags
-from layerfs.oci import ImageConfig, Manifest, media
+from layerfs.oci import ImageConfig
 from layerfs.oci.config import CONFIG_MAX
 from layerfs.reference import Reference
 
 if TYPE_CHECKING:
     from layerfs.image.filters import ImageSummary
     from layerfs.image.removal import Removed, Users
+    from layerfs.oci import Manifest
     from layerfs.store.index import Txn
     from layerfs.store.root import StoreRoot
 
@@ -69,6 +70,8 @@ class Images:
             blobs,
             parent,
         )
+        from layerfs.oci import media
+
         config_type = (manifest and manifest.config.media_type) or media.OCI_CONFIG
         names = [reference.tagged() for reference in references]
         with self._root.index.update() as txn:
@@ -126,6 +129,8 @@ class Images:
         """A manifest that an image or a name came with, if it is still kept."""
         if digest is None or not self._root.blobs.has(digest):
             return None
+        from layerfs.oci import Manifest
+
         row = self._root.blobs.stat(digest)
         return Manifest.parse(self._root.blobs.read(digest), str(row.get("media_type", "")))
 

@@ -3,9 +3,34 @@
 Every record is frozen and keeps the raw bytes that its digest was made from; nothing received is ever re-encoded.
 """
 
-from layerfs.oci.config import ContainerConfig, Healthcheck, History, ImageConfig, build_config
-from layerfs.oci.descriptor import Descriptor, Platform
-from layerfs.oci.manifest import Index, Manifest, build_index, build_manifest, parse_document
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerfs._lazy import loader
+
+if TYPE_CHECKING:
+    from layerfs.oci.config import ContainerConfig, Healthcheck, History, ImageConfig, build_config
+    from layerfs.oci.descriptor import Descriptor, Platform
+    from layerfs.oci.manifest import Index, Manifest, build_index, build_manifest, parse_document
+
+__getattr__ = loader(
+    __name__,
+    {
+        "ContainerConfig": "config",
+        "Descriptor": "descriptor",
+        "Healthcheck": "config",
+        "History": "config",
+        "ImageConfig": "config",
+        "Index": "manifest",
+        "Manifest": "manifest",
+        "Platform": "descriptor",
+        "build_config": "config",
+        "build_index": "manifest",
+        "build_manifest": "manifest",
+        "parse_document": "manifest",
+    },
+)
 
 __all__ = [
     "ContainerConfig",

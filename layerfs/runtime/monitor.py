@@ -16,7 +16,7 @@ from types import TracebackType
 
 from layerfs._record import dataclass
 from layerfs.errors import RunError
-from layerfs.runtime import failure, helper, wire
+from layerfs.runtime import helper, wire
 from layerfs.runtime.spec import Life, RunSpec
 
 CHUNK = 1 << 16
@@ -155,6 +155,8 @@ class Connection:
             return Ended(struct.unpack_from("<I", packet, 1)[0])
         if kind == b"F":
             stage, number = struct.unpack_from("<II", packet, 1)
+            from layerfs.runtime import failure
+
             raise failure.error_of(stage, number, packet[9:])
         return Ended(128 + signal.SIGKILL, lost=True)
 

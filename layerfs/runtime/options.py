@@ -6,14 +6,16 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from layerfs._record import dataclass, field
 from layerfs.errors import InvalidInput
 from layerfs.runtime.command import Word
 from layerfs.runtime.flags import Device, Resolver
-from layerfs.runtime.idmaps import IdMaps
 from layerfs.runtime.spec import Limit
+
+if TYPE_CHECKING:
+    from layerfs.runtime.idmaps import IdMaps
 
 Network = Literal["none", "host", "bridge", "container"]
 NETWORKS: Final = ("none", "host", "bridge", "container")

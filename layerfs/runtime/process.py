@@ -14,7 +14,7 @@ from typing import IO
 
 from layerfs._record import dataclass
 from layerfs.errors import RunError, RunTimeout
-from layerfs.runtime import failure, helper, wire
+from layerfs.runtime import helper, wire
 from layerfs.runtime.helper import Stream
 from layerfs.runtime.spec import RunSpec
 
@@ -81,6 +81,8 @@ class Process:
             self.terminal = descriptors[1] if len(descriptors) > 1 else -1
         elif packet[:1] == bytes([wire.FAILED]):
             stage, number = struct.unpack_from("<II", packet, 1)
+            from layerfs.runtime import failure
+
             self._finish(failure.EXIT_CODE)
             raise failure.error_of(stage, number, packet[9:])
         elif packet[:1] == bytes([wire.EXITED]):

@@ -19,11 +19,9 @@ from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupp
 from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED, prefix_of
 from layerfs.snapshot import control
-from layerfs.snapshot.kernel import mount_kernel
 from layerfs.snapshot.native import SERVER, join_thread, serve_in_thread, start_native
 from layerfs.snapshot.options import MountOptions, Options
 from layerfs.snapshot.pending import await_mounted, pending
-from layerfs.snapshot.python import start_server
 from layerfs.snapshot.settle import settle
 from layerfs.snapshot.states import discard_unused
 from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
@@ -217,6 +215,8 @@ def _mount(
     frozen: Sequence[Path] = writable.frozen if writable else ()
     upper: Path | None = writable.upper if writable else None
     if record.engine == "python":
+        from layerfs.snapshot.python import start_server
+
         orders = {
             "tree": tree.path,
             "packs": str(root.path / "packs"),
@@ -235,6 +235,8 @@ def _mount(
         return _mount_native(root, tree, record, writable, options, lock_fd, begin, in_process)
     if writable is not None and prefix_of(writable.upper) != TRUSTED:
         raise Unsupported("the engine kernel cannot mount an ordinary user's container: use another engine")
+    from layerfs.snapshot.kernel import mount_kernel
+
     attributes = 0
     for option in [*options.attributes, *(["ro"] if record.read_only else [])]:
         attributes |= mount.ATTRIBUTES[option]

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from layerfs.errors import Corrupt, NotFound
 from layerfs.store.delta import SUFFIX, Delta
@@ -27,7 +28,9 @@ from layerfs.store.format import (
 )
 from layerfs.store.index import Index, Txn
 from layerfs.store.leases import Lease
-from layerfs.store.writer import ContentWriter
+
+if TYPE_CHECKING:
+    from layerfs.store.writer import ContentWriter
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 OPEN_PACKS = 64  # descriptors kept for reading
@@ -267,6 +270,8 @@ class Contents:
 
     def writer(self, lease: Lease) -> ContentWriter:
         """A writer of new contents: one pack, and objects; one for each layer."""
+        from layerfs.store.writer import ContentWriter
+
         return ContentWriter(self, lease)
 
     def forget_packs(self) -> None:

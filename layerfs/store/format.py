@@ -133,7 +133,7 @@ def read_format(path: Path) -> int | None:
         StoreError: the file is not a format file.
     """
     try:
-        text = (path / "format").read_text("ascii", "replace")
+        text = (path / "format").read_bytes().decode("ascii", "replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     number = text.removeprefix("layerfs store ").removesuffix("\n")
