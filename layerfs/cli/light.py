@@ -4,7 +4,7 @@ next to nothing: `typing` (whose names are in annotations, that nobody evaluates
 
 Loading those takes a seventh of the time that `layerfs run` takes to load all it needs. A stand-in is never made where
 the real module is there already; what it has no name for it takes from that; and all are gone before a module is loaded
-that is not ours or Python's.
+that is not ours or Python's, or one for builds or registries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":  # the import system's own questions
             raise AttributeError(name)
-        return getattr(_real(self.__name__), name)
+        real = _real(self.__name__)
+        self.__dict__.update(vars(real))  # who wants more of it gets all of it from one hand
+        return getattr(real, name)
 
 
 def _real(name: str) -> Any:
@@ -101,13 +103,17 @@ _NAMES: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+_OURS = ("layerfs", "lmdb")
+_LARGE = ("layerfs.build", "layerfs.registry")  # they take longer than what this saves
+
+
 class _Watch:
     """A finder that finds nothing: it sees which modules are loaded."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
         top = name.partition(".")[0]
-        if top not in ("layerfs", "lmdb") and top not in sys.stdlib_module_names:
+        if (top not in _OURS and top not in sys.stdlib_module_names) or name in _LARGE:
             end()
 
 

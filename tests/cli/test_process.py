@@ -177,6 +177,14 @@ print(typing.Any is real.Any, typing.get_args(real.Literal[1]), light._Watch in 
     assert done.stdout.splitlines() == [told, "False (1,) False"]
 
 
+@pytest.mark.parametrize(
+    "module", ["layerfs.registry.push", "layerfs.registry.pull", "layerfs.build", "layerfs.cli.app"]
+)
+def test_what_a_command_loads_besides_goes_with_the_stand_ins(module):
+    code = f"from layerfs.cli import light; light.begin(); import layerfs.cli.quick, {module}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_the_package_loads_next_to_nothing():
     code = "import sys; import layerfs; print(sorted(m for m in sys.modules if m.startswith('layerfs')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
