@@ -91,8 +91,8 @@ def _absorb_files(
     stack = tuple(DiffID(Digest(text)) for text in (*state.below, *below))
     pin_stack(lease, stack)
     place = upper_below(root.path, state.place)
-    tree, index = merged_tree(root, stack), _index(place)
-    layer = commit_layer(root, place / "upper", tree, lease=lease, index=index, move=move, check=check)
+    tree, index, hidden = merged_tree(root, stack), _index(place), frozenset(map(os.fsencode, state.points))
+    layer = commit_layer(root, place / "upper", tree, lease=lease, index=index, move=move, check=check, hidden=hidden)
     layers = (*below, *([layer.diff_id.hex] if layer else []))
     absorbed = replace(state, place="", layers=layers, moving=False)
     with root.index.update() as txn:

@@ -299,14 +299,18 @@ def test_a_fresh_upper_that_a_power_cut_took_is_made_again(store: layerfs.Store,
 
 
 def test_what_a_run_had_made_for_itself_does_not_stay(store: layerfs.Store, shell_image: layerfs.Image) -> None:
-    """A snapshot of a container that runs has the run's mount points; who goes on from it gets rid of them."""
+    """A snapshot of a container that runs has the run's mount points, until it is absorbed; who goes on from it gets
+    rid of them."""
     box = store.create(shell_image, command=["sh", "-c", "echo 1 > /file; exec sleep 60"], name="box")
     box.start()
     while not (box.store.mounts() and (Path(box.store.mounts()[0].target) / "file").exists()):
         time.sleep(0.01)
     box.snapshot("live")
     child = box.fork("child", snapshot="live")
+    assert [change.path for change in box.find_snapshot("live").diff()] == ["/file"]
     box.stop(timeout=0)
+    after = box.snapshot("after")
+    assert [(change.kind, change.path) for change in after.diff()] == [("A", "/file")]
     box.rollback("live")
     for each in (box, child):
         assert [(change.kind, change.path) for change in each.diff()] == [("A", "/file")]
