@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import mmap
 import os
 import signal
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import uring
-from hosts import KINDS, host
+from hosts import KINDS, host, is_shared
 from test_native import MODES, Box
 from trees import Shelf, file, hardlink, tar
 
@@ -557,14 +555,3 @@ def test_what_a_first_write_makes_on_other_hosts(kind: str, tmp_path: Path) -> N
             assert (kill(box) / "big").read_bytes() == wanted
         finally:
             box.unmount()
-
-
-def is_shared(path: Path) -> bool:
-    """Whether FIEMAP says of some extent that others have it, too."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        answer = fcntl.ioctl(fd, 0xC020660B, struct.pack("=QQIIII", 0, 1 << 40, 1, 0, 16, 0) + bytes(56 * 16))
-    finally:
-        os.close(fd)
-    count = struct.unpack_from("=I", answer, 20)[0]
-    return any(struct.unpack_from("=I", answer, 32 + 56 * at + 40)[0] & 0x2000 for at in range(count))

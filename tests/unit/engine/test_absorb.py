@@ -22,6 +22,7 @@ from layerfs.errors import NoSpace
 from layerfs.snapshot.absorb import GaveWay, absorb, absorb_loose
 from layerfs.snapshot.states import States
 from tests.crash.disk import filled, small_disk
+from tests.fuse.hosts import host, is_shared
 
 pytestmark = pytest.mark.root
 BIG = os.urandom(300_000)
@@ -219,3 +220,27 @@ def test_the_background_may_be_killed_at_any_moment(store: layerfs.Store, box: l
             assert (root / "big").read_bytes() == BIG * 10 + bytes([number])
     store.absorb()
     assert not loose(store) and store.absorb("box") == 0 and store.fsck() == []
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs", "xfs-plain"])
+def test_bytes_are_shared_where_the_host_can(tmp_path: Path, kind: str) -> None:
+    """By a commit, and by absorbing what is mounted."""
+    with host(kind, tmp_path) as place, layerfs.Store(place / "store") as store:
+        (tmp_path / "plain").mkdir()
+        box = store.create(store.import_archive(tmp_path / "plain"), name="box")
+        with box.mount(engine="native") as root:
+            (root / "big").write_bytes(BIG)
+            os.sync()
+            image = box.commit("big:1")
+            (root / "other").write_bytes(BIG[::-1])
+            os.sync()
+            box.snapshot("one")
+            store.absorb()
+            os.sync()
+            found = [path for path in (store.path / "objects").rglob("*") if path.is_file()]
+            assert len(found) == 2 and {is_shared(path) for path in found} == {kind != "xfs-plain"}
+            (root / "big").write_bytes(b"changed")
+        with image.mount() as root, box.find_snapshot("one").mount() as taken:
+            assert (root / "big").read_bytes() == (taken / "big").read_bytes() == BIG
+            assert (taken / "other").read_bytes() == BIG[::-1]
+        assert store.fsck() == []
