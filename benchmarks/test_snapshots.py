@@ -140,3 +140,19 @@ def test_a_thousand_forks(pair: Any, scale: Callable[[int], int], store: Any) ->
     for _ in range(scale(1000)):
         box.fork()
     pair.figure("disk of 1,000 forks", (allocated(store.path) - before) / MB, "MB", bar=50)
+
+
+def test_absorbing_moves(pair: Any, scale: Callable[[int], int], store: Any) -> None:
+    """Big files of a snapshot become objects: read once for their hashes, and not written again."""
+    size = scale(1 << 30)
+    box = store.create("small:1")
+    with box.mount(engine="native") as root, (root / "data").open("wb") as file:
+        for _ in range(size // MB):
+            file.write(os.urandom(1 << 12) * 256)
+        os.fsync(file.fileno())
+    box.snapshot()
+    before, began = allocated(store.path), time.perf_counter()
+    store.absorb()
+    seconds = time.perf_counter() - began
+    pair.figure(f"absorbing a file of {size // MB} MB", size / seconds / 1e9, "GB/s", bar=None)
+    pair.figure("new disk of that", (allocated(store.path) - before) / MB, "MB", bar=1)
