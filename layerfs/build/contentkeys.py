@@ -23,6 +23,7 @@ from layerfs.build.files import Files, Item, Skip, walk
 _STATE = struct.Struct("<QQQqq")  # device, inode | size, mtime, ctime (ns)
 _KEY, _SIZE = 16, _STATE.size + 33  # of a record: the state, the sha256, 1 when there are no xattrs
 _TOGETHER, _TREES_MAX = 3000, 64
+_KEPT_MAX, _KEPT_EACH = 64 << 20, 256  # bytes of files that are kept, and what each takes beside its own
 _GRAIN, _COARSE = 100_000_000, 2_500_000_000  # ns; file systems that keep whole seconds, or two
 _HEAD = b"layerfs hashes 2\n"
 _HONEST = frozenset(["bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs", "zfs"])  # of file systems
@@ -38,6 +39,8 @@ class Hashes:
         self._known: dict[bytes, bytes] | None = None  # until it is asked for
         self._new: dict[bytes, bytes] = {}
         self._here: dict[bytes, tuple[bytes, bool]] = {}  # what this build has read, remembered or not
+        self._kept: dict[bytes, bytes] = {}
+        self._room = _KEPT_MAX
         self._seen = False
         self._lock = threading.Lock()
 
@@ -69,6 +72,23 @@ class Hashes:
                 self._new[state[:_KEY]] = state[_KEY:] + digest + (b"1" if plain else b"0")
             else:
                 self._here[state] = (digest, plain)
+
+    def keep(self, status: os.stat_result, data: bytes) -> None:
+        """The bytes of a small file that was read for its digest, while there is room: its layer wants them next."""
+        cost = len(data) + _KEPT_EACH
+        with self._lock:
+            if cost <= self._room and (state := _state(status)) not in self._kept:
+                self._kept[state] = data
+                self._room -= cost
+
+    def take(self, status: os.stat_result) -> bytes | None:
+        """What was kept of a file; its room is free again."""
+        if not self._kept:
+            return None
+        with self._lock:
+            data = self._kept.pop(_state(status), None)
+            self._room += len(data) + _KEPT_EACH if data is not None else 0
+        return data
 
     def save(self) -> None:
         """Never an error: they are hashed again then."""

@@ -24,6 +24,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OPEN_MAX = 32
 _PIECE = 1 << 20
+_SMALL = 64 << 10  # a file whose bytes are kept between its digest and its layer, while there is room
 
 
 class DirectoryFiles:
@@ -173,17 +174,25 @@ class DirectoryFiles:
         known = self._hashes.get(item.handle)
         if known is not None:
             return known[0]
-        began, sha = now_ns(), hashlib.sha256()
+        began, sha, parts = now_ns(), hashlib.sha256(), []
         fd = self.open(item)
         try:
-            while data := os.read(fd, _PIECE):
+            for data in _bytes_of(fd, item.size):
                 sha.update(data)
+                if item.size <= _SMALL:
+                    parts.append(data)
             plain = _is_plain(fd)
             check_unchanged(fd, item)
         finally:
             os.close(fd)
         self._hashes.put(item.handle, sha.digest(), began, plain=plain)
+        if parts:
+            self._hashes.keep(item.handle, b"".join(parts))
         return sha.digest()
+
+    def kept(self, item: Item) -> bytes | None:
+        """The bytes that this build has made the file's digest of, once, if they are still there."""
+        return self._hashes.take(item.handle)
 
     def content(self, item: Item) -> ContextContent | None:
         return ContextContent(self, item) if item.size else None
@@ -220,6 +229,12 @@ class ContextContent:
     def pieces(self, extents: Extents) -> Iterator[bytes]:
         """Raises InUse when it is not what its digest was made of: by its times, or, where these cannot tell, by its
         bytes."""
+        kept = self.files.kept(self.item)
+        if kept is not None:
+            return iter(kept[offset : offset + length] for offset, length in extents)
+        return self._read(extents)
+
+    def _read(self, extents: Extents) -> Iterator[bytes]:
         fd = self.files.open(self.item)
         whole = extents == ((0, self.size),) and not is_settled(self.item.handle, now_ns())
         sha = hashlib.sha256() if whole else None
@@ -250,10 +265,25 @@ def _is_plain(fd: int) -> bool:
         return False
 
 
+def _bytes_of(fd: int, size: int) -> Iterator[bytes]:
+    """All that a file holds, which should be `size` bytes: then the last piece, asked for one more, tells its end."""
+    got = 0
+    while data := os.read(fd, want := min(size + 1 - got, _PIECE) if got <= size else _PIECE):
+        yield data
+        got += len(data)
+        if got == size and len(data) < want:
+            return
+
+
 def check_unchanged(fd: int, item: Item) -> None:
     now, then = os.fstat(fd), item.handle
-    names = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
-    if any(getattr(now, name) != getattr(then, name) for name in names):
+    if (
+        now.st_ino != then.st_ino
+        or now.st_ctime_ns != then.st_ctime_ns
+        or now.st_mtime_ns != then.st_mtime_ns
+        or now.st_size != then.st_size
+        or now.st_dev != then.st_dev
+    ):
         raise _changed(item)
 
 

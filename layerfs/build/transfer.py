@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 import stat
 from collections.abc import Generator, Hashable, Iterator, Sequence
+from typing import NamedTuple
 
 from layerfs._record import dataclass, field, replace
 from layerfs.build.contentkeys import digest_of
@@ -111,8 +112,7 @@ def destination(text: bytes, workdir: bytes) -> bytes:
     return path if last not in (b"", b".", b"..") or path == b"/" else path + b"/"
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(NamedTuple):
     """What comes to one path: a directory that is there (`kept`), one that is made (neither), or a copy of `item`."""
 
     kept: Inode | None = None

@@ -34,6 +34,7 @@ FLUSH = 1 << 20
 NAME_MAX, PATH_MAX = 255, 4095  # the limits of a tree (docs/format.md)
 PRIVATE_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _PADDING = bytes(BLOCK)
+_NAMES = (b"path", b"linkpath", b"GNU.sparse.name")  # records that hold names
 _MAX_7, _MAX_11 = 0o7777777, 0o77777777777
 _TYPES = {
     stat.S_IFREG: b"0",
@@ -91,16 +92,15 @@ class TarWriter:
             self._empty(marker, entry.mode & 0o777, entry.uid, entry.gid)
 
     def _regular(self, entry: Entry, content: Content) -> None:
+        whole = ((0, entry.size),)
         extents = content.extents()
-        if entry.size - sum(length for _, length in extents) > 0:
+        if extents != whole and entry.size > sum(length for _, length in extents):
             extents = canonical_extents(content, extents)
-        else:
-            extents = ((0, entry.size),)
-        if entry.size - sum(length for _, length in extents) >= SPARSE_BORDER:
-            self._sparse(entry, content, extents)
-            return
+            if entry.size - sum(length for _, length in extents) >= SPARSE_BORDER:
+                self._sparse(entry, content, extents)
+                return
         self._member(entry, b"0", entry.path, size=entry.size)
-        self._data(entry, content, ((0, entry.size),))
+        self._data(entry, content, whole)
 
     def _sparse(self, entry: Entry, content: Content, extents: Extents) -> None:
         table = sparse_table(extents, entry.size)
@@ -154,23 +154,23 @@ class TarWriter:
         if kind != b"1":
             for key, value in entry.xattrs:
                 _xattr_record(records, key, value, entry.path)
-        if records:
-            self._pax(records, name)
+        front = self._pax(records, name) if records else b""
         device = (os.major(entry.rdev), os.minor(entry.rdev)) if kind in b"34" else (0, 0)
         fields = (entry.mode & 0o7777, entry.uid, entry.gid, size, seconds)
-        self._put(_header(short, fields, kind, linkname, device, prefix))
+        self._put(front + _header(short, fields, kind, linkname, device, prefix))
 
     def _time(self, mtime_ns: int) -> int:
         return mtime_ns if self._latest is None else min(mtime_ns, self._latest)
 
-    def _pax(self, records: dict[bytes, bytes], name: bytes) -> None:
-        if any(not _is_utf8(records.get(key, b"")) for key in (b"path", b"linkpath", b"GNU.sparse.name")):
+    @staticmethod
+    def _pax(records: dict[bytes, bytes], name: bytes) -> bytes:
+        """The member before one that says what its own header cannot."""
+        if any(key in records and not _is_utf8(records[key]) for key in _NAMES):
             records[b"hdrcharset"] = b"BINARY"
         body = b"".join(_pax_record(key, records[key]) for key in sorted(records))
         short = b"PaxHeaders.0/" + _ascii(name.rstrip(b"/").rpartition(b"/")[2])[:80]
-        self._put(_header(short, (0o644, 0, 0, len(body), 0), b"x", b"", (0, 0), b""))
-        self._put(body)
-        self._put(_PADDING[: -len(body) % BLOCK])
+        header = _header(short, (0o644, 0, 0, len(body), 0), b"x", b"", (0, 0), b"")
+        return header + body + _PADDING[: -len(body) % BLOCK]
 
     def _put(self, data: bytes) -> None:
         self._parts.append(data)
@@ -196,22 +196,26 @@ def _header(
 ) -> bytes:
     """A ustar header (POSIX.1-2001). Numbers that do not fit are 0 and stand in the PAX header."""
     mode, uid, gid, size, mtime = fields
-    front = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (
-        name.ljust(100, b"\0"),
+    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (
         mode,
         uid if uid <= _MAX_7 else 0,
         gid if gid <= _MAX_7 else 0,
         size if size <= _MAX_11 else 0,
         mtime if 0 <= mtime <= _MAX_11 else 0,
     )
-    back = b"%b%bustar\x0000%b%07o\0%07o\0%b" % (
+    devices = b"%07o\0%07o\0" % device
+    # the NULs count nothing: summing what is between them takes a fifth of the time
+    total = sum(b"%b%b%bustar00%b%b%b" % (name, numbers, kind, linkname, devices, prefix)) + 8 * 0x20
+    return b"%b%b%06o\0 %b%bustar\x0000%b%b%b" % (
+        name.ljust(100, b"\0"),
+        numbers,
+        total,
         kind,
         linkname.ljust(100, b"\0"),
         bytes(64),
-        *device,
+        devices,
         prefix.ljust(167, b"\0"),
     )
-    return b"%b%06o\0 %b" % (front, sum(front) + sum(back) + 8 * 0x20, back)
 
 
 def _split_name(name: bytes) -> tuple[bytes, bytes | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import layerfs
+from layerfs.build.context import DirectoryFiles
 from layerfs.errors import InUse, InvalidDockerfile, InvalidInput, NotFound, Unsupported
 from tests.build.conftest import Build, read, tree, write_files
 
@@ -49,8 +51,6 @@ def test_links_out_of_the_context_lead_nowhere(build: Build, tmp_path: Path) -> 
 
 
 def test_a_directory_that_is_swapped_for_a_link_is_noticed(tmp_path: Path) -> None:
-    from layerfs.build.context import DirectoryFiles
-
     place = write_files(tmp_path / "c", {"d/f": "inside"})
     outside = write_files(tmp_path / "o", {"f": "outside"})
     with DirectoryFiles(place) as files:
@@ -210,3 +210,25 @@ def test_nothing_of_a_context_is_in_the_store_twice(build: Build, store: layerfs
     two = build("FROM scratch\nCOPY big /2\n")
     first, second = one.tree(), two.tree()
     assert first.content(first.resolve(b"1")) == second.content(second.resolve(b"2"))  # type: ignore[arg-type]
+
+
+def test_the_bytes_of_a_small_file_are_read_once_for_its_digest_and_its_layer(tmp_path: Path) -> None:
+    write_files(tmp_path, {"f": "as it was digested"})
+    with DirectoryFiles(tmp_path) as files:
+        item = files.children(files.root)[0]
+        assert files.identity(item) == hashlib.sha256(b"as it was digested").digest()
+        (tmp_path / "f").write_text("as it was changed!")
+        content = files.content(item)
+        assert content is not None and b"".join(content.pieces(((0, 18),))) == b"as it was digested"
+        with pytest.raises(InUse):  # it is not kept for a second time
+            b"".join(content.pieces(((0, 18),)))
+
+
+def test_not_more_small_files_are_kept_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layerfs.build.contentkeys._KEPT_MAX", 600)
+    write_files(tmp_path, {name: name * 100 for name in "abc"})
+    with DirectoryFiles(tmp_path) as files:
+        items = files.children(files.root)
+        for item in items:
+            files.identity(item)
+        assert [files.kept(item) is None for item in items] == [False, True, True]
