@@ -127,7 +127,7 @@ def mount_tree(
         container=writable.container if writable else "",
         read_only=read_only or writable is None,
         options=wanted.texts(),
-    ).with_process(os.getpid())
+    )
     with contextlib.ExitStack() as stack:
         lock_fd = stack.enter_context(container_lock(root, writable)) if writable else None
         made = _prepare_target(root, target)
@@ -157,7 +157,7 @@ def _mount_and_record(
     """The row comes before the mount, so that a kill in between leaves nothing that no one knows of."""
 
     def begin(pid: int | None = None) -> None:
-        MountTable(root).add(record if pid is None else record.with_process(pid))
+        MountTable(root).add(record.with_process(os.getpid() if pid is None else pid))
         check()
 
     native = record.engine == "native"

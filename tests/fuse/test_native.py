@@ -621,21 +621,29 @@ def test_a_server_whose_starter_is_gone_unmounts(make: Callable[..., Box]) -> No
     assert mount.entry_of(box.root) is None
 
 
+def mounted_privately(box: Box, *command: str) -> None:
+    """By a program in a mount namespace of its own, which it ends with."""
+    code = f"from layerfs.snapshot.native import start_native; print(start_native({box.orders()!r}), flush=True)"
+    code += f"\nwith open({str(box.root / 'middle')!r}, 'rb') as file: assert file.read(1) == {MIDDLE[:1]!r}"
+    private = ["unshare", "-m", "--propagation", "private", *command, sys.executable, "-c", code]
+    done = subprocess.run(private, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    box.pid = int(done.stdout)
+
+
 def test_a_mount_in_a_private_namespace_ends_with_it(make: Callable[..., Box]) -> None:
     """test-suites.md 5.9: a server must not keep the namespace, and so its mount, alive."""
     box = make()
-    code = (
-        "import sys; from layerfs.snapshot.native import start_native\n"
-        f"print(start_native({{'tree': {str(box.tree.path)!r}, 'packs': {str(box.shelf.packs)!r}, "
-        f"'objects': {str(box.shelf.objects)!r}, 'target': {str(box.root)!r}, 'name': 'layerfs:private'}}))"
-    )
-    done = subprocess.run(
-        ["unshare", "-m", "--propagation", "private", sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    box.pid = int(done.stdout)
+    mounted_privately(box)
+    box.await_end()
+
+
+def test_who_has_another_root_mounts_below_that(make: Callable[..., Box], tmp_path: Path) -> None:
+    """The server leaves the namespace and comes back to mount: with the root that it had."""
+    box = make()
+    (tmp_path / "root").mkdir()
+    script = 'mount --rbind / "$0" && exec chroot "$0" "$@"'
+    mounted_privately(box, "sh", "-c", script, str(tmp_path / "root"))
     box.await_end()
 
 
