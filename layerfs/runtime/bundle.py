@@ -73,7 +73,7 @@ def document(
     """
     if spec.init:
         raise Unsupported("a bundle has no --init: that process is layerfs's own")
-    if any(kind is Namespace.USER for kind, _ in spec.entered):
+    if any(kind == Namespace.USER for kind, _ in spec.entered):
         raise Unsupported("a bundle cannot join the user namespace of a network")
     found: Document = {
         "ociVersion": VERSION,
@@ -200,7 +200,7 @@ def _namespaces(spec: RunSpec) -> Iterator[Document]:
     for kind, name in _NAMESPACES.items():
         if kind in entered:
             yield {"type": name, "path": _text(entered[kind])}
-        elif kind in spec.namespaces:
+        elif spec.namespaces & kind:
             yield {"type": name}
     if spec.id_maps:
         yield {"type": "user"}

@@ -46,7 +46,7 @@ def default_hostname(options: RunOptions) -> bytes:
     return (options.container_id or os.urandom(32).hex())[:12].encode()
 
 
-_KINDS: Final[Mapping[Shared, Namespace]] = {
+_KINDS: Final[Mapping[Shared, int]] = {
     "network": Namespace.NETWORK,
     "ipc": Namespace.IPC,
     "pid": Namespace.PID,
@@ -55,7 +55,7 @@ _KINDS: Final[Mapping[Shared, Namespace]] = {
 }
 
 
-def _namespaces(options: RunOptions) -> Namespace:
+def _namespaces(options: RunOptions) -> int:
     if options.network not in NETWORKS:
         raise InvalidInput(f"network {options.network} not found")
     chosen = Namespace.MOUNT
@@ -66,7 +66,7 @@ def _namespaces(options: RunOptions) -> Namespace:
     return chosen
 
 
-def _entered(options: RunOptions) -> tuple[tuple[Namespace, bytes], ...]:
+def _entered(options: RunOptions) -> tuple[tuple[int, bytes], ...]:
     found = [(_KINDS[kind], os.fsencode(file)) for kind, file in options.shared.items() if file is not None]
     if options.id_maps and options.network == "bridge" and options.shared.get("network"):
         found.append((Namespace.USER, os.fsencode(str(options.shared["network"]))))  # its network was made with one

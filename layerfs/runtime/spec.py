@@ -24,8 +24,8 @@ STRICTATIME = 0x20
 KERNEL = NOSUID | NODEV | NOEXEC  # what the kernel's own file systems are mounted with
 
 
-class Namespace(enum.IntFlag):
-    """The CLONE_NEW* flags of clone(2)."""
+class Namespace:
+    """The CLONE_NEW* flags of clone(2). Plain numbers: an enumeration takes as long to make as a module to load."""
 
     MOUNT = 0x00020000
     CGROUP = 0x02000000
@@ -105,7 +105,7 @@ class RunSpec:
     hostname: bytes
     identity: Identity
     capabilities: int
-    namespaces: Namespace
+    namespaces: int  # of Namespace
     steps: tuple[Step, ...]
     read_only: bool = False
     no_new_privileges: bool = False
@@ -113,7 +113,7 @@ class RunSpec:
     cgroup_procs: tuple[bytes, ...] = ()  # cgroup.procs files joined before anything else; the caller makes the cgroups
     oom_score_adj: int = 0
     shared_pids: bool = False  # no PID namespace of its own
-    entered: tuple[tuple[Namespace, bytes], ...] = ()  # namespaces of others, by their files
+    entered: tuple[tuple[int, bytes], ...] = ()  # namespaces of others, by their files
     clocks: tuple[tuple[int, int], ...] = ()  # clock of clock_gettime(2), seconds it is off
     annotations: tuple[tuple[str, str], ...] = ()  # for a bundle
     runtime: tuple[bytes, ...] = ()  # another OCI runtime's program, the bundle, its state's directory, the name there

@@ -225,7 +225,6 @@ class Containers:
         Raises:
             InUse: it is mounted, unless `force`, which unmounts it lazily.
         """
-        from layerfs.snapshot.absorb import absorb
         from layerfs.snapshot.mounting import unmount
 
         record = self.get(name_or_id)
@@ -241,6 +240,8 @@ class Containers:
                 needed, gone = self._remove_rows(txn, record)
             if needed is None:
                 break
+            from layerfs.snapshot.absorb import absorb
+
             absorb(self._root, needed)
         remove_discarded(discard(self._root, gone))
         self.remove_files(record.id)
