@@ -66,7 +66,7 @@ def _cause(error: Exception, host: str) -> tuple[str, bool]:
         return f"dial tcp {host}: connect: {str(system.strerror).lower() if system else error}", False
     if system is not None:
         return str(system.strerror or system).lower(), True
-    if isinstance(error, BadAddress | http.client.InvalidURL | ValueError):
+    if isinstance(error, BadAddress | http.client.InvalidURL | UnicodeError):
         return f"bad address ({error})", False
     return f"the connection broke off ({_innermost(error)})", True
 
