@@ -1,8 +1,8 @@
 """Pushing an image of the store: what the registry lacks, from where it is nearest; the manifest last.
 
-The manifest that a name came with goes byte for byte, when each of its blobs is there, kept here, or in a registry
-that it came from. Otherwise a new one is made: of layers in a form that is known (because another manifest names it)
-and can be had, and else compressed anew.
+The manifest that a name came with goes byte for byte, when each of its blobs is there, kept here, in a registry that it
+came from, or of our own making. Otherwise a new one is made: of layers in a form that is known (because another
+manifest names it) and can be had, and else compressed anew.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import BinaryIO, Generic, Literal, TypeVar, cast
 from layerfs._record import dataclass, replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError, NotFound
-from layerfs.image.forms import layer_form, plain_form
+from layerfs.image.forms import Form, layer_form, plain_form
 from layerfs.image.images import Images
 from layerfs.image.record import ImageRecord, Tag, read_image, read_tag, scan_images, scan_tags
 from layerfs.layer.layers import Layer, Source, add_source, get_layer, get_sources
@@ -141,6 +141,7 @@ class Pusher:
         self._uploads = Uploads(self._client)
         self._images = Images(root)
         self._progress, self._done = progress, done
+        self._forms: dict[tuple[DiffID, Compression], Form] = {}  # in the lease's directory
 
     def push(self, tag: Tag, *, everything: bool = False) -> Pushed:
         """Pushes what a name means, and notes that it is there.
@@ -152,6 +153,7 @@ class Pusher:
             index is not in the store; or one of the image's manifest cannot be had, which has to be pushed exactly.
         """
         with self._root.leases.acquire("push") as lease:
+            self._forms.clear()
             if everything and tag.index is not None:
                 pushed = self._index(tag, tag.index, lease)
             else:
@@ -242,9 +244,8 @@ class Pusher:
         """The blobs of the manifest that the name came with, and which of them can not be had any more."""
         lease.pin(b"".join(layer.digest.raw for layer in manifest.layers))
         pairs = list(zip(record.diff_ids, manifest.layers, strict=True))
-        blobs = in_parallel(
-            [partial(self._found, diff_id, descriptor) for diff_id, descriptor in pairs], self._registries.cancel
-        )
+        jobs = [partial(self._found_or_rebuilt, diff_id, descriptor, lease) for diff_id, descriptor in pairs]
+        blobs = in_parallel(jobs, self._registries.cancel)
         lacking = [layer.digest for layer, blob in zip(manifest.layers, blobs, strict=True) if blob is None]
         return [blob for blob in blobs if blob is not None], tuple(dict.fromkeys(lacking))
 
@@ -260,6 +261,22 @@ class Pusher:
             return _Blob(diff_id, descriptor, partial(self._root.blobs.open, descriptor.digest))
         remote = self._remote(diff_id, descriptor.digest)
         return _Blob(diff_id, descriptor, remote) if remote else None
+
+    def _found_or_rebuilt(self, diff_id: DiffID, descriptor: Descriptor, lease: Lease) -> _Blob | None:
+        """A blob that is nowhere may have been made by us: the same layer gives the same bytes again then."""
+        found = self._found(diff_id, descriptor)
+        kind = media.layer_compression(descriptor.media_type)
+        if found is not None or kind not in ("gzip", "zstd"):
+            return found
+        form = self._form(get_layer(self._root, diff_id), cast(Compression, kind), lease)
+        return _Blob(diff_id, descriptor, form.open) if form.descriptor.digest == descriptor.digest else None
+
+    def _form(self, layer: Layer, compression: Compression, lease: Lease) -> Form:
+        """A layer in a form of our own, made once for a push."""
+        key = layer.diff_id, compression
+        if key not in self._forms:
+            self._forms[key] = layer_form(self._root, layer, compression, lease, progress=self._progress)
+        return self._forms[key]
 
     def _remote(self, diff_id: DiffID, digest: Digest) -> Callable[[], BinaryIO] | None:
         """Reads a blob from the registry that it came from, or from one of its mirrors, when it is still there."""
@@ -296,7 +313,7 @@ class Pusher:
             found = self._found(layer.diff_id, plain)
             if found is not None:
                 return found
-        form = layer_form(self._root, layer, self._compression, lease, progress=self._progress)
+        form = self._form(layer, self._compression, lease)
         digest, there = form.descriptor.digest, False
         if form.descriptor.size > _NO_QUESTION:
             there = self._client.has_blob(self._repository, digest, push=True) is not None

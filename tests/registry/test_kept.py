@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -138,3 +139,28 @@ def test_always_fetches_the_blob_of_a_layer_that_is_there_without_one(
     store.tag(image.id, there)
     (pushed,) = store.push(there, exact=True, settings=settings)
     assert (pushed.digest, pushed.instead_of) == (image.digest, None)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_what_layerfs_compressed_is_rebuilt_byte_for_byte(
+    tmp_path: Path, settings: Settings, plain: servers.Registry, repository: str, compression: str
+) -> None:
+    name, there = f"{plain.host}/{repository}:1", f"{plain.host}/{repository}-other:1"
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "f").write_bytes(CHANCE.randbytes(3 << 20) + bytes(1 << 20))
+    with Store(tmp_path / "maker") as maker:
+        maker.import_archive(tree, tag=name)
+        maker.push(name, compression=compression, settings=settings)
+    with Store(tmp_path / "other") as other:
+        image = other.pull(name, settings=replace(settings, keep_blobs="never"))
+        other.tag(image.id, there)
+        delete_blobs(plain, image)
+        (pushed,) = other.push(there, exact=True, settings=settings)
+    assert (pushed.digest, [layer.sent.how for layer in pushed.layers]) == (image.digest, ["sent"])
+
+
+def delete_blobs(registry: servers.Registry, image: Image) -> None:
+    """From the registry's disk: it has the layers nowhere any more."""
+    for blob in image.record.layer_blobs:
+        shutil.rmtree(registry.root / "docker/registry/v2/blobs/sha256" / blob.hex[:2] / blob.hex)
