@@ -26,6 +26,7 @@ from layerfs.snapshot.settle import settle
 from layerfs.snapshot.states import discard_unused
 from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
 from layerfs.store.durable import writing
+from layerfs.store.format import BLOCKS_VERSION
 from layerfs.store.leases import process_start
 from layerfs.store.reserve import with_reserve
 from layerfs.store.root import StoreRoot
@@ -277,6 +278,8 @@ def _mount_native(
     }
     if writable is not None:
         orders |= {"upper": str(writable.upper), "work": str(writable.work), "uppers": str(root.path / "uppers")}
+        if not record.read_only:
+            root.raise_format(BLOCKS_VERSION)  # what it makes of big files only we read right
     frozen = [("frozen", str(path)) for path in (writable.frozen if writable else ())]
     flags = [*options.switches(), *(["read_only"] if record.read_only else [])]
     with control.listening(root, record.id) as listener:

@@ -8,7 +8,9 @@ from typing import Final, Literal, NamedTuple
 
 from layerfs.errors import Corrupt, StoreError, StoreVersionError
 
-VERSION: Final = 1
+VERSION: Final = 2  # the newest that we know
+FIRST_VERSION: Final = 1  # what a store begins with
+BLOCKS_VERSION: Final = 2  # there may be block-level files and deltas
 BLOCK: Final = 4096
 PACK_MAX: Final = 131072  # contents up to this size live in packs
 ID_SIZE: Final = 32

@@ -13,11 +13,12 @@ from layerfs.errors import StoreError
 from layerfs.store.blobs import Blobs
 from layerfs.store.contents import Contents
 from layerfs.store.durable import make_durable, place_file, writing
-from layerfs.store.format import DIRECTORIES, VERSION, TreeKind, check_hex, read_format
+from layerfs.store.format import DIRECTORIES, FIRST_VERSION, TreeKind, check_hex, read_format
 from layerfs.store.index import Index
 from layerfs.store.leases import Leases
 from layerfs.store.locks import hold
 from layerfs.store.reserve import keep_reserve
+from layerfs.store.version import raise_format, write_format
 
 _HARMLESS = {"lost+found"}  # what a fresh file system has
 
@@ -29,6 +30,7 @@ class StoreRoot:
         """Use `open`."""
         self.path, self.read_only = path, read_only
         self._containers = path / "containers"
+        self._version = FIRST_VERSION  # or a later one
         self.index = Index(path / "index", read_only=read_only)
         self.leases = Leases(path / "tmp", self._shared_gc_lock)
         self.contents = Contents(path, self.index, self._shared_gc_lock)
@@ -102,6 +104,12 @@ class StoreRoot:
         """An flock below `locks/` (`gc`, `trees`, `mounts`). BlockingIOError when taken and `wait` is false."""
         return hold(self.path / "locks" / name, exclusive=exclusive, wait=wait)
 
+    def raise_format(self, version: int) -> None:
+        """Before something is there that versions before would read wrongly."""
+        if self._version < version:
+            raise_format(self.path, version)
+            self._version = version
+
     def _shared_gc_lock(self) -> contextlib.AbstractContextManager[None]:
         return self.lock("gc", exclusive=False)
 
@@ -118,14 +126,7 @@ def _create(path: Path, create: bool) -> None:
         others = [n for n in os.listdir(path) if n not in _HARMLESS and not n.startswith(".format.")]  # noqa: PTH208
         if others and read_format(path) is None:
             raise StoreError("a directory that is not empty and no layerfs store: refused", path=str(path))
-        temporary = path / f".format.{os.urandom(8).hex()}"
-        try:
-            temporary.write_text(f"layerfs store {VERSION}\n", "ascii")
-            make_durable([temporary], path)
-            temporary.rename(path / "format")
-        finally:
-            temporary.unlink(missing_ok=True)
-        make_durable([path / "format"], path)
+        write_format(path, FIRST_VERSION)
 
 
 def _check_index(path: Path) -> None:

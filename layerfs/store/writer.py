@@ -18,6 +18,7 @@ from layerfs.store.delta import SUFFIX, DeltaHead, write_delta
 from layerfs.store.durable import make_durable, place_file, writing
 from layerfs.store.format import (
     BLOCK,
+    BLOCKS_VERSION,
     FLAG_DELTA,
     KIND_OBJECT,
     UNKNOWN,
@@ -28,6 +29,7 @@ from layerfs.store.format import (
     pack_key,
 )
 from layerfs.store.trash import remove_tree
+from layerfs.store.version import raise_format
 
 if TYPE_CHECKING:
     from layerfs.store.contents import Contents
@@ -173,6 +175,8 @@ class ContentWriter:
             placed = self._place_pack(pack_blocks)
             placed += self._place_objects([content for content in found if content.kind == KIND_OBJECT])
             make_durable([*placed, *also], self._contents.path)
+        if self._bases:
+            raise_format(self._contents.path, BLOCKS_VERSION)
         self._staged, self._pack_blocks = found, pack_blocks
         return placed
 

@@ -72,7 +72,7 @@ def _store_of(kind: str, tmp_path) -> str:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("newer", "has format version 99, newer than the 1 that this layerfs knows"),
+        ("newer", "has format version 99, newer than the 2 that this layerfs knows"),
         ("full", "not empty and no layerfs store"),
         ("file", "not a directory"),
         ("nowhere", "no such file or directory"),

@@ -303,6 +303,27 @@ def test_damaged_deltas_are_errors_not_crashes(store: layerfs.Store, base: layer
 # --- the form --------------------------------------------------------------------------------------------------------
 
 
+def test_an_older_layerfs_refuses_the_store(
+    store: layerfs.Store, base: layerfs.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From before such files can be there."""
+    version = store.root.path / "format"
+    box = store.create(base)
+    with box.mount(engine="kernel"):
+        assert version.read_text() == "layerfs store 1\n"
+    with box.mount(engine="native", read_only=True):
+        assert version.read_text() == "layerfs store 1\n"
+    with box.mount(engine="native") as root, (root / "big").open("r+b") as out:
+        assert version.read_text() == "layerfs store 2\n"
+        out.write(b"new")
+    version.write_text("layerfs store 1\n")
+    assert isinstance(object_of(store, box.commit()), Delta)
+    assert version.read_text() == "layerfs store 2\n"
+    monkeypatch.setattr("layerfs.store.format.VERSION", 1)
+    with pytest.raises(layerfs.errors.StoreVersionError, match="has format version 2, newer than the 1 that"):
+        layerfs.Store(store.root.path)
+
+
 def test_the_form(store: layerfs.Store, base: layerfs.Image) -> None:
     image = change(store, base, 3, b"three")
     path = store.root.contents.delta_path(identity_of(store, image))

@@ -26,7 +26,7 @@ def test_without_create_a_missing_store_is_an_error(tmp_path: Path) -> None:
 
 def test_a_newer_store_is_refused_naming_both_versions_and_the_path(root: StoreRoot) -> None:
     (root.path / "format").write_text("layerfs store 9\n")
-    with pytest.raises(StoreVersionError, match=rf"{root.path}.* 9.* 1 "):
+    with pytest.raises(StoreVersionError, match=rf"{root.path}.* 9.* 2 "):
         StoreRoot.open(root.path)
 
 
