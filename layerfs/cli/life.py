@@ -231,12 +231,11 @@ def events_command(
     from layerfs.cli.rows import event_row, event_text
     from layerfs.cli.table import unescape
     from layerfs.cli.template import Template, to_json
-    from layerfs.engine.events import read_events, select_events
 
     until_ns = parse_moment(until) if until else None
-    found = read_events(session.store, parse_moment(since) if since else None, until_ns)
+    since_ns = parse_moment(since) if since else None
     template = Template(unescape(format_)) if format_ and format_ != "json" else None
-    for event in select_events(session.store, found, filters):
+    for event in session.store.events(since_ns=since_ns, until_ns=until_ns, filters=filters):
         row = event_row(event)
         out(template(row) if template else to_json(row) if format_ else event_text(event))
         sys.stdout.flush()

@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 _COLUMNS = {"NETWORK ID": "ID", "NAME": "Name", "DRIVER": "Driver", "SCOPE": "Scope"}
 
 
-def _networks(session: Session) -> Networks:
-    from layerfs.engine.networks import Networks
-
-    return Networks(session.store)
-
-
 def _pairs(values: tuple[str, ...]) -> dict[str, str]:
     return dict(value.partition("=")[::2] for value in values)
 
@@ -60,7 +54,7 @@ def network_create_command(
     options: tuple[str, ...],
 ) -> None:
     """Make a network."""
-    made = _networks(session).create(
+    made = session.store.networks.create(
         name,
         driver=driver,
         subnet=subnet,
@@ -82,7 +76,7 @@ def network_ls_command(
     session: Session, quiet: bool, no_trunc: bool, filters: dict[str, list[str]], format_: str | None
 ) -> None:
     """List networks."""
-    found = [_row(network, no_trunc) for network in _networks(session).all() if _matches(network, filters)]
+    found = [_row(network, no_trunc) for network in session.store.networks.all() if _matches(network, filters)]
     render(found, _COLUMNS, format=format_, quiet="ID" if quiet else None)
 
 
@@ -141,7 +135,7 @@ def network_inspect_command(session: Session, names: tuple[str, ...], format_: s
 
 def inspected(session: Session, name: str) -> dict[str, Any]:
     """Raises NotFound."""
-    networks = _networks(session)
+    networks = session.store.networks
     return _document(networks, networks.get(name))
 
 
@@ -183,7 +177,7 @@ def network_rm_command(session: Session, names: tuple[str, ...], force: bool) ->
 
     def remove(name: str) -> None:
         try:
-            _networks(session).remove(name)
+            session.store.networks.remove(name)
         except NotFound:
             if not force:
                 raise
@@ -203,7 +197,7 @@ def network_prune_command(session: Session, force: bool, filters: dict[str, list
     from layerfs.engine.pruning import PruneFilter
 
     confirm(force, "all custom networks not used by at least one container")
-    gone = _networks(session).prune(session.store.containers(), PruneFilter(filters))
+    gone = session.store.networks.prune(session.store.containers(), PruneFilter(filters))
     if gone:
         out("Deleted Networks:\n" + "\n".join(gone) + "\n")
 
@@ -218,9 +212,7 @@ def network_connect_command(
     session: Session, network: str, container: str, aliases: tuple[str, ...], ip: str | None
 ) -> None:
     """Connect a container to one more network."""
-    from layerfs.engine.connections import connect
-
-    connect(session.store.container(container), network, aliases=aliases, ip=ip)
+    session.store.container(container).connect(network, aliases=aliases, ip=ip)
 
 
 @verb("disconnect")
@@ -230,9 +222,7 @@ def network_connect_command(
 @click.pass_obj
 def network_disconnect_command(session: Session, network: str, container: str, force: bool) -> None:
     """Disconnect a container from a network."""
-    from layerfs.engine.connections import disconnect
-
-    disconnect(session.store.container(container), network)
+    session.store.container(container).disconnect(network)
 
 
 @verb("port")
@@ -241,9 +231,7 @@ def network_disconnect_command(session: Session, network: str, container: str, f
 @click.pass_obj
 def port_command(session: Session, container: str, port: str | None) -> int:
     """Ports of a container, and where on the host they are."""
-    from layerfs.engine.connections import bindings
-
-    found = bindings(session.store.container(container))
+    found = session.store.container(container).ports()
     if port is None:
         for inner, address, number in found:
             out(f"{inner} -> {address}:{number}")

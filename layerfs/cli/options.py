@@ -82,9 +82,7 @@ def _known(ctx: click.Context, kind: str) -> list[str]:
             if kind == "container":
                 return [record.name for record in store.container_table.list()]
             if kind == "network":
-                from layerfs.engine.networks import Networks
-
-                return [network.name for network in Networks(store).all()]
+                return [network.name for network in store.networks.all()]
             return [tag.reference.familiar for summary in store.image_summaries() for tag in summary.tags]
     except Exception:
         return []

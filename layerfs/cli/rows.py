@@ -242,9 +242,7 @@ def usage_rows(store: Store) -> list[Row]:
 
 
 def _volumes_row(store: Store) -> Row:
-    from layerfs.engine.volumes import Volumes
-
-    usage = Volumes(store).usage()
+    usage = store.volumes.usage()
     used = [size for size, is_used in usage.values() if is_used]
     total = sum(size for size, _ in usage.values())
     return _usage_row("Local Volumes", len(usage), len(used), total, total - sum(used))

@@ -17,15 +17,9 @@ from layerfs.errors import InvalidInput, NotFound
 from layerfs.image.text import human_size
 
 if TYPE_CHECKING:
-    from layerfs.engine.volumes import Volume, Volumes
+    from layerfs.engine.volumes import Volume
 
 _COLUMNS = {"DRIVER": "Driver", "VOLUME NAME": "Name"}
-
-
-def _volumes(session: Session) -> Volumes:
-    from layerfs.engine.volumes import Volumes
-
-    return Volumes(session.store)
 
 
 @verb("create")
@@ -42,7 +36,7 @@ def volume_create_command(
         raise InvalidInput(f"invalid option: {options[0]!r}: a volume is a directory of the store, and has no options")
     if driver != "local":
         raise InvalidInput(f"error looking up volume plugin {driver}: plugin not found")
-    out(_volumes(session).create(name, dict(label.partition("=")[::2] for label in labels)).name)
+    out(session.store.volumes.create(name, dict(label.partition("=")[::2] for label in labels)).name)
 
 
 @verb("ls")
@@ -52,7 +46,7 @@ def volume_create_command(
 @click.pass_obj
 def volume_ls_command(session: Session, quiet: bool, filters: dict[str, list[str]], format_: str | None) -> None:
     """List volumes."""
-    found = [_row(volume) for volume in _volumes(session).all() if _matches(session, volume, filters)]
+    found = [_row(volume) for volume in session.store.volumes.all() if _matches(session, volume, filters)]
     render(found, _COLUMNS, format=format_, quiet="Name" if quiet else None)
 
 
@@ -60,7 +54,7 @@ def _matches(session: Session, volume: Volume, filters: dict[str, list[str]]) ->
     labels = [text for name, value in volume.labels.items() for text in (name, f"{name}={value}")]
     for name, values in filters.items():
         if name == "dangling":
-            unused = not _volumes(session).users(volume.name)
+            unused = not session.store.volumes.users(volume.name)
             fits = any((value.lower() in ("1", "true")) == unused for value in values)
         elif name in ("driver", "label", "name"):
             known = {"driver": ["local"], "label": labels}.get(name)
@@ -107,7 +101,7 @@ def volume_inspect_command(session: Session, names: tuple[str, ...], format_: st
 
 def inspected(session: Session, name: str) -> dict[str, Any]:
     """Raises NotFound."""
-    return _document(_volumes(session).get(name))
+    return _document(session.store.volumes.get(name))
 
 
 def _document(volume: Volume) -> dict[str, Any]:
@@ -131,7 +125,7 @@ def volume_rm_command(session: Session, names: tuple[str, ...], force: bool) -> 
 
     def remove(name: str) -> None:
         try:
-            _volumes(session).remove(name)
+            session.store.volumes.remove(name)
         except NotFound:
             if not force:
                 raise
@@ -152,7 +146,7 @@ def volume_prune_command(session: Session, force: bool, everything: bool, filter
 
     everything |= any(value.lower() in ("1", "true") for value in filters.pop("all", ()))
     confirm(force, f"{'all' if everything else 'anonymous'} local volumes not used by at least one container")
-    gone = _volumes(session).prune(everything=everything, wanted=PruneFilter(filters, ("label", "label!")))
+    gone = session.store.volumes.prune(everything=everything, wanted=PruneFilter(filters, ("label", "label!")))
     if gone:
         out("Deleted Volumes:\n" + "\n".join(name for name, _ in gone) + "\n")
     out(f"Total reclaimed space: {human_size(sum(size for _, size in gone))}")

@@ -451,6 +451,24 @@ class Container(Programs):
 
         return stats_of(self)
 
+    def ports(self) -> list[tuple[str, str, int]]:
+        """What is published now: (`80/tcp`, the host's address, the host's port)."""
+        from layerfs.engine.connections import bindings
+
+        return bindings(self)
+
+    def connect(self, network: str, *, aliases: Sequence[str] = (), ip: str | None = None) -> None:
+        """Connect it to one more network, now and from the next start on. Raises InUse, InvalidInput, NotFound."""
+        from layerfs.engine.connections import connect
+
+        connect(self, network, aliases=aliases, ip=ip)
+
+    def disconnect(self, network: str) -> None:
+        """Take it from a network. Raises NotFound."""
+        from layerfs.engine.connections import disconnect
+
+        disconnect(self, network)
+
     def change_state(self, change: Callable[[State], State]) -> None:
         """Replace the state by what `change` makes of it. Raises ContainerNotFound."""
         from layerfs.engine.state import change_state

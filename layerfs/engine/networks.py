@@ -24,6 +24,7 @@ from layerfs.errors import AlreadyExists, InUse, InvalidInput, NotFound, RunErro
 from layerfs.native import sha256
 from layerfs.runtime import netns
 from layerfs.runtime.rtnetlink import Netlink
+from layerfs.store.durable import replacing
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
@@ -315,9 +316,8 @@ def _endpoint(file: Path) -> Endpoint | None:
 
 
 def _replace(file: Path, row: Mapping[str, Any]) -> None:
-    temporary = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
-    temporary.write_text(json.dumps(row, sort_keys=True))
-    temporary.replace(file)
+    with replacing(file) as new:
+        new.write(json.dumps(row, sort_keys=True).encode())
 
 
 def _subnet(text: str) -> ipaddress.IPv4Network:

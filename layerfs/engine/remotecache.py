@@ -7,7 +7,7 @@ layers that are missing there, then the records, then the manifest that names th
 from __future__ import annotations
 
 import contextlib
-import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from layerfs.layer.read import read_layer
 from layerfs.oci import Descriptor, ImageConfig, Index, Manifest, Platform, build_index, build_manifest, layout, media
 from layerfs.oci.descriptor import REF_NAME
 from layerfs.reference import Reference
-from layerfs.store.durable import writing
+from layerfs.store.durable import replacing, writing
 
 if TYPE_CHECKING:
     from layerfs.build.cachekeys import Made
@@ -234,8 +234,8 @@ def _write_layout(top: Path, name: str, manifest: Manifest, raw: bytes, forms: S
         _put(top, manifest.config.digest, partial(io.BytesIO, raw))
         _put(top, manifest.digest, partial(io.BytesIO, manifest.raw))
         entry = Descriptor(manifest.media_type, manifest.digest, len(manifest.raw), annotations=((REF_NAME, name),))
-        _replace(top / layout.HEADER, [layout.HEADER_BYTES])
-        _replace(top / layout.INDEX, [build_index((*_others(top, name), entry)).raw])
+        _replace(top / layout.HEADER, layout.HEADER_BYTES)
+        _replace(top / layout.INDEX, build_index((*_others(top, name), entry)).raw)
 
 
 def _others(top: Path, name: str) -> Iterator[Descriptor]:
@@ -247,18 +247,11 @@ def _others(top: Path, name: str) -> Iterator[Descriptor]:
 
 def _put(top: Path, digest: Digest, open: Callable[[], BinaryIO]) -> None:
     place = top / layout.blob_path(digest)
-    if place.exists():
-        return
-    with open() as stream:
-        _replace(place, iter(lambda: stream.read(_PIECE), b""))
+    if not place.exists():
+        with open() as stream, replacing(place) as file:
+            shutil.copyfileobj(stream, file, _PIECE)
 
 
-def _replace(place: Path, pieces: Iterator[bytes] | Sequence[bytes]) -> None:
-    new = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with new.open("xb") as file:
-            for piece in pieces:
-                file.write(piece)
-        new.rename(place)
-    finally:
-        new.unlink(missing_ok=True)
+def _replace(place: Path, data: bytes) -> None:
+    with replacing(place) as file:
+        file.write(data)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from layerfs.build.lint import Report as LintReport
     from layerfs.digest import DiffID
     from layerfs.engine.bench import BenchRow
+    from layerfs.engine.networks import Networks
+    from layerfs.engine.volumes import Volumes
     from layerfs.image.filters import ImageSummary
     from layerfs.image.record import ImageRecord
     from layerfs.image.removal import Removed
@@ -496,6 +498,39 @@ class Store:
             NotFound: docker's words.
         """
         return inspect(self, name, kind, size)
+
+    # what containers share, and what happens to them
+
+    @property
+    def volumes(self) -> Volumes:
+        """Named volumes: `.all()`, `.get()`, `.create()`, `.users()`, `.remove()`, `.prune()`."""
+        from layerfs.engine.volumes import Volumes
+
+        return Volumes(self)
+
+    @property
+    def networks(self) -> Networks:
+        """Networks: `.all()`, `.get()`, `.create()`, `.endpoints()`, `.remove()`, `.prune()`."""
+        from layerfs.engine.networks import Networks
+
+        return Networks(self)
+
+    def events(
+        self,
+        *,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        filters: Mapping[str, Sequence[str]] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """What happens in the store, in docker's form, from a time on (None: from now), as it happens, until a time
+        (None: for ever). filters: those of `layerfs events`, as `{"type": ["container"], "event": ["die"]}`.
+
+        Raises:
+            InvalidInput: an unknown filter.
+        """
+        from layerfs.engine.events import read_events, select_events
+
+        return select_events(self, read_events(self, since_ns, until_ns), filters or {})
 
     # upkeep
 

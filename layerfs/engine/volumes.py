@@ -18,6 +18,7 @@ from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound, RunError
 from layerfs.runtime.mountflags import NAME, Wanted, parse_mount, parse_volume
 from layerfs.runtime.options import Bind, container_path
 from layerfs.runtime.rootpath import open_in_root
+from layerfs.store.durable import replacing
 
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
@@ -87,9 +88,8 @@ class Volumes:
             place = self._path / name
             (place / "_data").mkdir(mode=0o755, parents=True, exist_ok=True)
             (place / "_data").chmod(0o755)
-            temporary = place / ".volume.json"
-            temporary.write_text(json.dumps({"labels": dict(labels or {}), "created_ns": time.time_ns()}))
-            temporary.replace(place / "volume.json")
+            with replacing(place / "volume.json") as file:
+                file.write(json.dumps({"labels": dict(labels or {}), "created_ns": time.time_ns()}).encode())
         return self.get(name)
 
     def users(self, name: str) -> list[Container]:

@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from layerfs.layer.write import TarWriter
 from layerfs.oci import Index, layout
 from layerfs.oci.descriptor import REF_NAME
 from layerfs.oci.fields import dump
-from layerfs.store.durable import writing
+from layerfs.store.durable import replacing, writing
 
 _PIECE = 1 << 20
 
@@ -134,16 +133,10 @@ class GrownLayout:
 
     def _write(self, name: str, pieces: Iterable[bytes]) -> None:
         target = self._path / name
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
         with writing(f"the file {target}"):
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with temporary.open("xb") as file:
-                    for piece in pieces:
-                        file.write(piece)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as file:
+                file.writelines(pieces)
 
     def finish(self) -> None:
         """Joins the two indexes: an entry goes for a new one of its name, or of its digest when it has no name."""
@@ -186,11 +179,5 @@ def output_file(target: str | os.PathLike[str] | BinaryIO) -> Iterator[Callable[
         with writing(f"the file {path}"), path.open("wb") as file:
             yield file.write
         return
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}")
-    try:
-        with writing(f"the file {path}"), temporary.open("xb") as file:
-            yield cast(Callable[[bytes], object], file.write)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(os.path.realpath(path))) as file:
+        yield cast(Callable[[bytes], object], file.write)

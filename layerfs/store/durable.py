@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from layerfs.errors import NoSpace, StoreReadOnly
 
@@ -27,6 +28,19 @@ def writing(what: str) -> Iterator[None]:
         if error.errno == errno.EROFS:
             raise StoreReadOnly(f"the store is read-only: cannot write {what}", path=path) from error
         raise
+
+
+@contextlib.contextmanager
+def replacing(place: Path) -> Iterator[BinaryIO]:
+    """A file that takes the name `place` when the body ends well. Until then, and otherwise, what was there stays."""
+    new = place.with_name(f".{place.name[:200]}.{os.urandom(6).hex()}")
+    try:
+        with writing(f"the file {place}"):
+            with new.open("xb") as file:
+                yield file
+            new.replace(place)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def make_durable(paths: Sequence[Path], top: Path) -> None:

@@ -269,3 +269,17 @@ def test_a_link_is_a_name_and_the_ethernet_address_can_be_chosen(store, image):
 def test_no_ethernet_address_is_told(store, image):
     with pytest.raises(errors.InvalidInput, match="zz is not a valid mac address"):
         store.create(image, network="bridge", mac_address="zz")
+
+
+@apart
+def test_a_store_and_a_container_have_it_all(store, image):
+    network = store.networks.create("inner", internal=True)
+    box = server(store, network="bridge", publish=["127.0.0.1:7009:80"])
+    box.connect("inner")
+    assert [end.container for end in store.networks.endpoints(network)] == [box.id]
+    assert box.ports() == [("80/tcp", "127.0.0.1", 7009)]
+    box.disconnect("inner")
+    with pytest.raises(errors.NotFound):
+        box.disconnect("inner")
+    box.remove(force=True)
+    store.networks.remove("inner")
