@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerfs.errors import ContainerNotFound, InvalidInput, NotFound, Unsupported
+from layerfs.errors import ContainerNotFound, InvalidInput, NoSpace, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from layerfs.digest import DiffID
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 _PREFERENCE = ("native", "kernel", "python")
 
 
-def _by_engine(engine: str | None, mount: Callable[[str], MountHandle]) -> MountHandle:
+def _by_engine(store: Store, engine: str | None, mount: Callable[[str], MountHandle]) -> MountHandle:
+    """Also on a full disk, for those who look: a mount has a row."""
+    from layerfs.store.durable import writing
+    from layerfs.store.reserve import reading
+
+    def mounted() -> MountHandle:
+        with writing("what a mount needs"):
+            return _by_best(engine, mount)
+
+    return reading(store.path, mounted)
+
+
+def _by_best(engine: str | None, mount: Callable[[str], MountHandle]) -> MountHandle:
     """By the wanted engine, or by the best one that works here. Only mounting tells: a store on tmpfs, say, cannot be
     mounted by the kernel alone.
 
@@ -61,6 +73,7 @@ def mount_image(
 
     tree, place = merged_tree(store.root, record.diff_ids), target or store.mount_point()
     handle = _by_engine(
+        store,
         engine,
         lambda chosen: mount_tree(store.root, tree, engine=chosen, target=place, image=record.id.hex, options=options),
     )
@@ -110,17 +123,23 @@ def _mount_upper(
     from layerfs.snapshot import Writable, mount_tree
     from layerfs.snapshot.mounting import supported
     from layerfs.snapshot.uppers import upper_below
+    from layerfs.store.reserve import make_directory
 
     table, wanted = store.container_table, engine or record.engine
     stacked = wanted == "native" or (not wanted and supported("native"))
     state, places = lower_of(store, record, stacked=stacked)
     frozen = tuple(upper_below(store.path, place) / "upper" for place in places)
     writable = Writable(record.id, table.upper(record), table.work(record), frozen, table.path(record.id))
-    with contextlib.suppress(OSError):  # a read-only store
-        writable.work.mkdir(0o700, exist_ok=True)
+    try:
+        make_directory(store.path, writable.work, "what a mount needs")
+    except NoSpace:
+        raise
+    except OSError:  # a read-only store
+        pass
 
     def mount(tree: Tree, stack: tuple[DiffID, ...]) -> MountHandle:
         return _by_engine(
+            store,
             wanted,
             lambda chosen: mount_tree(
                 store.root,
@@ -151,6 +170,7 @@ def mount_state(
 
     def mount(tree: Tree, stack: tuple[DiffID, ...]) -> MountHandle:
         return _by_engine(
+            store,
             engine,
             lambda chosen: mount_tree(
                 store.root,

@@ -24,6 +24,7 @@ from layerfs.engine.surroundings import clear, leftovers
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
 from layerfs.snapshot.states import States
 from layerfs.store.durable import writing
+from layerfs.store.reserve import make_directory
 from layerfs.store.trash import remove_tree
 
 if TYPE_CHECKING:
@@ -77,12 +78,11 @@ def borrowed_place(box: Container, engine: str | None) -> Iterator[tuple[Place, 
 @contextlib.contextmanager
 def _entered(box: Container, engine: str | None) -> Iterator[tuple[Path, int, Place]]:
     home = _home(box)
-    with writing("the files of a run"):
-        home.mkdir(0o700, exist_ok=True)
+    make_directory(box.store.path, home, "the files of a run")
     with _lock(home) as lock:
         root = _enter(box, home, lock, engine)
         files = home / os.urandom(8).hex()
-        files.mkdir(0o700)
+        make_directory(box.store.path, files, "the files of a run")
         place = Place(root, files)
         try:
             if made := make_points(root):

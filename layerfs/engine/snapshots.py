@@ -15,7 +15,7 @@ from layerfs.digest import DiffID
 from layerfs.engine.points import made_points
 from layerfs.engine.records import Change, Changes
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NoSpace, NotFound
-from layerfs.layer.merged import layer_tree, merged_tree
+from layerfs.layer.merged import layer_tree, merged_place, merged_tree
 from layerfs.snapshot.states import SnapshotRecord, States
 from layerfs.snapshot.uppers import unfinished, upper_below
 
@@ -161,14 +161,14 @@ def stack_of(store: Store, record: ContainerRecord) -> tuple[DiffID, ...]:
 
 
 def lower_paths(store: Store, record: ContainerRecord) -> list[Path]:
-    """What a container's upper stands on, as it is now, topmost first: frozen uppers, and a merged tree."""
+    """What a container's upper stands on, as it is now, topmost first: frozen uppers, and a merged tree, made or not."""
     with store.root.index.view() as txn:
         loose = States(txn).loose(record.base)
         below = loose[0].parent if loose else record.base
         absorbed = States(txn).get(below).stack if below else None
     stack = image_layers(store, record) if absorbed is None else absorbed
     places = [upper_below(store.path, state.place) / "upper" for state in reversed(loose)]
-    return [*places, Path(merged_tree(store.root, stack).path)]
+    return [*places, merged_place(store.root, stack)]
 
 
 def with_stack(store: Store, record: ContainerRecord, state: str, use: Callable[[Tree, tuple[DiffID, ...]], T]) -> T:

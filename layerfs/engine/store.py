@@ -18,7 +18,6 @@ from layerfs.engine.records import Change, Changes, LoadedImage
 from layerfs.errors import ImageNotFound, InvalidInput, StoreError
 from layerfs.image.images import Images
 from layerfs.reference import Reference
-from layerfs.store.durable import writing
 from layerfs.store.root import StoreRoot
 
 if TYPE_CHECKING:
@@ -370,9 +369,10 @@ class Store:
 
     def mount_point(self) -> Path:
         """A new place for a mount in the store; the mount makes and removes it."""
+        from layerfs.store.reserve import make_directory
+
         places = self.root.path / "mounts"
-        with writing("a place for mounts"):
-            places.mkdir(mode=0o755, exist_ok=True)
+        make_directory(self.root.path, places, "a place for mounts", mode=0o755)
         return places / os.urandom(8).hex()
 
     def mount(

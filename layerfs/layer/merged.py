@@ -102,6 +102,11 @@ class GrowingTrees:
         return Fold(), _inputs(self._root, diff_ids)
 
 
+def merged_place(root: StoreRoot, diff_ids: Sequence[DiffID]) -> Path:
+    """Where the tree of a stack lies, once it is made."""
+    return root.tree_path("merged", _chain(diff_ids).hex)
+
+
 def _chain(diff_ids: Sequence[DiffID]) -> ChainID:
     return chain_id(diff_ids) if diff_ids else EMPTY
 

@@ -323,12 +323,12 @@ def _make(base: Path, name: str, prepare: object = None) -> Path:
     while time.monotonic() < deadline:
         try:
             base.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except FileExistsError:  # it was there, and went before it could be looked at
+        except (FileExistsError, FileNotFoundError):  # it, or one above, was there and went before it was looked at
             continue
         try:
-            if callable(prepare):
-                prepare()
             (base / name).mkdir(mode=0o755)
+            if callable(prepare):  # only now, when the base stays: before, it may be another's new one by then
+                prepare()
             return base / name
         except FileExistsError:  # left by a killed run
             if not _remove_tree(base / name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -15,7 +16,7 @@ from typing import Any
 
 from layerfs import mount
 from layerfs._record import dataclass, field, replace
-from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, Unsupported
+from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, NoSpace, Unsupported
 from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED, prefix_of
 from layerfs.snapshot import control
@@ -351,6 +352,8 @@ def _prepare_target(root: StoreRoot, target: Path) -> bool:
     except FileExistsError:
         pass
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise NoSpace("no space left while making the mount point", path=str(target)) from error
         raise InvalidInput(f"cannot make the mount point: {error.strerror}", path=str(target)) from error
     else:
         return True

@@ -244,9 +244,18 @@ def _by_errno(error: Exception, path: Path) -> LayerfsError:
     text = str(error)
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
         return NoSpace("no space left while writing the index", path=str(path))
+    if "Input/output error" in text and _is_full(path):  # what LMDB calls a short write
+        return NoSpace("no space left while writing the index", path=str(path))
     if code == errno.EROFS or "Read-only file system" in text:
         return StoreReadOnly("the store is read-only", path=str(path))
     return StoreError(f"the index cannot be used ({text})", path=str(path))
+
+
+def _is_full(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize < 1 << 20
+    return False
 
 
 def _before_fork() -> None:

@@ -26,6 +26,7 @@ from layerfs.errors import StoreError, StoreReadOnly
 from layerfs.store.durable import write_all, writing
 from layerfs.store.format import ID_SIZE
 from layerfs.store.index import decode_json, encode_json
+from layerfs.store.reserve import keep_reserve, reading
 from layerfs.store.trash import remove_tree
 
 # What is in `tmp/` has such a name until its lock is held; from then on an unheld lock means that its owner is dead.
@@ -83,10 +84,11 @@ class LeaseRecord:
 
 
 class Lease:
-    """A held lease; a context manager. Safe from threads. `.tmp` is its directory, on the store's file system."""
+    """A held lease; a context manager. Safe from threads. `.tmp` is its directory, on the store's file system.
+    `reads`: its owner writes nothing else."""
 
-    def __init__(self, record: LeaseRecord, tmp: Path, pins_fd: int, leases: Leases) -> None:
-        self.id, self.tmp, self.record = record.id, tmp, record
+    def __init__(self, record: LeaseRecord, tmp: Path, pins_fd: int, leases: Leases, *, reads: bool = False) -> None:
+        self.id, self.tmp, self.record, self._reads = record.id, tmp, record, reads
         self._fd, self._leases = pins_fd, leases
         _open_leases.add(self)
 
@@ -96,8 +98,19 @@ class Lease:
             raise StoreError("pins are whole 32-byte keys")
         if self._fd < 0:
             raise StoreError("the lease is over")
+        if self._reads:
+            reading(self._leases.path.parent, lambda: self._write(keys))
+        else:
+            self._write(keys)
+
+    def _write(self, keys: bytes) -> None:
         with self._leases.gc_lock(), writing("the pins of a lease"):
-            write_all(self._fd, keys)
+            size = os.fstat(self._fd).st_size
+            try:
+                write_all(self._fd, keys)
+            except OSError:
+                os.ftruncate(self._fd, size)  # half a key would make nonsense of those behind it
+                raise
 
     def release(self) -> None:
         """Ends the lease and removes what is left of its directory. Idempotent."""
@@ -107,6 +120,8 @@ class Lease:
         remove_tree(self.tmp)
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
+        if self._reads:
+            keep_reserve(self._leases.path.parent)  # of which it may have had a part
 
     def __enter__(self) -> Lease:
         return self
@@ -145,7 +160,7 @@ class Leases:
     def __init__(self, tmp: Path, gc_lock: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
         self.path, self.gc_lock = tmp, gc_lock
 
-    def acquire(self, purpose: str) -> Lease:
+    def acquire(self, purpose: str, *, reads: bool = False) -> Lease:
         """A new lease of this process. Raises NoSpace, StoreReadOnly."""
         record = LeaseRecord.of_this_process(purpose)
         tmp, newborn = self.path / record.id, self.path / newborn_name()
@@ -162,12 +177,13 @@ class Leases:
                     os.close(fd)
                 remove_tree(newborn)
                 raise
-        return Lease(record, tmp, fd, self)
+        return Lease(record, tmp, fd, self, reads=reads)
 
     def reading(self, purpose: str) -> Lease:
-        """A lease for who only reads: on a read-only file system one that is none, whose `tmp` cannot be written to."""
+        """A lease for who only reads, also on a full disk. On a read-only file system it is none, and its `tmp` cannot
+        be written to."""
         try:
-            return self.acquire(purpose)
+            return reading(self.path.parent, lambda: self.acquire(purpose, reads=True))
         except StoreReadOnly:
             record = LeaseRecord.of_this_process(purpose)
             return _NoLease(record, self.path / record.id)

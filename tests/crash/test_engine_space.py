@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import layerfs
+from layerfs.errors import NoSpace
 from tests.crash.disk import filled, small_disk
 from tests.crash.world import base_tar, command, compare, docker_archive, judge, own_tar, said, whole
 from tests.crash.world import expected_listing as listing_of
@@ -154,6 +156,51 @@ def test_what_must_work_on_a_full_disk(store: Path) -> None:
             code, _, err = said(store, *words)
             assert code == 0, (words, err)
         assert said(store, "umount", "box")[0] == 0
+    assert_unharmed(store)
+
+
+def test_who_only_reads_needs_no_room(store: Path, tmp_path: Path) -> None:
+    """Leases, rows of mounts and the like come from what is held back. Twice: it is held again afterwards."""
+    with layerfs.Store(store) as opened, opened.container("box").mount() as root:
+        (root / "new").write_bytes(b"new")
+    command(store, "create", "--name", "other", "base:1")
+    command(store, "snapshot", "create", "other")
+    (tmp_path / "m").mkdir()
+    reads: list[list[object]] = [
+        ["inspect", "other"],
+        ["log", "other"],
+        ["system", "df"],
+        ["waste", "base:1"],
+        ["fsck"],
+    ]
+    reads += [["save", "-o", tmp_path / "s", "base:1"], ["export", "-o", tmp_path / "e", "base:1"]]
+    reads += [["export", "-o", tmp_path / "b", "box"], ["cp", "box:/new", tmp_path / "new"], ["diff", "box"]]
+    reads += [["mount", where, tmp_path / "m"] for where in ("base:1", "box", "other")]
+    with filled(store.parent):
+        for words in reads * 2:
+            code, _, err = said(store, *words)
+            assert (code, err) == (0, ""), words
+            if words[0] == "mount":
+                command(store, "umount", tmp_path / "m")
+        command(store, "container", "prune", "-f")
+        command(store, "gc")
+    assert_unharmed(store)
+
+
+def test_readers_leave_what_removing_needs(store: Path) -> None:
+    """Somebody writes on, and takes what was given back for a reader."""
+    command(store, "tag", "base:1", "t:1")
+    with layerfs.Store(store) as opened, filled(store.parent), opened.root.leases.reading("test") as lease:
+        lease.pin(bytes(32))
+        with contextlib.suppress(OSError), (store.parent / "more").open("wb", buffering=0) as more:
+            while True:
+                more.write(bytes(4096))
+        with pytest.raises(NoSpace):
+            lease.pin(bytes(32 * 50_000))
+        assert opened.root.leases.pins() == {bytes(32)}
+        for words in (["rmi", "t:1"], ["rm", "box"], ["gc"]):
+            command(store, *words)
+    (store.parent / "more").unlink(missing_ok=True)
     assert_unharmed(store)
 
 
