@@ -161,7 +161,7 @@ def stack_of(store: Store, record: ContainerRecord) -> tuple[DiffID, ...]:
 
 
 def lower_paths(store: Store, record: ContainerRecord) -> list[Path]:
-    """What a container's upper stands on, as it is now, topmost first: frozen uppers, and a merged tree, made or not."""
+    """What a container's upper stands on, as it is now, topmost first: frozen uppers and a merged tree (to be)."""
     with store.root.index.view() as txn:
         loose = States(txn).loose(record.base)
         below = loose[0].parent if loose else record.base
