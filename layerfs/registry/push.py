@@ -105,16 +105,6 @@ class _Unmade:
         return self.layer.diff_id
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A row of the index, before and after."""
-
-    table: str
-    key: bytes
-    before: bytes | None
-    after: bytes | None
-
-
 class Pusher:
     """Pushes images of a store to one repository.
 
@@ -158,22 +148,9 @@ class Pusher:
                 pushed = self._index(tag, tag.index, lease)
             else:
                 pushed = self._image(tag, lease)
-            self._finish(tag, pushed)
+            self._uploads.manifest(self._repository, tag.reference.tag or "latest", pushed.document)
+            self._note(tag, pushed)
         return pushed
-
-    def _finish(self, tag: Tag, pushed: Pushed) -> None:
-        """The manifest goes while the disk takes the note of it, as each takes as long; a refusal takes that back."""
-        changes: list[_Change] = []
-        name = tag.reference.tag or "latest"
-        jobs: list[Callable[[], object]] = [
-            partial(self._uploads.manifest, self._repository, name, pushed.document),
-            partial(self._note, tag, pushed, changes),
-        ]
-        try:
-            in_parallel(jobs, self._registries.cancel)
-        except BaseException:
-            self._take_back(changes)
-            raise
 
     def _image(self, tag: Tag, lease: Lease) -> Pushed:
         record = self._images.get(tag.image)
@@ -384,19 +361,13 @@ class Pusher:
 
     # what is remembered
 
-    def _note(self, tag: Tag, pushed: Pushed, changes: list[_Change]) -> None:
+    def _note(self, tag: Tag, pushed: Pushed) -> None:
         """The manifest, that the names mean it, and where the layers can be had again: one transaction.
 
         An image that was removed meanwhile stays so, and a name that means another one now is left alone.
         """
         place, document = self._client.place(self._repository), pushed.document
         with self._root.index.update() as txn:
-
-            def put(table: str, key: bytes, row: object) -> None:
-                before = txn.get(table, key)
-                txn.put_json(table, key, row)
-                changes.append(_Change(table, key, before, txn.get(table, key)))
-
             record = read_image(txn, tag.image)
             if record is None:
                 return
@@ -409,23 +380,11 @@ class Pusher:
             for reference in (tag.reference, tag.reference.with_digest(document.digest)):
                 now = read_tag(txn, reference)
                 if reference.digest is not None or (now is not None and now.image == tag.image):
-                    put("references", reference.key.encode(), replace(row, reference=reference).row())
+                    txn.put_json("references", reference.key.encode(), replace(row, reference=reference).row())
             if record.manifest is None and isinstance(document, Manifest):
                 blobs = tuple(layer.descriptor.digest for layer in pushed.layers)
-                put("images", record.id.raw, replace(record, manifest=document.digest, layer_blobs=blobs).row())
-
-    def _take_back(self, changes: Sequence[_Change]) -> None:
-        """Rows that nobody has changed since are as they were."""
-        if not changes:
-            return
-        with self._root.index.update() as txn:
-            for change in changes:
-                if txn.get(change.table, change.key) != change.after:
-                    continue
-                if change.before is None:
-                    txn.delete(change.table, change.key)
-                else:
-                    txn.put(change.table, change.key, change.before)
+                new = replace(record, manifest=document.digest, layer_blobs=blobs)
+                txn.put_json("images", record.id.raw, new.row())
 
 
 def _is_of(manifest: Manifest, record: ImageRecord) -> bool:
