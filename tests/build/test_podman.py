@@ -64,7 +64,8 @@ def podman(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Any
     options = ["--root", str(place / "root"), "--runroot", str(short), "--storage-driver", "vfs"]
 
     def run(*arguments: object) -> None:
-        subprocess.run(["podman", *options, *map(str, arguments)], check=True, capture_output=True)
+        done = subprocess.run(["podman", *options, *map(str, arguments)], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
     with tarfile.open(place / "base.tar", "w") as tar:
         tar.add(base, ".")

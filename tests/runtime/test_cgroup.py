@@ -7,6 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_only_the_controllers_that_limit_are_made(v1):
 
 def test_a_refused_limit_is_an_error_and_leaves_nothing(v1):
     with pytest.raises(RunError, match=r"setting cpuset\.cpus to 9999 was refused"):
-        v1.create(limits(cpuset_cpus="9999", memory="64m"))
+        v1.create(replace(limits(memory="64m"), cpuset_cpus="9999"))  # by a record of another machine
     assert v1.directories == {}
 
 
