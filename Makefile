@@ -32,6 +32,7 @@ demo: build ## the main job on real input, step by step
 	@$(BIN)/python tools/demo.py
 
 test: system build ## linters, types and all tests
+	@sh tools/docker.sh
 	@failed=; { $(LINT); } || { failed=1; echo "the linters failed; the tests still run" >&2; }; \
 	$(BIN)/python -m pytest $(PYTEST) && [ -z "$$failed" ]
 
