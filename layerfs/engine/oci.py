@@ -56,8 +56,6 @@ def check_runtime(settings: Settings) -> None:
     """What another runtime cannot do for us. Raises InvalidInput."""
     if find_runtime(settings.runtime) is None:
         return
-    if maps_of(settings) is not None:
-        raise InvalidInput(f"--userns does not go with --runtime {settings.runtime}")
     if settings.init:
         find_init()
 
@@ -98,6 +96,7 @@ def _write_config(
         resources=settings.resources,
         devices=None if settings.privileged else rules,
         cgroup=f"/{cgroup_parent(settings)}/{name}",
+        users=str(place / "users"),
         available=available(),
     )
     (place / "config.json").write_text(json.dumps(document, indent=1))
@@ -111,12 +110,18 @@ def runtime_words(
     program = find_runtime(settings.runtime)
     if program is None:
         return ()
-    name = name or box.id
-    _write_config(box, settings, options, spec, place, os.fsdecode(spec.rootfs), name)
+    name, shown = name or box.id, os.fsdecode(spec.rootfs)
+    if options.id_maps:  # the store may be closed to them
+        shown = f"/run/layerfs-{name}"
+        bare = replace(spec, steps=tuple(replace(step, mapped=False) for step in spec.steps))
+        _write_config(box, settings, options, bare, place, shown, name)
+    else:
+        _write_config(box, settings, options, spec, place, shown, name)
     state = place.parent / RUNTIME_STATE
     state.mkdir(0o700, exist_ok=True)
     (state / f"{_BY}{name}").write_bytes(os.fsencode(program))
-    return tuple(os.fsencode(word) for word in (program, place, state, name))
+    words: list[str | Path] = [program, place, state, name, *([shown] if options.id_maps else [])]
+    return tuple(map(os.fsencode, words))
 
 
 def forget(box: Container, name: str = "") -> None:

@@ -62,10 +62,12 @@ def document(
     resources: Resources = Resources(),  # noqa: B008 (frozen)
     devices: Iterable[DeviceRule] | None = None,
     cgroup: str = "",
+    users: str = "",
     available: int = -1,
 ) -> Document:
     """For the mounted root at `rootfs` (a path in the bundle, or absolute). `devices`: what the container may use
-    beside docker's own; None: everything. `cgroup`: the path of its control groups. `available`: capabilities that
+    beside docker's own; None: everything. `cgroup`: the path of its control groups. `users`: where the
+    user namespace can be found that its network belongs to. `available`: capabilities that
     there are to give.
 
     Raises:
@@ -73,14 +75,12 @@ def document(
     """
     if spec.init:
         raise Unsupported("a bundle has no --init: that process is layerfs's own")
-    if any(kind == Namespace.USER for kind, _ in spec.entered):
-        raise Unsupported("a bundle cannot join the user namespace of a network")
     found: Document = {
         "ociVersion": VERSION,
         "process": _process(replace(spec, capabilities=spec.capabilities & available)),
         "root": {"path": rootfs, "readonly": spec.read_only},
         "mounts": list(_mounts(spec.steps)),
-        "linux": _linux(spec, seccomp, resources, devices, cgroup),
+        "linux": _linux(spec, seccomp, resources, devices, cgroup, users),
         **({"annotations": dict(spec.annotations)} if spec.annotations else {}),
     }
     return found | ({"hostname": _text(spec.hostname)} if spec.hostname else {})
@@ -172,12 +172,13 @@ def _linux(
     resources: Resources,
     devices: Iterable[DeviceRule] | None,
     cgroup: str,
+    users: str,
 ) -> Document:
     by_kind: dict[StepKind, list[Step]] = {}
     for step in spec.steps:
         by_kind.setdefault(step.kind, []).append(step)
     found: Document = {
-        "namespaces": list(_namespaces(spec)),
+        "namespaces": list(_namespaces(spec, users)),
         "maskedPaths": [_text(step.target) for step in by_kind.get(StepKind.MASK, ())],
         "readonlyPaths": [_text(step.target) for step in by_kind.get(StepKind.READ_ONLY, ())],
         "sysctl": {_sysctl(step): _text(step.source) for step in by_kind.get(StepKind.SYSCTL, ())},
@@ -195,7 +196,7 @@ def _linux(
     return found | ({"seccomp": _seccomp(seccomp)} if seccomp else {})
 
 
-def _namespaces(spec: RunSpec) -> Iterator[Document]:
+def _namespaces(spec: RunSpec, users: str) -> Iterator[Document]:
     entered = dict(spec.entered)
     for kind, name in _NAMESPACES.items():
         if kind in entered:
@@ -203,7 +204,7 @@ def _namespaces(spec: RunSpec) -> Iterator[Document]:
         elif spec.namespaces & kind:
             yield {"type": name}
     if spec.id_maps:
-        yield {"type": "user"}
+        yield {"type": "user"} | ({"path": users} if Namespace.USER in entered else {})
     if spec.clocks:
         yield {"type": "time"}
 

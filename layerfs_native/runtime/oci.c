@@ -4,11 +4,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -18,11 +21,75 @@
 
 #include "monitor.h"
 
-enum { PROGRAM, BUNDLE, STATE, NAME, WORDS }; /* spec->runtime */
+enum { PROGRAM, BUNDLE, STATE, NAME, ROOT }; /* spec->runtime */
 enum { CONSOLE_MS = 10000 };
 
-/* Runs it and waits: its exit code, or -errno. Standard streams that are -1 are /dev/null. */
-static int call(char **words, const int *streams)
+static int path_of(char *out, size_t size, const struct lfs_spec *spec, const char *name)
+{
+	return (size_t)snprintf(out, size, "%s/%s", spec->runtime[BUNDLE], name) < size ? 0 : -ENAMETOOLONG;
+}
+
+static int show_mapped(const char *source, const char *target, bool recursive, int users)
+{
+	LFS_AUTO_FD place = open(target, O_PATH | O_CLOEXEC);
+	if (place < 0)
+		return -errno;
+	LFS_AUTO_FD mount = lfs_sys_open_tree(AT_FDCWD, source, recursive);
+	int rc = mount < 0 ? mount : lfs_sys_set_mount(mount, "", true, 0, MS_PRIVATE);
+	if (rc == 0)
+		rc = lfs_sys_map_mount(mount, users);
+	return rc < 0 ? rc : lfs_sys_attach(mount, place);
+}
+
+/* The namespace that the network belongs to, as a file by which the runtime can join it. */
+static int keep_users(const struct lfs_spec *spec, int users)
+{
+	char path[PATH_MAX], source[64];
+	if (path_of(path, sizeof path, spec, "users") < 0)
+		return -ENAMETOOLONG;
+	LFS_AUTO_FD file = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	snprintf(source, sizeof source, "/proc/self/fd/%d", users);
+	return file < 0 || mount(source, path, NULL, MS_BIND, NULL) < 0 ? -errno : 0;
+}
+
+/* Runtimes show a root with the host's ids. So one that makes a container with a user namespace gets a mount namespace in
+ * which the root (at a place that the namespace's root may enter) and the mapped binds have the container's already. */
+static int show_with_ids(const struct lfs_spec *spec, struct lfs_failure *failure)
+{
+	LFS_AUTO_FD users = lfs_userns_open(spec, failure);
+	if (users < 0)
+		return users;
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return lfs_failed(failure, LFS_STAGE_RUNTIME, -errno, "making a mount namespace");
+	int rc = keep_users(spec, users);
+	if (rc == 0)
+		rc = show_mapped(spec->root, spec->runtime[ROOT], true, users);
+	if (rc < 0)
+		return lfs_failed(failure, LFS_STAGE_RUNTIME, rc, "showing the root with the ids of the user namespace "
+			"(it takes the engine native and Linux 6.12)");
+	for (size_t i = 0; i < spec->step_count && rc == 0; i++) {
+		const struct lfs_step *step = &spec->steps[i];
+		if (step->kind == LFS_STEP_BIND && step->flags & LFS_STEP_MAPPED)
+			rc = show_mapped(step->source, step->source, step->flags & LFS_STEP_RECURSIVE, users);
+		if (rc < 0)
+			lfs_failed(failure, LFS_STAGE_RUNTIME, rc, "mounting \"%s\" with the ids of the user namespace", step->source);
+	}
+	return rc;
+}
+
+/* As the runtime itself would have said it. */
+static void log_failure(const struct lfs_spec *spec, const struct lfs_failure *failure)
+{
+	char path[PATH_MAX];
+	if (path_of(path, sizeof path, spec, "runtime.log") < 0)
+		return;
+	LFS_AUTO_FD log = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (log >= 0)
+		dprintf(log, "{\"level\":\"error\",\"msg\":\"%s: %s\"}\n", failure->text, strerror(failure->error));
+}
+
+/* Runs it and waits: its exit code, or -errno. Standard streams that are -1 are /dev/null. `mapped`: see show_with_ids. */
+static int call(char **words, const int *streams, const struct lfs_spec *mapped)
 {
 	int status;
 	pid_t child = fork();
@@ -34,6 +101,11 @@ static int call(char **words, const int *streams)
 			if (dup2(streams && streams[fd] >= 0 ? streams[fd] : null, fd) < 0)
 				_exit(126);
 		lfs_sys_reset_signals();
+		struct lfs_failure failure = { 0 };
+		if (mapped && show_with_ids(mapped, &failure) < 0) {
+			log_failure(mapped, &failure);
+			_exit(125);
+		}
 		lfs_sys_close_range(3, ~0u, true);
 		execv(words[0], words);
 		_exit(127);
@@ -42,11 +114,6 @@ static int call(char **words, const int *streams)
 		if (errno != EINTR)
 			return -errno;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static int path_of(char *out, size_t size, const struct lfs_spec *spec, const char *name)
-{
-	return (size_t)snprintf(out, size, "%s/%s", spec->runtime[BUNDLE], name) < size ? 0 : -ENAMETOOLONG;
 }
 
 /* The last line of what the runtime has written, for Python to read. */
@@ -74,7 +141,8 @@ static int invoke(const struct lfs_spec *spec, char **verb, const int *streams, 
 	for (size_t i = 0; verb[i] && i < 16; i++)
 		words[7 + i] = verb[i];
 	unlink(log);
-	int rc = call(words, streams);
+	bool mapped = lfs_userns_own(spec) && strcmp(verb[0], "create") == 0;
+	int rc = call(words, streams, mapped ? spec : NULL);
 	if (rc < 0)
 		return lfs_failed(failure, LFS_STAGE_RUNTIME, rc, "starting %s", spec->runtime[PROGRAM]);
 	return rc > 0 ? tell_log(spec, log, rc, failure) : 0;
@@ -140,7 +208,11 @@ static int create(const struct lfs_spec *spec, const struct lfs_launch *launch, 
 		(char *)(spec->terminal ? "--console-socket" : spec->runtime[NAME]), spec->terminal ? console : NULL,
 		spec->runtime[NAME], NULL };
 	unlink(pid_file);
+	if (lfs_userns_own(spec) && mkdir(spec->runtime[ROOT], 0755) < 0 && errno != EEXIST)
+		return lfs_failed(failure, LFS_STAGE_RUNTIME, -errno, "making \"%s\"", spec->runtime[ROOT]);
 	int rc = invoke(spec, verb, launch->streams, failure);
+	if (lfs_userns_own(spec))
+		rmdir(spec->runtime[ROOT]); /* the container has its own mount of it by now */
 	if (rc == 0 && spec->terminal) {
 		rc = take_console(listener, launch->console);
 		if (rc < 0)

@@ -63,7 +63,7 @@ enum lfs_tag {
 	LFS_TAG_CLOCK = 34,     /* u32 clock, i64 seconds: how far a clock of a time namespace is off; repeated */
 	LFS_TAG_UID_MAP = 40,   /* u32 each: first id inside, first id outside, how many; repeated. A user namespace of its own */
 	LFS_TAG_GID_MAP = 41,
-	LFS_TAG_RUNTIME = 42,   /* string, four times: another OCI runtime's program, the bundle, its state directory, the name there */
+	LFS_TAG_RUNTIME = 42,   /* string, four times: another OCI runtime's program, the bundle, its state directory, the name there; with id maps a fifth: where its root is shown */
 	LFS_TAG_OOM_SCORE = 32, /* i32: added to its score when the kernel looks for somebody to kill */
 };
 
@@ -259,6 +259,7 @@ __attribute__((noreturn)) void lfs_container_main(const struct lfs_spec *spec, c
 
 /* userns.c */
 pid_t lfs_container_spawn(const struct lfs_spec *spec, const struct lfs_launch *launch, int *pidfd, struct lfs_failure *failure);
+int lfs_userns_open(const struct lfs_spec *spec, struct lfs_failure *failure); /* with its maps: the network's owner, or a new one */
 bool lfs_userns_own(const struct lfs_spec *spec); /* whether the container gets a user namespace of its own */
 bool lfs_userns_foreign(pid_t pid);
 int lfs_userns_settle(struct lfs_failure *failure);

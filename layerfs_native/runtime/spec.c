@@ -271,7 +271,7 @@ static bool is_complete(const struct lfs_spec *spec)
 {
 	bool place = spec->join_pid ? !spec->step_count : spec->root && spec->root[0] == '/';
 	return place && spec->workdir && spec->argument_count && !spec->uid_map_count == !spec->gid_map_count
-		&& (!spec->runtime_count || spec->runtime_count == 4);
+		&& (!spec->runtime_count || spec->runtime_count == (spec->uid_map_count ? 5 : 4));
 }
 
 static int parse(struct cursor *all, struct lfs_spec *spec)

@@ -94,7 +94,7 @@ static int owner_of(const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
-static int open_namespace(const struct lfs_spec *spec, struct lfs_failure *failure)
+int lfs_userns_open(const struct lfs_spec *spec, struct lfs_failure *failure)
 {
 	for (size_t i = 0; i < spec->entered_count; i++)
 		if (spec->entered[i].type == CLONE_NEWUSER) {
@@ -156,7 +156,7 @@ static int prepare(const struct lfs_spec *spec, struct lfs_trees *trees, struct 
 		rc = lfs_namespaces_enter(spec, false, failure);
 	if (rc < 0)
 		return rc;
-	LFS_AUTO_FD users = open_namespace(spec, failure);
+	LFS_AUTO_FD users = lfs_userns_open(spec, failure);
 	if (users < 0)
 		return users;
 	rc = take_mounts(spec, users, trees, failure);

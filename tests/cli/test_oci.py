@@ -114,6 +114,7 @@ CASES = {
     "bound": {"cap_drop": ["ALL"], "cap_add": ["NET_RAW"], "no_new_privileges": True, "ulimits": ["nofile=100:200"]},
     "readonly": {"read_only": True, "tmpfs": ["/scratch:size=1m"], "sysctls": ["net.ipv4.ip_forward=1"]},
     "privileged": {"privileged": True},
+    "mapped": {"uidmap": ["0:100000:65536"]},
     "unconfined": {"seccomp": "unconfined", "memory": "64m", "pids_limit": 20, "hostname": "h"},
 }
 
@@ -135,6 +136,29 @@ def test_a_container_is_the_same(shell, runtime, case):
     assert {place for place in others if place.startswith("/proc/")} == {
         place for place in mine if place.startswith("/proc/")
     }
+
+
+def test_ids_of_its_own_hold_for_files_volumes_networks_and_what_joins(shell, runtime):
+    script = "touch /made /v/made; trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+    how = {"uidmap": ["0:100000:65536"], "volumes": ["data:/v"], "network": "bridge", "init": True}
+    box = started(shell(script, runtime=runtime, **how))
+    seen = "read inside outside count < /proc/self/uid_map; echo $inside $outside $count; ls -ln /made /v/made"
+    said = box.exec(["sh", "-c", seen]).stdout.decode().splitlines()
+    assert said[0].split() == ["0", "100000", "65536"]
+    assert [line.split()[2:4] for line in said[1:3]] == [["0", "0"]] * 2
+    assert (box.upper / "made").stat().st_uid == (box.store.path / "volumes/data/_data/made").stat().st_uid == 0
+    status = Path(f"/proc/{box.state.pid}/status").read_text()
+    assert "Uid:\t100000\t" in status
+    box.stop()
+    assert box.state.code == 3
+    box.start()
+    assert not list(Path("/run").glob(f"layerfs-{box.id}*"))
+
+
+def test_an_engine_that_shows_no_other_ids_is_told(shell, runtime):
+    box = shell("true", runtime=runtime, uidmap=["0:100000:65536"])
+    with pytest.raises(RunError, match="it takes the engine native"):
+        box.run(engine="kernel")
 
 
 # the same life

@@ -235,7 +235,6 @@ def test_private_takes_the_whole_range(shell, ids):
         ({"uidmap": ["0:1000:10"], "privileged": True}, "privileged mode is incompatible"),
         ({"uidmap": ["0:1000:10"], "network": "host"}, "host's network namespace"),
         ({"uidmap": ["0:1000:10"], "pid": "host"}, "PID namespace"),
-        ({"uidmap": ["0:1000:10"], "runtime": "/bin/true"}, "does not go with --runtime"),
         ({"userns": "auto"}, "no subordinate ids"),
     ],
 )
