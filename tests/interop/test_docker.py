@@ -5,6 +5,7 @@ show of them. Needs a dockerd (`tools/docker.sh` fetches one and installs nothin
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -81,10 +82,10 @@ def docker(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Iterator[
     finally:
         daemon.kill()  # and all that is in its namespaces
         daemon.wait()
-        for group in Path("/sys/fs/cgroup").glob(f"*/{parent}"):
-            for below in sorted(group.glob("**/"), reverse=True):
+        for group in glob.glob(f"/sys/fs/cgroup/*/{parent}"):  # noqa: PTH207 (raises for what goes meanwhile)
+            for directory, _, _ in os.walk(group, topdown=False):
                 with contextlib.suppress(OSError):  # its processes are just ending
-                    below.rmdir()
+                    Path(directory).rmdir()
 
 
 @pytest.fixture(scope="module")
