@@ -151,6 +151,7 @@ static int keep_only(int one, int other)
 
 int main(int count, char **words)
 {
+	signal(SIGCHLD, SIG_DFL); /* who ignores it hands that on, and then the kernel tells of no end */
 	if (count > 1 && strcmp(words[1], "monitor") == 0)
 		return lfs_monitor_main(count, words);
 	int only;

@@ -179,3 +179,9 @@ def test_an_update_of_nothing_is_an_error(layerfs_command):
         1,
         b"layerfs: you must provide one or more flags when using this command\n",
     )
+
+
+def test_a_caller_that_ignores_the_ends_of_children_is_told_of_them(layerfs_command):
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}
+    done = layerfs_command("run", "--rm", "--network", "none", "box:1", "sh", "-c", "echo x; exit 3", **ignoring)
+    assert (done.returncode, done.stdout) == (3, b"x\n")
