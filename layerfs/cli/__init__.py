@@ -7,9 +7,6 @@ import sys
 
 def main() -> int:
     """Entry point of `layerfs`; returns the exit code."""
-    from layerfs.cli import light
-
-    light.begin()
     from layerfs.cli.output import silence_stdout, take_standard_streams
 
     take_standard_streams()
@@ -25,7 +22,6 @@ def main() -> int:
     from layerfs.cli.quick import attempt
 
     code = attempt(sys.argv[1:])
-    light.end()
     if code is not None:
         return code
     from layerfs.cli.app import run
