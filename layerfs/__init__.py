@@ -19,7 +19,7 @@ import importlib
 from layerfs._lazy import loader
 from layerfs._version import __version__
 
-TYPE_CHECKING = False  # without the module `typing`: see layerfs.cli.light
+TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from typing import Any
 

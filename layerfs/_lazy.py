@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 __all__ = ["loader", "pattern"]
 
-TYPE_CHECKING = False  # without the module `typing`: see layerfs.cli.light
+TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from re import compile as pattern
     from typing import Any
