@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -77,6 +78,26 @@ static int show_with_ids(const struct lfs_spec *spec, struct lfs_failure *failur
 	return rc;
 }
 
+/* Runtimes give their standard streams to the container's user, also where that is the machine's /dev/null. */
+static int keep_null(struct lfs_failure *failure)
+{
+	struct stat status;
+	LFS_AUTO_FD own = -1;
+	for (int fd = 0; fd <= 2; fd++) {
+		if (fstat(fd, &status) < 0 || !S_ISCHR(status.st_mode) || status.st_rdev != makedev(1, 3))
+			continue;
+		if (own < 0) {
+			LFS_AUTO_FD place = lfs_sys_new_mount("tmpfs", "tmpfs", "size=4k", MOUNT_ATTR_NOEXEC);
+			if (place < 0 || mknodat(place, "null", S_IFCHR | 0666, makedev(1, 3)) < 0)
+				return lfs_failed(failure, LFS_STAGE_RUNTIME, place < 0 ? place : -errno, "making a null device");
+			own = openat(place, "null", O_RDWR | O_CLOEXEC);
+		}
+		if (own < 0 || dup2(own, fd) < 0)
+			return lfs_failed(failure, LFS_STAGE_RUNTIME, -errno, "opening a null device");
+	}
+	return 0;
+}
+
 /* As the runtime itself would have said it. */
 static void log_failure(const struct lfs_spec *spec, const struct lfs_failure *failure)
 {
@@ -88,8 +109,8 @@ static void log_failure(const struct lfs_spec *spec, const struct lfs_failure *f
 		dprintf(log, "{\"level\":\"error\",\"msg\":\"%s: %s\"}\n", failure->text, strerror(failure->error));
 }
 
-/* Runs it and waits: its exit code, or -errno. Standard streams that are -1 are /dev/null. `mapped`: see show_with_ids. */
-static int call(char **words, const int *streams, const struct lfs_spec *mapped)
+/* Runs it and waits: its exit code, or -errno. Standard streams that are -1 are /dev/null. `created`: what it is to make. */
+static int call(char **words, const int *streams, const struct lfs_spec *created)
 {
 	int status;
 	pid_t child = fork();
@@ -102,8 +123,8 @@ static int call(char **words, const int *streams, const struct lfs_spec *mapped)
 				_exit(126);
 		lfs_sys_reset_signals();
 		struct lfs_failure failure = { 0 };
-		if (mapped && show_with_ids(mapped, &failure) < 0) {
-			log_failure(mapped, &failure);
+		if (created && ((lfs_userns_own(created) && show_with_ids(created, &failure) < 0) || keep_null(&failure) < 0)) {
+			log_failure(created, &failure);
 			_exit(125);
 		}
 		lfs_sys_close_range(3, ~0u, true);
@@ -141,8 +162,7 @@ static int invoke(const struct lfs_spec *spec, char **verb, const int *streams, 
 	for (size_t i = 0; verb[i] && i < 16; i++)
 		words[7 + i] = verb[i];
 	unlink(log);
-	bool mapped = lfs_userns_own(spec) && strcmp(verb[0], "create") == 0;
-	int rc = call(words, streams, mapped ? spec : NULL);
+	int rc = call(words, streams, strcmp(verb[0], "create") == 0 ? spec : NULL);
 	if (rc < 0)
 		return lfs_failed(failure, LFS_STAGE_RUNTIME, rc, "starting %s", spec->runtime[PROGRAM]);
 	return rc > 0 ? tell_log(spec, log, rc, failure) : 0;

@@ -155,6 +155,17 @@ def test_ids_of_its_own_hold_for_files_volumes_networks_and_what_joins(shell, ru
     assert not list(Path("/run").glob(f"layerfs-{box.id}*"))
 
 
+@pytest.mark.parametrize("whose", [{"user": "33:34"}, {"uidmap": ["0:100000:65536"]}])
+def test_the_null_device_of_the_machine_stays_roots(shell, runtime, whose):
+    """Runtimes give the streams that they are called with to the container's user."""
+    box = shell("cat; echo lost; echo heard >&2", runtime=runtime, **whose)
+    with Path(os.devnull).open("r+b") as null:
+        assert box.run(stdout=null).stderr == b"heard\n"
+    assert ended(box)[0] == 0
+    status = Path(os.devnull).stat()
+    assert (status.st_uid, status.st_gid) == (0, 0)
+
+
 def test_an_engine_that_shows_no_other_ids_is_told(shell, runtime):
     box = shell("true", runtime=runtime, uidmap=["0:100000:65536"])
     with pytest.raises(RunError, match="it takes the engine native"):
