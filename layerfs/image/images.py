@@ -117,13 +117,26 @@ class Images:
             return find_image(txn, name)
 
     def config(self, record: ImageRecord) -> ImageConfig:
-        """The parsed config, verified. Raises Corrupt when the blob is damaged or missing."""
+        """The parsed config, verified.
+
+        Raises:
+            ImageNotFound: it was removed meanwhile. Corrupt: the blob is damaged or missing.
+        """
         try:
-            raw = self._root.blobs.read(record.id, limit=CONFIG_MAX)
-        except NotFound:
-            raise Corrupt(f"the config of image {record.id} is missing from the store") from None
+            raw = self._read_config(record.id)
+        except NotFound:  # removed, and perhaps there again by now
+            with self._root.index.view() as txn:
+                if read_image(txn, record.id) is None:
+                    raise ImageNotFound(f"No such image: {record.id}") from None
+            try:
+                raw = self._read_config(record.id)
+            except NotFound:
+                raise Corrupt(f"the config of image {record.id} is missing from the store") from None
         what = f"config of image {record.id.short}"
         return _parsed(raw, what) if len(raw) <= _SMALL else ImageConfig.parse(raw, what=what)
+
+    def _read_config(self, id: Digest) -> bytes:
+        return self._root.blobs.read(id, limit=CONFIG_MAX)
 
     def manifest(self, digest: Digest | None) -> Manifest | None:
         """A manifest that an image or a name came with, if it is still kept."""

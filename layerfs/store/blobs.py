@@ -211,12 +211,15 @@ class Blobs:
 
     def open(self, digest: Digest) -> BinaryIO:
         """The blob's file. Raises NotFound; Corrupt when the file is missing or has another size than its row."""
-        size = self.stat(digest)["size"]
-        path = self.blob_path(digest)
+        size, path = self.stat(digest)["size"], self.blob_path(digest)
         try:
             file = path.open("rb")
-        except FileNotFoundError as error:
-            raise Corrupt(f"the file of blob {digest} is missing", path=str(path)) from error
+        except FileNotFoundError:
+            size = self.stat(digest)["size"]  # it may just have been collected, and even be there again
+            try:
+                file = path.open("rb")
+            except FileNotFoundError as error:
+                raise Corrupt(f"the file of blob {digest} is missing", path=str(path)) from error
         found = os.fstat(file.fileno()).st_size
         if found != size:
             file.close()

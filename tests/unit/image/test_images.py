@@ -177,6 +177,16 @@ def test_a_missing_config_is_corrupt_not_a_missing_image(root, add, images) -> N
         images.config(image)
 
 
+def test_the_config_of_an_image_that_was_removed_meanwhile_is_not_found(root, add, images) -> None:
+    image = add([1], "x")
+    with root.index.update() as txn:
+        txn.delete("images", image.id.raw)
+        txn.delete("blobs", image.id.raw)
+    with pytest.raises(ImageNotFound, match=f"No such image: {image.id}"):
+        images.config(image)
+
+
+
 def test_images_of_one_store_are_seen_by_another_opening(root, add) -> None:
     image = add([1], "x")
     assert Images(type(root).open(root.path)).resolve("x") == image
