@@ -186,7 +186,6 @@ def test_the_config_of_an_image_that_was_removed_meanwhile_is_not_found(root, ad
         images.config(image)
 
 
-
 def test_images_of_one_store_are_seen_by_another_opening(root, add) -> None:
     image = add([1], "x")
     assert Images(type(root).open(root.path)).resolve("x") == image
