@@ -74,16 +74,24 @@ def waiting(txn: Txn) -> list[StateRecord]:
     return list(found.values())
 
 
-def run(root: StoreRoot) -> int:
-    """Until nothing is left that can be absorbed; how many states that were."""
-    refused, done = set[str](), 0
-    while True:
-        with root.index.view() as txn:
-            state = next((each for each in waiting(txn) if each.id not in refused), None)
-        if state is None:
-            return done
+def run(root: StoreRoot) -> None:
+    """Until nothing is left that can be absorbed. Who comes while this one is at it goes away (`start_absorber`), so it
+    looks once more when it has let others begin."""
+    refused = set[str]()
+    while _next(root, refused) is not None:
+        with root.lock(_LOCK, wait=False):
+            _run(root, refused)
+
+
+def _next(root: StoreRoot, refused: set[str]) -> StateRecord | None:
+    with root.index.view() as txn:
+        return next((each for each in waiting(txn) if each.id not in refused), None)
+
+
+def _run(root: StoreRoot, refused: set[str]) -> None:
+    while (state := _next(root, refused)) is not None:
         try:
-            done += absorb(root, state.id, yielding=True).absorbed
+            absorb(root, state.id, yielding=True)
         except GaveWay:
             time.sleep(_PAUSE)
         except (InvalidInput, Corrupt, InUse, FileNotFoundError):  # no layer can hold it; it has just gone
@@ -100,7 +108,7 @@ def _be_humble() -> None:
 def main(path: str) -> int:
     _be_humble()
     try:
-        with StoreRoot.open(Path(path), create=False) as root, root.lock(_LOCK, wait=False):
+        with StoreRoot.open(Path(path), create=False) as root:
             run(root)
     except (BlockingIOError, NoSpace, FileNotFoundError):
         return 0

@@ -29,6 +29,7 @@ MONITOR_KIB = 2048
 @pytest.fixture
 def store(host: Host, small: str) -> Iterator[layerfs.Store]:
     with layerfs.Store(host.store) as store:
+        eventually(lambda: not processes(host.store))  # of the test before
         before = remains(host)
         yield store
         if not eventually(lambda: remains(host) == before):  # a monitor's aftermath finds that there is nothing to do
