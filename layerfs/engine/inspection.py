@@ -124,34 +124,7 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": None,
-        "HostConfig": {
-            "Binds": list(settings.volumes) or None,
-            **_ABSENT,
-            **_paths(settings),
-            "NetworkMode": settings.network,
-            "PortBindings": _port_bindings(settings),
-            "PublishAllPorts": settings.publish_all,
-            "IpcMode": settings.ipc or "private",
-            "PidMode": settings.pid or "",
-            "UTSMode": settings.uts or "",
-            "Runtime": settings.runtime or "layerfs",
-            "UsernsMode": settings.userns or "",
-            "CgroupnsMode": settings.cgroupns or ("private" if unified_cgroups() else "host"),
-            "RestartPolicy": dict(zip(("Name", "MaximumRetryCount"), _restart(settings), strict=True)),
-            "AutoRemove": settings.auto_remove,
-            "Init": settings.init or None,
-            "LogConfig": {"Type": settings.log_driver, "Config": dict(settings.log_opts)},
-            "Privileged": settings.privileged,
-            "ReadonlyRootfs": settings.read_only,
-            "Links": [_link(box, text) for text in settings.links] or None,
-            "Annotations": dict(text.partition("=")[::2] for text in settings.annotations) or None,
-            "CapAdd": list(settings.cap_add) or None,
-            "CapDrop": list(settings.cap_drop) or None,
-            "SecurityOpt": _security(settings) or None,
-            "StorageOpt": dict(t.partition("=")[::2] for t in settings.storage_opt) or None,
-            **_limits(settings),
-            "Tmpfs": dict(t.partition(":")[::2] for t in settings.tmpfs) or None,
-        },
+        "HostConfig": _host_config(box, settings),
         "GraphDriver": {
             "Name": "layerfs",
             "Data": {
@@ -169,6 +142,37 @@ def inspect_container(box: Container, *, size: bool = False) -> dict[str, Any]:
         sizes = box.sizes()
         document |= {"SizeRw": sizes.writable, "SizeRootFs": sizes.writable + sizes.image}
     return document
+
+
+def _host_config(box: Container, settings: Settings) -> dict[str, Any]:
+    return {
+        "Binds": list(settings.volumes) or None,
+        **_ABSENT,
+        **_paths(settings),
+        "NetworkMode": settings.network,
+        "PortBindings": _port_bindings(settings),
+        "PublishAllPorts": settings.publish_all,
+        "IpcMode": settings.ipc or "private",
+        "PidMode": settings.pid or "",
+        "UTSMode": settings.uts or "",
+        "Runtime": settings.runtime or "layerfs",
+        "UsernsMode": settings.userns or "",
+        "CgroupnsMode": settings.cgroupns or ("private" if unified_cgroups() else "host"),
+        "RestartPolicy": dict(zip(("Name", "MaximumRetryCount"), _restart(settings), strict=True)),
+        "AutoRemove": settings.auto_remove,
+        "Init": settings.init or None,
+        "LogConfig": {"Type": settings.log_driver, "Config": dict(settings.log_opts)},
+        "Privileged": settings.privileged,
+        "ReadonlyRootfs": settings.read_only,
+        "Links": [_link(box, text) for text in settings.links] or None,
+        "Annotations": dict(text.partition("=")[::2] for text in settings.annotations) or None,
+        "CapAdd": list(settings.cap_add) or None,
+        "CapDrop": list(settings.cap_drop) or None,
+        "SecurityOpt": _security(settings) or None,
+        "StorageOpt": dict(t.partition("=")[::2] for t in settings.storage_opt) or None,
+        **_limits(settings),
+        "Tmpfs": dict(t.partition(":")[::2] for t in settings.tmpfs) or None,
+    }
 
 
 def _paths(settings: Settings) -> dict[str, list[str] | None]:

@@ -13,15 +13,29 @@ from layerfs.engine.records import TopTable
 from layerfs.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from layerfs.engine.container import Container
     from layerfs.engine.logs import LogEntry
-    from layerfs.runtime import Process, RunResult
+    from layerfs.engine.settings import Settings
+    from layerfs.runtime import Process, RunOptions, RunResult
     from layerfs.runtime.communicate import OnOutput
     from layerfs.runtime.monitor import Connection
     from layerfs.runtime.spec import RunSpec
 
 PIPE, DEVNULL = -1, -3  # subprocess's numbers
 Stream = int | IO[Any] | None
+
+
+def _by_runtime(
+    box: Container, wanted: Settings, options: RunOptions, files: Path
+) -> contextlib.AbstractContextManager[Callable[[RunSpec], RunSpec] | None]:
+    """What makes a spec one for another OCI runtime, where one is wanted."""
+    if not wanted.runtime:
+        return contextlib.nullcontext()
+    from layerfs.engine.oci import by_other
+
+    return by_other(box, wanted, options, files)
 
 
 class Programs:
@@ -87,13 +101,8 @@ class Programs:
             place_of(box, engine) as place,
             recorded(box) as record,
             surrounded(box, wanted, place) as around,
-            contextlib.ExitStack() as stack,
+            _by_runtime(box, wanted, around.options, place.files) as change,
         ):
-            change: Callable[[RunSpec], RunSpec] | None = None
-            if wanted.runtime:
-                from layerfs.engine.oci import by_other
-
-                change = stack.enter_context(by_other(box, wanted, around.options, place.files))
             result = run(
                 place.root,
                 image.document(),
