@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -44,19 +43,6 @@ static int watch_caller(int caller)
 		return fd;
 	close(fd);
 	return -ESRCH;
-}
-
-static int watch_signals(void)
-{
-	sigset_t all;
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGABRT);
-	if (sigprocmask(SIG_SETMASK, &all, NULL) < 0)
-		return -errno;
-	int fd = signalfd(-1, &all, SFD_CLOEXEC);
-	return fd < 0 ? -errno : fd;
 }
 
 /* The streams are the container's: the helper must not keep a pipe open that the container has closed. */
@@ -174,7 +160,7 @@ int main(int count, char **words)
 	}
 	setsid(); /* a terminal's Ctrl-C is for the caller, who passes it on */
 	self.caller = self.detached ? -1 : watch_caller(caller);
-	self.signals = watch_signals();
+	self.signals = lfs_sys_watch_signals(0);
 	if ((self.caller < 0 && !self.detached) || self.signals < 0)
 		return EXIT_NOT_STARTED;
 	return run(spec_fd, &self);

@@ -56,19 +56,6 @@ static int open_files(struct lfs_monitor *self)
 	return log_dir < 0 ? -errno : lfs_log_open(&self->log, log_dir);
 }
 
-static int watch_signals(void)
-{
-	sigset_t all;
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGABRT);
-	if (sigprocmask(SIG_SETMASK, &all, NULL) < 0)
-		return -errno;
-	int fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
-	return fd < 0 ? -errno : fd;
-}
-
 /* Not a parent's child any more, nor in its session; streams go nowhere. */
 static void detach(void)
 {
@@ -281,7 +268,7 @@ static int end(struct lfs_monitor *self, bool again)
 
 static int run(struct lfs_monitor *self)
 {
-	self->signals = watch_signals();
+	self->signals = lfs_sys_watch_signals(SFD_NONBLOCK);
 	int rc = self->signals < 0 ? self->signals : open_files(self);
 	if (rc < 0)
 		lfs_failed(&self->failure, LFS_STAGE_SPEC, rc, "preparing the monitor");

@@ -196,6 +196,7 @@ int lfs_sys_clear_mount(int mount, uint64_t attributes);
 int lfs_sys_map_mount(int mount, int users); /* one that nobody has seen yet */
 int lfs_sys_pivot_here(void);
 void lfs_sys_reset_signals(void); /* all default, none blocked */
+int lfs_sys_watch_signals(int flags); /* an owned signalfd of all but crashes, which are blocked from then on; or -errno */
 void lfs_sys_close_range(unsigned first, unsigned last, bool on_exec_only);
 
 /* target.c: where a mount goes; made when it is missing, never outside root. Owned O_PATH fd or -errno */

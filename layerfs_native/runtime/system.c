@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 
 #include "run.h"
@@ -115,6 +116,19 @@ int lfs_sys_pivot_here(void)
 	if (rc < 0)
 		return rc;
 	return checked(syscall(SYS_umount2, ".", MNT_DETACH)); /* "." is the old root, stacked on the new one */
+}
+
+int lfs_sys_watch_signals(int flags)
+{
+	sigset_t all;
+	sigfillset(&all);
+	sigdelset(&all, SIGSEGV);
+	sigdelset(&all, SIGBUS);
+	sigdelset(&all, SIGABRT);
+	if (sigprocmask(SIG_SETMASK, &all, NULL) < 0)
+		return -errno;
+	int fd = signalfd(-1, &all, SFD_CLOEXEC | flags);
+	return fd < 0 ? -errno : fd;
 }
 
 void lfs_sys_close_range(unsigned first, unsigned last, bool on_exec_only)

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
+from tests.native.sanitized import NATIVE, SANITIZE
 
-NATIVE = PROJECT / "layerfs_native"
 SOURCES = [NATIVE / "core" / f"{name}.c" for name in ("merge", "remap", "xxh64", "crc32c", "error")]
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 IDENTITY = "5a" * 32
 
 

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
 from tests.native.fuse_requests import make_store, sequences
+from tests.native.sanitized import NATIVE, compile_sanitized
 
-NATIVE = PROJECT / "layerfs_native"
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 TREE_READER = ("error", "erofs_directory", "erofs_read", "erofs_xattr")
 ROUNDS = int(os.environ.get("LAYERFS_STEPS", "4"))
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
     out = tmp_path_factory.mktemp("fuzz") / "fuzz_requests"
     make_store(out.parent / "store")
     sources = [NATIVE / "fuzz" / "fuzz_requests.c", NATIVE / "fuzz" / "fuzz_files.c"]
     sources += [source for source in sorted(NATIVE.glob("fuse/*.c")) if source.name != "main.c"]
     sources += [NATIVE / "core" / f"{name}.c" for name in TREE_READER]
-    flags = ["-std=gnu11", "-g", "-O1", f"-I{NATIVE / 'include'}", "-pthread"]
-    built = subprocess.run([compiler, *flags, *SANITIZE, *map(str, sources), "-o", str(out)], capture_output=True)
-    if built.returncode and b"cannot find" in built.stderr:
-        pytest.skip("the compiler has no sanitizers")
-    assert not built.returncode, built.stderr.decode()
-    return out
+    return compile_sanitized(out, sources)
 
 
 def damaged(data: bytes, dice: random.Random) -> bytes:

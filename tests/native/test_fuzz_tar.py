@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
 from tests.golden.layers import REFUSED, TREES
-
-NATIVE = PROJECT / "layerfs_native"
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+from tests.native.sanitized import NATIVE, compile_sanitized
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    out = tmp_path_factory.mktemp("fuzz") / "fuzz_tar"
     sources = [NATIVE / "fuzz" / "fuzz_tar.c", *sorted(NATIVE.glob("core/*.c"))]
-    flags = ["-std=gnu11", "-g", "-O1", "-DFUZZ_MAIN", f"-I{NATIVE / 'include'}", "-pthread"]
-    built = subprocess.run([compiler, *flags, *SANITIZE, *map(str, sources), "-o", str(out)], capture_output=True)
-    if built.returncode and b"cannot find" in built.stderr:
-        pytest.skip("the compiler has no sanitizers")
-    assert not built.returncode, built.stderr.decode()
-    return out
+    return compile_sanitized(tmp_path_factory.mktemp("fuzz") / "fuzz_tar", sources, "-DFUZZ_MAIN")
 
 
 def damaged(layer: bytes, dice: random.Random) -> bytes:
