@@ -10,7 +10,7 @@ state=$venv/.unfinished
 usable() { [ ! -e "$state" ] && "$venv/bin/python" -c 'import pip' 2>/dev/null; }
 
 if usable; then
-	[ -e "$stamp" ] && [ "$stamp" -nt pyproject.toml ] && exit 0
+	[ -e "$stamp" ] && [ "$stamp" -nt pyproject.toml ] && [ "$stamp" -nt "$0" ] && exit 0
 else
 	rm -rf "$venv"
 fi
