@@ -330,6 +330,8 @@ def run(session: Session, image: str, command: Sequence[str], options: dict[str,
         return follow(box, connection, stdin=stdin, keys=keys, proxy=proxy) or 0
     except LayerfsError as error:
         return fail(str(error), error.exit_code if error.exit_code in (126, 127) else _FAILED)
+    except BrokenPipeError:  # who read our output has gone; the container goes on, as docker's
+        raise
     except OSError as error:
         return fail(reason(error), _FAILED)
     finally:

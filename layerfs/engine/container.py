@@ -173,6 +173,11 @@ class Container(Programs):
         Raises:
             InUse: it runs or is mounted; `force` kills and unmounts. ContainerNotFound.
         """
+        going = force and self.settings.auto_remove and self.state.running  # whoever sees its end removes it (--rm)
+        with contextlib.suppress(*([ContainerNotFound] if going else [])):
+            self._remove(force, volumes)
+
+    def _remove(self, force: bool, volumes: bool) -> None:
         from layerfs.engine.events import record_event
         from layerfs.engine.running import no_runs
         from layerfs.engine.volumes import remove_unnamed

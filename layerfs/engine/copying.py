@@ -12,7 +12,7 @@ import os
 import posixpath
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -113,7 +113,7 @@ def _absolute(path: str) -> bytes:
     return os.fsencode(path if path.startswith("/") else f"/{path}")
 
 
-def _entries(tree: Tree, spot: Spot, name: bytes) -> Iterator[Entry]:
+def _entries(tree: Tree, spot: Spot, name: bytes) -> Generator[Entry, None, None]:
     """Of what is there, under another name; b"" for what is in a directory only."""
     from layerfs.layer.directory import directory_entries, host_entry
     from layerfs.layer.host import Descent

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 from layerfs.image.output import output_file
@@ -17,7 +18,7 @@ from layerfs.store.root import StoreRoot
 _PLAIN_ROOT = (stat.S_IFDIR | 0o755, 0, 0)
 
 
-def tree_entries(root: StoreRoot, tree: Tree) -> Iterator[Entry]:
+def tree_entries(root: StoreRoot, tree: Tree) -> Generator[Entry, None, None]:
     """The entries of a merged tree, depth first, names in byte order; a hard link follows its inode's first name.
 
     The root comes only when its mode, owner or xattrs are not the usual ones: docker leaves it out.
@@ -58,13 +59,14 @@ def _depth_first(tree: Tree) -> Iterator[tuple[bytes, Inode]]:
             stack.append((path + b"/", iter(tree.listdir(inode))))
 
 
-def export(entries: Iterable[Entry], target: str | os.PathLike[str] | BinaryIO) -> None:
-    """Writes entries as a tar; of a container, pass those of its union.
+def export(entries: Generator[Entry, None, None], target: str | os.PathLike[str] | BinaryIO) -> None:
+    """Writes entries as a tar; of a container, pass those of its union. Closes them: after an error too nothing of what
+    they read is open, so its mount can go.
 
     Raises:
         InvalidInput: a name that a layer tar cannot hold; NoSpace; Corrupt: a content is damaged or missing.
     """
-    with output_file(target) as write:
+    with contextlib.closing(entries), output_file(target) as write:
         writer = TarWriter(write)
         writer.add_all(entries)
         writer.finish()

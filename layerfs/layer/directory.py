@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from layerfs.errors import InUse
@@ -17,7 +17,7 @@ from layerfs.layer.entry import Entry, FileContent
 from layerfs.layer.host import Descent, image_xattrs
 
 
-def directory_entries(top: Path) -> Iterator[Entry]:
+def directory_entries(top: Path) -> Generator[Entry, None, None]:
     """Entries for a TarWriter, the root first. Read an entry's content before taking the next.
 
     Raises:

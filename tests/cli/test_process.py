@@ -48,6 +48,22 @@ def test_streams_that_do_not_work(store, script, code, err):
         assert done.stderr == err
 
 
+@pytest.mark.root
+def test_who_reads_a_run_may_go_and_its_container_is_removed_by_hand(store):
+    done = _bash("layerfs run --rm --name yes box:1 yes | head -n 1; echo ${PIPESTATUS[0]}; layerfs rm -f yes", store)
+    assert (done.stdout, done.stderr, done.returncode) == ("y\n141\nyes\n", "", 0)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("command", ["export ex", "cp ex:/ -"])
+def test_what_cannot_be_written_leaves_no_mount(store, command):
+    done = _bash(
+        f"layerfs create --name ex box:1; layerfs {command} >/dev/full; layerfs mount -q; layerfs rm ex", store
+    )
+    assert done.stderr == "layerfs: no space left on device\n"
+    assert done.stdout.splitlines()[1:] == ["ex"]
+
+
 @pytest.mark.parametrize(
     "env",
     [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "latin1"}],
