@@ -161,7 +161,8 @@ def _measure(inode: PlacedInode, length: int) -> int:
         inode.blocks, last = _fill(inode.entries)
         blocks = len(inode.blocks)
         inode.size = disk.BLOCK * (blocks - 1) + last
-    inode.tail = last if length + last <= disk.BLOCK else 0
+    room = disk.BLOCK if inode.parent else disk.BLOCK - disk.ROOT_NID * disk.SLOT  # the root has to stay where it is
+    inode.tail = last if length + last <= room else 0
     return blocks - 1 if inode.tail else blocks
 
 

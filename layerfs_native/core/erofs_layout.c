@@ -44,9 +44,17 @@ static uint32_t directory_tail(const struct lfs_layout *layout, struct lfs_node 
 	return used;
 }
 
+#define ROOT_AT ((uint64_t)LFS_ROOT_NID * EROFS_SLOT)
+
 struct place {
 	uint64_t meta, data; /* cursors */
 };
+
+/* What an inode whose tail is inline may take: a block, into which it can be moved; but the root has to stay where it is. */
+static uint64_t room_of(uint64_t at)
+{
+	return at == ROOT_AT ? LFS_BLOCK - at : LFS_BLOCK;
+}
 
 static int place_node(const struct lfs_layout *layout, struct lfs_node *node, struct place *place)
 {
@@ -67,7 +75,7 @@ static int place_node(const struct lfs_layout *layout, struct lfs_node *node, st
 			 EROFS_CHUNK_INDEX_SIZE * lfs_chunk_count(node->size, lfs_chunk_bits(node->size));
 	}
 	uint64_t at = lfs_round_up(place->meta, EROFS_SLOT);
-	if (tail && head + tail <= LFS_BLOCK) {
+	if (tail && head + tail <= room_of(at)) {
 		node->layout = EROFS_INLINE;
 		extent = head + tail;
 		blocks--;
@@ -85,7 +93,7 @@ static int place_node(const struct lfs_layout *layout, struct lfs_node *node, st
 
 static int place_nodes(struct lfs_layout *layout, struct lfs_error *error)
 {
-	struct place place = {(uint64_t)LFS_ROOT_NID * EROFS_SLOT, 0};
+	struct place place = {ROOT_AT, 0};
 	uint32_t with_content = 0, without = layout->content_count;
 	for (uint32_t i = 0; i < layout->inode_count; i++) {
 		struct lfs_node *node = lfs_node_at(layout->tree, layout->order[i]);

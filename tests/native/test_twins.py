@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from layerfs import _pure
 from layerfs._pure.hashes import crc32c
 from layerfs.errors import Corrupt, InvalidArchive
+from layerfs.layer.tree import Tree
 from tests.conftest import PROJECT
 from tests.golden.layers import REFUSED, TREES
 from tests.trees import Shelf, entry, layer, load_module, native, sealed, unpacked
@@ -76,6 +77,17 @@ def test_stacks(name: str, tmp_path: Path) -> None:
     assert outcome(CORE, tmp_path / "core", STACKS[name]) == pure
     if name in REFUSED:
         assert pure == "refused"
+
+
+@pytest.mark.parametrize("length", [41, 42, 43, 60, 72, 73, 74])
+def test_a_root_whose_listing_hardly_fits_beside_it(length: int, tmp_path: Path) -> None:
+    """Any other inode moves to the next block then; the root has to be where it always is."""
+    names = [*(b"%04d" % number for number in range(245)), b"z" * length]
+    stack = [layer(*(entry(name) for name in names))]
+    assert outcome(CORE, tmp_path / "core", stack) == outcome(_pure, tmp_path / "pure", stack)
+    for kind in ("core/layer-1", "pure/merged"):
+        tree = Tree.open(tmp_path / kind)
+        assert [name for name, _ in tree.walk() if name] == names
 
 
 @pytest.mark.skipif(not ARCHIVES, reason="no shared/ beside the project: the public archives are not here")
