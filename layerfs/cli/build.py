@@ -14,18 +14,27 @@ import click
 
 from layerfs.cli import rows
 from layerfs.cli.buildprogress import FORMS, printer
+from layerfs.cli.launch import OPTIONS, security_settings
+from layerfs.cli.launch_limits import take
 from layerfs.cli.options import format_option, parse_filters
 from layerfs.cli.output import fail, out
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.upkeep import confirm
-from layerfs.cli.verbs import verb
+from layerfs.cli.verbs import verb, with_flags
 from layerfs.errors import InvalidDockerfile, InvalidInput
 
 if TYPE_CHECKING:
     from layerfs.build.output import Output
     from layerfs.build.steps import StepFailed
     from layerfs.engine import Image, Store
+
+_LIMITED = {
+    *("-m", "--memory-swap", "--memory-reservation", "--cpus", "-c", "--cpu-period", "--cpu-quota", "--cpuset-cpus"),
+    *("--cpuset-mems", "--pids-limit", "--ulimit", "--shm-size", "--cgroup-parent", "--security-opt", "--cap-add"),
+    *("--cap-drop", "--dns", "--dns-search", "--dns-option", "--sysctl"),
+}
+_CONFINEMENT = [flag for flag in OPTIONS if not _LIMITED.isdisjoint(flag.words)]  # docker's and podman's
 
 
 def _pairs(values: Iterable[str], what: str, *, environment: bool = False, needed: bool = False) -> dict[str, str]:
@@ -135,9 +144,12 @@ def _epoch(timestamp: int | None, build_args: Mapping[str, str]) -> int | None:
 @click.option("--progress", type=click.Choice(FORMS), default="auto", help="How to show it.")
 @click.option("--check", is_flag=True, help="Only check the Dockerfile.")
 @click.option("--debug", is_flag=True, help="Keep an image of a step that fails; on a terminal, enter it.")
+@with_flags(_CONFINEMENT)
 @click.option("-q", "--quiet", is_flag=True, help="Print only the ID.")
 @click.option("--push", is_flag=True, help="Push its names: --output type=registry.")
 @click.option("--load", is_flag=True, hidden=True)
+@click.option("--compress", is_flag=True, hidden=True)
+@click.option("--disable-content-trust", is_flag=True, hidden=True)
 @click.option("--rm/--no-rm", hidden=True, default=True)
 @click.option("--force-rm", is_flag=True, hidden=True)
 @click.pass_obj
@@ -160,6 +172,12 @@ def _refused(error: InvalidDockerfile) -> int:
     if error.excerpt:
         click.echo(error.excerpt, err=True)
     return fail(str(error))
+
+
+def _confinement(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What limits every RUN, as `Store.create` takes it. Raises InvalidInput."""
+    wanted = take(dict(options), _CONFINEMENT)
+    return wanted | security_settings(wanted.pop("security_opt", ()))
 
 
 def _outputs(texts: Sequence[str]) -> list[Output]:
@@ -206,6 +224,7 @@ def _build(session: Session, context: str, options: Mapping[str, Any]) -> int:
                 epoch=_epoch(options["timestamp"], build_args),
                 debug=options["debug"],
                 legacy=form == "legacy",
+                confinement=_confinement(options),
             )
     except StepFailed as error:
         return _failed(session, error, legacy=form == "legacy")

@@ -150,7 +150,7 @@ def _volume(text: str) -> str:
     return f"{os.path.abspath(source)}:{rest}" if source.startswith(".") else text  # noqa: PTH100
 
 
-def _security(values: Iterable[str]) -> dict[str, Any]:
+def security_settings(values: Iterable[str]) -> dict[str, Any]:
     """`--security-opt`: no-new-privileges, seccomp=FILE|unconfined, systempaths=unconfined; what asks for what is so
     anyway is taken, too.
 
@@ -197,7 +197,7 @@ def _settings(options: dict[str, Any], command: Sequence[str]) -> dict[str, Any]
         "labels": [*labels, *options.pop("label")],
         "volumes": [_volume(text) for text in options.pop("volume")],
         "mounts": list(options.pop("mounts")),
-        **_security(options.pop("security_opt")),
+        **security_settings(options.pop("security_opt")),
         **limits,
         **network_settings(options.pop("networks"), limits),
     }

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from layerfs._record import dataclass, replace
+from layerfs._record import dataclass, field, replace
 from layerfs.build.cachekeys import BuildCache, Made
 from layerfs.build.cacheplaces import CachePlace, chosen
 from layerfs.build.config import State
@@ -78,13 +78,17 @@ class BuildOptions:
     cache_from: Sequence[str] = ()
     cache_to: Sequence[str] = ()
     add_hosts: Sequence[str] = ()
+    confinement: Mapping[str, Any] = field(default_factory=dict)
 
 
 class EngineWorld:
-    """What the builder needs of the engine. Safe from threads."""
+    """What the builder needs of the engine. Safe from threads. `confinement`: what holds for every RUN."""
 
-    def __init__(self, store: Store, lease: Lease, cleanup: contextlib.ExitStack) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, cleanup: contextlib.ExitStack, confinement: Mapping[str, Any] | None = None
+    ) -> None:
         self._store, self._lease, self._cleanup = store, lease, cleanup
+        self._confinement = confinement or {}
         self.trees = GrowingTrees(store.root, lease)
         self._running: set[Any] = set()
         self._stopped = False
@@ -104,6 +108,7 @@ class EngineWorld:
             self._store,
             step,
             self.trees.tree(step.layers),
+            confinement=self._confinement,
             lease=lease,
             latest_ns=latest_ns,
             output=output,
@@ -169,6 +174,9 @@ def check(store: Store, context: ContextSource, options: BuildOptions) -> LintRe
 
 def build(store: Store, context: ContextSource, options: BuildOptions, progress: Report | None) -> Image:
     """See Store.build."""
+    from layerfs.engine.buildrun import check_confinement
+
+    check_confinement(options.confinement)
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(store.root.leases.acquire("build"))
         return _Build(store, options, progress, lease, stack).run(context)
@@ -230,7 +238,7 @@ class _Build:
         self._lint(planned, found)
         if self._options.legacy:
             self._report(BuildEvent("context", total=_tar_size(main)))
-        world = EngineWorld(self._store, self._lease, self._stack)
+        world = EngineWorld(self._store, self._lease, self._stack, self._options.confinement)
         solver = Solver(planned, self._request(), world, named, self._report, self._keep)
         elsewhere, exports = self._caches()
         cache = BuildCache(root, self._lease, elsewhere.find if elsewhere else None)

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,16 @@ from layerfs.engine.container import Container
 from layerfs.engine.mounts import mount_container, unmount_all
 from layerfs.engine.settings import Settings
 from layerfs.engine.stubs import Stubs
-from layerfs.errors import CommandNotExecutable, CommandNotFound, LayerfsError, NotFound, RunError, Unsupported
+from layerfs.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    InvalidInput,
+    LayerfsError,
+    NotFound,
+    RunError,
+    Unsupported,
+)
+from layerfs.runtime.resources import NAMES as RESOURCES
 from layerfs.runtime.rootpath import open_in_root
 
 if TYPE_CHECKING:
@@ -51,6 +60,7 @@ def run_step(
     step: RunStep,
     tree: Tree,
     *,
+    confinement: Mapping[str, Any],
     lease: Lease,
     latest_ns: int | None,
     output: OnOutput,
@@ -58,12 +68,12 @@ def run_step(
     registered: Registered,
     ended: Callable[[Container], object],
 ) -> DiffID | None:
-    """See build.steps.World.run. `tree`: of the step's layers. `registered` is told of the process while it runs,
-    `ended` removes the container."""
+    """See build.steps.World.run. `tree`: of the step's layers. `confinement`: as for check_confinement. `registered`
+    is told of the process while it runs, `ended` removes the container."""
     box = _create(store, step.layers, lease, tree)
     try:
         said = Tail()
-        code, reason = _run(box, step, tree, lease, _overheard(output, said), registered)
+        code, reason = _run(box, step, confinement, tree, lease, _overheard(output, said), registered)
         if code == NOT_FOUND:
             reason = _suggested(store, step, tree, said.data, reason)
         if code and not keep_failed:
@@ -117,14 +127,20 @@ def remove(box: Container) -> None:
 
 
 def _run(
-    box: Container, step: RunStep, tree: Tree, lease: Lease, output: OnOutput, registered: Registered
+    box: Container,
+    step: RunStep,
+    confinement: Mapping[str, Any],
+    tree: Tree,
+    lease: Lease,
+    output: OnOutput,
+    registered: Registered,
 ) -> tuple[int, str]:
     """The exit code, and why it could not be started."""
     from layerfs.engine.running import place_of
     from layerfs.engine.surroundings import surrounded
     from layerfs.runtime import run
 
-    settings = _settings(box.store, step)
+    settings = _settings(step, confinement)
     with (
         _mounts(box, step, lease) as mounts,
         place_of(box, None) as place,
@@ -150,7 +166,22 @@ def _run(
         return result.returncode, reason
 
 
-def _settings(store: Store, step: RunStep) -> Settings:
+CONFINEMENT = frozenset(
+    {"ulimits", "shm_size", "cgroup_parent", "no_new_privileges", "seccomp", "unmasked", "cap_add", "cap_drop"}
+    | {"dns", "dns_search", "dns_options", "sysctls"}
+    | RESOURCES
+)
+
+
+def check_confinement(values: Mapping[str, Any]) -> None:
+    """What limits every RUN of a build, by the names of `Store.create`. Raises InvalidInput."""
+    for name in values:
+        if name not in CONFINEMENT:
+            raise InvalidInput(f"RUN cannot be limited by {name!r}: there are {', '.join(sorted(CONFINEMENT))}")
+    Settings().changed(values)
+
+
+def _settings(step: RunStep, confinement: Mapping[str, Any]) -> Settings:
     names = [pair.partition("=")[0] for pair in step.env]
     hidden = [] if "HOSTNAME" in names else ["HOSTNAME"]  # as BuildKit: not set
     values: dict[str, Any] = {
@@ -163,6 +194,7 @@ def _settings(store: Store, step: RunStep) -> Settings:
         "privileged": step.privileged,
         "hostname": _HOST,
         "extra_hosts": [f"{_HOST}:127.0.0.1", *step.hosts],
+        **confinement,
     }
     return Settings().changed({name: value for name, value in values.items() if value is not None})
 

@@ -445,7 +445,8 @@ class Store:
                 `docker-image://NAME`, `oci-layout://PATH`), network, add_hosts (`NAME:IP`), allow (`network.host`,
                 `security.insecure`), squash, epoch (seconds: no time in the image is later), debug (keep an image of a
                 failed step), legacy (an image of each step), cache_from and cache_to (texts as --cache-from and
-                --cache-to have: `type=registry,ref=NAME,mode=max`).
+                --cache-to have: `type=registry,ref=NAME,mode=max`), confinement (what limits every RUN, as `create`
+                takes it: memory, cpus, ulimits, shm_size, cgroup_parent, cap_add, dns …; not asked for in the cache).
 
         Raises:
             InvalidDockerfile: with its line. StepFailed: a program of a RUN. NotFound, InvalidInput, Unsupported.

@@ -244,9 +244,37 @@ def test_hosts_are_added_for_run(command: Command, place: Path) -> None:
     assert "invalid IP address in add-host" in command(*build, "--add-host", "added:nothing").stderr
 
 
+@pytest.mark.root
+def test_runs_are_limited_as_asked(command: Command, place: Path) -> None:
+    look = (
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null;"
+        "ulimit -n; grep -o 'shm.*size=[0-9]*k' /proc/mounts; grep NoNewPrivs /proc/self/status;"
+        "grep CapBnd /proc/self/status; cat /etc/resolv.conf"
+    )
+    context = write_files(place / "c", {"Dockerfile": f"FROM box:1\nRUN ({look}) > /seen || true\n"})
+    limits = "-m 64m --memory-swap 64m --ulimit nofile=77:88 --shm-size 8m --security-opt no-new-privileges"
+    more = "--cap-drop ALL --cap-add CHOWN --dns 10.9.8.7 -c 512 --cpu-period 50000 --cgroup-parent /b"
+    done = command("build", "--network", "none", "-t", "limited", *limits.split(), *more.split(), context)
+    assert done.returncode == 0, done.stderr
+    seen = command("run", "--rm", "--network", "none", "limited", "cat", "/seen").stdout.split()
+    assert seen[:2] == ["67108864", "77"] and any(word.endswith("size=8192k") for word in seen)
+    assert seen[seen.index("NoNewPrivs:") + 1] == "1" and int(seen[seen.index("CapBnd:") + 1], 16) == 1
+    assert "10.9.8.7" in seen
+
+
+@pytest.mark.root
+def test_a_run_over_its_limit_is_killed_and_told(command: Command, place: Path) -> None:
+    context = write_files(place / "c", {"Dockerfile": "FROM box:1\nRUN x=$(cat /dev/zero | tail -c 64m)\n"})
+    done = command("build", "--network", "none", "-m", "16m", "--memory-swap", "16m", context)
+    assert done.returncode == 1 and "killed for want of memory" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (("-m", "1k"), "Minimum memory limit allowed is 6MB"),
+        (("--ulimit", "nothing=1"), "invalid ulimit type: nothing"),
+        (("--security-opt", "unheard"), "--security-opt unheard is not supported"),
         (("--allow", "everything"), "invalid entitlement: everything"),
         (("--platform", "linux/amd64,linux/arm64"), "one platform a build"),
         (("--build-context", "x"), "invalid build context: 'x'"),
