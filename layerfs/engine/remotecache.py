@@ -195,7 +195,7 @@ class Elsewhere:
     def _push(self, reference: Reference, manifest: Manifest, raw: bytes, forms: Sequence[Form]) -> None:
         import io
 
-        from layerfs.registry.push import in_parallel
+        from layerfs.registry.parallel import in_parallel
         from layerfs.registry.upload import Uploads
 
         registries = self.registries()

@@ -29,8 +29,8 @@ from layerfs.reference import Reference
 from layerfs.registry.client import INDEX_DEPTH
 from layerfs.registry.connect import Registries
 from layerfs.registry.origins import Origin, RegistryOrigin, open_archive_origin
+from layerfs.registry.parallel import in_parallel
 from layerfs.registry.places import Place
-from layerfs.registry.push import in_parallel
 from layerfs.registry.upload import Uploads
 
 _PIECE = 1 << 20

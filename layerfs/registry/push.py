@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import functools
 import io
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import BinaryIO, Generic, Literal, TypeVar, cast
+from typing import BinaryIO, Literal, cast
 
 from layerfs._record import dataclass, replace
 from layerfs.digest import DiffID, Digest
@@ -28,14 +26,16 @@ from layerfs.oci import Descriptor, Index, Manifest, build_manifest, media, pars
 from layerfs.reference import Reference, parse
 from layerfs.registry.client import INDEX_DEPTH, Client
 from layerfs.registry.connect import Registries
-from layerfs.registry.upload import Sent, Uploads
+from layerfs.registry.parallel import in_parallel
+from layerfs.registry.upload import Begun, Sent, Uploads
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
 
-PARALLEL = 5
 _NO_QUESTION = 1 << 16  # bytes of a blob that was just made, which costs less to send than to ask for
+_AHEAD = 3  # new layers whose uploads are opened before they are compressed,
+_AHEAD_SIZE = 1 << 20  # and bytes of their tars: what is compressed in less time than a registry takes to answer
+_ANCESTORS = 100  # that are looked at for a manifest before all images are
 Compression = Literal["gzip", "zstd", "none"]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class _Unmade:
     """A layer whose form is chosen, or made, when it is sent."""
 
     layer: Layer
-    records: Callable[[], list[ImageRecord]]  # all images, the newest first: their manifests may name it
+    records: Callable[[], Iterator[ImageRecord]]  # whose manifests may name it: an ancestor, all images, newest first
     lease: Lease
 
     @property
@@ -132,6 +132,7 @@ class Pusher:
         self._images = Images(root)
         self._progress, self._done = progress, done
         self._forms: dict[tuple[DiffID, Compression], Form] = {}  # in the lease's directory
+        self._begun: dict[Digest, Begun] = {}  # by config or diff ID: uploads that wait for their blob
 
     def push(self, tag: Tag, *, everything: bool = False) -> Pushed:
         """Pushes what a name means, and notes that it is there.
@@ -142,15 +143,57 @@ class Pusher:
             RegistryDenied, RegistryUnreachable, RegistryError; Corrupt: a layer is damaged. NotFound: a part of the
             index is not in the store; or one of the image's manifest cannot be had, which has to be pushed exactly.
         """
-        with self._root.leases.acquire("push") as lease:
-            self._forms.clear()
-            if everything and tag.index is not None:
-                pushed = self._index(tag, tag.index, lease)
-            else:
-                pushed = self._image(tag, lease)
-            self._uploads.manifest(self._repository, tag.reference.tag or "latest", pushed.document)
-            self._note(tag, pushed)
+        try:
+            if not everything or tag.index is None:
+                self._begin(tag)
+            with self._root.leases.acquire("push") as lease:
+                self._forms.clear()
+                if everything and tag.index is not None:
+                    pushed = self._index(tag, tag.index, lease)
+                else:
+                    pushed = self._image(tag, lease)
+                self._publish(tag, pushed, lease)
+        except BaseException:
+            self._registries.cancel()  # what was begun, too
+            raise
         return pushed
+
+    def _publish(self, tag: Tag, pushed: Pushed, lease: Lease) -> None:
+        """The manifest goes to the registry while its file is made durable here; then the index tells of both."""
+        put = partial(self._uploads.manifest, self._repository, tag.reference.tag or "latest", pushed.document)
+        in_parallel([put, partial(self._stage, pushed.document, lease)], self._registries.cancel)
+        self._note(tag, pushed)
+
+    def _stage(self, document: Manifest | Index, lease: Lease) -> Digest:
+        lease.pin(document.digest.raw)
+        if self._root.blobs.has(document.digest):
+            return document.digest
+        with self._root.blobs.writer(lease) as writer:
+            writer.write(document.raw)
+            return writer.place()
+
+    # ahead of all else
+
+    def _begin(self, tag: Tag) -> None:
+        """Opens the uploads that an image which has been nowhere needs for certain: the registry takes its time."""
+        record = self._images.get(tag.image)
+        if tag.manifest is None and record.manifest is None:
+            for key in (record.id, *self._new_layers(record)):
+                self._begun[key] = self._uploads.begin(self._repository)
+
+    def _new_layers(self, record: ImageRecord) -> list[DiffID]:
+        """Of the topmost layers the small ones that are neither kept compressed nor known to be anywhere."""
+        found = []
+        for diff_id in dict.fromkeys(record.diff_ids[-_AHEAD:]):
+            layer = get_layer(self._root, diff_id)
+            if layer.blob is None and layer.tar_size <= _AHEAD_SIZE and not get_sources(self._root, diff_id):
+                found.append(diff_id)
+        return found
+
+    def _unused(self) -> None:
+        """Ends what was begun for nothing."""
+        while self._begun:
+            self._uploads.forget(self._repository, self._begun.popitem()[1])
 
     def _image(self, tag: Tag, lease: Lease) -> Pushed:
         record = self._images.get(tag.image)
@@ -273,11 +316,29 @@ class Pusher:
 
     def _unmade(self, record: ImageRecord, lease: Lease) -> list[_Unmade]:
         @functools.cache
+        def relative() -> list[ImageRecord]:
+            return self._relative(record)
+
+        @functools.cache
         def known() -> list[ImageRecord]:
             with self._root.index.view() as txn:
                 return sorted(scan_images(txn), key=lambda one: one.added_ns, reverse=True)
 
-        return [_Unmade(get_layer(self._root, diff_id), known, lease) for diff_id in record.diff_ids]
+        def records() -> Iterator[ImageRecord]:
+            yield from relative()
+            yield from known()
+
+        return [_Unmade(get_layer(self._root, diff_id), records, lease) for diff_id in record.diff_ids]
+
+    def _relative(self, record: ImageRecord) -> list[ImageRecord]:
+        """The next ancestor that has a manifest, if there is one: it names all layers but the new ones."""
+        with self._root.index.view() as txn:
+            now: ImageRecord | None = record
+            for _ in range(_ANCESTORS):
+                now = read_image(txn, now.parent) if now is not None and now.parent else None
+                if now is None or now.manifest is not None:
+                    break
+        return [now] if now is not None and now.manifest is not None else []
 
     def _chosen(self, unmade: _Unmade) -> _Blob:
         """A layer in a form that is there or can be had, else compressed anew."""
@@ -328,8 +389,10 @@ class Pusher:
         jobs: list[Callable[[], PushedLayer | Sent]] = [partial(self._send_one, blob) for blob in once.values()]
         new = any(isinstance(blob, _Unmade) for blob in blobs) and config.size <= _NO_QUESTION
         opened = partial(io.BytesIO, raw)
-        jobs.append(partial(self._uploads.blob, self._repository, config, opened, known_missing=new))
+        begun = self._begun.pop(config.digest, None)
+        jobs.append(partial(self._uploads.blob, self._repository, config, opened, known_missing=new, begun=begun))
         sent = dict(zip(once, cast(list[PushedLayer], in_parallel(jobs, self._registries.cancel)), strict=False))
+        self._unused()
         return tuple(replace(sent[blob.key], diff_id=blob.diff_id) for blob in blobs)
 
     def _send_one(self, blob: _Blob | _Unmade) -> PushedLayer:
@@ -345,6 +408,7 @@ class Pusher:
                 blob.open,
                 mounts=mounts,
                 known_missing=True,
+                begun=self._begun.pop(blob.diff_id, None),
                 report=self._reporter(blob),
             )
         pushed = PushedLayer(blob.diff_id, blob.descriptor, sent)
@@ -371,7 +435,7 @@ class Pusher:
             record = read_image(txn, tag.image)
             if record is None:
                 return
-            self._root.blobs.put(document.raw, media_type=document.media_type, txn=txn)
+            self._root.blobs.publish(document.digest, len(document.raw), document.media_type, txn=txn)
             for layer in pushed.layers:
                 source = Source("registry", place, str(layer.descriptor.digest))
                 if not layer.descriptor.urls and source.row() not in (txn.get_json("sources", layer.diff_id.raw) or ()):
@@ -403,66 +467,6 @@ def _lacks(blobs: Sequence[Digest]) -> str:
 
 def _opened(client: Client, repository: str, digest: Digest) -> BinaryIO:
     return cast(BinaryIO, client.blob(repository, digest))
-
-
-def in_parallel(jobs: Sequence[Callable[[], _T]], cancel: Callable[[], object]) -> list[_T]:
-    """The results in order. The first failure, or a signal's exception, ends it: `cancel` stops what goes on."""
-    if len(jobs) < 2:
-        return [job() for job in jobs]
-    return _Crew(jobs).run(cancel)
-
-
-class _Crew(Generic[_T]):
-    """Threads that share a list of jobs. (concurrent.futures takes longer to load than a small push to do.)"""
-
-    def __init__(self, jobs: Sequence[Callable[[], _T]]) -> None:
-        self._waiting, self._left = deque(enumerate(jobs)), len(jobs)
-        self._results: dict[int, _T] = {}
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-
-    def run(self, cancel: Callable[[], object]) -> list[_T]:
-        count = min(PARALLEL, self._left)
-        threads = [threading.Thread(target=self._serve, name=f"push_{number}", daemon=True) for number in range(count)]
-        try:  # around the starting too: a signal may come as soon as the first job runs
-            for thread in threads:
-                thread.start()
-            with self._changed:
-                while self._left and self._error is None:
-                    self._changed.wait()
-            if self._error is not None:
-                raise self._error
-            return [result for _, result in sorted(self._results.items(), key=lambda item: item[0])]
-        except BaseException as error:
-            with self._changed:
-                self._error = self._error or error
-            cancel()
-            raise
-        finally:
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-
-    def _serve(self) -> None:
-        while True:
-            with self._changed:
-                if not self._waiting or self._error is not None:
-                    return
-                number, job = self._waiting.popleft()
-            try:
-                result = job()
-            except BaseException as error:
-                self._end(error)
-                return
-            with self._changed:
-                self._results[number] = result
-                self._left -= 1
-                self._changed.notify_all()
-
-    def _end(self, error: BaseException) -> None:
-        with self._changed:
-            self._error = self._error or error
-            self._changed.notify_all()
 
 
 def tags_to_push(root: StoreRoot, reference: Reference, *, all_tags: bool = False) -> list[Tag]:

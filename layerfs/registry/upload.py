@@ -26,6 +26,7 @@ from layerfs.errors import (
 )
 from layerfs.oci import Descriptor, Index, Manifest, build_index
 from layerfs.registry.client import Client, pull_scope, push_scope, referrers_tag
+from layerfs.registry.parallel import Ahead
 from layerfs.registry.transport import Body, Response
 
 CHUNK = 64 << 20
@@ -42,6 +43,21 @@ class Sent:
 
     how: str
     source: str = ""
+
+
+class Begun:
+    """An upload that is being opened in the background."""
+
+    def __init__(self, open: Callable[[], Response]) -> None:
+        self._opening = Ahead(open)
+
+    def answer(self) -> Response:
+        """What the registry said to it. Raises what `Session.request` raises."""
+        return self._opening.result()
+
+
+def _begin(client: Client, repository: str) -> Response:
+    return client.session.request("POST", f"/v2/{repository}/blobs/uploads/", scopes=[push_scope(repository)], body=b"")
 
 
 class Uploads:
@@ -62,6 +78,7 @@ class Uploads:
         *,
         mounts: Sequence[str] = (),
         known_missing: bool = False,
+        begun: Begun | None = None,
         report: Report | None = None,
     ) -> Sent:
         """Brings a blob into a repository, unless it is there.
@@ -70,6 +87,7 @@ class Uploads:
             open: gives its bytes, from the start, as often as it takes.
             mounts: repositories of the same registry that may have it.
             known_missing: it was looked for a moment ago.
+            begun: an upload to the same repository that was begun for it: nothing is mounted then.
             report: is told how many bytes are sent.
 
         Raises:
@@ -80,33 +98,46 @@ class Uploads:
         transport = self.client.session.transport
         for attempt in range(1, transport.limits.attempts + 1):
             try:
-                return self._attempt(repository, descriptor, open, mounts, report)
+                started = begun.answer() if begun else self._mount(repository, descriptor.digest, mounts)
+                return (
+                    started if isinstance(started, Sent) else self._send(repository, descriptor, open, started, report)
+                )
             except RegistryError as error:
+                begun = None
                 again = error.again if isinstance(error, RegistryUnreachable) else error.status in _AGAIN
                 if not again or attempt == transport.limits.attempts:
                     raise
             transport.pause(attempt, "PUT", self.client.session.url(f"/v2/{repository}/blobs/uploads/"))
         raise AssertionError("no attempt was made")
 
-    def _attempt(
+    def _send(
         self,
         repository: str,
         descriptor: Descriptor,
         open: Callable[[], BinaryIO],
-        mounts: Sequence[str],
+        started: Response | None,
         report: Report | None,
     ) -> Sent:
-        begun = self._mount(repository, descriptor.digest, mounts)
-        if isinstance(begun, Sent):
-            return begun
         upload = _Upload(self.client, repository, descriptor, open, report)
-        upload.begin(begun)
+        upload.begin(started)
         try:
             upload.send(self._chunk)
         except BaseException:
             upload.abandon()
             raise
         return Sent("sent")
+
+    def begin(self, repository: str) -> Begun:
+        """Opens an upload while its blob is still being read or made."""
+        return Begun(partial(_begin, self.client, repository))
+
+    def forget(self, repository: str, begun: Begun) -> None:
+        """Ends an upload that was begun for nothing."""
+        with contextlib.suppress(LayerfsError):
+            answer = begun.answer()
+            answer.discard()
+            if answer.status == HTTPStatus.ACCEPTED:
+                self._forget(repository, answer)
 
     def _mount(self, repository: str, digest: Digest, mounts: Sequence[str]) -> Sent | Response | None:
         """What came of mounting: it is there, or an upload was begun, or neither."""
@@ -184,7 +215,7 @@ class _Upload:
         open: Callable[[], BinaryIO],
         report: Report | None,
     ) -> None:
-        self._session, self._repository, self._descriptor = client.session, repository, descriptor
+        self._client, self._session, self._repository, self._descriptor = client, client.session, repository, descriptor
         self._what = client.place(repository)
         self._scopes = [push_scope(repository)]
         self._source = _Source(open, descriptor, report)
@@ -192,9 +223,7 @@ class _Upload:
 
     def begin(self, answer: Response | None) -> None:
         """With the answer to a mount that became an upload, else with a request of its own."""
-        if answer is None:
-            path = f"/v2/{self._repository}/blobs/uploads/"
-            answer = self._session.request("POST", path, scopes=self._scopes, body=b"")
+        answer = answer or _begin(self._client, self._repository)
         self._expect(answer, HTTPStatus.ACCEPTED)
         least = answer.headers.get("OCI-Chunk-Min-Length", "")
         self._least = int(least[:18]) if least.isascii() and least.isdigit() else 0

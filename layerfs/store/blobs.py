@@ -41,8 +41,8 @@ class BlobWriter:
         self.size += len(data)
         return len(data)
 
-    def commit(self, expected: Digest | None = None, size: int | None = None, *, txn: Txn | None = None) -> Digest:
-        """Puts file and row in place, durable; with `txn` the row goes into that transaction.
+    def place(self, expected: Digest | None = None, size: int | None = None) -> Digest:
+        """Puts the file in place, durable. Nobody sees it before `Blobs.publish`; until then the lease keeps it.
 
         Raises:
             Corrupt: digest or size (bytes) are not as expected; nothing is kept.
@@ -57,6 +57,11 @@ class BlobWriter:
                 self._blobs.place(self._path, digest)
         finally:
             self.close()
+        return digest
+
+    def commit(self, expected: Digest | None = None, size: int | None = None, *, txn: Txn | None = None) -> Digest:
+        """Puts file and row in place, durable; with `txn` the row goes into that transaction. Raises as `place`."""
+        digest = self.place(expected, size)
         self._blobs.publish(digest, self.size, self.media_type, txn=txn)
         return digest
 
