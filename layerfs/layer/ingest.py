@@ -22,7 +22,7 @@ from layerfs.layer.layers import Layer, Source, add_source, has_layer, put_layer
 from layerfs.layer.tree import Tree
 from layerfs.native import LayerReader, LayerResult
 from layerfs.store.durable import writing
-from layerfs.store.format import new_contents
+from layerfs.store.format import new_size
 
 if TYPE_CHECKING:
     from layerfs.oci.descriptor import Descriptor
@@ -115,7 +115,7 @@ class Ingest:
     @property
     def new_bytes(self) -> int:
         """Bytes of the contents that the store did not have."""
-        return sum(content.size for content in new_contents(self._finished().contents))
+        return new_size(self._finished().contents)
 
     def publish(self, *, blob: Descriptor | None = None, source: Source | None = None) -> Layer:
         """Makes the layer visible, durable; one that another process published meanwhile is used instead."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from layerfs.digest import Digest
 from layerfs.errors import Corrupt, InvalidInput, NotFound, StoreError
@@ -16,19 +17,65 @@ from layerfs.store.durable import make_durable, place_file, write_all, writing
 from layerfs.store.index import Index, Txn
 from layerfs.store.leases import Lease, newborn_name
 
+if TYPE_CHECKING:
+    import queue
+
+ALONE_FROM = 1 << 20  # bytes from which a blob is hashed in a thread
 READ_LIMIT = 64 << 20  # bytes; the most that `read` takes into memory unless told otherwise
+
+
+class _Hash:
+    """sha256 of what comes; what follows the first pieces in a thread of its own: who unpacks a blob meanwhile has
+    enough to do."""
+
+    def __init__(self) -> None:
+        import hashlib
+
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._thread: threading.Thread | None = None
+
+    def update(self, data: bytes | memoryview) -> None:
+        self._size += len(data)
+        if self._thread is None and self._size > ALONE_FROM:
+            self._begin()
+        if self._thread is None:
+            self._hash.update(data)
+        else:
+            self._queue.put(bytes(data))
+
+    def _begin(self) -> None:
+        import queue
+
+        self._queue: queue.Queue[bytes | None] = queue.Queue(16)
+        self._thread = threading.Thread(target=self._run, name="digest", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (data := self._queue.get()) is not None:
+            self._hash.update(data)
+
+    def end(self) -> None:
+        """Waits for the thread. Idempotent."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            thread.join()
+
+    def digest(self) -> Digest:
+        """Nothing may come after it."""
+        self.end()
+        return Digest(self._hash.hexdigest())
 
 
 class BlobWriter:
     """Streams one blob into the store. A context manager: left without `commit`, nothing stays."""
 
     def __init__(self, blobs: Blobs, lease: Lease, media_type: str) -> None:
-        import hashlib
-
         self._blobs, self.media_type = blobs, media_type
         self._path = lease.tmp / f"blob-{os.urandom(8).hex()}"
         self._lease = lease
-        self._hash = hashlib.sha256()
+        self._hash = _Hash()
         self.size = 0
         with writing("a blob"):
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -67,12 +114,13 @@ class BlobWriter:
 
     def check(self, expected: Digest | None = None, size: int | None = None) -> Digest:
         """The digest of what was written. Raises Corrupt when it, or the number of bytes, are not as expected."""
-        digest = Digest(self._hash.hexdigest())
+        digest = self._hash.digest()
         _expect(digest, self.size, expected, size)
         return digest
 
     def close(self) -> None:
         """Idempotent; removes what was not committed."""
+        self._hash.end()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -93,10 +141,8 @@ class AdoptedBlob(BlobWriter):
     """
 
     def __init__(self, blobs: Blobs, lease: Lease, media_type: str, file: Path) -> None:
-        import hashlib
-
         self._blobs, self._lease, self.media_type, self._path = blobs, lease, media_type, file
-        self._hash = hashlib.sha256()
+        self._hash = _Hash()
         self.size = 0
         self._fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
@@ -106,6 +152,7 @@ class AdoptedBlob(BlobWriter):
         return len(data)
 
     def close(self) -> None:
+        self._hash.end()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -109,6 +109,26 @@ def new_contents(records: bytes) -> list[NewContent]:
     return [NewContent(*fields) for fields in _NEW.iter_unpack(records)]
 
 
+def new_objects(records: bytes) -> list[NewContent]:
+    """Those of `new_contents` that are objects."""
+    return [NewContent(*fields) for fields in _NEW.iter_unpack(records) if fields[4] == KIND_OBJECT]
+
+
+def packed_rows(records: bytes, pack_id: int) -> list[tuple[bytes, bytes]]:
+    """Identity and row of those that are in the pack; quickly, as there are tens of thousands of them."""
+    pack = _VALUE.pack
+    return [
+        (identity, pack(KIND_PACK, flags, 0, block, pack_id, size, xxh64))
+        for identity, size, xxh64, block, kind, flags in _NEW.iter_unpack(records)
+        if kind == KIND_PACK
+    ]
+
+
+def new_size(records: bytes) -> int:
+    """Bytes of all of them."""
+    return sum(fields[1] for fields in _NEW.iter_unpack(records))
+
+
 def pack_key(pack_id: int) -> bytes:
     """The key of a pack in the `packs` table."""
     return pack_id.to_bytes(8, "big")

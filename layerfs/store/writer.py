@@ -24,9 +24,10 @@ from layerfs.store.format import (
     UNKNOWN,
     ContentValue,
     NewContent,
-    new_contents,
+    new_objects,
     object_name,
     pack_key,
+    packed_rows,
 )
 from layerfs.store.trash import remove_tree
 from layerfs.store.version import raise_format
@@ -64,6 +65,10 @@ def _is_written(directory: int, name: bytes) -> bool:
         os.close(fd)
 
 
+def _identities(rows: list[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([identity for identity, _ in rows])
+
+
 class ContentWriter:
     """New contents of one layer.
 
@@ -77,7 +82,7 @@ class ContentWriter:
         self.pack_id = new_pack_id()
         self._pack = lease.tmp / f"pack-{self.pack_id:016x}"
         self._objects = lease.tmp / f"objects-{self.pack_id:016x}"
-        self._staged: list[NewContent] | None = None
+        self._staged: list[tuple[bytes, bytes]] | None = None  # identities and rows
         self._pack_blocks = 0
         self._bases: dict[bytes, bytes] = {}  # of the deltas among what is staged
         self._deltas = 0
@@ -169,15 +174,17 @@ class ContentWriter:
         """
         if self._staged is not None:
             raise StoreError("stage() was called before")
-        found = [self._as_made(content) for content in new_contents(result_contents)]
-        self._lease.pin(b"".join(content.identity for content in found) + pack_pin(self.pack_id))
+        objects = [self._as_made(content) for content in new_objects(result_contents)]
+        rows = packed_rows(result_contents, self.pack_id)
+        rows += [(content.identity, content.value(self.pack_id).encode()) for content in objects]
+        self._lease.pin(_identities(rows) + pack_pin(self.pack_id))
         with writing("contents"):
             placed = self._place_pack(pack_blocks)
-            placed += self._place_objects([content for content in found if content.kind == KIND_OBJECT])
+            placed += self._place_objects(objects)
             make_durable([*placed, *also], self._contents.path)
         if self._bases:
             raise_format(self._contents.path, BLOCKS_VERSION)
-        self._staged, self._pack_blocks = found, pack_blocks
+        self._staged, self._pack_blocks = rows, pack_blocks
         return placed
 
     def _as_made(self, content: NewContent) -> NewContent:
@@ -231,14 +238,10 @@ class ContentWriter:
         """Puts the rows. A row that is there stays, unless its file is gone."""
         if self._staged is None:
             raise StoreError("publish() before stage()")
-        known = self._contents.find(txn, b"".join(content.identity for content in self._staged))
-        rows = [
-            (content.identity, content.value(self.pack_id).encode())
-            for number, content in enumerate(self._staged)
-            if known[number * 32 : number * 32 + 32] == UNKNOWN
-        ]
+        known = self._contents.find(txn, _identities(self._staged))
+        rows = [row for number, row in enumerate(self._staged) if known[number * 32 : number * 32 + 32] == UNKNOWN]
         txn.put_many("contents", rows)
-        for identity, _ in rows:
+        for identity, _ in rows if self._bases else ():
             if identity in self._bases:
                 txn.put("deltas", identity, self._bases[identity])
         if self._pack_blocks:

@@ -1,5 +1,5 @@
 /* Writing a batch: runs of small contents to the pack, objects, temporary files. */
-#define _GNU_SOURCE /* pwritev */
+#define _GNU_SOURCE /* pwritev, sync_file_range */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -11,6 +11,7 @@
 #include "depot.h"
 
 #define RUN_PARTS 64
+#define WRITE_BACK_FROM (1u << 20) /* bytes */
 
 static int write_failed(int number, const char *what, struct lfs_error *error)
 {
@@ -74,6 +75,14 @@ static int write_all(int fd, const uint8_t *data, size_t size, uint64_t offset, 
 	return 0;
 }
 
+/* Lets the disk begin with what will be synced at the end anyway, while the rest still comes. Merely advice; not worth a
+ * call for little, which the sync finds soon enough. */
+static void begin_write_back(int fd, uint64_t offset, uint64_t size)
+{
+	if (size >= WRITE_BACK_FROM)
+		sync_file_range(fd, (off_t)offset, (off_t)size, SYNC_FILE_RANGE_WRITE);
+}
+
 static int close_file(struct lfs_item *item, struct lfs_error *error)
 {
 	return close(lfs_steal_fd(&item->fd)) < 0 && errno != EINTR ? write_failed(errno, "an object", error) : 0;
@@ -89,6 +98,7 @@ static int write_object(struct lfs_batch *batch, const struct lfs_item *item, st
 		return fd;
 	char name[48];
 	int rc = write_all(fd, item->data, (size_t)item->size, 0, error);
+	begin_write_back(fd, 0, item->size);
 	temporary_name(name, number);
 	if (rc == 0)
 		rc = publish(batch->objects_fd, name, item->identity, error);
@@ -100,6 +110,8 @@ static int write_object(struct lfs_batch *batch, const struct lfs_item *item, st
 static int end_file(struct lfs_batch *batch, struct lfs_item *item, struct lfs_error *error)
 {
 	char name[48];
+	if (item->fate == LFS_FATE_KEEP)
+		begin_write_back(item->fd, 0, item->size);
 	int rc = close_file(item, error);
 	temporary_name(name, item->temporary);
 	if (rc == 0 && item->fate == LFS_FATE_KEEP)
@@ -184,13 +196,22 @@ int lfs_batch_write(void *argument, struct lfs_error *error)
 	struct lfs_item *items = (struct lfs_item *)batch->items.data;
 	size_t count = batch->items.size / sizeof *items;
 	struct run run = {.count = 0};
+	uint64_t first = 0, end = 0; /* blocks of the pack, which the batch's contents have one after the other */
 	int rc = 0;
 	for (size_t i = 0; rc == 0 && i < count; i++) {
-		rc = write_item(batch, &items[i], &run, error);
+		struct lfs_item *item = &items[i];
+		rc = write_item(batch, item, &run, error);
+		if (rc == 0 && item->form == LFS_ITEM_SMALL && item->fate == LFS_FATE_KEEP) {
+			first = end ? first : item->block;
+			end = item->block + lfs_blocks(item->size);
+		}
 		if (rc == 0)
-			items[i].fate = LFS_FATE_DONE;
+			item->fate = LFS_FATE_DONE;
 	}
-	return rc < 0 ? rc : write_run(batch, &run, error);
+	if (rc == 0)
+		rc = write_run(batch, &run, error);
+	begin_write_back(batch->pack_fd, first * LFS_BLOCK, (end - first) * LFS_BLOCK);
+	return rc;
 }
 
 /* After a failure: closes and removes the temporary files that are left. */

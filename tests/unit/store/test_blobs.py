@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,15 @@ def test_a_writer_that_is_left_keeps_nothing(root: StoreRoot) -> None:
             writer.write(b"ab")
         assert {path.name for path in lease.tmp.iterdir()} == {"lease", "pins"}
     assert list((root.path / "tmp").iterdir()) == []
+
+
+def test_a_long_blob_is_hashed_to_its_end(root: StoreRoot) -> None:
+    pieces = [os.urandom(1 << 18) for _ in range(24)]  # more than its own thread takes at once
+    with root.leases.acquire("x") as lease, root.blobs.writer(lease) as writer:
+        for piece in pieces:
+            writer.write(piece)
+        digest = writer.commit(Digest.of(b"".join(pieces)))
+    assert root.blobs.read(digest) == b"".join(pieces)
 
 
 def test_put_leaves_nothing_in_tmp(root: StoreRoot, tmp_path: Path) -> None:

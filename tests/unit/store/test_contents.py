@@ -9,7 +9,16 @@ import pytest
 from layerfs.errors import Corrupt, NotFound, StoreError
 from layerfs.native import hash_fd
 from layerfs.store import ContentValue, NewContent, StoreRoot
-from layerfs.store.format import FLAG_SPARSE, KIND_OBJECT, KIND_PACK, UNKNOWN, new_contents
+from layerfs.store.format import (
+    FLAG_SPARSE,
+    KIND_OBJECT,
+    KIND_PACK,
+    UNKNOWN,
+    new_contents,
+    new_objects,
+    new_size,
+    packed_rows,
+)
 from tests.unit.store.content import Filler, identity_of, store
 
 SMALL, BIG = b"small" * 1000, os.urandom(200_000)
@@ -20,6 +29,15 @@ def test_value_and_record_survive_encoding() -> None:
     assert ContentValue.decode(value.encode()) == value
     record = NewContent(b"i" * 32, 1, 2, 3, KIND_OBJECT, FLAG_SPARSE)
     assert new_contents(record.encode()) == [record]
+
+
+def test_packed_rows_are_the_values_of_the_records() -> None:
+    packed = [NewContent(os.urandom(32), 5000, 2**64 - 1, block, KIND_PACK, 0) for block in (0, 2, 2**32 - 1)]
+    big = NewContent(b"i" * 32, 1 << 40, 2, 0, KIND_OBJECT, FLAG_SPARSE)
+    records = b"".join(each.encode() for each in (packed[0], big, *packed[1:]))
+    assert packed_rows(records, 9) == [(each.identity, each.value(9).encode()) for each in packed]
+    assert new_objects(records) == [big]
+    assert new_size(records) == 15000 + (1 << 40)
 
 
 def test_a_row_of_an_unknown_kind_is_corrupt() -> None:
