@@ -7,7 +7,6 @@ from typing import Any
 
 from layerfs.cli.flags import Flag, option
 from layerfs.cli.output import fail
-from layerfs.errors import InvalidInput
 
 LIMITS: list[Flag] = [  # of update, too
     option("-m", "--memory", metavar="BYTES", help="Memory it may use (64m, 1.5g)."),
@@ -75,25 +74,13 @@ def take(options: dict[str, Any], flags: Iterable[Flag]) -> dict[str, Any]:
 
 
 def network_settings(names: Sequence[str], limits: dict[str, Any]) -> dict[str, Any]:
-    """Of `--network`, given once or several times, also as `name=N,alias=A,ip=I`; docker's default, `bridge`, when not
-    (and where that is possible: what has ports to publish is told when it starts). Raises InvalidInput."""
-    found: list[str] = []
-    extra: dict[str, Any] = {}
-    for text in names:
-        values = [part.partition("=")[::2] for part in text.split(",")] if "=" in text else [("name", text)]
-        for key, value in values:
-            if key == "name":
-                found.append(value)
-            elif key == "alias":
-                extra.setdefault("network_aliases", list(limits.get("network_aliases", ()))).append(value)
-            elif key in ("ip", "mac-address"):
-                extra[key.replace("-", "_")] = value
-            else:
-                raise InvalidInput(f"invalid field {key} in --network {text}")
+    """Of `--network`, given once or several times; docker's default, `bridge`, when not (and where that is possible:
+    what has ports to publish is told when it starts)."""
+    found = list(names)
     if not found:
         needs = ("publish", "publish_all", "network_aliases", "ip", "mac_address", "links")
         found = ["bridge" if any(name in limits for name in needs) else _default_network()]
-    return {"network": found[0], "networks": found[1:], **extra}
+    return {"network": found[0], "networks": found[1:]}
 
 
 def _default_network() -> str:

@@ -38,7 +38,13 @@ def _pairs(values: tuple[str, ...]) -> dict[str, str]:
 @click.option("-d", "--driver", default="bridge", help="bridge, the only one.")
 @click.option("--subnet", metavar="CIDR", help="Its addresses (10.5.0.0/24).")
 @click.option("--gateway", metavar="ADDRESS", help="The host's address in it.")
+@click.option("--ip-range", metavar="CIDR", help="The part of them that containers get.")
+@click.option("--aux-address", "reserved", multiple=True, metavar="NAME=ADDRESS", help="One that no container gets.")
 @click.option("--internal", is_flag=True, help="No way out of it.")
+@click.option("--attachable", is_flag=True, help="All are; for docker's sake.")
+@click.option("--ipam-driver", default="default", metavar="NAME", help="There is default only.")
+@click.option("--ipv4/--no-ipv4", default=True, hidden=True)
+@click.option("--scope", default="local", hidden=True)
 @click.option("--label", "labels", multiple=True, metavar="NAME[=VALUE]", help="Set a label.")
 @click.option("-o", "--opt", "options", multiple=True, metavar="NAME=VALUE", help="com.docker.network.driver.mtu=N.")
 @click.pass_obj
@@ -49,11 +55,23 @@ def network_create_command(
     driver: str,
     subnet: str | None,
     gateway: str | None,
+    ip_range: str | None,
+    reserved: tuple[str, ...],
     internal: bool,
+    attachable: bool,
+    ipam_driver: str,
+    ipv4: bool,
+    scope: str,
     labels: tuple[str, ...],
     options: tuple[str, ...],
 ) -> None:
     """Make a network."""
+    if ipam_driver != "default":
+        raise InvalidInput(f"invalid ipam driver: {ipam_driver}: there is default only")
+    if not ipv4:
+        raise InvalidInput("networks have IPv4 only, so it cannot be switched off")
+    if scope != "local":
+        raise InvalidInput(f"invalid scope: {scope}: networks are local")
     made = session.store.networks.create(
         name,
         driver=driver,
@@ -62,6 +80,9 @@ def network_create_command(
         internal=internal,
         labels=_pairs(labels),
         options=_pairs(options),
+        ip_range=ip_range,
+        reserved=_pairs(reserved),
+        attachable=attachable,
     )
     out(made.id)
 
@@ -140,7 +161,9 @@ def inspected(session: Session, name: str) -> dict[str, Any]:
 
 
 def _document(networks: Networks, network: Network) -> dict[str, Any]:
-    place = [{"Subnet": network.subnet, "Gateway": network.gateway}] if network.subnet else []
+    place: dict[str, Any] = {"Subnet": network.subnet, "Gateway": network.gateway} if network.subnet else {}
+    place |= {"IPRange": network.ip_range} if network.ip_range else {}
+    place |= {"AuxiliaryAddresses": dict(network.reserved)} if network.reserved else {}
     with networks.lock():
         ends = [] if network.special else networks.endpoints(network)
     return {
@@ -149,11 +172,14 @@ def _document(networks: Networks, network: Network) -> dict[str, Any]:
         "Created": network.created,
         "Scope": "local",
         "Driver": network.driver,
+        "EnableIPv4": True,
         "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": {}, "Config": place},
+        "IPAM": {"Driver": "default", "Options": {}, "Config": [place] if place else []},
         "Internal": network.internal,
-        "Attachable": False,
+        "Attachable": network.attachable,
         "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
         "Containers": {
             end.container: {
                 "Name": end.name,
@@ -207,12 +233,13 @@ def network_prune_command(session: Session, force: bool, filters: dict[str, list
 @container_argument()
 @click.option("--alias", "aliases", multiple=True, help="Another name there.")
 @click.option("--ip", metavar="ADDRESS", help="Its address there.")
+@click.option("--mac-address", metavar="MAC", help="Its Ethernet address there.")
+@click.option("--link", "links", multiple=True, metavar="CONTAINER[:ALIAS]", help="A name of its own for another.")
+@click.option("--gw-priority", "priority", type=int, default=0, metavar="N", help="The highest is the way out.")
 @click.pass_obj
-def network_connect_command(
-    session: Session, network: str, container: str, aliases: tuple[str, ...], ip: str | None
-) -> None:
+def network_connect_command(session: Session, /, network: str, container: str, **how: Any) -> None:
     """Connect a container to one more network."""
-    session.store.container(container).connect(network, aliases=aliases, ip=ip)
+    session.store.container(container).connect(network, **how)
 
 
 @verb("disconnect")

@@ -19,6 +19,10 @@ _ABSENT: dict[str, str] = {  # docker's flags that are not here, and why
     "--kernel-memory": "Linux has no such limit any more",
     "--use-api-socket": "there is no daemon whose socket it could be",
     **dict.fromkeys(("--checkpoint", "--checkpoint-dir"), "programs cannot be written to disk and taken up again"),
+    **dict.fromkeys(("--config-from", "--config-only", "--ingress"), "it is Swarm's"),
+    "--ipam-opt": "the only driver of addresses has no options",
+    "--driver-opt": "there are no options of endpoints",
+    **dict.fromkeys(("--cpu-count", "--cpu-percent", "--io-maxbandwidth", "--io-maxiops"), "it is Windows's"),
     "--tree": "an image here is of one platform, so it has no parts to show",
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from layerfs._lazy import pattern
 from layerfs._record import dataclass, field, replace
+from layerfs.engine.attachments import Attachment
 from layerfs.errors import InvalidInput
 from layerfs.runtime.resources import NAMES as RESOURCE_NAMES
 from layerfs.runtime.resources import Resources, parse_size
@@ -49,6 +50,7 @@ class Confinement:
     auto_ids: tuple[str, ...] = ()  # that we gave: uids, gids
     time_offsets: tuple[str, ...] = ()  # monotonic=SECONDS, boottime=SECONDS
     networks: tuple[str, ...] = ()  # beside `network`
+    attachments: tuple[str, ...] = ()  # to single ones of them: name=N,alias=A,ip=I,…
     network_aliases: tuple[str, ...] = ()
     ip: str | None = None
     mac_address: str | None = None
@@ -70,7 +72,7 @@ class Confinement:
         """What asks for an interface where the container gets none. Raises InvalidInput."""
         if kind == "bridge":
             return
-        if self.ip:
+        if self.ip or self.attachments:
             raise InvalidInput("user specified IP address is supported on user defined networks only")
         if kind == "container" and (self.publish or self.publish_all):
             raise InvalidInput("conflicting options: port publishing and the container type network mode")
@@ -119,8 +121,9 @@ class Confinement:
         self._check_sharing()
         self._check_rare(options)
         self._check_network(options.network)
-        if self.mac_address and not _MAC.match(self.mac_address):
-            raise InvalidInput(f"{self.mac_address} is not a valid mac address")
+        for mac in (self.mac_address, *(Attachment.parse(text).mac_address for text in self.attachments)):
+            if mac and not _MAC.match(mac):
+                raise InvalidInput(f"{mac} is not a valid mac address")
         for name in ("hostname", "domainname"):
             if self.uts == "host" and getattr(self, name, None):
                 raise InvalidInput(f"conflicting options: {name} and the UTS mode")
@@ -161,6 +164,7 @@ LISTS: Final = frozenset(
             "links",
             "time_offsets",
             "networks",
+            "attachments",
             "network_aliases",
             "publish",
             "expose",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfs._record import replace
+from layerfs.engine.attachments import Attachment, attachment_of, changed
 from layerfs.engine.networks import DEFAULT, Endpoint, Network, Networks, free_address
 from layerfs.engine.userns import maps_of
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound, RunError
@@ -51,6 +52,8 @@ def connect_all(box: Container, settings: Settings) -> list[tuple[Network, Endpo
             for number, name in enumerate(networks_of(settings)):
                 ports = published(box, settings) if number == 0 else []
                 _connect(networks, box, settings, name, number, ports)
+            if settings.networks:
+                _choose_way_out(networks, box)
         except BaseException as error:
             _disconnect_all(networks, box)
             _take_down_unused(networks, networks_of(settings))
@@ -94,17 +97,19 @@ def _connect(
         raise InvalidInput(f"container cannot be connected to network {network.name}")
     others = networks.endpoints(network)
     with _up(networks, network, fresh=not others) as network:
-        wanted = settings.ip if number == 0 else None
-        address = free_address(network, [other.address for other in others], wanted)
+        wanted = attachment_of(settings, name)
+        address = free_address(network, [other.address for other in others], wanted.ip)
         endpoint = Endpoint(
             container=box.id,
             name=box.name,
             address=str(address),
-            mac=(settings.mac_address if number == 0 else None) or _mac_for(address),
+            mac=wanted.mac_address or _mac_for(address),
             interface=f"eth{number}",
             link=f"veth{box.id[:7]}{number}",
-            aliases=(*settings.network_aliases, box.id[:12], *([settings.hostname] if settings.hostname else [])),
+            aliases=(*wanted.aliases, box.id[:12], *([settings.hostname] if settings.hostname else [])),
             ports=_ports(networks, network, ports),
+            links=wanted.links,
+            priority=wanted.priority,
         )
         networks.write_endpoint(network, endpoint)
         _plug_in(network, endpoint, networks.namespace(box.id), default_route=number == 0)
@@ -146,6 +151,7 @@ def _ports(networks: Networks, network: Network, wanted: Sequence[Publish]) -> t
         for port in endpoint.ports
     ]
     low, high = (int(word) for word in _EPHEMERAL.read_text().split())
+    wanted = [replace(port, host_ip=port.host_ip or network.host_binding) for port in wanted]
     found = allocate(wanted, taken, (low, high))
     return tuple((port.protocol, port.host_ip, port.host_port, port.port) for port in found)
 
@@ -186,7 +192,11 @@ def _rules(network: Network) -> firewall.Rules:
     _sysctl(f"net/ipv4/conf/{network.bridge}/route_localnet", "1")
     if not network.internal:
         _sysctl("net/ipv4/ip_forward", "1")
-    return firewall.Rules(firewall.table_text(network.table, network.bridge, subnet, internal=network.internal))
+    return firewall.Rules(
+        firewall.table_text(
+            network.table, network.bridge, subnet, internal=network.internal, masquerade=network.masquerades
+        )
+    )
 
 
 @contextlib.contextmanager
@@ -229,9 +239,20 @@ def _plug_in(network: Network, endpoint: Endpoint, namespace: Path, *, default_r
             inner.add_address(mine.index, ipaddress.IPv4Address(endpoint.address), prefix)
             inner.set_up(mine.index)
             if default_route and not network.internal:
-                inner.add_default_route(mine.index, ipaddress.IPv4Address(network.gateway))
+                inner.set_default_route(mine.index, ipaddress.IPv4Address(network.gateway))
     finally:
         os.close(kept)
+
+
+def _choose_way_out(networks: Networks, box: Container) -> None:
+    """The default route, when there is a choice, or one has gone."""
+    ends = [(network, end) for network, end in networks.of(box.id) if not network.internal]
+    if not ends:
+        return
+    network, end = max(ends, key=lambda pair: pair[1].priority)
+    with Netlink(netns.route_socket(networks.namespace(box.id))) as inner:
+        if mine := inner.find(end.interface):
+            inner.set_default_route(mine.index, ipaddress.IPv4Address(network.gateway))
 
 
 def _publish(networks: Networks, network: Network, endpoint: Endpoint, *, add: bool) -> None:
@@ -282,22 +303,28 @@ def _unplug(networks: Networks, network: Network, endpoint: Endpoint) -> None:
 # network connect and disconnect
 
 
-def connect(box: Container, name: str, *, aliases: Sequence[str] = (), ip: str | None = None) -> None:
+def connect(box: Container, wanted: Attachment) -> None:
     """One more network, for what runs now and from the next start on."""
     networks = Networks(box.store)
-    settings = box.settings
+    settings, name = box.settings, wanted.network
     if not settings.has_interfaces:
         raise InvalidInput(f"container cannot be connected to networks: it has the network {settings.network}")
     with networks.lock():
         network = networks.get(name)
         if network.name in networks_of(settings):
             raise InUse(f"endpoint with name {box.name} already exists in network {network.name}")
+        if wanted.links and network.name == DEFAULT:
+            raise InvalidInput("links are only supported for user-defined networks")
+        wanted = replace(wanted, network=network.name)
+        if wanted.ip:
+            free_address(network, (), wanted.ip)
+        texts = changed(settings.attachments, network.name, wanted)
         if netns.is_kept(networks.namespace(box.id)):
             taken = [int(endpoint.interface.removeprefix("eth")) for _, endpoint in networks.of(box.id)]
-            number = max(taken, default=-1) + 1
-            mine = replace(settings, network_aliases=tuple(aliases), ip=ip)
-            _connect(networks, box, mine, network.name, number, [])
-    _remember(box, (*settings.networks, network.name))
+            mine = replace(settings, network_aliases=(), attachments=tuple(texts))
+            _connect(networks, box, mine, network.name, max(taken, default=-1) + 1, [])
+            _choose_way_out(networks, box)
+    _remember(box, list(dict.fromkeys((*networks_of(settings), network.name))), texts)
 
 
 def disconnect(box: Container, name: str) -> None:
@@ -310,22 +337,26 @@ def disconnect(box: Container, name: str) -> None:
         for mine, endpoint in networks.of(box.id):
             if mine.id == network.id:
                 _unplug(networks, network, endpoint)
+        _choose_way_out(networks, box)
     left = [each for each in networks_of(settings) if each != network.name]
-    box.store.container_table.update(
-        box.id,
-        lambda record: replace(
-            record, config={**record.config, "network": left[0] if left else "none", "networks": left[1:]}
-        ),
-    )
+    _remember(box, left, changed(settings.attachments, network.name, None))
 
 
-def _remember(box: Container, names: Iterable[str]) -> None:
-    box.store.container_table.update(
-        box.id, lambda record: replace(record, config={**record.config, "networks": list(dict.fromkeys(names))})
-    )
+def _remember(box: Container, names: Sequence[str], attachments: Sequence[str]) -> None:
+    now = {"network": names[0] if names else "none", "networks": list(names[1:]), "attachments": list(attachments)}
+    box.store.container_table.update(box.id, lambda record: replace(record, config={**record.config, **now}))
 
 
 # names
+
+
+def tell_new_name(box: Container) -> None:
+    """To those who are on its networks."""
+    networks = Networks(box.store)
+    with networks.lock():
+        for network, endpoint in networks.of(box.id):
+            networks.write_endpoint(network, replace(endpoint, name=box.name))
+            _tell_names(networks, network)
 
 
 def names_for(networks: Networks, container: str) -> list[tuple[str, str]]:
@@ -334,8 +365,15 @@ def names_for(networks: Networks, container: str) -> list[tuple[str, str]]:
     for network, mine in networks.of(container):
         if network.name != DEFAULT:
             others = [other for other in networks.endpoints(network) if other.container != mine.container]
-            found += [(other.address, " ".join(dict.fromkeys((other.name, *other.aliases)))) for other in others]
+            found += [(other.address, " ".join(_names_of(other, mine.links))) for other in others]
     return found
+
+
+def _names_of(other: Endpoint, links: Iterable[str]) -> Iterable[str]:
+    """By which somebody with these links finds another container."""
+    pairs = (text.partition(":") for text in links)
+    mine = [alias or name for name, _, alias in pairs if name == other.name or other.container.startswith(name)]
+    return dict.fromkeys((*mine, other.name, *other.aliases))
 
 
 def _tell_names(networks: Networks, network: Network) -> None:
@@ -429,11 +467,11 @@ _NOWHERE: dict[str, object] = {  # of a network that it is not connected to
 def _endpoint_settings(
     box: Container, settings: Settings, name: str, pair: tuple[Network, Endpoint] | None
 ) -> dict[str, object]:
-    own = name == settings.network
+    wanted = attachment_of(settings, name)
     common: dict[str, object] = {
-        "IPAMConfig": {"IPv4Address": settings.ip} if own and settings.ip else None,
-        "Links": list(settings.links) or None,
-        "GwPriority": 0,
+        "IPAMConfig": {"IPv4Address": wanted.ip} if wanted.ip else None,
+        "Links": [*settings.links, *wanted.links] or None,
+        "GwPriority": wanted.priority,
         **_NOWHERE,
     }
     if pair is None:

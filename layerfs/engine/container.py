@@ -157,8 +157,16 @@ class Container(Programs):
         """The image's, with its own over them, sorted by name."""
         return self.settings.labels_over(self.image.config.config)
 
+    def inspect(self, *, size: bool = False) -> dict[str, Any]:
+        """All there is to know of it now, in the form of docker's `inspect`; with `size` also `SizeRw`, `SizeRootFs`,
+        in bytes. Raises ContainerNotFound."""
+        from layerfs.engine.inspection import inspect_container
+
+        return inspect_container(self, size=size)
+
     def rename(self, name: str) -> None:
-        """Raises AlreadyExists, InvalidInput, in docker's words."""
+        """Another name, from now on; the containers of its networks find it by that. Raises AlreadyExists,
+        InvalidInput, in docker's words."""
         if name.removeprefix("/") == self.name:
             raise InvalidInput("Renaming a container with the same name as its current name")
         from layerfs.engine.events import record_event
@@ -166,6 +174,10 @@ class Container(Programs):
         old = self.name
         self._name = self.store.container_table.rename(self._id, name).name
         record_event(self, "rename", oldName=f"/{old}")
+        if self.settings.has_interfaces:
+            from layerfs.engine.connections import tell_new_name
+
+            tell_new_name(self)
 
     def remove(self, *, force: bool = False, volumes: bool = False) -> None:
         """Remove it and its writable layer; with `volumes` also those that have no name of their own.
@@ -462,11 +474,35 @@ class Container(Programs):
 
         return bindings(self)
 
-    def connect(self, network: str, *, aliases: Sequence[str] = (), ip: str | None = None) -> None:
-        """Connect it to one more network, now and from the next start on. Raises InUse, InvalidInput, NotFound."""
+    def connect(
+        self,
+        network: str,
+        *,
+        aliases: Sequence[str] = (),
+        ip: str | None = None,
+        mac_address: str | None = None,
+        links: Sequence[str] = (),
+        priority: int = 0,
+    ) -> None:
+        """Connect it to one more network, now and from the next start on.
+
+        Args:
+            network: a name, an ID or a start of one.
+            aliases: more names by which the others there find it.
+            ip: its IPv4 address there; None is the lowest free one.
+            mac_address: its Ethernet address there.
+            links: `CONTAINER[:ALIAS]`, names that it alone has for others.
+            priority: the network with the highest one is its way out; of equal ones the first.
+
+        Raises:
+            InUse: it is there already. InvalidInput, NotFound, RunError.
+        """
+        from layerfs.engine.attachments import Attachment, check_address, check_priority
         from layerfs.engine.connections import connect
 
-        connect(self, network, aliases=aliases, ip=ip)
+        address = check_address(ip) if ip else None
+        priority = check_priority(priority)
+        connect(self, Attachment(network, tuple(aliases), address, mac_address, tuple(links), priority))
 
     def disconnect(self, network: str) -> None:
         """Take it from a network. Raises NotFound."""

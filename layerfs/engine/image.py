@@ -109,6 +109,12 @@ class Image:
         same = (own.os, own.architecture) == (wanted.os, wanted.architecture)
         return same and wanted.normal_variant in ("", own.normal_variant)
 
+    def inspect(self) -> dict[str, Any]:
+        """All there is to know of it, in the form of docker's `image inspect`."""
+        from layerfs.engine.inspection import inspect_image
+
+        return inspect_image(self)
+
     def history(self) -> list[HistoryRow]:
         """`docker history`'s rows, newest first; `id` is None where docker prints `<missing>`."""
         from layerfs.image.history import history

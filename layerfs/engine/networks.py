@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerfs._lazy import pattern
 from layerfs._record import asdict, dataclass, field, replace
+from layerfs.engine.attachments import check_address
 from layerfs.errors import AlreadyExists, InUse, InvalidInput, NotFound, RunError
 from layerfs.native import sha256
 from layerfs.runtime import netns
@@ -76,18 +77,22 @@ class Endpoint:
     link: str
     aliases: tuple[str, ...] = ()
     ports: tuple[tuple[str, str, int, int], ...] = ()
+    links: tuple[str, ...] = ()
+    priority: int = 0
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Endpoint:
         known = {name: value for name, value in row.items() if name in cls.__slots__}
-        known["aliases"] = tuple(known.get("aliases", ()))
+        for several in ("aliases", "links"):
+            known[several] = tuple(known.get(several, ()))
         known["ports"] = tuple((p[0], p[1], p[2], p[3]) for p in known.get("ports", ()))
         return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """`chosen`: its subnet was picked by us and may be picked anew when nobody is connected."""
+    """`chosen`: its subnet was picked by us and may be picked anew when nobody is connected. `ip_range`: the part of it
+    that containers get addresses of; `reserved`: addresses by name that none gets."""
 
     id: str
     name: str
@@ -99,6 +104,9 @@ class Network:
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     created_ns: int = 0
+    ip_range: str = ""
+    reserved: Mapping[str, str] = field(default_factory=dict)
+    attachable: bool = False
 
     @property
     def bridge(self) -> str:
@@ -122,7 +130,17 @@ class Network:
 
     @property
     def mtu(self) -> int:
-        return int(self.options.get("com.docker.network.driver.mtu", 0))
+        return int(self.options.get(f"{_DRIVER}mtu", 0))
+
+    @property
+    def masquerades(self) -> bool:
+        """Whether what goes out of it has the host's address."""
+        return not self.internal and self.options.get(f"{_BRIDGE}enable_ip_masquerade", "true") == "true"
+
+    @property
+    def host_binding(self) -> str:
+        """Where ports are published when nobody says; "" is every address of the host."""
+        return self.options.get(f"{_BRIDGE}host_binding_ipv4", "").replace("0.0.0.0", "")
 
 
 class Networks:
@@ -179,20 +197,42 @@ class Networks:
         internal: bool = False,
         labels: Mapping[str, str] | None = None,
         options: Mapping[str, str] | None = None,
+        ip_range: str | None = None,
+        reserved: Mapping[str, str] | None = None,
+        attachable: bool = False,
     ) -> Network:
-        """Raises AlreadyExists, InvalidInput in docker's words."""
+        """Makes a bridge that containers can be on.
+
+        Args:
+            subnet: `10.5.0.0/24`, from /8 to /29; None picks one that the host has no way to.
+            gateway: the host's address in it; None is the first one.
+            internal: no way out of it.
+            options: `com.docker.network.driver.mtu` (bytes), `com.docker.network.bridge.enable_ip_masquerade`
+                (`true`, `false`), `com.docker.network.bridge.host_binding_ipv4` (an address).
+            ip_range: the part of the subnet (a subnet itself) that containers get their addresses of.
+            reserved: addresses by name that no container gets.
+            attachable: shown by `inspect`; any container may connect anyway.
+
+        Raises:
+            AlreadyExists, InvalidInput: in docker's words.
+        """
         if driver != "bridge":
             raise InvalidInput(f"could not find plugin {driver} in v1 plugin registry: plugin not found")
         if not _NAME.match(name):
             raise InvalidInput(f"invalid network name: '{name}'")
-        if (mtu := (options or {}).get("com.docker.network.driver.mtu", "0")) and not mtu.isdigit():
-            raise InvalidInput(f"invalid MTU: {mtu}")
+        _check_options(options or {})
+        if (ip_range or reserved) and not subnet:
+            raise InvalidInput("an IP range or reserved addresses need a subnet")
         with self.lock():
             if any(name == network.name for network in self.all()):
                 raise AlreadyExists(f"network with name {name} already exists")
             identity = os.urandom(32).hex()
             network = self._placed(identity, name, subnet, gateway)
             network = replace(network, internal=internal, labels=labels or {}, options=options or {})
+            network = replace(network, reserved=dict(reserved or {}), attachable=attachable)
+            network = replace(network, ip_range=_part(ip_range, network) if ip_range else "")
+            for address in network.reserved.values():
+                _address(address, ipaddress.IPv4Network(network.subnet))
             self._write(network)
         return network
 
@@ -330,6 +370,40 @@ def _subnet(text: str) -> ipaddress.IPv4Network:
     return wanted
 
 
+def _part(text: str, network: Network) -> str:
+    """An IP range of a network's. Raises InvalidInput."""
+    try:
+        wanted = ipaddress.IPv4Network(text, strict=False)
+    except ValueError:
+        raise InvalidInput(f"invalid ip-range {text}: it is no IPv4 network like 10.1.0.0/25") from None
+    if not wanted.subnet_of(ipaddress.IPv4Network(network.subnet)):
+        raise InvalidInput(f"no matching subnet for range {text}")
+    return str(wanted)
+
+
+_DRIVER, _BRIDGE = "com.docker.network.driver.", "com.docker.network.bridge."
+_REFUSED = {
+    f"{_BRIDGE}name": "bridges here are named lfs and a part of the network's ID",
+    f"{_BRIDGE}enable_icc": "containers of one bridge reach each other; make a network for each",
+    f"{_BRIDGE}inhibit_ipv4": "the gateway is the host's address",
+    "com.docker.network.enable_ipv6": "networks have IPv4 only",
+}
+
+
+def _check_options(options: Mapping[str, str]) -> None:
+    """Raises InvalidInput for one that would be without effect."""
+    for name, value in options.items():
+        if name in _REFUSED and not (name.endswith("enable_icc") and value == "true"):
+            raise InvalidInput(f"network option {name} is not supported: {_REFUSED[name]}")
+    mtu = options.get(f"{_DRIVER}mtu", "0")
+    if not (mtu.isascii() and mtu.isdigit() and (int(mtu) == 0 or 68 <= int(mtu) <= 65535)):
+        raise InvalidInput(f"invalid MTU: {mtu}")
+    if (masquerade := options.get(f"{_BRIDGE}enable_ip_masquerade", "true")) not in ("true", "false"):
+        raise InvalidInput(f"invalid value for {_BRIDGE}enable_ip_masquerade: {masquerade}")
+    if binding := options.get(f"{_BRIDGE}host_binding_ipv4"):
+        check_address(binding)
+
+
 def _address(text: str, subnet: ipaddress.IPv4Network) -> ipaddress.IPv4Address:
     try:
         address = ipaddress.IPv4Address(text)
@@ -351,13 +425,13 @@ def free_subnet(taken: Sequence[ipaddress.IPv4Network]) -> ipaddress.IPv4Network
 def free_address(network: Network, taken: Sequence[str], wanted: str | None = None) -> ipaddress.IPv4Address:
     """The lowest that nobody has. Raises InvalidInput, RunError."""
     subnet = ipaddress.IPv4Network(network.subnet)
-    used = {network.gateway, *taken}
+    used = {network.gateway, *network.reserved.values(), *taken}
     if wanted:
         address = _address(wanted, subnet)
         if str(address) in used:
             raise RunError("Address already in use")
         return address
-    for host in subnet.hosts():
-        if str(host) not in used:
+    for host in ipaddress.IPv4Network(network.ip_range or network.subnet):
+        if str(host) not in used and host not in (subnet.network_address, subnet.broadcast_address):
             return host
     raise RunError(f"no available IPv4 addresses on this network's address pools: {network.name}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerfs._record import asdict, dataclass, field, fields, replace
 from layerfs.engine import confinement
+from layerfs.engine.attachments import taken_apart
 from layerfs.engine.confinement import Confinement
 from layerfs.errors import InvalidInput
 from layerfs.runtime.resources import Resources
@@ -81,7 +82,7 @@ class Settings(Confinement):
         Raises:
             InvalidInput: an unknown name, a value that cannot be.
         """
-        resources, rest = confinement.with_resources(self, values)
+        resources, rest = confinement.with_resources(self, taken_apart(values))
         chosen = {name: _checked(name, value) for name, value in rest.items()}
         settings = replace(self, resources=resources, **chosen)
         settings.run_options("0" * 64)  # bad volumes, capabilities and the like are told now

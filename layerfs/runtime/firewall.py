@@ -37,7 +37,9 @@ def available() -> bool:
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def table_text(table: str, bridge: str, subnet: ipaddress.IPv4Network, *, internal: bool) -> str:
+def table_text(
+    table: str, bridge: str, subnet: ipaddress.IPv4Network, *, internal: bool, masquerade: bool = True
+) -> str:
     """The table, without any port yet. It replaces what a killed process left."""
     maps = "".join(
         f"  map {name}_any {{ type inet_service : ipv4_addr . inet_service; }}\n"
@@ -54,7 +56,7 @@ def table_text(table: str, bridge: str, subnet: ipaddress.IPv4Network, *, intern
         if internal
         else f'    oifname "{bridge}" iifname "lfs*" iifname != "{bridge}" drop\n'
     )
-    hide = "" if internal else f'    ip saddr {subnet} oifname != "{bridge}" masquerade\n'
+    hide = "" if internal or not masquerade else f'    ip saddr {subnet} oifname != "{bridge}" masquerade\n'
     return (
         f"table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{maps}"
         f"  chain published {{\n{published}  }}\n"

@@ -17,7 +17,7 @@ from layerfs.errors import RunError
 
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _GETROUTE = 16, 17, 18, 20, 24, 26
 _ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _EXCL, _CREATE, _DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
+_REQUEST, _ACK, _REPLACE, _EXCL, _CREATE, _DUMP = 0x1, 0x4, 0x100, 0x200, 0x400, 0x300
 _ADDRESS, _IFNAME, _MTU, _MASTER, _LINKINFO, _NET_NS_FD = 1, 3, 4, 10, 18, 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -148,17 +148,13 @@ class Netlink:
         raw = address.packed
         self._ask(_NEWADDR, _ACK | _CREATE | _EXCL, head + _attribute(_IFA_LOCAL, raw) + _attribute(_IFA_ADDRESS, raw))
 
-    def add_default_route(self, index: int, gateway: Address) -> None:
-        """Through `gateway`; nothing happens when there is one."""
+    def set_default_route(self, index: int, gateway: Address) -> None:
+        """Through `gateway`, in the place of one that is there."""
         head = struct.pack(
             "<BBBBBBBBI", socket.AF_INET, 0, 0, 0, 254, 4, 0, 1, 0
         )  # table main, boot, universe, unicast
         body = head + _attribute(_RTA_GATEWAY, gateway.packed) + _attribute(_RTA_OIF, struct.pack("<I", index))
-        try:
-            self._ask(_NEWROUTE, _ACK | _CREATE | _EXCL, body)
-        except OSError as error:
-            if error.errno != errno.EEXIST:
-                raise
+        self._ask(_NEWROUTE, _ACK | _CREATE | _REPLACE, body)
 
 
 def _link(payload: bytes) -> Link:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from layerfs import errors
-from layerfs.engine.connections import bindings, connect, disconnect
+from layerfs.engine.connections import bindings
 from layerfs.engine.networks import Networks
 from layerfs.runtime import firewall, netns
 from layerfs.runtime.rtnetlink import Netlink
@@ -97,6 +97,8 @@ def test_who_comes_later_is_told_to_those_before(store, image):
     first = server(store, name="first", network="one")
     second = server(store, name="second", network="one")
     assert b"\tsecond " in first.exec(["cat", "/etc/hosts"]).stdout
+    second.rename("third")
+    assert b"\tthird " in first.exec(["cat", "/etc/hosts"]).stdout
     second.remove(force=True)
     assert b"second" not in first.exec(["cat", "/etc/hosts"]).stdout
     first.remove(force=True)
@@ -177,12 +179,12 @@ def test_connect_and_disconnect(store, image):
     for name in ("one", "two"):
         networks.create(name)
     box = server(store, name="box", network="one")
-    connect(box, "two", aliases=["other"])
+    box.connect("two", aliases=["other"])
     assert b"eth1" in box.exec(["ip", "addr"]).stdout
     assert store.create(image, network="two").run(["nc", "other", "80"]).stdout == b"hello\n"
     with pytest.raises(errors.InUse, match="already exists in network two"):
-        connect(box, "two")
-    disconnect(box, "two")
+        box.connect("two")
+    box.disconnect("two")
     assert b"eth1" not in box.exec(["ip", "addr"]).stdout
     box.remove(force=True)
 
@@ -283,3 +285,107 @@ def test_a_store_and_a_container_have_it_all(store, image):
         box.disconnect("inner")
     box.remove(force=True)
     store.networks.remove("inner")
+
+
+@apart
+def test_addresses_come_from_the_range_and_reserved_ones_are_left_out(store, image):
+    reserved = {"router": "10.77.0.129"}
+    store.networks.create("one", subnet="10.77.0.0/24", ip_range="10.77.0.128/30", reserved=reserved)
+    seen = [server(store, network="one") for _ in range(2)]
+    for box, address in zip(seen, ("10.77.0.128", "10.77.0.130"), strict=True):
+        assert box.inspect()["NetworkSettings"]["Networks"]["one"]["IPAddress"] == address
+    assert b"10.77.0.9/24" in store.create(image, network="name=one,ip=10.77.0.9").run(["ip", "addr"]).stdout
+    for box in seen:
+        box.remove(force=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ip_range": "10.0.0.0/24"}, "need a subnet"),
+        ({"subnet": "10.0.0.0/24", "ip_range": "10.1.0.0/24"}, "no matching subnet for range"),
+        ({"subnet": "10.0.0.0/24", "ip_range": "many"}, "invalid ip-range many"),
+        ({"subnet": "10.0.0.0/24", "reserved": {"a": "10.1.0.1"}}, "no configured subnet contains"),
+        ({"options": {"com.docker.network.driver.mtu": "20"}}, "invalid MTU: 20"),
+        ({"options": {"com.docker.network.bridge.enable_icc": "false"}}, "enable_icc is not supported: containers"),
+        ({"options": {"com.docker.network.bridge.host_binding_ipv4": "here"}}, "invalid IPv4 address: here"),
+    ],
+)
+def test_networks_that_cannot_be_are_not_made(store, settings, words):
+    with pytest.raises(errors.InvalidInput, match=words):
+        store.networks.create("one", **settings)
+    assert len(store.networks.all()) == 3
+
+
+@apart
+def test_each_network_has_its_own_address_names_and_way_out(store, image):
+    networks = Networks(store)
+    networks.create("one", subnet="10.77.0.0/24")
+    networks.create("two", subnet="10.78.0.0/24")
+    networks.create("in", subnet="10.79.0.0/24", internal=True)
+    both = "name=two,ip=10.78.0.50,alias=second,mac-address=02:00:00:00:00:09,gw-priority=3"
+    box = server(store, name="box", network="name=one,ip=10.77.0.40", networks=[both])
+    shown = box.exec(["sh", "-c", "ip addr; ip route"]).stdout
+    for text in (b"10.77.0.40/24", b"10.78.0.50/24", b"02:00:00:00:00:09", b"default via 10.78.0.1 dev eth1"):
+        assert text in shown
+    assert store.create(image, network="two").run(["nc", "second", "80"]).stdout == b"hello\n"
+    assert store.create(image, network="one").run(["nc", "-w1", "second", "80"]).returncode == 1
+    box.disconnect("two")
+    assert b"default via 10.77.0.1 dev eth0" in box.exec(["ip", "route"]).stdout
+    box.remove(force=True)
+    outwards = store.create(image, network="in", networks=["one"]).run(["ip", "route"]).stdout
+    assert b"default via 10.77.0.1 dev eth1" in outwards
+
+
+@apart
+def test_what_was_connected_is_so_again_after_a_restart(store, image):
+    networks = Networks(store)
+    networks.create("one")
+    networks.create("two", subnet="10.78.0.0/24")
+    box = server(store, name="box", network="one")
+    web = server(store, text="web", name="web", network="two")
+    box.connect("two", aliases=["other"], ip="10.78.0.60", links=["web:www"], priority=1)
+    for _ in range(2):
+        assert b"10.78.0.60/24" in box.exec(["ip", "addr"]).stdout
+        assert box.exec(["nc", "www", "80"]).stdout == b"web\n"
+        assert b"default via 10.78.0.1 dev eth1" in box.exec(["ip", "route"]).stdout
+        assert store.create(image, network="two").run(["nc", "other", "80"]).stdout == b"hello\n"
+        box.restart(0)
+    shown = box.inspect()["NetworkSettings"]["Networks"]["two"]
+    assert (shown["IPAMConfig"], shown["Links"]) == ({"IPv4Address": "10.78.0.60"}, ["web:www"])
+    box.disconnect("two")
+    box.stop(0)
+    box.connect("two")
+    assert box.inspect()["NetworkSettings"]["Networks"]["two"]["IPAMConfig"] is None
+    with pytest.raises(errors.InvalidInput, match="only supported for user-defined networks"):
+        box.connect("bridge", links=["web"])
+    for each in (box, web):
+        each.remove(force=True)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ("name=one,speed=9", "invalid field speed in --network name=one,speed=9"),
+        ("alias=a", "names no network"),
+        ("name=one,ip=9", "invalid IPv4 address: 9"),
+        ("name=one,gw-priority=high", "invalid gw-priority: high"),
+        ("name=one,mac-address=zz", "zz is not a valid mac address"),
+        ("name=one,driver-opt=a=b", "there are no options of endpoints"),
+        ("name=none,alias=a", "supported on user defined networks only"),
+    ],
+)
+def test_attachments_that_cannot_be_are_told_at_once(store, image, network, words):
+    with pytest.raises(errors.InvalidInput, match=words):
+        store.create(image, network=network)
+
+
+@apart
+def test_a_network_may_keep_its_addresses_and_bind_to_one_of_the_host(store, image):
+    options = {"enable_ip_masquerade": "false", "host_binding_ipv4": "127.0.0.1"}
+    made = store.networks.create("one", options={f"com.docker.network.bridge.{k}": v for k, v in options.items()})
+    box = server(store, network="one", publish=["7031:80"])
+    rules = subprocess.run(["nft", "list", "table", "inet", made.table], capture_output=True, text=True, check=True)
+    assert f'oifname != "{made.bridge}" masquerade' not in rules.stdout
+    assert box.ports() == [("80/tcp", "127.0.0.1", 7031)] and fetch("127.0.0.1", 7031) == b"hello\n"
+    box.remove(force=True)
