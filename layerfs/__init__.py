@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import importlib
 
-from layerfs._lazy import loader
+from layerfs._lazy import TYPE_CHECKING, loader
 from layerfs._version import __version__
 
-TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from typing import Any
 

@@ -1,5 +1,5 @@
 """Names of a package that load when they are first used (PEP 562), and patterns that are compiled then: importing costs
-next to nothing."""
+next to nothing. `TYPE_CHECKING` is `typing`'s, which takes longer to load than most of our modules."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 
-__all__ = ["loader", "pattern"]
+__all__ = ["TYPE_CHECKING", "loader", "pattern"]
 
-TYPE_CHECKING = False  # as typing has it, which takes long to load
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from re import compile as pattern
     from typing import Any

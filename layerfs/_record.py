@@ -1,6 +1,6 @@
 """`dataclass`, `field`, `fields`, `replace` and `asdict` of the standard library, as far as we use them, without
 generated code: a command starts up in the time that the standard ones take for the classes it needs, and they bring
-`inspect` with them.
+`inspect` with them. And `NamedTuple`, without `typing`.
 
 What they make are dataclasses for the standard functions, too. To the type checker they are the standard ones.
 Making an instance takes a few microseconds: classes with very many instances use the standard decorator.
@@ -8,14 +8,27 @@ Making an instance takes a few microseconds: classes with very many instances us
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from layerfs._lazy import TYPE_CHECKING
 
-__all__ = ["asdict", "dataclass", "field", "fields", "replace"]
+__all__ = ["NamedTuple", "asdict", "dataclass", "field", "fields", "replace"]
 
 if TYPE_CHECKING:
     from dataclasses import asdict, dataclass, field, fields, replace
+    from typing import NamedTuple
 else:
     from itertools import repeat
+
+    class _TupleMaker(type):
+        """Makes of a class with annotations one that stands on collections.namedtuple, as typing does."""
+
+        def __new__(maker, name, bases, body):
+            from collections import namedtuple
+
+            names = body.get("__annotations__", {})
+            defaults = [body.pop(each) for each in names if each in body]
+            return type(name, (namedtuple(name, names, defaults=defaults),), {"__slots__": (), **body})
+
+    NamedTuple = type.__new__(_TupleMaker, "NamedTuple", (), {})
 
     class _Missing:
         def __repr__(self):
@@ -46,6 +59,7 @@ else:
 
         def __get__(self, instance, owner):
             import dataclasses
+            import typing
 
             found = {}
             for each in owner.__record_fields__:
@@ -59,7 +73,7 @@ else:
                     compare=each.compare,
                     kw_only=False,
                 )
-                made.name, made.type, made._field_type = each.name, Any, dataclasses._FIELD
+                made.name, made.type, made._field_type = each.name, typing.Any, dataclasses._FIELD
                 found[each.name] = made
             return found
 

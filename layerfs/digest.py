@@ -7,11 +7,14 @@ Three look-alikes are three types: a layer digest (of the bytes as transferred),
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import BinaryIO, NewType
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.errors import Corrupt, InvalidInput
 from layerfs.native import sha256
+
+if TYPE_CHECKING:
+    from typing import BinaryIO, NewType
 
 
 def is_hex(text: str, size: int = 64) -> bool:
@@ -68,8 +71,15 @@ class Digest:
         return cls(sha256(data).hex())
 
 
-DiffID = NewType("DiffID", Digest)
-ChainID = NewType("ChainID", Digest)
+if TYPE_CHECKING:
+    DiffID = NewType("DiffID", Digest)
+    ChainID = NewType("ChainID", Digest)
+else:
+
+    def DiffID(digest):
+        return digest
+
+    ChainID = DiffID
 
 
 def chain_ids(diff_ids: Iterable[DiffID]) -> list[ChainID]:

@@ -35,7 +35,11 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from typing import Any
+
+from layerfs._lazy import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class LayerfsError(OSError):

@@ -8,7 +8,8 @@ tests.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+
+from layerfs._lazy import TYPE_CHECKING
 
 NATIVE: bool
 

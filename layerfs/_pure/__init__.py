@@ -5,9 +5,7 @@ Names load when first used: the tree reader alone is used beside the C extension
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from layerfs._lazy import loader
+from layerfs._lazy import TYPE_CHECKING, loader
 
 if TYPE_CHECKING:
     from layerfs._pure.hashes import hash_fd, sha256, xxh64

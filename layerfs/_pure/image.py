@@ -13,10 +13,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._pure import disk
+from layerfs._record import NamedTuple
 from layerfs.errors import Corrupt, StoreVersionError
+
+if TYPE_CHECKING:
+    from typing import Literal, Self
 
 _MAX_INDEXES = 1 << 16
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.cli.session import Session
 
 _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}

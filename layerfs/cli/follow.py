@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.cli.flags import option
 from layerfs.cli.terminal import DETACH_KEYS, Detached, GaveUp, Monitored, carry
 from layerfs.errors import InUse

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.cli.flags import Plain, option
 from layerfs.cli.follow import DETACH, follow
 from layerfs.cli.output import fail, for_each, out, reason
@@ -13,6 +13,8 @@ from layerfs.cli.terminal import Detached, GaveUp, Master, carry, check_input_te
 from layerfs.errors import LayerfsError, RunError
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine import Container
 
 

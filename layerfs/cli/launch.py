@@ -7,8 +7,8 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.cli.flags import Flag, Plain, option
 from layerfs.cli.follow import DETACH, follow
 from layerfs.cli.launch_limits import CONFINEMENT, network_settings, take
@@ -20,6 +20,8 @@ from layerfs.engine.life import start
 from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput, LayerfsError
 
 if TYPE_CHECKING:
+    from typing import IO, Any
+
     from layerfs.engine import Container
     from layerfs.engine.attaching import Connection
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.cli.flags import Flag, option
 from layerfs.cli.output import fail
+
+if TYPE_CHECKING:
+    from typing import Any
 
 LIMITS: list[Flag] = [  # of update, too
     option("-m", "--memory", metavar="BYTES", help="Memory it may use (64m, 1.5g)."),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.cli.flags import Plain, option
 from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.session import Session
 from layerfs.cli.table import render, unescape
 from layerfs.errors import ContainerNotFound, InvalidInput, NotFound, RegistryError
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _PS_COLUMNS = {
     "CONTAINER ID": "ID",

@@ -8,9 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TextIO
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import LayerfsError
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 
 def out(text: str) -> None:

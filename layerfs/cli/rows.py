@@ -6,16 +6,19 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.image.text import ellipsis, history_ago, human_ago, human_duration, human_size
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine import Change, Container, GcResult, Store
     from layerfs.image.filters import ImageSummary
     from layerfs.image.history import HistoryRow
 
-Row = dict[str, Any]
+    Row = dict[str, Any]
+
 _NONE = "<none>"
 CACHE = {"ID": "ID", "KIND": "Kind", "SIZE": "Size", "LAST USED": "LastUsed", "IN USE": "InUse", "STEP": "Text"}
 

@@ -9,8 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.cli.output import fail, reason, silence_stdout
 from layerfs.errors import LayerfsError
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.cli.output import out
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from typing import Any
+
+    Row = Mapping[str, Any]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -13,10 +13,24 @@ import termios
 import tty
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Protocol
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.engine.attaching import CHUNK, Connection, Ended, Output
 from layerfs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Far(Protocol):
+        """The other side of a loop: a monitor's connection, or a terminal of our own."""
+
+        def fileno(self) -> int: ...
+        def write(self, data: bytes) -> int: ...
+        def end(self) -> None: ...
+        def read(self) -> bool: ...
+        def resize(self, rows: int, columns: int) -> None: ...
+        def signal(self, number: int) -> None: ...
+
 
 DETACH_KEYS = "ctrl-p,ctrl-q"
 _INTERRUPTS_MAX = 3
@@ -94,17 +108,6 @@ def raw(fd: int) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-
-class Far(Protocol):
-    """The other side of a loop: a monitor's connection, or a terminal of our own."""
-
-    def fileno(self) -> int: ...
-    def write(self, data: bytes) -> int: ...
-    def end(self) -> None: ...
-    def read(self) -> bool: ...
-    def resize(self, rows: int, columns: int) -> None: ...
-    def signal(self, number: int) -> None: ...
 
 
 class Monitored:

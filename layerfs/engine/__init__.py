@@ -5,9 +5,7 @@ Parts that only some calls need are imported in those calls, so that a short com
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from layerfs._lazy import loader
+from layerfs._lazy import TYPE_CHECKING, loader
 from layerfs.engine.container import Container
 from layerfs.engine.image import Image, Layer
 from layerfs.engine.records import Change, Changes, LoadedImage

@@ -5,9 +5,8 @@ texts, checked when they are given.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
 from layerfs._record import dataclass, field, replace
 from layerfs.engine.attachments import Attachment
 from layerfs.errors import InvalidInput
@@ -15,6 +14,8 @@ from layerfs.runtime.resources import NAMES as RESOURCE_NAMES
 from layerfs.runtime.resources import Resources, parse_size
 
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from layerfs.runtime import RunOptions
 
 

@@ -10,8 +10,8 @@ import ipaddress
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.engine.attachments import Attachment, attachment_of, changed
 from layerfs.engine.networks import DEFAULT, Endpoint, Network, Networks, free_address

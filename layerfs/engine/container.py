@@ -8,14 +8,16 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.engine.mounts import mount_container, mounted_at
 from layerfs.engine.programs import Programs
 from layerfs.engine.records import Change, Changes
 from layerfs.errors import ContainerNotFound, InUse, InvalidInput, LayerfsError
 
 if TYPE_CHECKING:
+    from typing import Any, BinaryIO
+
     from layerfs.engine.image import Image
     from layerfs.engine.settings import Settings
     from layerfs.engine.snapshots import Snapshot

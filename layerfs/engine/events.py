@@ -12,16 +12,19 @@ import select
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine.container import Container
     from layerfs.engine.store import Store
 
+    Event = dict[str, Any]
+
 _SIZE_MAX = 8 << 20
-Event = dict[str, Any]
 
 
 def events_path(store: Store) -> Path:

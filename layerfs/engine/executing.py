@@ -6,8 +6,8 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.engine.events import record_event
 from layerfs.engine.filters import filter_of
@@ -15,6 +15,8 @@ from layerfs.engine.surroundings import cgroups
 from layerfs.errors import InUse
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine.container import Container
     from layerfs.runtime import Process, RunResult
     from layerfs.runtime.communicate import OnOutput

@@ -8,8 +8,8 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import InvalidInput
 from layerfs.native import sha256
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.digest import ChainID, DiffID, Digest, chain_ids
 from layerfs.engine.mounts import mount_image
 from layerfs.image.images import Images
 
 if TYPE_CHECKING:
+    from typing import Any, BinaryIO
+
     from layerfs.engine.records import Changes
     from layerfs.engine.store import Store
     from layerfs.image.history import HistoryRow

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.engine.connections import network_settings, run_files
 from layerfs.engine.logs import log_file
 from layerfs.engine.snapshots import lower_paths
@@ -14,6 +14,8 @@ from layerfs.oci.fields import format_time
 from layerfs.runtime.layout import MASKED_PATHS, READ_ONLY_PATHS, unified_cgroups
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine.container import Container
     from layerfs.engine.image import Image
     from layerfs.engine.settings import Settings

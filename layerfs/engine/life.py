@@ -12,8 +12,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.engine.events import attributes_of, events_path, record_event
 from layerfs.engine.lifesettings import probe_of

@@ -10,14 +10,16 @@ import select
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
+from layerfs._record import NamedTuple
 from layerfs.engine.watch import Watch
 from layerfs.errors import InvalidInput
 from layerfs.runtime.monitor import Connection, Ended
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine.container import Container
 
 _BLOCK = 1 << 16

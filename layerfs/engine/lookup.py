@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.digest import DiffID, Digest
 from layerfs.engine.container import Container
 from layerfs.engine.image import Image
@@ -13,6 +13,8 @@ from layerfs.errors import Ambiguous, ContainerNotFound, ImageNotFound, InvalidI
 from layerfs.image.images import Images
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine.store import Store
     from layerfs.image.record import ImageRecord
     from layerfs.image.removal import ImageUse

@@ -6,11 +6,13 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import ContainerNotFound, InvalidInput, NoSpace, NotFound, Unsupported
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.digest import DiffID
     from layerfs.engine.store import Store
     from layerfs.image.record import ImageRecord

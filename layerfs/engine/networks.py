@@ -16,9 +16,8 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
 from layerfs._record import asdict, dataclass, field, replace
 from layerfs.engine.attachments import check_address
 from layerfs.errors import AlreadyExists, InUse, InvalidInput, NotFound, RunError
@@ -28,6 +27,8 @@ from layerfs.runtime.rtnetlink import Netlink
 from layerfs.store.durable import replacing
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine.container import Container
     from layerfs.engine.pruning import PruneFilter
     from layerfs.engine.store import Store

@@ -6,14 +6,15 @@ import contextlib
 import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.engine.records import TopTable
 from layerfs.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import IO, Any, BinaryIO
 
     from layerfs.engine.container import Container
     from layerfs.engine.logs import LogEntry
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from layerfs.runtime.monitor import Connection
     from layerfs.runtime.spec import RunSpec
 
+    Stream = int | IO[Any] | None
+
 PIPE, DEVNULL = -1, -3  # subprocess's numbers
-Stream = int | IO[Any] | None
 
 
 def _by_runtime(
@@ -43,7 +45,7 @@ class Programs:
 
     @property
     def _box(self) -> Container:
-        return cast("Container", self)
+        return self  # type: ignore[return-value]
 
     def run(
         self,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from layerfs.engine.image import Image
     from layerfs.image.compare import Difference
 
-Kind = Literal["A", "C", "D"]
+    Kind = Literal["A", "C", "D"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.engine.mounts import mount_container, mounted_at, unmount_all, writable_mounts
 from layerfs.engine.points import clear_points, make_points

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import asdict, dataclass, field, fields, replace
 from layerfs.engine import confinement
 from layerfs.engine.attachments import taken_apart
@@ -16,6 +16,8 @@ from layerfs.errors import InvalidInput
 from layerfs.runtime.resources import Resources
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.oci import ContainerConfig
     from layerfs.oci.config import Healthcheck
     from layerfs.runtime import RunOptions

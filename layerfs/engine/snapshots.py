@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.digest import DiffID
 from layerfs.engine.points import made_points
@@ -20,6 +20,8 @@ from layerfs.snapshot.states import SnapshotRecord, States
 from layerfs.snapshot.uppers import unfinished, upper_below
 
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
     from layerfs.engine.container import Container
     from layerfs.engine.image import Image
     from layerfs.engine.space import SnapshotSize
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from layerfs.snapshot import ContainerRecord, MountHandle
     from layerfs.snapshot.options import Options
 
-T = TypeVar("T")
+    T = TypeVar("T")
+
 _BESIDE_SECONDS = 0.01
 STACKED = (
     16  # frozen uppers that are mounted as they are: each costs every look-up in what it changed a microsecond or two

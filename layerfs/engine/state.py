@@ -10,13 +10,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass, field, replace
 from layerfs.engine.status import Status, is_monitored, read_status
 from layerfs.errors import ContainerNotFound
 from layerfs.store.durable import writing
 from layerfs.store.leases import boot_id, process_start
+
+if TYPE_CHECKING:
+    from typing import Any
 
 KILLED = 128 + signal.SIGKILL  # the exit code of what SIGKILL ended
 _FILE = "state"

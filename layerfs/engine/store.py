@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.engine.container import Container
 from layerfs.engine.image import Image
 from layerfs.engine.lookup import container_or_image, image_of, inspect, stack_of, tree_lines, users_of_images
@@ -21,6 +21,8 @@ from layerfs.reference import Reference
 from layerfs.store.root import StoreRoot
 
 if TYPE_CHECKING:
+    from typing import Any, BinaryIO
+
     from layerfs.build.events import BuildEvent
     from layerfs.build.lint import Report as LintReport
     from layerfs.digest import DiffID
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from layerfs.store.gc import GcResult
     from layerfs.store.index import Txn
 
-Source = str | os.PathLike[str] | BinaryIO
+    Source = str | os.PathLike[str] | BinaryIO
 
 
 def default_path() -> Path:
@@ -172,7 +174,8 @@ class Store:
         names = [image.id if isinstance(image, Image) else image for image in images]
         if format not in ("docker", "oci", "oci-dir") or compression not in (None, "none", "gzip", "zstd", "original"):
             raise InvalidInput(f"unknown format {format!r} or compression {compression!r}")
-        save(self.root, names, target, format=cast(Any, format), compression=cast(Any, compression), progress=progress)
+        how: dict[str, Any] = {"format": format, "compression": compression}
+        save(self.root, names, target, progress=progress, **how)
 
     def export(self, what: str | Image | Container, target: str | os.PathLike[str] | BinaryIO) -> None:
         """Write the whole file system of a container or an image as one tar."""

@@ -9,8 +9,8 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.engine.events import record_event
 from layerfs.engine.filters import filter_of
@@ -20,6 +20,8 @@ from layerfs.runtime.cgroup import PARENT, Cgroup, existing, parse_parent
 from layerfs.runtime.resources import NAMES
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine.container import Container
     from layerfs.engine.running import Place
     from layerfs.engine.settings import Settings

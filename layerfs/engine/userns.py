@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.errors import InvalidInput
 from layerfs.runtime import idmaps

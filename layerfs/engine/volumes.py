@@ -11,8 +11,8 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass, field, replace
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound, RunError
 from layerfs.runtime.mountflags import NAME, Wanted, parse_mount, parse_volume

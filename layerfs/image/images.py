@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, ImageNotFound, InvalidInput, NotFound
@@ -20,6 +20,8 @@ from layerfs.oci.config import CONFIG_MAX
 from layerfs.reference import Reference
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.image.filters import ImageSummary
     from layerfs.image.removal import Removed, Users
     from layerfs.oci import Manifest

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt
 from layerfs.oci import Platform
 from layerfs.reference import Reference
 from layerfs.store.index import Txn
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclass(frozen=True, slots=True)

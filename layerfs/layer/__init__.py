@@ -5,9 +5,7 @@ Names are loaded from their modules when they are first used. What an upper chan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from layerfs._lazy import loader
+from layerfs._lazy import TYPE_CHECKING, loader
 
 if TYPE_CHECKING:
     from layerfs.layer.changes import Change

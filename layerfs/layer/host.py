@@ -9,9 +9,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import InUse
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY
 _KEPT = 64  # descriptors of the directories above that stay open

@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.digest import ChainID, DiffID, Digest, chain_id, chain_ids
 from layerfs.errors import NotFound
 from layerfs.layer.tree import Tree

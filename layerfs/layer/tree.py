@@ -6,10 +6,13 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from typing import Self
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._pure import disk
 from layerfs._pure.image import DirEntry, Image, Inode, Place
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["DirEntry", "Inode", "Place", "Tree"]
 

@@ -5,9 +5,7 @@ Every record is frozen and keeps the raw bytes that its digest was made from; no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from layerfs._lazy import loader
+from layerfs._lazy import TYPE_CHECKING, loader
 
 if TYPE_CHECKING:
     from layerfs.oci.config import ContainerConfig, Healthcheck, History, ImageConfig, build_config

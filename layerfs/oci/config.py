@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import InvalidArchive
 from layerfs.oci.descriptor import Platform
 from layerfs.oci.fields import Fields, dump, format_time, load_object
+
+if TYPE_CHECKING:
+    from typing import Any
 
 CONFIG_MAX = 16 << 20  # 20 000 history entries fit; nothing real comes near
 _INT_FIELDS = ("Interval", "Timeout", "StartPeriod", "StartInterval", "Retries")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import binascii
 import os
-from typing import Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.digest import Digest
 from layerfs.errors import InvalidArchive, InvalidInput
 from layerfs.oci.fields import Fields
+
+if TYPE_CHECKING:
+    from typing import Any
 
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"

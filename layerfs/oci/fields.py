@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
 from layerfs.digest import Digest
 from layerfs.errors import InvalidArchive, InvalidInput
 
 if TYPE_CHECKING:
     from datetime import timezone
+    from typing import Any, NoReturn, TypeVar
+
+    _T = TypeVar("_T")
 
 DOCUMENT_MAX = 4 << 20  # what registries and their clients accept for a manifest
-_T = TypeVar("_T")
 _INT64 = range(-(1 << 63), 1 << 63)
 _TIME = pattern(
     r"(\d{4})-(\d{2})-(\d{2})[Tt](\d{2}):(\d{2}):(\d{2})(?:[.,](\d{1,9})\d*)?([Zz]|[+-]\d{2}:\d{2})\Z", re.ASCII

@@ -9,9 +9,7 @@ Names are loaded when they are first used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from layerfs._lazy import loader
+from layerfs._lazy import TYPE_CHECKING, loader
 
 if TYPE_CHECKING:
     from layerfs.runtime.foreground import run

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _NAMES: Final = (
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "

@@ -15,13 +15,16 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.errors import InvalidInput, RunError, Unsupported
 from layerfs.runtime.cgroup_plan import DEVICES, Setting, settings_v1, settings_v2
 from layerfs.runtime.cgroups import CONTROLLERS_V1, CONTROLLERS_V2, Hierarchies
 from layerfs.runtime.resources import DeviceRule, Resources
+
+if TYPE_CHECKING:
+    from typing import Final
 
 PARENT: Final = "layerfs"
 _REMOVE_SECONDS = 10.0

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.errors import Unsupported
 from layerfs.runtime.resources import DeviceRate, DeviceRule, Resources, cpu_limit
+
+if TYPE_CHECKING:
+    from typing import Final
 
 # docker's: any node may be made, these may be used (reference 4.3)
 DEVICES: Final = (

@@ -6,9 +6,12 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
+
+if TYPE_CHECKING:
+    from typing import Final
 
 # what a container's program joins where it is to be counted, frozen and limited
 CONTROLLERS_V1: Final = ("memory", "cpu", "cpuacct", "cpuset", "pids", "blkio", "freezer", "devices")

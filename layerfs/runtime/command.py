@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import InvalidInput, RunError
+
+if TYPE_CHECKING:
+    from typing import Any
 
 PATH = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Word = str | bytes

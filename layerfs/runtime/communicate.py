@@ -9,10 +9,13 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import IO
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import RunTimeout
 from layerfs.runtime.process import Process, RunResult
+
+if TYPE_CHECKING:
+    from typing import IO
 
 _CHUNK = 1 << 16
 OnOutput = Callable[[int, bytes], object]  # stream (1 or 2), bytes

@@ -7,10 +7,13 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.runtime.options import RunOptions
 from layerfs.runtime.spec import NODEV, Step, StepKind
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _NODES: Final = (
     (b"null", 1, 3),

@@ -7,8 +7,8 @@ import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 
 if TYPE_CHECKING:

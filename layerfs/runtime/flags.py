@@ -10,13 +10,15 @@ import resource
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
 from layerfs._record import dataclass
 from layerfs.errors import InvalidInput, RunError
 from layerfs.runtime.resources import DeviceRule
 from layerfs.runtime.spec import Limit
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _ULIMITS: Final = {
     name: getattr(resource, f"RLIMIT_{name.upper()}")

@@ -9,15 +9,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.runtime.communicate import OnOutput, communicate
 from layerfs.runtime.files import write_files
-from layerfs.runtime.helper import Stream
 from layerfs.runtime.options import RunOptions
 from layerfs.runtime.plan import default_hostname, plan
 from layerfs.runtime.process import Process, RunResult, start
 from layerfs.runtime.spec import RunSpec
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from layerfs.runtime.helper import Stream
 
 _INTERRUPTS_MAX = 3
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)

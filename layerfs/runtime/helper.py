@@ -14,15 +14,18 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import RunError
 
 if TYPE_CHECKING:
+    from typing import IO, Any, Final
+
     from layerfs.runtime.idmaps import IdMaps
 
+    Stream = int | IO[Any] | None  # as subprocess.Popen takes it: None inherits, PIPE, DEVNULL, a descriptor or a file
+
 PATH: Final = Path(__file__).parents[1] / "libexec" / "layerfs-run"
-Stream = int | IO[Any] | None  # as subprocess.Popen takes it: None inherits, PIPE, DEVNULL, a descriptor or a file
 
 _KEPT = (  # a monitor's environment; a test build's sanitizers are told in the last two where to write
     *("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR"),

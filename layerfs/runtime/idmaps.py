@@ -7,11 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.errors import InvalidInput
 from layerfs.runtime.flags import IdMap
+
+if TYPE_CHECKING:
+    from typing import Final
 
 SUBUID: Path = Path("/etc/subuid")
 SUBGID: Path = Path("/etc/subgid")

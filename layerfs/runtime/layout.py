@@ -6,14 +6,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import InvalidInput
 from layerfs.runtime.devices import device_steps, is_confined
 from layerfs.runtime.files import ContainerFiles
 from layerfs.runtime.options import RunOptions
 from layerfs.runtime.spec import KERNEL, NODEV, NOEXEC, NOSUID, READ_ONLY, STRICTATIME, Step, StepKind
 from layerfs.runtime.volumes import volume_steps
+
+if TYPE_CHECKING:
+    from typing import Final
 
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Final, Literal
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
 from layerfs._record import dataclass
 from layerfs.errors import InvalidInput
 from layerfs.runtime.options import Bind, Tmpfs, container_path
 from layerfs.runtime.resources import parse_size
 
-Kind = Literal["bind", "volume", "tmpfs"]
+if TYPE_CHECKING:
+    from typing import Final, Literal
+
+    Kind = Literal["bind", "volume", "tmpfs"]
+
 NAME: Final = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z", re.ASCII)
 PROPAGATIONS: Final = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 _IGNORED: Final = {"z", "Z", "consistent", "cached", "delegated", "volume", "copy"}

@@ -7,15 +7,19 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from layerfs import mount
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import RunError
 from layerfs.runtime.helper import holder_of_namespaces
 from layerfs.runtime.idmaps import IdMaps
 
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Result = TypeVar("Result")
+
 _NEWNET = 0x40000000
-Result = TypeVar("Result")
 
 
 def _apart(action: Callable[[], Result]) -> Result:

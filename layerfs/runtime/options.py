@@ -6,8 +6,8 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass, field
 from layerfs.errors import InvalidInput
 from layerfs.runtime.command import Word
@@ -15,11 +15,14 @@ from layerfs.runtime.flags import Device, Resolver
 from layerfs.runtime.spec import Limit
 
 if TYPE_CHECKING:
+    from typing import Final, Literal
+
     from layerfs.runtime.idmaps import IdMaps
 
-Network = Literal["none", "host", "bridge", "container"]
+    Network = Literal["none", "host", "bridge", "container"]
+    Shared = Literal["network", "ipc", "pid", "uts", "cgroup"]
+
 NETWORKS: Final = ("none", "host", "bridge", "container")
-Shared = Literal["network", "ipc", "pid", "uts", "cgroup"]
 
 
 def network_kind(name: str) -> Network:

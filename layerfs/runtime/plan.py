@@ -8,16 +8,21 @@ import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.errors import InvalidInput
 from layerfs.runtime import capabilities, command, layout
 from layerfs.runtime.files import ContainerFiles
 from layerfs.runtime.flags import check_sysctl
-from layerfs.runtime.options import NETWORKS, RunOptions, Shared, container_path
+from layerfs.runtime.options import NETWORKS, RunOptions, container_path
 from layerfs.runtime.spec import Namespace, RunSpec
 from layerfs.runtime.user import add_groups, resolve_user
+
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from layerfs.runtime.options import Shared
 
 # docker's: any port and ping without a capability, in a network namespace of one's own
 _NETWORK_SYSCTLS = (("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647"))

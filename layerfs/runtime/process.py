@@ -10,13 +10,17 @@ import socket
 import struct
 import time
 from types import TracebackType
-from typing import IO
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.errors import RunError, RunTimeout
 from layerfs.runtime import helper, wire
-from layerfs.runtime.helper import Stream
 from layerfs.runtime.spec import RunSpec
+
+if TYPE_CHECKING:
+    from typing import IO
+
+    from layerfs.runtime.helper import Stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
 from layerfs._record import dataclass, fields, replace
 from layerfs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 MEMORY_MIN: Final = 6 << 20
 CPU_PERIOD: Final = 100_000

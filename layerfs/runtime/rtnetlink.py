@@ -10,10 +10,13 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.errors import RunError
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _GETROUTE = 16, 17, 18, 20, 24, 26
 _ERROR, _DONE = 2, 3

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import enum
 import signal
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from layerfs._record import replace
+from layerfs._record import NamedTuple, replace
 from layerfs.errors import InvalidInput, RunError
 from layerfs.runtime.rootpath import read_in_root
 from layerfs.runtime.spec import Identity

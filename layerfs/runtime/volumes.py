@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
 from layerfs._record import replace
 from layerfs.errors import InvalidInput, RunError
 from layerfs.runtime.devices import is_confined
 from layerfs.runtime.files import ContainerFiles
 from layerfs.runtime.options import Bind, RunOptions, Tmpfs
 from layerfs.runtime.spec import KERNEL, NODEV, NOEXEC, NOSUID, READ_ONLY, Step, StepKind
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _ADDS: Final = {"ro": READ_ONLY, "nosuid": NOSUID, "nodev": NODEV, "noexec": NOEXEC}
 _REMOVES: Final = {"rw": READ_ONLY, "suid": NOSUID, "dev": NODEV, "exec": NOEXEC}

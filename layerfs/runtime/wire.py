@@ -6,10 +6,13 @@ Magic, then records of u16 tag, u32 length and payload, little-endian; a string 
 from __future__ import annotations
 
 import struct
-from typing import Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import InvalidInput
 from layerfs.runtime.spec import Life, Probe, RunSpec, Step
+
+if TYPE_CHECKING:
+    from typing import Final
 
 MAGIC: Final = b"LFSRUN1\n"
 SPEC_MAX: Final = 16 << 20

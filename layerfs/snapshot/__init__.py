@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from layerfs._lazy import loader
+from layerfs._lazy import TYPE_CHECKING, loader
 
 if TYPE_CHECKING:
     from layerfs.snapshot.containers import ContainerRecord, Containers

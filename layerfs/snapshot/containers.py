@@ -8,9 +8,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
 from layerfs._record import dataclass, field, replace
 from layerfs.errors import AlreadyExists, Ambiguous, ContainerNotFound, InUse, StoreError
 from layerfs.layer.tree import Tree
@@ -23,6 +22,9 @@ from layerfs.store.index import Txn, decode_json
 from layerfs.store.leases import NEWBORN_SECONDS
 from layerfs.store.root import StoreRoot
 from layerfs.store.trash import remove_tree
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["ContainerRecord", "Containers"]
 

@@ -11,10 +11,13 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import InUse, InvalidInput, MountError, NotFound
 from layerfs.store.root import StoreRoot
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["forget", "listening", "paused", "request", "sockets"]
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from layerfs import mount
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass, field, replace
 from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, NoSpace, Unsupported
 from layerfs.layer.tree import Tree
@@ -31,6 +31,9 @@ from layerfs.store.format import BLOCKS_VERSION
 from layerfs.store.leases import process_start
 from layerfs.store.reserve import with_reserve
 from layerfs.store.root import StoreRoot
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["ENGINES", "MountHandle", "Writable", "container_lock", "mount_tree", "unmount"]
 

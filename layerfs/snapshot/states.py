@@ -12,8 +12,8 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import asdict, dataclass, field, replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
@@ -22,6 +22,8 @@ from layerfs.snapshot.uppers import discard, remove_discarded, upper_below
 from layerfs.store.index import Txn
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.store.root import StoreRoot
 
 __all__ = ["SnapshotRecord", "StateRecord", "States", "discard_unused", "mounted_places", "move_place", "places"]

@@ -12,15 +12,18 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from layerfs import mount
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import asdict, dataclass, replace
 from layerfs.errors import LayerfsError
 from layerfs.snapshot.control import forget, sockets
 from layerfs.snapshot.pending import pending_of
 from layerfs.store.leases import boot_id, process_start
 from layerfs.store.root import StoreRoot
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["MountRecord", "MountTable", "source_of"]
 

@@ -7,14 +7,16 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import asdict, dataclass, field
 from layerfs.layer.upper import prefix_of, visible_xattrs
 from layerfs.store.durable import writing
 from layerfs.store.trash import remove_tree
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.layer.tree import Tree
     from layerfs.store.root import StoreRoot
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from layerfs._lazy import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.store.blobs import Blobs, BlobWriter
     from layerfs.store.contents import ContentReader, Contents
     from layerfs.store.format import ContentValue, NewContent

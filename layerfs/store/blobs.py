@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.digest import Digest
 from layerfs.errors import Corrupt, InvalidInput, NotFound, StoreError
 from layerfs.store.durable import make_durable, place_file, write_all, writing
@@ -19,6 +19,7 @@ from layerfs.store.leases import Lease, newborn_name
 
 if TYPE_CHECKING:
     import queue
+    from typing import Any, BinaryIO
 
 ALONE_FROM = 1 << 20  # bytes from which a blob is hashed in a thread
 READ_LIMIT = 64 << 20  # bytes; the most that `read` takes into memory unless told otherwise

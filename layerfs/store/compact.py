@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from layerfs.errors import Corrupt
 from layerfs.store.durable import pread_all, writing
-from layerfs.store.format import BLOCK, KIND_OBJECT, KIND_PACK, ContentValue, TreeKind, pack_key
+from layerfs.store.format import BLOCK, KIND_OBJECT, KIND_PACK, ContentValue, pack_key
 from layerfs.store.sweep import Sweeper, pack_blocks, pack_usage
 from layerfs.store.treefile import TreeFile
 from layerfs.store.writer import new_pack_id
 
 if TYPE_CHECKING:
+    from layerfs.store.format import TreeKind
     from layerfs.store.index import Txn
     from layerfs.store.leases import Lease
     from layerfs.store.mark import RootsOf

@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import Corrupt, NotFound
 from layerfs.store.delta import SUFFIX, Delta
 from layerfs.store.durable import pread_all

@@ -10,10 +10,13 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import Corrupt
 from layerfs.store.format import ID_SIZE, object_name
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 __all__ = ["SUFFIX", "Delta", "DeltaHead", "Ranges", "Whole", "data_extents", "open_object", "write_delta"]
 

@@ -7,9 +7,12 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import NoSpace, StoreReadOnly
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 FEW = 16  # up to this many files an fsync of each beats one syncfs on a busy file system
 

@@ -15,11 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import Corrupt, InvalidInput, LayerfsError, NoSpace, StoreError, StoreReadOnly
 
 if TYPE_CHECKING:
+    from typing import Any
+
     import lmdb
 
 MAP_SIZES = (64 << 30, 16 << 30, 4 << 30, 1 << 30, 256 << 20)  # address space only; smaller under RLIMIT_AS

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
 
+from layerfs._lazy import TYPE_CHECKING
+from layerfs._record import NamedTuple
 from layerfs.errors import Corrupt, StoreError, StoreVersionError
+
+if TYPE_CHECKING:
+    from typing import Final, Literal
+
+    TreeKind = Literal["layer", "merged"]
 
 VERSION: Final = 2  # the newest that we know
 FIRST_VERSION: Final = 1  # what a store begins with
@@ -45,8 +51,6 @@ UNKNOWN: Final = bytes(32)  # the answer of a lookup for an identity that is not
 
 _VALUE = struct.Struct("<BBHIQQQ")
 _NEW = struct.Struct("<32sQQQBB6x")
-
-TreeKind = Literal["layer", "merged"]
 
 
 class ContentValue(NamedTuple):

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import Corrupt, InvalidInput, StoreError, StoreReadOnly
 from layerfs.store import environment
 from layerfs.store.environment import translate, translated
@@ -20,6 +20,7 @@ from layerfs.store.format import TABLES
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from typing import Any
 
     import lmdb
 

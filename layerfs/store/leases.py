@@ -18,9 +18,8 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
 from layerfs._record import dataclass
 from layerfs.errors import StoreError, StoreReadOnly
 from layerfs.store.durable import write_all, writing
@@ -28,6 +27,9 @@ from layerfs.store.format import ID_SIZE
 from layerfs.store.index import decode_json, encode_json
 from layerfs.store.reserve import keep_reserve, reading
 from layerfs.store.trash import remove_tree
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # What is in `tmp/` has such a name until its lock is held; from then on an unheld lock means that its owner is dead.
 NEWBORN = ".new-"

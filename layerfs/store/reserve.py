@@ -9,12 +9,16 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import NoSpace
 from layerfs.store.durable import writing
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 
 SIZE = 1 << 20  # bytes, for what makes room
 FOR_READERS = 256 << 10  # on top of that

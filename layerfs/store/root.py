@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import StoreError
 from layerfs.store.blobs import Blobs
 from layerfs.store.contents import Contents
 from layerfs.store.durable import make_durable, place_file, writing
-from layerfs.store.format import DIRECTORIES, FIRST_VERSION, TreeKind, check_hex, read_format
+from layerfs.store.format import DIRECTORIES, FIRST_VERSION, check_hex, read_format
 from layerfs.store.index import Index
 from layerfs.store.leases import Leases
 from layerfs.store.locks import hold
 from layerfs.store.reserve import keep_reserve
 from layerfs.store.version import raise_format, write_format
+
+if TYPE_CHECKING:
+    from layerfs.store.format import TreeKind
 
 _HARMLESS = {"lost+found"}  # what a fresh file system has
 

@@ -166,7 +166,7 @@ def test_run_loads_little(store):
     heavy = {"click", "dataclasses", "inspect", "hashlib", "secrets", "shutil", "ctypes", "base64", "csv", "tempfile"}
     heavy |= {"asyncio", "logging", "rich", "urllib3", "zstandard", "layerfs.build", "layerfs.layer.entry"}
     heavy |= {"layerfs.registry", "layerfs.union", "layerfs.image.filters", "layerfs.runtime.seccomp"}
-    heavy |= {"datetime"}
+    heavy |= {"datetime", "typing"}
     code = f"import sys; before = set(sys.modules); sys.argv[1:] = {line!r}; from layerfs.cli import main; main(); "
     code += f"print(*sorted({heavy!r} & set(sys.modules) - before))"
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)  # compiles the filter
