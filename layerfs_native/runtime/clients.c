@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,11 +44,21 @@ void lfs_clients_add(struct lfs_monitor *self, int fd)
 		close(fd); /* full: the caller sees the end of the connection */
 }
 
+/* No descriptor is left for it: it sees the end of the connection. Left in the queue it would wake us for ever. */
+static void turn_away(struct lfs_monitor *self)
+{
+	close(self->spare);
+	close(accept4(self->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK));
+	self->spare = open("/dev/null", O_PATH | O_CLOEXEC);
+}
+
 void lfs_clients_accept(struct lfs_monitor *self)
 {
 	int fd = accept4(self->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd >= 0)
 		lfs_clients_add(self, fd);
+	else if (errno == EMFILE || errno == ENFILE)
+		turn_away(self);
 }
 
 void lfs_clients_drop(struct lfs_monitor *self, struct lfs_client *client)

@@ -48,6 +48,7 @@ static int open_files(struct lfs_monitor *self)
 	self->state_dir = openat(self->dir, "monitor", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (self->state_dir < 0)
 		return -errno;
+	self->spare = open("/dev/null", O_PATH | O_CLOEXEC);
 	self->listener = listen_there(self->state_dir);
 	if (self->listener < 0 || self->spec.monitor_flags & LFS_MONITOR_NO_LOG)
 		return self->listener < 0 ? self->listener : 0;
@@ -179,7 +180,7 @@ static void wait_for_something(struct lfs_monitor *self, struct pollfd *events)
 	events[6] = (struct pollfd){ self->health.output, POLLIN, 0 };
 	for (int i = 0; i < LFS_CLIENTS_MAX; i++)
 		events[FIXED + i] = client_events(self, &self->clients[i]);
-	if (poll(events, FIXED + LFS_CLIENTS_MAX, patience(self)) < 0)
+	if (lfs_sys_poll(events, FIXED + LFS_CLIENTS_MAX, patience(self)) < 0)
 		memset(events, 0, (FIXED + LFS_CLIENTS_MAX) * sizeof *events);
 }
 
@@ -285,7 +286,7 @@ static int run(struct lfs_monitor *self)
 
 static void prepare(struct lfs_monitor *self)
 {
-	self->pid = self->pidfd = self->report = self->console = self->input = self->listener = -1;
+	self->pid = self->pidfd = self->report = self->console = self->input = self->listener = self->spare = -1;
 	self->output[0] = self->output[1] = self->log.fd = self->health.output = -1;
 	self->lines[1].error = 1;
 	for (int i = 0; i < LFS_CLIENTS_MAX; i++)

@@ -97,6 +97,7 @@ struct lfs_health {
 struct lfs_monitor {
 	struct lfs_spec spec;
 	int dir, state_dir, listener, signals;
+	int spare; /* a descriptor that is given up for a moment when there is no other one for a client */
 	int locks[2];
 	/* the program */
 	enum lfs_phase phase;

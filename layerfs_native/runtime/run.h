@@ -26,6 +26,7 @@
 #ifndef LFS_RUN_H
 #define LFS_RUN_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -197,6 +198,8 @@ int lfs_sys_map_mount(int mount, int users); /* one that nobody has seen yet */
 int lfs_sys_pivot_here(void);
 void lfs_sys_reset_signals(void); /* all default, none blocked */
 int lfs_sys_watch_signals(int flags); /* an owned signalfd of all but crashes, which are blocked from then on; or -errno */
+/* poll(2), which refuses more entries than RLIMIT_NOFILE, also unused ones: without those at the end. */
+int lfs_sys_poll(struct pollfd *events, size_t count, int timeout);
 void lfs_sys_close_range(unsigned first, unsigned last, bool on_exec_only);
 
 /* target.c: where a mount goes; made when it is missing, never outside root. Owned O_PATH fd or -errno */

@@ -102,7 +102,7 @@ static void await_clients(struct lfs_monitor *self)
 		struct lfs_client *client = &self->clients[i];
 		events[1 + i] = (struct pollfd){ client->fd, client->behind ? POLLOUT : POLLIN, 0 };
 	}
-	int ready = poll(events, 1 + LFS_CLIENTS_MAX, self->stopped ? STOPPED_PATIENCE_MS : -1);
+	int ready = lfs_sys_poll(events, 1 + LFS_CLIENTS_MAX, self->stopped ? STOPPED_PATIENCE_MS : -1);
 	if (ready == 0)
 		drop_behind(self);
 	if (ready <= 0)

@@ -131,6 +131,13 @@ int lfs_sys_watch_signals(int flags)
 	return fd < 0 ? -errno : fd;
 }
 
+int lfs_sys_poll(struct pollfd *events, size_t count, int timeout)
+{
+	while (count && events[count - 1].fd < 0)
+		events[--count].revents = 0;
+	return poll(events, count, timeout);
+}
+
 void lfs_sys_close_range(unsigned first, unsigned last, bool on_exec_only)
 {
 	syscall(SYS_close_range, first, last, on_exec_only ? CLOSE_RANGE_CLOEXEC : 0);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfs.runtime.monitor import Connection, Ended
 from tests.cli.conftest import LAYERFS
 
 
@@ -62,6 +64,20 @@ def test_what_cannot_be_written_leaves_no_mount(store, command):
     )
     assert done.stderr == "layerfs: no space left on device\n"
     assert done.stdout.splitlines()[1:] == ["ex"]
+
+
+@pytest.mark.root
+def test_few_descriptors_are_enough(store, opened):
+    """poll(2) refuses more entries than descriptors may be open; clients beyond them are turned away."""
+    done = _bash("ulimit -n 40; layerfs run --rm box:1 sh -c 'ulimit -n'; layerfs run -d box:1 sleep 100", store)
+    assert (done.stdout.splitlines()[0], done.stderr) == ("40", "")
+    [box] = opened.containers()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Connection.open(box.directory)) for _ in range(40)]
+        assert clients[-1].receive(10) == Ended(137, lost=True)
+        assert clients[0].receive(0) is None
+    box.stop(0.1)
+    assert box.state.code == 137
 
 
 @pytest.mark.parametrize(
