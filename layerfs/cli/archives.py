@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
@@ -100,15 +100,27 @@ def load_command(session: Session, source: str, quiet: bool, platform: str | Non
     type=click.Choice(["none", "gzip", "zstd", "original"]),
     help="Layers of an OCI layout (default: original, the bytes they came with).",
 )
+@click.option("--exact", is_flag=True, help="Fail where a pulled image's own manifest cannot go byte for byte.")
 @_quiet
 @click.pass_obj
 def save_command(
-    session: Session, names: tuple[str, ...], output: str | None, format_: str, compression: str | None, quiet: bool
+    session: Session,
+    names: tuple[str, ...],
+    output: str | None,
+    format_: str,
+    compression: str | None,
+    exact: bool,
+    quiet: bool,
 ) -> None:
     """Save images to an archive."""
     target = _output(output, "save")
     with bars(quiet) as progress:
-        session.store.save(names, target, format=format_, compression=compression, progress=progress)
+        how: dict[str, Any] = {"format": format_, "compression": compression, "exact": exact}
+        done = session.store.save(names, target, progress=progress, **how)
+    for saved in done:
+        if saved.instead_of is not None:
+            warning = f"WARNING! {saved.name}: a new manifest, not {saved.instead_of} as it came: {saved.reason}"
+            click.echo(warning, err=True)
 
 
 @verb("export")

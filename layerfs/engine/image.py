@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layerfs.engine.store import Store
     from layerfs.image.history import HistoryRow
     from layerfs.image.record import ImageRecord
+    from layerfs.image.save import Saved
     from layerfs.image.waste import Waste
     from layerfs.layer.tree import Tree
     from layerfs.oci import Descriptor, ImageConfig
@@ -170,6 +171,6 @@ class Image:
         """Write the whole file system as one tar."""
         self.store.export(self, target)
 
-    def save(self, target: str | os.PathLike[str] | BinaryIO, **options: Any) -> None:
+    def save(self, target: str | os.PathLike[str] | BinaryIO, **options: Any) -> list[Saved]:
         """Write it as an archive under all its names; see Store.save."""
-        self.store.save(self.tags or [self.id], target, **options)
+        return self.store.save(self.tags or [self.id], target, **options)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from layerfs.image.filters import ImageSummary
     from layerfs.image.record import ImageRecord
     from layerfs.image.removal import Removed
+    from layerfs.image.save import Saved
     from layerfs.image.usage import ImagesUsage
     from layerfs.layer.progress import Report
     from layerfs.registry.config import Settings
@@ -162,12 +163,20 @@ class Store:
         *,
         format: str = "docker",
         compression: str | None = None,
+        exact: bool = False,
         progress: Report | None = None,
-    ) -> None:
+    ) -> list[Saved]:
         """Write images to an archive, digests kept.
 
         format: `docker` (an OCI layout and docker's own index in one tar), `oci` (layout as tar), `oci-dir`.
         compression: of an OCI layout's layers: `original` (default: the bytes they came with), `none`, `gzip`, `zstd`.
+        exact: never with a new manifest where there is one that an image came with (in a docker archive too).
+
+        Returns:
+            What became of each image; `instead_of` is set where bytes it came with are not kept any more.
+
+        Raises:
+            NotFound: a blob that an exact archive needs is not to be had; nothing is written.
         """
         from layerfs.image.save import save
 
@@ -175,7 +184,7 @@ class Store:
         if format not in ("docker", "oci", "oci-dir") or compression not in (None, "none", "gzip", "zstd", "original"):
             raise InvalidInput(f"unknown format {format!r} or compression {compression!r}")
         how: dict[str, Any] = {"format": format, "compression": compression}
-        save(self.root, names, target, progress=progress, **how)
+        return save(self.root, names, target, exact=exact, progress=progress, **how)
 
     def export(self, what: str | Image | Container, target: str | os.PathLike[str] | BinaryIO) -> None:
         """Write the whole file system of a container or an image as one tar."""

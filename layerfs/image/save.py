@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from layerfs.digest import Digest
-from layerfs.errors import InvalidInput
-from layerfs.image.forms import Compression, Form, layer_form, plain_form
+from layerfs.digest import DiffID, Digest
+from layerfs.errors import InvalidInput, NotFound
+from layerfs.image.forms import Compression, Form, layer_form
 from layerfs.image.images import Images
 from layerfs.image.output import DirectoryOutput, Output, TarOutput, output_file
 from layerfs.image.record import ImageRecord, Tag, scan_tags
-from layerfs.layer.layers import get_layer
+from layerfs.layer.layers import Layer, get_layer
 from layerfs.layer.progress import Report
 from layerfs.oci import Descriptor, ImageConfig, Manifest, build_index, build_manifest, layout, media
 from layerfs.oci.descriptor import IMAGE_NAME, REF_NAME
@@ -37,6 +37,35 @@ class Chosen:
     record: ImageRecord
     manifest: Digest | None
     names: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One image as it was written.
+
+    digest: of its manifest there. instead_of: the manifest that it came with, when that was wanted (`original`) and
+        another one had to be made; `lacking` says which of its blobs could not be given.
+    """
+
+    image: ImageRecord
+    names: tuple[Reference, ...]
+    digest: Digest
+    instead_of: Digest | None = None
+    lacking: tuple[Digest, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.names[0].familiar if self.names else self.image.id.short
+
+    @property
+    def reason(self) -> str:
+        """Why there is another manifest; empty when there is not."""
+        if not self.lacking:
+            return ""
+        which = f"layer {self.lacking[0]} is"
+        if len(self.lacking) > 1:
+            which = f"{len(self.lacking)} layers, such as {self.lacking[0]}, are"
+        return f'{which} not kept as pulled (keep-blobs = "always" keeps them)'
 
 
 def choose(root: StoreRoot, names: Iterable[str]) -> list[Chosen]:
@@ -81,22 +110,30 @@ def save(
     *,
     format: Format = "docker",
     compression: Compression | None = None,
+    exact: bool = False,
     progress: Report | None = None,
-) -> None:
+) -> list[Saved]:
     """Writes images to a file, a stream or (format `oci-dir`) a new directory.
 
     compression: of the layers. `original` gives the manifest and the blobs the image came with, byte for byte, where
-    they are kept; else layers in the form that is kept, or plain. It is the default for OCI layouts; `none` is that of
-    docker archives, as docker has it.
+    they are kept or are of our own making; else a new manifest, of layers that are kept, plain, or compressed anew. It
+    is the default for OCI layouts; `none` is that of docker archives, as docker has it.
+    exact: `original` with the manifest that an image came with, or an error before anything is written.
 
     Raises:
-        ImageNotFound, InvalidInput, AlreadyExists, NoSpace; Corrupt: a layer's bytes are damaged.
+        ImageNotFound, InvalidInput, AlreadyExists, NoSpace; Corrupt: a layer's bytes are damaged. NotFound: a blob that
+        an exact archive needs is not to be had.
     """
-    compression = compression or ("none" if format == "docker" else "original")
+    if exact and compression not in (None, "original"):
+        raise InvalidInput(f"layers cannot be {compression} and exactly as they came")
+    compression = compression or ("none" if format == "docker" and not exact else "original")
     with root.leases.reading("save") as lease:
         chosen = choose(root, names)
         members = _Members(root, lease, compression, progress)
         parts = [members.image(each) for each in chosen]
+        for part in parts if exact else ():
+            if part.saved.lacking:
+                raise NotFound(f"{part.saved.name}: manifest {part.saved.instead_of}: {part.saved.reason}")
         documents = _docker_documents(parts) if format == "docker" else {}
         documents |= _layout_documents(parts)
         for name, data in documents.items():
@@ -105,9 +142,10 @@ def save(
             if not isinstance(target, str | os.PathLike):
                 raise InvalidInput("a layout directory needs a path")
             members.write(DirectoryOutput(Path(target)))
-            return
-        with output_file(target) as write:
-            members.write(TarOutput(write))
+        else:
+            with output_file(target) as write:
+                members.write(TarOutput(write))
+    return [part.saved for part in parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +155,7 @@ class Part:
     chosen: Chosen
     config: ImageConfig
     manifest: Manifest
+    saved: Saved
 
 
 class _Members:
@@ -126,6 +165,7 @@ class _Members:
         self._root, self._lease, self._compression, self._progress = root, lease, compression, progress
         self._images = Images(root)
         self._members: dict[str, tuple[int, Callable[[], BinaryIO]]] = {}
+        self._made: dict[tuple[DiffID, str | None], Form] = {}
 
     def put(self, name: str, data: bytes) -> None:
         self._members[name] = (len(data), partial(io.BytesIO, data))
@@ -134,40 +174,68 @@ class _Members:
         record = chosen.record
         self._lease.pin(b"".join(key.raw for key in (record.id, *record.diff_ids, *record.layer_blobs)))
         config = self._images.config(record)
-        manifest = self._kept_manifest(chosen) if self._compression == "original" else None
-        if manifest is None:
-            forms = [self._form(diff_id) for diff_id in record.diff_ids]
+        came = self._came_with(chosen) if self._compression == "original" else None
+        forms, lacking = self._given(record, came) if came is not None else ([], ())
+        manifest = came
+        if manifest is None or lacking:
+            forms = self._forms(record, came)
             own = Descriptor(media.OCI_CONFIG, record.id, len(config.raw))
             manifest = build_manifest(own, tuple(form.descriptor for form in forms))
-            for form in forms:
-                self._members[layout.blob_path(form.descriptor.digest)] = (form.descriptor.size, form.open)
+        for form in forms:
+            self._members[layout.blob_path(form.descriptor.digest)] = (form.descriptor.size, form.open)
         self.put(layout.blob_path(record.id), config.raw)
         self.put(layout.blob_path(manifest.digest), manifest.raw)
-        return Part(chosen, config, manifest)
+        instead_of = came.digest if came and lacking else None
+        return Part(chosen, config, manifest, Saved(record, chosen.names, manifest.digest, instead_of, lacking))
 
-    def _form(self, diff_id: Any) -> Form:
-        layer = get_layer(self._root, diff_id)
-        return layer_form(self._root, layer, self._compression, self._lease, progress=self._progress)
-
-    def _kept_manifest(self, chosen: Chosen) -> Manifest | None:
-        """The manifest the image came with, when all its blobs can be given; their members are noted then."""
+    def _came_with(self, chosen: Chosen) -> Manifest | None:
+        """The manifest the image came with, when it is of this image."""
         record = chosen.record
         manifest = self._images.manifest(chosen.manifest)
         if manifest is None or manifest.config.digest != record.id or len(manifest.layers) != len(record.diff_ids):
             return None
         self._lease.pin(b"".join(layer.digest.raw for layer in manifest.layers))
-        found: dict[str, tuple[int, Callable[[], BinaryIO]]] = {}
-        for diff_id, descriptor in zip(record.diff_ids, manifest.layers, strict=True):
-            layer = get_layer(self._root, diff_id)
-            if descriptor.digest == diff_id:
-                source = plain_form(self._root, layer).open
-            elif self._root.blobs.has(descriptor.digest):
-                source = partial(self._root.blobs.open, descriptor.digest)
-            else:
-                return None
-            found[layout.blob_path(descriptor.digest)] = (descriptor.size, source)
-        self._members |= found
         return manifest
+
+    def _given(self, record: ImageRecord, manifest: Manifest) -> tuple[list[Form], tuple[Digest, ...]]:
+        """The layers as a manifest names them, and its blobs that cannot be given."""
+        forms, lacking = [], []
+        for diff_id, descriptor in zip(record.diff_ids, manifest.layers, strict=True):
+            form = self._found(diff_id, descriptor)
+            if form is not None:
+                forms.append(form)
+            elif descriptor.digest not in lacking:
+                lacking.append(descriptor.digest)
+        return forms, tuple(lacking)
+
+    def _found(self, diff_id: DiffID, descriptor: Descriptor) -> Form | None:
+        """A layer as its manifest names it: plain, kept, or made again, which gives the same bytes if we made it."""
+        layer = get_layer(self._root, diff_id)
+        if descriptor.digest == diff_id or self._root.blobs.has(descriptor.digest):
+            return Form(self._root, layer, descriptor)
+        form = self._anew(layer, descriptor)
+        return form if form.descriptor.digest == descriptor.digest else None
+
+    def _anew(self, layer: Layer, descriptor: Descriptor) -> Form:
+        """A layer in the form that it came in, by our own compressor; once for each."""
+        kind = media.layer_compression(descriptor.media_type)
+        form = self._made.get((layer.diff_id, kind))
+        if form is None:
+            wanted: Compression = kind if kind in ("gzip", "zstd") else "none"
+            form = layer_form(self._root, layer, wanted, self._lease, progress=self._progress)
+            self._made[layer.diff_id, kind] = form
+        return form
+
+    def _forms(self, record: ImageRecord, came: Manifest | None) -> list[Form]:
+        """The layers of a new manifest: what came compressed is compressed again where it is not kept."""
+        forms = []
+        for number, diff_id in enumerate(record.diff_ids):
+            layer = get_layer(self._root, diff_id)
+            form = layer_form(self._root, layer, self._compression, self._lease, progress=self._progress)
+            if came is not None and form.descriptor.digest == diff_id:
+                form = self._anew(layer, came.layers[number])
+            forms.append(form)
+        return forms
 
     def write(self, output: Output) -> None:
         for name in sorted(self._members):

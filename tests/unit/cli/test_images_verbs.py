@@ -10,6 +10,7 @@ import tarfile
 import pytest
 
 from tests.unit.cli.conftest import ODD
+from tests.unit.image.make import Layout, tar
 
 
 def test_import_prints_the_id_alone(small):
@@ -137,6 +138,21 @@ def test_save_and_load_keep_ids(shell, small, tmp_path):
     assert shell("save", "-o", archive, "small:1", "x/y:2").out == ""
     assert sorted(shell("load", "-i", archive, store="other").lines) == ["Loaded image: small:1", "Loaded image: x/y:2"]
     assert set(shell("images", "-q", "--no-trunc", store="other").lines) == {small}
+
+
+def test_save_warns_where_a_blob_that_came_is_not_kept(shell, tmp_path):
+    layout = Layout(tmp_path / "in")
+    entry = layout.manifest([tar({"a": b"1"})], level=1)
+    layout.add(entry, "x/y:1")
+    assert shell("load", "-i", str(layout.path)).out == "Loaded image: x/y:1\n"
+    (layer,) = json.loads((layout.path / "blobs/sha256" / entry["digest"][7:]).read_text())["layers"]
+    (tmp_path / "store/blobs/sha256" / layer["digest"][7:]).unlink()
+    done = shell("save", "--exact", "-o", str(tmp_path / "out"), "x/y:1")
+    assert done.code == 1 and done.err.startswith(
+        f"layerfs: x/y:1: manifest {entry['digest']}: layer {layer['digest']}"
+    )
+    done = shell("save", "--format", "oci-dir", "-o", str(tmp_path / "out"), "x/y:1")
+    assert done.code == 0 and done.err.startswith(f"WARNING! x/y:1: a new manifest, not {entry['digest']} as it came:")
 
 
 def test_untagged_images_are_loaded_by_id(shell, small, tmp_path):

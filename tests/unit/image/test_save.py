@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layerfs.digest import DiffID, Digest
-from layerfs.errors import AlreadyExists, Corrupt, ImageNotFound, InvalidInput
+from layerfs.errors import AlreadyExists, Corrupt, ImageNotFound, InvalidInput, NotFound
 from layerfs.image.forms import layer_form
 from layerfs.image.load import load_archive
 from layerfs.image.save import choose, save
@@ -120,14 +120,48 @@ def test_original_of_plain_layers_is_rebuilt_byte_for_byte(root, tmp_path: Path)
     assert entry["digest"][7:] in str(members(saved(root, "h.io/x:1", format="oci")).keys())
 
 
-def test_original_falls_back_when_a_blob_is_gone(root, tmp_path: Path) -> None:
-    layout = Layout(tmp_path / "in")
-    load_archive(root, layout.add(layout.manifest([A, B]), "h.io/x:1").path)
-    kept = get_layer(root, DiffID(Digest.parse(digest(A)))).blob
-    assert kept is not None
-    root.blobs.blob_path(kept.digest).unlink()
-    found = members(saved(root, "h.io/x:1", format="oci"))
-    assert found["blobs/sha256/" + digest(A)[7:]] == A
+def forget_blob(root: StoreRoot) -> None:
+    layer = get_layer(root, DiffID(Digest.parse(digest(A))))
+    assert layer.blob is not None
+    root.blobs.blob_path(layer.blob.digest).unlink()
+
+
+def without_blob(root: StoreRoot, place: Path) -> str:
+    """An image whose compressed layer is not kept any more; the digest of its manifest."""
+    layout = Layout(place)
+    entry = layout.manifest([A], level=1)
+    load_archive(root, layout.add(entry, "h.io/x:1").path)
+    forget_blob(root)
+    return str(entry["digest"])
+
+
+def test_an_original_that_is_not_kept_is_made_anew_and_told(root, tmp_path: Path) -> None:
+    manifest = without_blob(root, tmp_path / "in")
+    (told,) = save(root, ["h.io/x:1"], tmp_path / "out", format="oci-dir")
+    assert str(told.instead_of) == manifest and len(told.lacking) == 1 and "not kept as pulled" in told.reason
+    (entry,) = json.loads((tmp_path / "out/index.json").read_text())["manifests"]
+    assert entry["digest"] == str(told.digest) != manifest
+    (layer,) = json.loads((tmp_path / "out/blobs/sha256" / told.digest.hex).read_text())["layers"]
+    assert gzip.decompress((tmp_path / "out/blobs/sha256" / layer["digest"][7:]).read_bytes()) == A
+
+
+def test_a_blob_of_our_own_making_is_made_again(loaded, tmp_path: Path) -> None:
+    (first,) = save(loaded, ["x:1"], tmp_path / "own", format="oci-dir", compression="gzip")
+    with StoreRoot.open(tmp_path / "other") as other:
+        load_archive(other, tmp_path / "own")
+        forget_blob(other)
+        (told,) = save(other, ["x:1"], tmp_path / "out", format="oci-dir", exact=True)
+    assert (told.digest, told.instead_of, told.reason) == (first.digest, None, "")
+
+
+@pytest.mark.parametrize("form", ["docker", "oci", "oci-dir"])
+def test_an_exact_archive_that_cannot_be_writes_nothing(root, tmp_path: Path, form: str) -> None:
+    manifest = without_blob(root, tmp_path / "in")
+    with pytest.raises(NotFound, match=f"h.io/x:1: manifest {manifest}: layer .* is not kept as pulled"):
+        save(root, ["h.io/x:1"], tmp_path / "out", format=form, exact=True)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InvalidInput, match="cannot be zstd and exactly as they came"):
+        save(root, ["h.io/x:1"], tmp_path / "out", compression="zstd", exact=True)
 
 
 def test_a_kept_blob_of_the_wanted_form_is_used_as_it_is(root, tmp_path: Path) -> None:
