@@ -42,6 +42,9 @@ class LayerReader:
     def delta(self, number: int, /) -> None: ...
     # the next file over 128 KiB is only hashed: the caller has made `.delta-<number>` in objects_fd, which becomes
     # `<64 hex>` (flag delta), or goes when the content is known
+    def feed_ranges(self, ranges: bytes, /) -> None: ...
+    # the next bytes of the tar are in files: i64 fd (-1: zeros), u64 offset, u64 length of each range. All of them
+    # belong to one file that `delta` announced, and that is not sparse (InvalidInput else)
     def take_split(self) -> bytes: ...  # tar-split bytes made since the last call; after every feed and after finish
     def finish(self, tree_path: str) -> LayerResult: ...  # writes the layer tree file
     def close(self) -> None: ...  # stops; removes what is half written; idempotent, and done when the reader is dropped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from layerfs._pure.contents import Contents, Writer
 from layerfs._pure.erofs import write_tree
 from layerfs._pure.tar import Member, TarReader
 from layerfs._pure.tree import MAX_PATH, Attr, Content, LayerTree, clean, visible_xattrs
-from layerfs.errors import InvalidArchive
+from layerfs.errors import Corrupt, InvalidArchive
 
 SPARSE_FROM = 1 << 20  # bytes of declared holes
 SPLIT_MAGIC = b"LFSPLIT1"
@@ -21,6 +22,7 @@ SPLIT_RAW = 1 << 20
 WHITEOUT = b".wh."
 RESERVED = b".wh..wh."
 OPAQUE = b".wh..wh..opq"
+_RANGE = struct.Struct("<qQQ")
 
 _TYPES = {
     b"0": stat.S_IFREG,
@@ -71,6 +73,13 @@ class LayerReader:
             self._reader.feed(data)
         self._usable = True
 
+    def feed_ranges(self, ranges: bytes, /) -> None:
+        """Read more of the archive, from files: i64 fd (-1: zeros), u64 offset, u64 length of each range."""
+        for fd, offset, length in _RANGE.iter_unpack(ranges):
+            for at in range(offset, offset + length, SPLIT_RAW):
+                count = min(SPLIT_RAW, offset + length - at)
+                self.feed(_read(fd, count, at) if fd >= 0 else bytes(count))
+
     def delta(self, number: int, /) -> None:
         """The next file over 128 KiB is only hashed: `.delta-<number>` in the objects' directory has it."""
         self._contents.delta = number
@@ -105,6 +114,13 @@ class LayerReader:
         except BaseException:
             self._layer.drop()
             raise
+
+
+def _read(fd: int, count: int, offset: int) -> bytes:
+    data = os.pread(fd, count, offset)
+    if len(data) != count:
+        raise Corrupt("an object of the store ends early")
+    return data
 
 
 class _Split:

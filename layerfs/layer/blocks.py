@@ -234,7 +234,7 @@ class DeltaContent:
         return self.file.size
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[Delta]:
+    def open(self) -> Iterator[Delta]:
         delta = Delta.of(self.objects, os.open(self.delta, os.O_RDONLY | os.O_CLOEXEC))
         try:
             yield delta
@@ -242,17 +242,21 @@ class DeltaContent:
             delta.close()
 
     def extents(self) -> Extents:
-        with self._open() as delta:
+        with self.open() as delta:
             found = tuple(delta.extents())
         holes = self.size - sum(length for _, length in found)
         return found if holes else ((0, self.size),)
 
     def pieces(self, extents: Extents) -> Iterator[bytes]:
-        with self._open() as delta:
+        with self.open() as delta:
             for offset, length in extents:
                 for at in range(offset, offset + length, PIECE):
                     yield delta.pread(min(PIECE, offset + length - at), at)
-        os.close(self.file.open())  # raises when it has changed since
+        self.confirm()
+
+    def confirm(self) -> None:
+        """Raises InUse when the file has changed since the delta was made."""
+        os.close(self.file.open())
 
 
 def _ends(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -101,7 +101,15 @@ def store_entries(
             check()
             ingest.feed(data)
 
-        writer = TarWriter(feed, latest_ns=latest_ns)
+        def hand_over(content: Content) -> bool:
+            if not isinstance(content, DeltaContent):
+                return False
+            with content.open() as delta:
+                ingest.feed_delta(delta, check)
+            content.confirm()
+            return True
+
+        writer = TarWriter(feed, latest_ns=latest_ns, hand_over=hand_over)
         for count, entry in enumerate(entries, 1):
             entry = _by_delta(entry, ingest, writer)
             writer.add(_by_file(entry, ingest, writer, move) if own else entry)

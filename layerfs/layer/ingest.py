@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import queue
 import secrets
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self
@@ -27,11 +29,21 @@ from layerfs.store.format import new_size
 if TYPE_CHECKING:
     from layerfs.oci.descriptor import Descriptor
     from layerfs.store import StoreRoot
-    from layerfs.store.delta import DeltaHead
+    from layerfs.store.delta import Delta, DeltaHead
     from layerfs.store.leases import Lease
 
 AHEAD = 8  # pieces of about 1 MiB between the two threads
 LARGE = 64 << 20  # bytes of tar from which data is synced before the lock is taken
+STRETCH = 16 << 20  # bytes of a file that are read where they lie, at once
+_RANGE = struct.Struct("<qQQ")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranges:
+    encoded: bytes  # for LayerReader.feed_ranges
+
+
+_Piece = bytes | int | _Ranges  # of a tar; a delta's number, before its file; its bytes
 
 
 class Ingest:
@@ -93,6 +105,17 @@ class Ingest:
         """As `ContentWriter.clone_file`: number, directory, name."""
         made = self._contents.clone_file(source)
         return (made[0], self._contents.objects_fd, made[1].encode()) if made is not None else None
+
+    def feed_delta(self, delta: Delta, check: Callable[[], object]) -> None:
+        """The next bytes of the tar are all those of the file that `expect_delta` announced: of this one, which is read
+        where it lies. `check` is called now and then; it may raise."""
+        try:
+            for at in range(0, delta.size, STRETCH):
+                check()
+                places = delta.places(at, min(at + STRETCH, delta.size))
+                self._worker.put(_Ranges(b"".join(_RANGE.pack(*place) for place in places)))
+        finally:
+            self._worker.settle()
 
     def expect_delta(self, number: int) -> None:
         """The next file that is fed is the content of this delta, or of this file."""
@@ -177,11 +200,14 @@ class Ingest:
             if path == self._root.contents.pack_path(self._contents.pack_id):
                 path.unlink(missing_ok=True)
 
-    def _parse(self, data: bytes | int) -> None:
+    def _parse(self, data: _Piece) -> None:
         if isinstance(data, int):
             self._reader.delta(data)
             return
-        self._reader.feed(data)
+        if isinstance(data, _Ranges):
+            self._reader.feed_ranges(data.encoded)
+        else:
+            self._reader.feed(data)
         if record := self._reader.take_split():
             with writing("a layer"):
                 self._record.write(record)
@@ -199,9 +225,9 @@ class Ingest:
 class _Worker:
     """A thread that takes pieces in order. After an error it only drains, so the caller is never stuck behind it."""
 
-    def __init__(self, work: Callable[[bytes | int], None]) -> None:
+    def __init__(self, work: Callable[[_Piece], None]) -> None:
         self._work = work
-        self._queue: queue.Queue[bytes | int | None] = queue.Queue(AHEAD)
+        self._queue: queue.Queue[_Piece | None] = queue.Queue(AHEAD)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="layer", daemon=True)
         self._running = self._cancelled = False
@@ -217,7 +243,7 @@ class _Worker:
         self._cancelled = True
         self._stop()
 
-    def put(self, data: bytes | int) -> None:
+    def put(self, data: _Piece) -> None:
         if self._error is not None:
             raise self._error
         self._queue.put(data)
@@ -233,6 +259,10 @@ class _Worker:
             self._queue.put(None)
             self._thread.join()
 
+    def settle(self) -> None:
+        """Until all pieces are done."""
+        self._queue.join()
+
     def _run(self) -> None:
         while (data := self._queue.get()) is not None:
             if self._error is None and not self._cancelled:
@@ -240,3 +270,4 @@ class _Worker:
                     self._work(data)
                 except BaseException as error:
                     self._error = error
+            self._queue.task_done()

@@ -49,11 +49,18 @@ _TYPES = {
 class TarWriter:
     """Writes entries as a layer tar to `write`, which gets pieces of about 1 MiB. `finish()` ends the archive.
 
-    `latest_ns`: later modification times are set to this one (SOURCE_DATE_EPOCH).
+    `latest_ns`: later modification times are set to this one (SOURCE_DATE_EPOCH). `hand_over`: is offered the contents
+    of files without holes; it answers whether it has written all of its bytes by itself.
     """
 
-    def __init__(self, write: Callable[[bytes], object], *, latest_ns: int | None = None) -> None:
-        self._write = write
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        *,
+        latest_ns: int | None = None,
+        hand_over: Callable[[Content], bool] = lambda content: False,
+    ) -> None:
+        self._write, self._hand_over = write, hand_over
         self._latest = latest_ns
         self._parts: list[bytes] = []
         self._held = 0
@@ -100,6 +107,12 @@ class TarWriter:
                 self._sparse(entry, content, extents)
                 return
         self._member(entry, b"0", entry.path, size=entry.size)
+        if entry.size > FLUSH:
+            self.flush()
+            if self._hand_over(content):
+                self.size += entry.size
+                self._pad(entry.size)
+                return
         self._data(entry, content, whole)
 
     def _sparse(self, entry: Entry, content: Content, extents: Extents) -> None:
@@ -123,8 +136,11 @@ class TarWriter:
             self._put(piece)
         if got != wanted:
             raise InUse(f"the file gave {got} bytes instead of {wanted}", path=b"/" + entry.path)
-        if wanted % BLOCK:
-            self._put(_PADDING[wanted % BLOCK :])
+        self._pad(wanted)
+
+    def _pad(self, size: int) -> None:
+        if size % BLOCK:
+            self._put(_PADDING[size % BLOCK :])
 
     def _empty(self, path: bytes, mode: int, uid: int, gid: int) -> None:
         self._member(Entry(path, stat.S_IFREG | mode, uid, gid), b"0", path)

@@ -133,6 +133,13 @@ class Delta:
             if at >= end:
                 return
 
+    def places(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(descriptor, offset there, length) of the bytes of [at, end), in order; descriptor -1: zeros."""
+        for start, length, place in self.runs(at, end):
+            yield (
+                (self.base.fd, start, length) if place == -1 else (self.fd if place >= 0 else -1, max(place, 0), length)
+            )
+
     def pread(self, count: int, offset: int) -> bytes:
         parts = []
         for at, length, place in self.runs(offset, min(offset + count, self.size)):

@@ -78,6 +78,8 @@ void lfs_depot_delta(struct lfs_depot *depot, uint64_t number); /* as lfs_ingest
 int lfs_depot_begin(struct lfs_depot *depot, uint64_t size, bool sparse, struct lfs_error *error);
 int lfs_depot_data(struct lfs_depot *depot, uint64_t offset, const uint8_t *data, size_t size, struct lfs_sha256 *other,
 		   struct lfs_error *error);
+/* Data of a file that is only hashed and not sparse: two threads read it, each for a hash of its own. */
+int lfs_depot_ranges(struct lfs_depot *depot, const struct lfs_file_range *ranges, size_t count, struct lfs_sha256 *other, struct lfs_error *error);
 int lfs_depot_end(struct lfs_depot *depot, uint32_t *index, struct lfs_error *error);
 
 bool lfs_depot_full(const struct lfs_depot *depot);

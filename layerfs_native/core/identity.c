@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#define SLICE 16384u /* both hashes read a slice while it is in the first-level cache */
+#define SLICE 16384u
 
 static const uint8_t zeros[SLICE];
 
@@ -17,13 +17,7 @@ bool lfs_is_zero(const void *data, size_t size)
 
 static void both(struct lfs_identity *identity, const void *data, size_t size)
 {
-	for (const uint8_t *at = data; size;) {
-		size_t part = size < SLICE ? size : SLICE;
-		lfs_sha256_update(&identity->sha, at, part);
-		lfs_xxh64_update(&identity->xxh, at, part);
-		at += part;
-		size -= part;
-	}
+	lfs_sha256_update_xxh64(&identity->sha, &identity->xxh, data, size);
 }
 
 void lfs_identity_init(struct lfs_identity *identity, bool sparse, uint64_t size)
@@ -80,13 +74,7 @@ void lfs_identity_data_with(struct lfs_identity *identity, struct lfs_sha256 *ot
 		return sparse_data(identity, data, size);
 	}
 	identity->offset += size;
-	for (const uint8_t *at = data; size;) {
-		size_t part = size < SLICE ? size : SLICE;
-		lfs_sha256_update_pair(other, &identity->sha, at, part);
-		lfs_xxh64_update(&identity->xxh, at, part);
-		at += part;
-		size -= part;
-	}
+	lfs_sha256_update_pair(other, &identity->sha, &identity->xxh, data, size);
 }
 
 void lfs_identity_zeros(struct lfs_identity *identity, uint64_t size)

@@ -9,6 +9,7 @@
 #include "depot.h"
 #include "notes.h"
 #include "path.h"
+#include "ranges.h"
 #include "split.h"
 #include "tar.h"
 
@@ -257,6 +258,23 @@ int lfs_ingest_feed(struct lfs_ingest *ingest, const void *data, size_t size, st
 	ingest->tar_size += size;
 	rc = lfs_tar_feed(&ingest->tar, data, size, error);
 	return fail(ingest, locate(ingest, rc, error), error);
+}
+
+int lfs_ingest_feed_ranges(struct lfs_ingest *ingest, const struct lfs_file_range *ranges, size_t count, struct lfs_error *error)
+{
+	struct lfs_error own;
+	error = error ? error : &own;
+	uint64_t size = lfs_ranges_size(ranges, count);
+	int rc = refuse(ingest, error);
+	if (rc < 0)
+		return rc;
+	if (!lfs_tar_in_data(&ingest->tar, size))
+		return fail(ingest, lfs_fail(error, -EINVAL, "not a file's bytes"), error);
+	ingest->tar_size += size;
+	rc = lfs_depot_ranges(&ingest->depot, ranges, count, &ingest->diff, error);
+	if (rc == 0)
+		rc = locate(ingest, lfs_tar_pass(&ingest->tar, size, error), error);
+	return fail(ingest, rc, error);
 }
 
 void lfs_ingest_delta(struct lfs_ingest *ingest, uint64_t number)

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "layerfs.h"
+#include "xxh64.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the store's format is read in place");
 
@@ -18,11 +19,14 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the store's format is
 #endif
 
 typedef void (*lfs_sha256_blocks)(uint32_t state[8], const uint8_t *data, size_t blocks);
-typedef void (*lfs_sha256_pair_blocks)(uint32_t first[8], uint32_t second[8], const uint8_t *data, size_t blocks);
+typedef void (*lfs_sha256_pair_blocks)(uint32_t first[8], uint32_t second[8], uint64_t lanes[4], const uint8_t *data, size_t blocks);
+
+typedef void (*lfs_sha256_xxh64_blocks)(uint32_t state[8], uint64_t lanes[4], const uint8_t *data, size_t blocks);
 
 struct engine {
 	lfs_sha256_blocks one;
-	lfs_sha256_pair_blocks two; /* the same blocks into two states */
+	lfs_sha256_xxh64_blocks both; /* with XXH64 */
+	lfs_sha256_pair_blocks two; /* the same blocks into two states, with XXH64 */
 };
 
 static const uint32_t round_constants[64] = {
@@ -73,13 +77,24 @@ static void blocks_portable(uint32_t state[8], const uint8_t *data, size_t block
 	}
 }
 
-static void pair_portable(uint32_t first[8], uint32_t second[8], const uint8_t *data, size_t blocks)
+static void both_portable(uint32_t state[8], uint64_t lanes[4], const uint8_t *data, size_t blocks)
 {
-	blocks_portable(first, data, blocks);
-	blocks_portable(second, data, blocks);
+	struct stripes held = load_stripes(lanes);
+	for (; blocks; blocks--, data += 64) {
+		blocks_portable(state, data, 1);
+		mix_stripe(&held, data);
+		mix_stripe(&held, data + 32);
+	}
+	store_stripes(lanes, held);
 }
 
-#define PORTABLE ((struct engine){blocks_portable, pair_portable})
+static void pair_portable(uint32_t first[8], uint32_t second[8], uint64_t lanes[4], const uint8_t *data, size_t blocks)
+{
+	blocks_portable(first, data, blocks);
+	both_portable(second, lanes, data, blocks);
+}
+
+#define PORTABLE ((struct engine){blocks_portable, both_portable, pair_portable})
 
 #if defined(__x86_64__)
 #define SHA_NI __attribute__((target("sha,sse4.1")))
@@ -148,9 +163,30 @@ SHA_NI static void blocks_sha_ni(uint32_t state[8], const uint8_t *data, size_t 
 	store_lanes(state, lanes);
 }
 
-/* One chain of rounds waits for its own results; two fill each other's gaps, and share the message words. */
-SHA_NI static void pair_sha_ni(uint32_t first[8], uint32_t second[8], const uint8_t *data, size_t blocks)
+/* XXH64 has nothing to wait for while the rounds wait for their own results: it takes no time of its own. */
+SHA_NI static void both_sha_ni(uint32_t state[8], uint64_t lanes[4], const uint8_t *data, size_t blocks)
 {
+	struct lanes chain = load_lanes(state);
+	struct stripes held = load_stripes(lanes);
+	for (; blocks; blocks--, data += 64) {
+		struct lanes before = chain;
+		__m128i words[4];
+		load_words(words, data);
+#pragma GCC unroll 16
+		for (int i = 0; i < 16; i++)
+			four_rounds(&chain, take_words(words, i));
+		add_lanes(&chain, before);
+		mix_stripe(&held, data);
+		mix_stripe(&held, data + 32);
+	}
+	store_lanes(state, chain);
+	store_stripes(lanes, held);
+}
+
+/* One chain of rounds waits for its own results; two fill each other's gaps, and share the message words. */
+SHA_NI static void pair_sha_ni(uint32_t first[8], uint32_t second[8], uint64_t lanes[4], const uint8_t *data, size_t blocks)
+{
+	struct stripes held = load_stripes(lanes);
 	struct lanes a = load_lanes(first), b = load_lanes(second);
 	for (; blocks; blocks--, data += 64) {
 		struct lanes before_a = a, before_b = b;
@@ -164,9 +200,12 @@ SHA_NI static void pair_sha_ni(uint32_t first[8], uint32_t second[8], const uint
 		}
 		add_lanes(&a, before_a);
 		add_lanes(&b, before_b);
+		mix_stripe(&held, data);
+		mix_stripe(&held, data + 32);
 	}
 	store_lanes(first, a);
 	store_lanes(second, b);
+	store_stripes(lanes, held);
 }
 
 static struct engine choose_engine(void)
@@ -179,7 +218,7 @@ static struct engine choose_engine(void)
 	bool sse41 = c & 1u << 19, ssse3 = c & 1u << 9;
 	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
 	bool sha = b & 1u << 29;
-	return sse41 && ssse3 && sha ? (struct engine){blocks_sha_ni, pair_sha_ni} : PORTABLE;
+	return sse41 && ssse3 && sha ? (struct engine){blocks_sha_ni, both_sha_ni, pair_sha_ni} : PORTABLE;
 }
 #elif defined(ARMV8)
 __attribute__((target("+crypto"))) static void blocks_armv8(uint32_t state[8], const uint8_t *data, size_t blocks)
@@ -204,15 +243,26 @@ __attribute__((target("+crypto"))) static void blocks_armv8(uint32_t state[8], c
 	vst1q_u32(state + 4, efgh);
 }
 
-static void pair_armv8(uint32_t first[8], uint32_t second[8], const uint8_t *data, size_t blocks)
+static void both_armv8(uint32_t state[8], uint64_t lanes[4], const uint8_t *data, size_t blocks)
+{
+	struct stripes held = load_stripes(lanes);
+	for (; blocks; blocks--, data += 64) {
+		blocks_armv8(state, data, 1);
+		mix_stripe(&held, data);
+		mix_stripe(&held, data + 32);
+	}
+	store_stripes(lanes, held);
+}
+
+static void pair_armv8(uint32_t first[8], uint32_t second[8], uint64_t lanes[4], const uint8_t *data, size_t blocks)
 {
 	blocks_armv8(first, data, blocks);
-	blocks_armv8(second, data, blocks);
+	both_armv8(second, lanes, data, blocks);
 }
 
 static struct engine choose_engine(void)
 {
-	return getauxval(AT_HWCAP) & 1u << 6 ? (struct engine){blocks_armv8, pair_armv8} : PORTABLE; /* HWCAP_SHA2 */
+	return getauxval(AT_HWCAP) & 1u << 6 ? (struct engine){blocks_armv8, both_armv8, pair_armv8} : PORTABLE; /* HWCAP_SHA2 */
 }
 #else
 static struct engine choose_engine(void)
@@ -221,7 +271,7 @@ static struct engine choose_engine(void)
 }
 #endif
 
-static struct engine engine = {blocks_portable, pair_portable};
+static struct engine engine = {blocks_portable, both_portable, pair_portable};
 
 __attribute__((constructor)) static void choose_once(void)
 {
@@ -261,24 +311,40 @@ void lfs_sha256_update(struct lfs_sha256 *hash, const void *data, size_t size)
 		memcpy(hash->buffer, at + size / 64 * 64, size % 64);
 }
 
-void lfs_sha256_update_pair(struct lfs_sha256 *first, struct lfs_sha256 *second, const void *data, size_t size)
+void lfs_sha256_update_xxh64(struct lfs_sha256 *sha, struct lfs_xxh64 *xxh, const void *data, size_t size)
 {
 	const uint8_t *at = data;
-	size_t held = first->length % 64, head = held ? 64 - held : 0, blocks = size > head ? (size - head) / 64 : 0;
-	if (held != second->length % 64 || !blocks) {
-		lfs_sha256_update(first, data, size);
-		lfs_sha256_update(second, data, size);
-		return;
+	size_t held = sha->length % 64, head = held ? 64 - held : 0, blocks = size > head ? (size - head) / 64 : 0;
+	if (held % 32 == xxh->length % 32 && blocks) {
+		lfs_sha256_update(sha, at, head);
+		lfs_xxh64_update(xxh, at, head);
+		engine.both(sha->state, xxh->lanes, at + head, blocks);
+		sha->length += 64 * blocks;
+		xxh->length += 64 * blocks;
+		at += head + 64 * blocks;
+		size -= head + 64 * blocks;
 	}
-	lfs_sha256_update(first, at, head);
-	lfs_sha256_update(second, at, head);
-	engine.two(first->state, second->state, at + head, blocks);
-	first->length += 64 * blocks;
-	second->length += 64 * blocks;
-	at += head + 64 * blocks;
-	size -= head + 64 * blocks;
-	lfs_sha256_update(first, at, size);
-	lfs_sha256_update(second, at, size);
+	lfs_sha256_update(sha, at, size);
+	lfs_xxh64_update(xxh, at, size);
+}
+
+void lfs_sha256_update_pair(struct lfs_sha256 *other, struct lfs_sha256 *sha, struct lfs_xxh64 *xxh, const void *data, size_t size)
+{
+	const uint8_t *at = data;
+	size_t held = sha->length % 64, head = held ? 64 - held : 0, blocks = size > head ? (size - head) / 64 : 0;
+	if (held == other->length % 64 && held % 32 == xxh->length % 32 && blocks) {
+		lfs_sha256_update(other, at, head);
+		lfs_sha256_update(sha, at, head);
+		lfs_xxh64_update(xxh, at, head);
+		engine.two(other->state, sha->state, xxh->lanes, at + head, blocks);
+		other->length += 64 * blocks;
+		sha->length += 64 * blocks;
+		xxh->length += 64 * blocks;
+		at += head + 64 * blocks;
+		size -= head + 64 * blocks;
+	}
+	lfs_sha256_update(other, at, size);
+	lfs_sha256_update_xxh64(sha, xxh, at, size);
 }
 
 void lfs_sha256_final(struct lfs_sha256 *hash, uint8_t out[LFS_ID_SIZE])

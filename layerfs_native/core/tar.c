@@ -220,6 +220,25 @@ int lfs_tar_feed(struct lfs_tar *tar, const uint8_t *data, size_t size, struct l
 	return 0;
 }
 
+static uint64_t left_of_piece(const struct lfs_tar *tar)
+{
+	size_t count;
+	return lfs_map_pieces(&tar->map, &count)[tar->piece].size - tar->piece_at;
+}
+
+bool lfs_tar_in_data(const struct lfs_tar *tar, uint64_t size)
+{
+	return size && tar->state == LFS_TAR_DATA && size <= left_of_piece(tar);
+}
+
+int lfs_tar_pass(struct lfs_tar *tar, uint64_t size, struct lfs_error *error)
+{
+	uint64_t left = left_of_piece(tar);
+	tar->piece_at += size;
+	tar->offset += size;
+	return size < left ? 0 : lfs_tar_next_piece(tar, error);
+}
+
 int lfs_tar_finish(struct lfs_tar *tar, struct lfs_error *error)
 {
 	bool between = tar->state == LFS_TAR_HEADER && !tar->held;

@@ -89,6 +89,8 @@ struct lfs_tar {
 void lfs_tar_init(struct lfs_tar *tar, const struct lfs_tar_events *events, void *context);
 void lfs_tar_free(struct lfs_tar *tar);
 int lfs_tar_feed(struct lfs_tar *tar, const uint8_t *data, size_t size, struct lfs_error *error);
+bool lfs_tar_in_data(const struct lfs_tar *tar, uint64_t size); /* whether the next `size` bytes are stored ones of one file */
+int lfs_tar_pass(struct lfs_tar *tar, uint64_t size, struct lfs_error *error); /* those, that were taken without it */
 int lfs_tar_finish(struct lfs_tar *tar, struct lfs_error *error); /* the archive ends here: -EBADMSG when it may not */
 
 /* core/tar_member.c. Each may leave the reader in another state. */

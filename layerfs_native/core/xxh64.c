@@ -1,41 +1,16 @@
 /* XXH64, seed 0, after the published specification (xxhash_spec.md): lanes of 8 bytes, little-endian. */
-#include <string.h>
+#include "xxh64.h"
 
-#include "layerfs.h"
-
-#define PRIME1 0x9E3779B185EBCA87ull
-#define PRIME2 0xC2B2AE3D27D4EB4Full
 #define PRIME3 0x165667B19E3779F9ull
 #define PRIME4 0x85EBCA77C2B2AE63ull
 #define PRIME5 0x27D4EB2F165667C5ull
 
-static inline uint64_t rotate_left(uint64_t value, int bits)
-{
-	return value << bits | value >> (64 - bits);
-}
-
-static inline uint64_t load64(const uint8_t *at)
-{
-	uint64_t value;
-	memcpy(&value, at, 8);
-	return value;
-}
-
-static inline uint64_t mix_lane(uint64_t lane, uint64_t input)
-{
-	return rotate_left(lane + input * PRIME2, 31) * PRIME1;
-}
-
 static void mix_stripes(uint64_t lanes[4], const uint8_t *data, size_t stripes)
 {
-	uint64_t a = lanes[0], b = lanes[1], c = lanes[2], d = lanes[3];
-	for (; stripes; stripes--, data += 32) {
-		a = mix_lane(a, load64(data));
-		b = mix_lane(b, load64(data + 8));
-		c = mix_lane(c, load64(data + 16));
-		d = mix_lane(d, load64(data + 24));
-	}
-	lanes[0] = a, lanes[1] = b, lanes[2] = c, lanes[3] = d;
+	struct stripes held = load_stripes(lanes);
+	for (; stripes; stripes--, data += 32)
+		mix_stripe(&held, data);
+	store_stripes(lanes, held);
 }
 
 void lfs_xxh64_init(struct lfs_xxh64 *hash)

@@ -45,8 +45,6 @@ struct lfs_sha256 {
 };
 void lfs_sha256_init(struct lfs_sha256 *hash);
 void lfs_sha256_update(struct lfs_sha256 *hash, const void *data, size_t size);
-/* Both hashes over the same bytes, at nearly the price of one where the CPU has instructions for it. */
-void lfs_sha256_update_pair(struct lfs_sha256 *first, struct lfs_sha256 *second, const void *data, size_t size);
 void lfs_sha256_final(struct lfs_sha256 *hash, uint8_t out[LFS_ID_SIZE]);
 
 struct lfs_xxh64 {
@@ -57,6 +55,9 @@ struct lfs_xxh64 {
 void lfs_xxh64_init(struct lfs_xxh64 *hash);
 void lfs_xxh64_update(struct lfs_xxh64 *hash, const void *data, size_t size);
 uint64_t lfs_xxh64_final(const struct lfs_xxh64 *hash);
+/* Hashes over the same bytes, where the CPU has instructions for it: XXH64 beside SHA-256 costs nothing, another SHA-256 little. */
+void lfs_sha256_update_xxh64(struct lfs_sha256 *sha, struct lfs_xxh64 *xxh, const void *data, size_t size);
+void lfs_sha256_update_pair(struct lfs_sha256 *other, struct lfs_sha256 *sha, struct lfs_xxh64 *xxh, const void *data, size_t size);
 uint32_t lfs_crc32c(uint32_t crc, const void *data, size_t size); /* no inversion at either end */
 bool lfs_sha256_portable(bool on); /* for tests: without the CPU's instructions; whether they are in use now */
 bool lfs_crc32c_portable(bool on);
@@ -197,6 +198,12 @@ int lfs_ingest_feed(struct lfs_ingest *ingest, const void *data, size_t size, st
 /* The bytes of the next file over 128 KiB are kept by the caller, in `.delta-<number>` of the objects' directory: they are only hashed, and the file
  * gets their identity as its name, or goes when they are known. */
 void lfs_ingest_delta(struct lfs_ingest *ingest, uint64_t number);
+/* The next bytes of the tar are those of files: all of a file, or a part of it, that lfs_ingest_delta announced (-EINVAL else). */
+struct lfs_file_range { /* 24 bytes, as handed over by Python */
+	int64_t fd; /* -1: zeros */
+	uint64_t offset, size;
+};
+int lfs_ingest_feed_ranges(struct lfs_ingest *ingest, const struct lfs_file_range *ranges, size_t count, struct lfs_error *error);
 struct lfs_bytes lfs_ingest_split(struct lfs_ingest *ingest); /* bytes since the last call, valid until the next call of any kind */
 int lfs_ingest_finish(struct lfs_ingest *ingest, const char *tree_path, struct lfs_ingest_result *result, struct lfs_error *error);
 int lfs_hash_fd(int fd, bool sparse, uint8_t identity[LFS_ID_SIZE], uint64_t *xxh64);

@@ -112,6 +112,29 @@ static PyObject *reader_feed(PyObject *self, PyObject *data)
 	return rc < 0 ? lfs_raise(module_of(reader), rc, &error, LFS_HOST) : Py_NewRef(Py_None);
 }
 
+static PyObject *reader_feed_ranges(PyObject *self, PyObject *data)
+{
+	struct reader *reader = (struct reader *)self;
+	struct lfs_error error = {""};
+	Py_buffer view;
+
+	if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+		return NULL;
+	size_t count = (size_t)view.len / sizeof(struct lfs_file_range);
+	if (count * sizeof(struct lfs_file_range) != (size_t)view.len || !enter(reader)) {
+		if (!PyErr_Occurred())
+			PyErr_SetString(PyExc_ValueError, "a range is 24 bytes");
+		PyBuffer_Release(&view);
+		return NULL;
+	}
+	reader->thread = PyEval_SaveThread();
+	int rc = lfs_ingest_feed_ranges(reader->ingest, view.buf, count, &error);
+	PyEval_RestoreThread(reader->thread);
+	reader->busy = false;
+	PyBuffer_Release(&view);
+	return rc < 0 ? lfs_raise(module_of(reader), rc, &error, LFS_HOST) : Py_NewRef(Py_None);
+}
+
 static PyObject *reader_take_split(PyObject *self, PyObject *unused)
 {
 	struct reader *reader = (struct reader *)self;
@@ -229,6 +252,7 @@ static void reader_dealloc(PyObject *self)
 
 static PyMethodDef reader_methods[] = {
 	{"feed", reader_feed, METH_O, "Take the next bytes of the layer's tar."},
+	{"feed_ranges", reader_feed_ranges, METH_O, "Take the next bytes of the tar from files: i64 fd (-1: zeros), u64 offset, u64 length of each range."},
 	{"take_split", reader_take_split, METH_NOARGS, "The tar-split bytes made since the last call."},
 	{"delta", reader_delta, METH_O, "The next file over 128 KiB is only hashed: `.delta-<number>` in the objects' directory has it."},
 	{"close", reader_close, METH_NOARGS, "Stop; remove what is half written. Idempotent, and done when the reader is dropped."},

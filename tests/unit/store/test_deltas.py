@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerfs import _native, _pure
-from layerfs.errors import Corrupt
+from layerfs.errors import Corrupt, InvalidInput
 from layerfs.layer.blocks import _joined
-from layerfs.native import hash_fd, hash_pieces, sha256
+from layerfs.native import hash_fd, hash_pieces, sha256, xxh64
 from layerfs.store.delta import Delta, DeltaHead, data_extents, open_object, write_delta
 from layerfs.store.format import KIND_OBJECT, UNKNOWN, new_contents
 from tests.golden.layers import sparse_1_0
@@ -72,6 +75,86 @@ def test_a_content_that_the_layer_has_already_needs_no_delta(module: ModuleType,
     again = read(module, tmp_path, layer(entry("one", data=DATA), entry("two", data=DATA)))
     assert first == again
     assert len(list((tmp_path / "objects").iterdir())) == 1
+
+
+def _fed_by_ranges(module: ModuleType, folder: Path, tar: bytes, cuts: list[int], short: int = 0) -> tuple[object, ...]:
+    """A file's bytes come from files: (diff ID, tar size, its row)."""
+    (folder / "objects").mkdir(parents=True)
+    (folder / "objects" / ".delta-7").write_bytes(b"a delta")
+    start = tar.index(DATA[:512])
+    (folder / "base").write_bytes(b"?" * 5000 + DATA[: len(DATA) - short])
+    with contextlib.ExitStack() as stack:
+        pack = stack.enter_context((folder / "pack").open("wb"))
+        base = stack.enter_context((folder / "base").open("rb"))
+        objects = os.open(folder / "objects", os.O_RDONLY)
+        stack.callback(os.close, objects)
+        lookup = lambda identities: bytes(len(identities))  # noqa: E731
+        reader = module.LayerReader(pack_fd=pack.fileno(), pack_id=1, objects_fd=objects, lookup=lookup)
+        stack.callback(reader.close)
+        reader.delta(7)
+        reader.feed(tar[:start])
+        for at, end in itertools.pairwise([0, *cuts, len(DATA)]):
+            middle = (at + end) // 2
+            parts = [(base.fileno(), 5000 + at, middle - at), (base.fileno(), 5000 + middle, end - middle)]
+            reader.feed_ranges(b"".join(struct.pack("<qQQ", *part) for part in parts))
+        reader.feed(tar[start + len(DATA) :])
+        result = reader.finish(str(folder / "tree"))
+        return result.diff_id, result.tar_size, list(new_contents(result.contents))
+
+
+@modules
+def test_a_delta_s_bytes_may_come_from_files(module: ModuleType, tmp_path: Path) -> None:
+    tar = layer(entry("one", data=DATA), entry("two", data=b"behind"))
+    for number, cuts in enumerate(([], [1], [70_001, 139_999], [4096, 8192])):
+        diff_id, size, rows = _fed_by_ranges(module, tmp_path / str(number), tar, cuts)
+        assert (diff_id, size) == (sha256(tar), len(tar))
+        assert [(row.identity, row.flags, row.xxh64) for row in rows[:1]] == [(sha256(DATA), 2, xxh64(DATA))]
+
+
+@modules
+def test_an_object_that_is_too_short_is_damage(module: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(Corrupt, match="ends early"):
+        _fed_by_ranges(module, tmp_path / "short", layer(entry("one", data=DATA)), [], short=5000)
+
+
+def test_ranges_may_be_zeros_and_hundreds_of_pages(tmp_path: Path) -> None:
+    size = 9 << 20
+    data = bytes(200_000) + os.urandom(size - 200_000)
+    tar = layer(entry("one", data=data))
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / ".delta-1").write_bytes(b"")
+    (tmp_path / "base").write_bytes(data)
+    with (tmp_path / "pack").open("wb") as pack, (tmp_path / "base").open("rb") as base:
+        objects = os.open(tmp_path / "objects", os.O_RDONLY)
+        reader = _native.LayerReader(
+            pack_fd=pack.fileno(), pack_id=1, objects_fd=objects, lookup=lambda ids: bytes(len(ids))
+        )
+        reader.delta(1)
+        start = tar.index(data[190_000:210_000]) - 190_000
+        reader.feed(tar[:start])
+        reader.feed_ranges(struct.pack("<qQQqQQ", -1, 0, 200_000, base.fileno(), 200_000, size - 200_000))
+        reader.feed(tar[start + size :])
+        assert reader.finish(str(tmp_path / "tree")).diff_id == sha256(tar)
+        reader.close()
+        os.close(objects)
+
+
+def test_ranges_are_for_files_that_are_only_hashed(tmp_path: Path) -> None:
+    tar = layer(entry("one", data=DATA))
+    (tmp_path / "objects").mkdir()
+    with (tmp_path / "pack").open("wb") as pack:
+        objects = os.open(tmp_path / "objects", os.O_RDONLY)
+        for before in (0, tar.index(DATA[:512])):  # between members; a file that is to be stored
+            reader = _native.LayerReader(
+                pack_fd=pack.fileno(), pack_id=1, objects_fd=objects, lookup=lambda ids: bytes(len(ids))
+            )
+            reader.feed(tar[:before])
+            with pytest.raises(InvalidInput):
+                reader.feed_ranges(struct.pack("<qQQ", -1, 0, 512))
+            with pytest.raises(ValueError, match="24 bytes"):
+                reader.feed_ranges(b"short")
+            reader.close()
+        os.close(objects)
 
 
 def test_both_hash_sparse_ones_alike(tmp_path: Path) -> None:
