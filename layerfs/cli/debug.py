@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from layerfs.cli import rows
+from layerfs.cli.gotypes import to_json
 from layerfs.cli.options import container_argument, format_option, image_argument
 from layerfs.cli.output import out
 from layerfs.cli.session import Session
 from layerfs.cli.table import render, table
-from layerfs.cli.template import to_json
 from layerfs.cli.uring import uring_command
 from layerfs.cli.verbs import Group
 from layerfs.image.text import human_duration, human_size

@@ -228,9 +228,10 @@ def events_command(
     """What happens in the store, as it happens."""
     import sys
 
+    from layerfs.cli.gotypes import to_json
     from layerfs.cli.rows import event_row, event_text
     from layerfs.cli.table import unescape
-    from layerfs.cli.template import Template, to_json
+    from layerfs.cli.template import Template
 
     until_ns = parse_moment(until) if until else None
     since_ns = parse_moment(since) if since else None

@@ -72,7 +72,8 @@ def inspect(session: Session, names: Sequence[str], options: dict[str, Any], kin
 
 def _inspect_all(names: Sequence[str], options: dict[str, Any], inspect: Callable[[str], Any]) -> int:
     """docker's: one JSON array of what was found, or a line for each name by the template. `table` and -q: ours."""
-    from layerfs.cli.template import Template, to_json
+    from layerfs.cli.gotypes import to_json, typed
+    from layerfs.cli.template import Template
 
     format_, quiet = options["format_"], options["quiet"]
     if quiet or format_ == "table":
@@ -89,7 +90,7 @@ def _inspect_all(names: Sequence[str], options: dict[str, Any], inspect: Callabl
             code = fail(str(error))
         else:
             if template is not None:
-                out(template(found[-1]))
+                out(template(typed(found[-1])))
     if template is None:
         out(to_json(found) if format_ else json.dumps(found, indent=4, ensure_ascii=False))
     return code

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from layerfs.cli.gotypes import to_json, typed
 from layerfs.cli.options import (
     container_argument,
     filter_option,
@@ -18,7 +19,7 @@ from layerfs.cli.options import (
 )
 from layerfs.cli.output import fail, for_each, out
 from layerfs.cli.session import Session
-from layerfs.cli.table import render
+from layerfs.cli.table import render, unescape
 from layerfs.cli.template import Template
 from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidInput, NotFound
@@ -146,11 +147,11 @@ def network_inspect_command(session: Session, names: tuple[str, ...], format_: s
         except NotFound as error:
             code = fail(str(error))
     if format_ and format_ != "json":
-        template = Template(format_)
+        template = Template(unescape(format_))
         for document in documents:
-            out(template(document))
+            out(template(typed(document)))
     else:
-        out(json.dumps(documents, indent=4, ensure_ascii=False))
+        out(to_json(documents) if format_ else json.dumps(documents, indent=4, ensure_ascii=False))
     return code
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from layerfs.cli import rows
+from layerfs.cli.gotypes import to_json
 from layerfs.cli.mounts import engine_option
 from layerfs.cli.options import container_argument, format_option, no_trunc_option, quiet_option
 from layerfs.cli.output import for_each, out
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
-from layerfs.cli.template import to_json
 from layerfs.cli.verbs import Group, verb
 
 _COLUMNS = {

@@ -63,7 +63,8 @@ def render(
     if text == "table":
         out(table(list(columns), [[str(row[key]) for key in columns.values()] for row in rows]))
         return
-    from layerfs.cli.template import Template, to_json  # not needed by the plain tables
+    from layerfs.cli.gotypes import to_json  # not needed by the plain tables
+    from layerfs.cli.template import Template
 
     if text == "json":
         for row in rows:

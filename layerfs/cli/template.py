@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from layerfs._record import dataclass, field
+from layerfs.cli.gotypes import Nil, field_of, show, sprintf, to_json
 from layerfs.errors import InvalidInput
 
 _ACTION = re.compile(r"\{\{(- )?((?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|[^\"`])*?)( -)?\}\}", re.S)
@@ -42,58 +43,60 @@ _Value = Callable[[_Scope], Any]
 def _lookup(value: Any, names: Sequence[str]) -> Any:
     for name in names:
         if isinstance(value, Mapping):
-            if name not in value:
-                raise _Missing(f'map has no entry for key "{name}"')
-            value = value[name]
-        elif value is None:
+            try:
+                value = field_of(value, name)
+            except KeyError:
+                raise _Missing(f'map has no entry for key "{name}"') from None
+        elif value is None or isinstance(value, Nil):
             raise _Missing(f"nil pointer evaluating .{name}")
         else:
             raise _Missing(f"can't evaluate field {name} in type {type(value).__name__}")
     return value
 
 
-def show(value: Any) -> str:
-    """A value as Go's fmt prints it with %v."""
-    if value is None:
-        return "<no value>"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return "map[" + " ".join(f"{k}:{show(v)}" for k, v in sorted(value.items())) + "]"
-    if isinstance(value, (list, tuple)):
-        return "[" + " ".join(show(v) for v in value) + "]"
-    return str(value)
-
-
-def to_json(value: Any) -> str:
-    """A value as docker prints it for `json`: one line, no escaping of non-ASCII, keys in their order."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
 def _index(value: Any, *keys: Any) -> Any:
     for key in keys:
         if isinstance(value, Mapping):
-            value = value.get(key)
+            value = value[key] if key in value else _zero(value)
+        elif isinstance(value, Nil) and value.text == "map[]":
+            value = ""
+        elif not isinstance(value, list | tuple | str | Nil):
+            raise ValueError(f"can't index item of type {type(value).__name__}")
+        elif not isinstance(key, int) or isinstance(key, bool):
+            raise ValueError(f"cannot index slice/array with {key!r}")
+        elif not 0 <= key < len(value):
+            raise ValueError(f"index out of range: {key}")
         else:
-            try:
-                value = value[key]
-            except (IndexError, TypeError) as error:
-                raise _Missing(f"error calling index: {error}") from None
+            value = value.encode()[key] if isinstance(value, str) else value[key]  # type: ignore[index]
     return value
 
 
-def _and(*values: Any) -> Any:
-    return next((v for v in values if not v), values[-1])
+def _zero(value: Mapping[str, Any]) -> Any:
+    """What a map has for a key that it has not: of texts, one without letters."""
+    return "" if all(isinstance(each, str) for each in value.values()) else Nil("[]")
 
 
-def _or(*values: Any) -> Any:
-    return next((v for v in values if v), values[-1])
+def _slice(value: Any, *ends: int) -> Any:
+    first, last = (*ends, *(0, len(value))[len(ends) :])[:2] if len(ends) < 2 else ends[:2]
+    if isinstance(value, Mapping) or not 0 <= first <= last <= len(value):
+        raise ValueError(f"index out of range: {last}")
+    return list(value)[first:last] if isinstance(value, Nil) else value[first:last]
 
 
-def _printf(pattern: str, *values: Any) -> str:
-    converted = re.sub(r"%([-+ 0#]*\d*(?:\.\d+)?)[vq]", lambda m: f"%{m[1]}s", pattern)
-    numbers = (v if isinstance(v, int | float) and not isinstance(v, bool) else show(v) for v in values)
-    return converted % tuple(numbers)
+def _len(value: Any) -> int:
+    return len(value.encode("utf-8", "surrogateescape")) if isinstance(value, str) else len(value)
+
+
+def _escaped(text: Any) -> str:
+    import html
+
+    return html.escape(show(text)).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+
+
+def _query(text: Any) -> str:
+    from urllib.parse import quote_plus
+
+    return quote_plus(show(text))
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -107,17 +110,18 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "truncate": lambda text, length: text[:length],
     "print": lambda *v: "".join(map(show, v)),
     "println": lambda *v: " ".join(map(show, v)) + "\n",
-    "printf": _printf,
-    "len": len,
+    "printf": sprintf,
+    "html": _escaped,
+    "urlquery": _query,
+    "len": _len,
     "index": _index,
+    "slice": _slice,
     "eq": lambda a, *b: a in b,
     "ne": lambda a, b: a != b,
     "lt": lambda a, b: a < b,
     "le": lambda a, b: a <= b,
     "gt": lambda a, b: a > b,
     "ge": lambda a, b: a >= b,
-    "and": _and,
-    "or": _or,
     "not": lambda v: not v,
 }
 
@@ -213,7 +217,7 @@ def _operand(tokens: _Tokens) -> tuple[_Value, str | None]:
     if kind == "word" and text in ("true", "false", "nil"):
         constant = {"true": True, "false": False, "nil": None}[text]
         return (lambda _: constant), None
-    if kind == "word" and text in _FUNCTIONS:
+    if kind == "word" and (text in _FUNCTIONS or text in _LAZY):
         return (lambda _: None), text
     raise InvalidInput(
         f'template parsing error: function "{text}" not defined'
@@ -233,7 +237,7 @@ def _literal(text: str) -> _Render:
 def _command(tokens: _Tokens, piped: _Value | None) -> _Value:
     first, function = _operand(tokens)
     arguments: list[_Value] = []
-    while (item := tokens.peek()) is not None and item[0] != "op":
+    while (item := tokens.peek()) is not None and (item[0] != "op" or item[1] == "("):
         value, nested = _operand(tokens)
         arguments.append(value if nested is None else _bare(nested))
     if piped is not None:
@@ -242,6 +246,8 @@ def _command(tokens: _Tokens, piped: _Value | None) -> _Value:
         if arguments:
             raise InvalidInput("template parsing error: can't give argument to non-function")
         return first
+    if function in _LAZY:
+        return _lazily(function, arguments)
     call = _FUNCTIONS[function]
 
     def invoke(scope: _Scope) -> Any:
@@ -250,6 +256,24 @@ def _command(tokens: _Tokens, piped: _Value | None) -> _Value:
             return call(*values)
         except (TypeError, ValueError, AttributeError) as error:
             raise _Missing(f"error calling {function}: {error}") from None
+
+    return invoke
+
+
+_LAZY = ("and", "or")
+
+
+def _lazily(function: str, arguments: Sequence[_Value]) -> _Value:
+    """`and` and `or` look no further than they have to."""
+    if not arguments:
+        raise InvalidInput(f"template parsing error: wrong number of args for {function}: want at least 1 got 0")
+
+    def invoke(scope: _Scope) -> Any:
+        for argument in arguments[:-1]:
+            value = argument(scope)
+            if bool(value) == (function == "or"):
+                return value
+        return arguments[-1](scope)
 
     return invoke
 
@@ -300,6 +324,8 @@ class _Parser:
     def _action(self, word: str, text: str) -> _Render:
         if word in ("if", "with", "range"):
             return self._control(word, text[len(word) :])
+        if text in ("break", "continue"):
+            return _leave(text)
         if word in ("end", "else"):
             raise InvalidInput(f"template parsing error: unexpected {{{{{word}}}}}")
         tokens = _Tokens(text)
@@ -336,8 +362,30 @@ def _whole(tokens: _Tokens) -> _Value:
     return value
 
 
+class _Leave(Exception):
+    """`break` or `continue`, with what its round has written."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word, self.text = word, ""
+
+
+def _leave(word: str) -> _Render:
+    def render(_: _Scope) -> str:
+        raise _Leave(word)
+
+    return render
+
+
 def _render(nodes: list[_Render], scope: _Scope) -> str:
-    return "".join(node(scope) for node in nodes)
+    texts: list[str] = []
+    for node in nodes:
+        try:
+            texts.append(node(scope))
+        except _Leave as leave:
+            leave.text = "".join(texts) + leave.text
+            raise
+    return "".join(texts)
 
 
 def _if(value: _Value, names: list[str], body: list[_Render], otherwise: list[_Render]) -> _Render:
@@ -356,18 +404,32 @@ def _with(value: _Value, names: list[str], body: list[_Render], otherwise: list[
     return render
 
 
+_ROUNDS = 1_000_000
+
+
 def _range(value: _Value, names: list[str], body: list[_Render], otherwise: list[_Render]) -> _Render:
     def render(scope: _Scope) -> str:
         items = value(scope)
-        pairs = sorted(items.items()) if isinstance(items, Mapping) else list(enumerate(items or ()))
-        out = []
+        if isinstance(items, int) and not isinstance(items, bool):
+            items = range(min(items, _ROUNDS))
+        if not isinstance(items, Mapping | list | tuple | range | Nil):
+            if items:
+                raise _Missing(f"range can't iterate over {show(items)}")
+            items = ()
+        pairs = sorted(items.items()) if isinstance(items, Mapping) else list(enumerate(items))
+        out: list[str] = []
         for key, item in pairs:
             inner = scope.child(item)
             if len(names) == 2:
                 inner.variables.update({names[0]: key, names[1]: item})
             elif names:
                 inner.variables[names[0]] = item
-            out.append(_render(body, inner))
+            try:
+                out.append(_render(body, inner))
+            except _Leave as leave:
+                out.append(leave.text)
+                if leave.word == "break":
+                    break
         return "".join(out) if pairs else _render(otherwise, scope)
 
     return render
@@ -381,10 +443,15 @@ class Template:
     """
 
     def __init__(self, text: str) -> None:
-        self._nodes, _ = _Parser(text).block()
+        try:
+            self._nodes, _ = _Parser(text).block()
+        except RecursionError:
+            raise InvalidInput("template parsing error: too many levels") from None
 
     def __call__(self, value: Any) -> str:
         try:
             return _render(self._nodes, _Scope(value, {"$": value}))
         except _Missing as error:
             raise InvalidInput(f"template parsing error: {error}") from None
+        except _Leave as leave:
+            raise InvalidInput(f"template parsing error: {{{{{leave.word}}}}} outside {{{{range}}}}") from None

@@ -12,12 +12,12 @@ from layerfs._record import asdict
 from layerfs._version import __version__
 from layerfs.cli import rows
 from layerfs.cli.app import load_verb
+from layerfs.cli.gotypes import to_json
 from layerfs.cli.options import format_option, prune_filter_option
 from layerfs.cli.output import out
 from layerfs.cli.progress import bars
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
-from layerfs.cli.template import to_json
 from layerfs.cli.verbs import Group, verb
 from layerfs.errors import InvalidInput
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layerfs.cli.gotypes import typed
 from layerfs.cli.table import table, unescape
 from layerfs.cli.template import Template
 from layerfs.errors import InvalidInput
@@ -41,6 +42,21 @@ VALUE = {
         ("{{len .Config.Env}} {{.Config.Env}} {{.Config.Labels}}", "2 [A=1 B=2] map[k:v]"),
         ('{{truncate "abcdef" 3}}{{/* a comment */}}', "abc"),
         ("{{not .Empty}} {{and .ID .N}} {{or .Empty .ID}}", "true 3 x"),
+        ('{{if and .Empty (eq .Empty.Nothing "x")}}yes{{else}}no{{end}}', "no"),
+        ("{{(index (index .Config.Env) 1)}} {{(slice .Config.Env 1)}} {{slice .ID 0 1}}", "B=2 [B=2] x"),
+        ('{{index .Config.Labels "nope"}}|', "|"),
+        ("{{range .Config.Env}}{{if eq . `B=2`}}{{break}}{{end}}<{{.}}>{{end}}", "<A=1>"),
+        ("{{range .Config.Env}}{{if eq . `A=1`}}a{{continue}}{{end}}<{{.}}>{{end}}", "a<B=2>"),
+        ("{{range 3}}{{.}}{{end}}", "012"),
+        (
+            '{{printf "%-4s|%4d|%04d|%x|%t|%.1f|%%|%q|%v" .ID 5 5 255 true 1.25 "a" .Mounts}}',
+            'x   |   5|0005|ff|true|1.2|%|"a"|[map[Source:/s]]',
+        ),
+        (
+            '{{printf "%d" .ID}} {{printf "%s"}} {{printf "a" 1}} {{printf "%T" .N}}',
+            "%!d(string=x) %!s(MISSING) a%!(EXTRA int=1) int",
+        ),
+        ('{{html "<a>"}} {{urlquery "a b"}}', "&lt;a&gt; a+b"),
     ],
 )
 def test_templates_render_as_in_go(text: str, want: str) -> None:
@@ -49,11 +65,80 @@ def test_templates_render_as_in_go(text: str, want: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["{{.Nope}}", "{{.ID.X}}", "{{", "{{nofunc .}}", "{{if .ID}}", "{{end}}", "{{.ID .ID}}", "{{lower 1}}", '{{"a}}'],
+    [
+        "{{.Nope}}",
+        "{{.ID.X}}",
+        "{{",
+        "{{nofunc .}}",
+        "{{if .ID}}",
+        "{{end}}",
+        "{{.ID .ID}}",
+        "{{lower 1}}",
+        '{{"a}}',
+        "{{break}}",
+        "{{range 1.5}}{{end}}",
+        "{{index .Config.Env 2}}",
+        "{{index .Config.Env -1}}",
+        "{{slice .ID 9}}",
+        "{{and}}",
+        "{{(" + "(" * 5000,
+    ],
 )
 def test_wrong_templates_are_a_clear_error(text: str) -> None:
     with pytest.raises(InvalidInput, match="template parsing error"):
         Template(text)(VALUE)
+
+
+INSPECTED = {
+    "Id": "abc",
+    "State": {"Status": "running", "Pid": 5},
+    "Config": {"Labels": {"k": "v"}, "ExposedPorts": {"80/tcp": {}}, "Cmd": None},
+    "HostConfig": {
+        "RestartPolicy": {"Name": "always", "MaximumRetryCount": 0},
+        "LogConfig": {"Type": "json-file", "Config": {}},
+        "CapAdd": None,
+        "Sysctls": None,
+        "PidsLimit": None,
+    },
+    "Mounts": [{"Type": "volume", "RW": True}],
+    "NetworkSettings": {"Ports": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "7777"}], "81/tcp": None}},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("{{.HostConfig.RestartPolicy}} {{.HostConfig.LogConfig}}", "{always 0} {json-file map[]}"),
+        ("{{.Config.Labels}} {{.Config.ExposedPorts}} {{.Mounts}}", "map[k:v] map[80/tcp:{}] [{volume true}]"),
+        ("{{.HostConfig.CapAdd}} {{.HostConfig.Sysctls}} {{.HostConfig.PidsLimit}}", "[] map[] <nil>"),
+        ("{{.NetworkSettings.Ports}}", "map[80/tcp:[{127.0.0.1 7777}] 81/tcp:[]]"),
+        ('{{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}', "7777"),
+        ("{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}", "none"),
+        ("{{.State.Health}} {{len .Config.Cmd}} {{json .Config.Cmd}} {{.SizeRw}}", "<nil> 0 null <nil>"),
+        ("{{.Config.User}}|{{range .Config.Env}}x{{end}}|{{.Config.Volumes}}", "||map[]"),
+        ("{{json .State}}", '{"Status":"running","Pid":5}'),
+        (
+            "{{range $p, $b := .NetworkSettings.Ports}}{{$p}}={{range $b}}{{.HostPort}}{{end}} {{end}}",
+            "80/tcp=7777 81/tcp= ",
+        ),
+    ],
+)
+def test_what_is_inspected_prints_as_docker_prints_its_types(text: str, want: str) -> None:
+    assert Template(text)(typed(INSPECTED)) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{{.State.Health.Status}}", "nil pointer evaluating .Status"),
+        ("{{.State.Nope}}", 'map has no entry for key "Nope"'),
+        ("{{.Config.Labels.User}}", 'map has no entry for key "User"'),
+        ('{{index (index .NetworkSettings.Ports "81/tcp") 0}}', "index out of range: 0"),
+    ],
+)
+def test_what_an_inspected_thing_has_not_is_told(text: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        Template(text)(typed(INSPECTED))
 
 
 def test_tables_are_padded_as_docker_pads_them() -> None:
