@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from layerfs.engine.settings import Settings
 
 _BEGIN, _END = b"# layerfs: others on the network\n", b"# layerfs: end\n"
+_LOOPBACK = 1  # its index in every network namespace
 _HOST_LOCK = "/run/layerfs-networks.lock"
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -46,9 +47,6 @@ def connect_all(box: Container, settings: Settings) -> list[tuple[Network, Endpo
             return networks.of(box.id)
         try:
             place.unlink(missing_ok=True)
-            netns.create(place, maps_of(settings))
-            with Netlink(netns.route_socket(place)) as inner:
-                inner.set_up(1)
             for number, name in enumerate(networks_of(settings)):
                 ports = published(box, settings) if number == 0 else []
                 _connect(networks, box, settings, name, number, ports)
@@ -98,6 +96,8 @@ def _connect(
     others = networks.endpoints(network)
     with _up(networks, network, fresh=not others) as network:
         wanted = attachment_of(settings, name)
+        if not netns.is_kept(place := networks.namespace(box.id)):
+            netns.create(place, maps_of(settings))
         address = free_address(network, [other.address for other in others], wanted.ip)
         endpoint = Endpoint(
             container=box.id,
@@ -112,7 +112,7 @@ def _connect(
             priority=wanted.priority,
         )
         networks.write_endpoint(network, endpoint)
-        _plug_in(network, endpoint, networks.namespace(box.id), default_route=number == 0)
+        _plug_in(network, endpoint, place, default_route=number == 0)
     _publish(networks, network, endpoint, add=True)
     _tell_names(networks, network)
 
@@ -163,7 +163,7 @@ def _up(networks: Networks, network: Network, *, fresh: bool) -> Iterator[Networ
     with Netlink() as host:
         link = host.find(network.bridge)
         if link is not None and fresh:  # left by a killed process; its rules may be half made
-            host.delete(link.index)
+            host.delete_with_ports(link)
             link = None
         if link is None:
             with _alone_on_the_host():
@@ -179,7 +179,7 @@ def _up(networks: Networks, network: Network, *, fresh: bool) -> Iterator[Networ
 
 def _add_bridge(host: Netlink, network: Network) -> None:
     gateway = ipaddress.IPv4Address(network.gateway)
-    host.add_bridge(network.bridge, _mac_for(gateway))
+    host.add_bridge(network.bridge, _mac_for(gateway), network.group)
     link = host.find(network.bridge)
     if link is None:
         raise RunError(f"the bridge {network.bridge} has vanished")
@@ -230,14 +230,15 @@ def _plug_in(network: Network, endpoint: Endpoint, namespace: Path, *, default_r
             bridge = host.find(network.bridge)
             if bridge is None:
                 raise RunError(f"the bridge {network.bridge} has vanished")
-            host.add_veth(endpoint.link, endpoint.interface, endpoint.mac, kept, network.mtu, bridge.index)
+            host.add_veth(endpoint.link, endpoint.interface, endpoint.mac, kept, network.mtu, bridge)
         with Netlink(netns.route_socket(namespace)) as inner:
             mine = inner.find(endpoint.interface)
             if mine is None:
                 raise RunError(f"the interface {endpoint.interface} has vanished")
             prefix = ipaddress.IPv4Network(network.subnet).prefixlen
             inner.add_address(mine.index, ipaddress.IPv4Address(endpoint.address), prefix)
-            inner.set_up(mine.index)
+            for index in (_LOOPBACK, mine.index):
+                inner.set_up(index)
             if default_route and not network.internal:
                 inner.set_default_route(mine.index, ipaddress.IPv4Address(network.gateway))
     finally:
@@ -288,16 +289,18 @@ def _disconnect_all(networks: Networks, box: Container) -> None:
 
 
 def _unplug(networks: Networks, network: Network, endpoint: Endpoint) -> None:
-    with contextlib.suppress(RunError):  # the rules went with somebody's flush
-        _publish(networks, network, endpoint, add=False)
+    networks.drop_endpoint(network, endpoint.container)
+    others = networks.endpoints(network)
+    if others or not firewall.available():  # else its rules go with all of the network
+        with contextlib.suppress(RunError):  # they went with somebody's flush
+            _publish(networks, network, endpoint, add=False)
+    if not others:
+        networks.take_down(network)
+        return
     with Netlink() as host, contextlib.suppress(OSError):
         if link := host.find(endpoint.link):
             host.delete(link.index)
-    networks.drop_endpoint(network, endpoint.container)
-    if networks.endpoints(network):
-        _tell_names(networks, network)
-    else:
-        networks.take_down(network)
+    _tell_names(networks, network)
 
 
 # network connect and disconnect

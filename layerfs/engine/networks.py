@@ -115,6 +115,11 @@ class Network:
         return f"lfs{self.id[:10]}"
 
     @property
+    def group(self) -> int:
+        """Of interfaces: the bridge and its ports are one, so they go at once. Administrators use small numbers."""
+        return 1 << 31 | int(self.id[:8], 16)
+
+    @property
     def table(self) -> str:
         return f"layerfs_{self.id[:10]}"
 
@@ -339,14 +344,18 @@ class Networks:
     def take_down(self, network: Network) -> None:
         """Bridge and rules, when nobody is connected any more. Under the lock."""
         from layerfs.runtime import firewall
+        from layerfs.runtime.beside import begin
 
         with Netlink() as host:
             link = host.find(network.bridge)
             if link is None:
                 return
-            host.delete(link.index)
-        with contextlib.suppress(OSError):  # a kernel without nftables
-            firewall.delete(network.table)
+            rules = begin(lambda: firewall.delete(network.table))
+            try:
+                host.delete_with_ports(link)
+            finally:
+                with contextlib.suppress(OSError):  # a kernel without nftables
+                    rules()
 
 
 def _endpoint(file: Path) -> Endpoint | None:

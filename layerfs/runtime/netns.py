@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from layerfs import mount
 from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import RunError
+from layerfs.runtime.beside import begin
 from layerfs.runtime.helper import holder_of_namespaces
 from layerfs.runtime.idmaps import IdMaps
 
@@ -24,21 +24,7 @@ _NEWNET = 0x40000000
 
 def _apart(action: Callable[[], Result]) -> Result:
     """`action` in a thread of its own, whose namespaces may change: they end with it."""
-    results: list[Result] = []
-    errors: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            results.append(action())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=body, daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    return begin(action)()
 
 
 def unshare() -> None:

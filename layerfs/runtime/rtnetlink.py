@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _GETROUTE = 16, 17, 18, 20, 24, 26
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _REPLACE, _EXCL, _CREATE, _DUMP = 0x1, 0x4, 0x100, 0x200, 0x400, 0x300
-_ADDRESS, _IFNAME, _MTU, _MASTER, _LINKINFO, _NET_NS_FD = 1, 3, 4, 10, 18, 28
+_ADDRESS, _IFNAME, _MTU, _MASTER, _LINKINFO, _GROUP, _NET_NS_FD = 1, 3, 4, 10, 18, 27, 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
@@ -40,6 +40,7 @@ class Link:
     master: int
     up: bool
     address: str
+    group: int
 
 
 def _attribute(kind: int, data: bytes) -> bytes:
@@ -125,19 +126,19 @@ class Netlink:
                 found.append(Network((values[_RTA_DST], payload[1]), strict=False))
         return found
 
-    def add_bridge(self, name: str, address: str) -> None:
+    def add_bridge(self, name: str, address: str, group: int) -> None:
         info = _attribute(_LINKINFO | _NESTED, _attribute(_INFO_KIND, b"bridge"))
-        self._ask(_NEWLINK, _ACK | _CREATE | _EXCL, _link_head() + _name(name) + _mac(address) + info)
+        self._ask(_NEWLINK, _ACK | _CREATE | _EXCL, _link_head() + _name(name) + _mac(address) + _group(group) + info)
 
-    def add_veth(self, name: str, peer: str, peer_address: str, namespace: int, mtu: int, master: int) -> None:
-        """A pair: `name` here, up, and a port of the bridge `master`; `peer` in the network namespace of the
+    def add_veth(self, name: str, peer: str, peer_address: str, namespace: int, mtu: int, bridge: Link) -> None:
+        """A pair: `name` here, up, a port of `bridge` and in its group; `peer` in the network namespace of the
         descriptor `namespace`, still down."""
         size = _attribute(_MTU, struct.pack("<I", mtu)) if mtu else b""
         other = _link_head() + _name(peer) + _mac(peer_address) + size
         other += _attribute(_NET_NS_FD, struct.pack("<I", namespace))
         data = _attribute(_INFO_DATA | _NESTED, _attribute(_VETH_PEER | _NESTED, other))
         info = _attribute(_LINKINFO | _NESTED, _attribute(_INFO_KIND, b"veth") + data)
-        port = _attribute(_MASTER, struct.pack("<I", master))
+        port = _attribute(_MASTER, struct.pack("<I", bridge.index)) + _group(bridge.group)
         self._ask(_NEWLINK, _ACK | _CREATE | _EXCL, _link_head(0, _UP, _UP) + _name(name) + size + port + info)
 
     def set_up(self, index: int) -> None:
@@ -145,6 +146,15 @@ class Netlink:
 
     def delete(self, index: int) -> None:
         self._ask(_DELLINK, _ACK, _link_head(index))
+
+    def delete_with_ports(self, bridge: Link) -> None:
+        """Its group at once, when that is the bridge and ports of it: the kernel waits some 10 ms for each time that it
+        is asked. Else the bridge alone."""
+        group = [link for link in self.links() if link.group == bridge.group]
+        if bridge.group and all(bridge.index in (link.index, link.master) for link in group):
+            self._ask(_DELLINK, _ACK, _link_head() + _group(bridge.group))
+        else:
+            self.delete(bridge.index)
 
     def add_address(self, index: int, address: Address, prefix: int) -> None:
         head = struct.pack("<BBBBI", socket.AF_INET, prefix, 0, 0, index)
@@ -165,7 +175,12 @@ def _link(payload: bytes) -> Link:
     values = dict(_attributes(payload[16:]))
     master = struct.unpack("<I", values[_MASTER])[0] if _MASTER in values else 0
     name = values.get(_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
-    return Link(index, name, master, bool(flags & _UP), values.get(_ADDRESS, b"").hex(":"))
+    group = struct.unpack("<I", values[_GROUP])[0] if _GROUP in values else 0
+    return Link(index, name, master, bool(flags & _UP), values.get(_ADDRESS, b"").hex(":"), group)
+
+
+def _group(number: int) -> bytes:
+    return _attribute(_GROUP, struct.pack("<I", number))
 
 
 def _mac(text: str) -> bytes:

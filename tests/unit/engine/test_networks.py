@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import socket
 import subprocess
@@ -210,6 +211,22 @@ def test_what_killed_processes_left_goes_with_the_next_command(store, image):
     box.start()
     assert fetch("127.0.0.1", 7200) == b"hello\n"
     box.remove(force=True)
+
+
+@apart
+def test_a_bridge_goes_with_its_ports_and_with_nothing_else_that_has_its_group():
+    with Netlink() as host:
+        host.add_bridge("one", "", 7)
+        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        host.add_veth("port", "far", "", here, 0, host.find("one"))
+        os.close(here)
+        host.delete_with_ports(host.find("one"))
+        assert interfaces() == ["lo"]
+        host.add_bridge("one", "", 7)
+        host.add_bridge("other", "", 7)
+        host.delete_with_ports(host.find("one"))
+        assert interfaces() == ["lo", "other"]
+        host.delete_with_ports(host.find("other"))
 
 
 def _parent(pid):
