@@ -43,10 +43,11 @@ def snapshot_command() -> None:
 @container_argument()
 @click.argument("name", required=False, metavar="[NAME]")
 @click.option("--absorb", is_flag=True, help="Then make layers of what is frozen, in the background.")
+@click.option("--sync", is_flag=True, help="Then wait until it would survive a power cut, with all that is in it.")
 @click.pass_obj
-def _create(session: Session, container: str, name: str | None, absorb: bool) -> None:
+def _create(session: Session, container: str, name: str | None, absorb: bool, sync: bool) -> None:
     """Take a snapshot (the default); prints its name."""
-    out(session.store.container(container).snapshot(name, absorb=absorb).name)
+    out(session.store.container(container).snapshot(name, absorb=absorb, sync=sync).name)
 
 
 @snapshot_command.command("absorb")

@@ -364,12 +364,13 @@ class Container(Programs):
 
     # snapshots
 
-    def snapshot(self, name: str | None = None, *, absorb: bool = False) -> Snapshot:
+    def snapshot(self, name: str | None = None, *, absorb: bool = False, sync: bool = False) -> Snapshot:
         """Keep what it holds now under a name (None: `snapshot-1`, …); takes no time and no space at rest.
 
         While it is mounted by the engine native, or runs, it goes on: requests wait for under a millisecond, and all
         that was written before the call is in it (docs/limits.md). `absorb`: a process in the background makes layers
-        of what is frozen (Store.absorb).
+        of what is frozen (Store.absorb). `sync`: it, and all that is in it, survives a power cut (Store.sync), which
+        otherwise may take files that were not synced, and the snapshot as if it had not been taken.
 
         Raises:
             AlreadyExists, InvalidInput: the name. InUse: it is mounted by another engine, or never at rest.
@@ -380,6 +381,8 @@ class Container(Programs):
 
         release_root(self)
         taken = Snapshot(self.store, take_snapshot(self.store.root, self.record, name, lambda: held(self)))
+        if sync:
+            self.store.sync()
         if absorb:
             self.store.absorb(background=True)
         return taken

@@ -312,8 +312,8 @@ class Containers:
         return home
 
     def _restore(self, record: ContainerRecord, home: Path) -> None:
-        """Rows are durable when a fork, snapshot or rollback returns, new directories soon after: one that a power cut
-        took had nothing in it that anybody had synced."""
+        """Rows may be durable before new directories are: one that a power cut took had nothing in it that anybody had
+        synced."""
         with self._root.index.view() as txn:
             if self.find(txn, record.id).place != record.place:
                 return

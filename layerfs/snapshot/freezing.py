@@ -3,6 +3,10 @@
 The upper as it is becomes a state, where it lies, and the container's row gets a fresh one in `uppers/`. Nothing is
 moved, so there is nothing to be finished after a crash: before the transaction the new directories are garbage, after
 it what was dropped is.
+
+What happens at rest waits for one flush of the disk, not two (`Index.update(durable=False)`): until the next commit a
+power cut may undo it. Nothing is lost by that: a mount is a commit, so what programs sync in a fresh upper stands on
+rows that are durable; and what drops files, or lets a server write to a fresh upper, is a durable commit.
 """
 
 from __future__ import annotations
@@ -20,9 +24,9 @@ from layerfs.layer.tree import Tree
 from layerfs.snapshot import control
 from layerfs.snapshot.containers import ContainerRecord, Containers
 from layerfs.snapshot.live import UpperCopy
-from layerfs.snapshot.mounting import Writable, container_lock
+from layerfs.snapshot.mounting import bare_lock, check_rows
 from layerfs.snapshot.states import SnapshotRecord, StateRecord, States, mounted_places
-from layerfs.snapshot.table import MountRecord, MountTable
+from layerfs.snapshot.table import MountRecord, MountTable, has_rows_of
 from layerfs.snapshot.uppers import Look, discard, is_fresh, new_place, remove_discarded
 from layerfs.store.durable import sync_file_system
 
@@ -36,6 +40,7 @@ _PATIENCE = 2.0
 _PASSES, _FEW, _LITTLE = 4, 20, 1 << 20  # copying goes on beside the others until so many files, and bytes, are left
 T = TypeVar("T")
 Act = Callable[["Txn", str, ContainerRecord], T]
+Check = Callable[["Txn"], object]
 Hold = Callable[[], contextlib.AbstractContextManager[object]]
 TreeOf = Callable[[], Tree]  # the image's tree, asked for only where no state tells how the root looks
 
@@ -43,12 +48,14 @@ TreeOf = Callable[[], Tree]  # the image's tree, asked for only where no state t
 @contextlib.contextmanager
 def at_rest(root: StoreRoot, record: ContainerRecord) -> Iterator[ContainerRecord]:
     """The container's row now; for the body nobody mounts it. Raises InUse when it is mounted."""
-    containers = Containers(root)
-    upper = containers.upper(record)
-    with container_lock(root, Writable(record.id, upper, upper.with_name("work"), home=_home(root, record))):
-        if MountTable(root).has_rows_of(record.id) and (mounts := MountTable(root).of_container(record.id)):
-            raise InUse(f"container {record.name} is mounted: unmount it first", path=mounts[0].target)
-        yield containers.get(record.id)
+    with bare_lock(root, _home(root, record), record.id):
+        with root.index.view() as txn:
+            now, mounted = Containers(root).find(txn, record.id), has_rows_of(txn, record.id)
+        if mounted:
+            check_rows(MountTable(root), record.id)
+            for each in MountTable(root).of_container(record.id):
+                raise InUse(f"container {record.name} is mounted: unmount it first", path=each.target)
+        yield now
 
 
 def take_snapshot(root: StoreRoot, record: ContainerRecord, name: str | None, hold: Hold) -> SnapshotRecord:
@@ -57,9 +64,13 @@ def take_snapshot(root: StoreRoot, record: ContainerRecord, name: str | None, ho
     Raises:
         AlreadyExists: it has a snapshot of that name. InvalidInput: no name. InUse: see `_freeze_live`.
     """
-    with root.index.view() as txn:
-        States(txn).check_new(record.id, name)
-    return _freeze(root, record, hold, lambda txn, state, _: States(txn).add_snapshot(record.id, name, state))
+    return _freeze(
+        root,
+        record,
+        hold,
+        lambda txn, state, _: States(txn).add_snapshot(record.id, name, state),
+        check=lambda txn: States(txn).check_new(record.id, name),
+    )
 
 
 def fork(
@@ -86,7 +97,7 @@ def fork(
 
         if state is None:
             return _freeze(root, record, hold, add)
-        with root.index.update() as txn:
+        with root.index.update(durable=False) as txn:
             if state:
                 States(txn).get(state)
             return add(txn, state, containers.find(txn, record.id))
@@ -98,12 +109,14 @@ def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) 
     Raises:
         NotFound: no such snapshot. InUse: it is mounted.
     """
-    for mounted in _writable_mounts(root, record):
-        raise InUse(f"container {record.name} is mounted: stop or unmount it first", path=mounted.target)
+    with root.index.view() as txn:
+        snapshot, mounted = States(txn).snapshot(record.id, name), has_rows_of(txn, record.id)
+        frozen = States(txn).get(snapshot.state) if snapshot.state else None
+    for each in _writable_mounts(root, record) if mounted else ():
+        raise InUse(f"container {record.name} is mounted: stop or unmount it first", path=each.target)
     with at_rest(root, record) as record:
-        with root.index.view() as txn:
-            snapshot = States(txn).snapshot(record.id, name)
-        upper, fresh_ns = new_place(root, _home(root, record), _look(root, snapshot.state, tree))
+        look = Look.from_row(frozen.look) if frozen else Look.of_tree(tree())
+        upper, fresh_ns = new_place(root, _home(root, record), look)
         with _or_discarded(root, upper), root.index.update() as txn:
             state = States(txn).snapshot(record.id, snapshot.name).state
             record = Containers(root).find(txn, record.id)
@@ -146,20 +159,24 @@ def _points(root: StoreRoot, record: ContainerRecord) -> tuple[str, ...]:
     return tuple(map(os.fsdecode, made.splitlines()))
 
 
-def _freeze(root: StoreRoot, record: ContainerRecord, hold: Hold, act: Act[T]) -> T:
+def _freeze(root: StoreRoot, record: ContainerRecord, hold: Hold, act: Act[T], *, check: Check = lambda txn: None) -> T:
     """The container's upper as a state, and a fresh one for the container; one in which nothing has happened stays.
-    `act` is called in the transaction with the state that holds what the container does now."""
-    for mounted in _writable_mounts(root, record):
-        return _freeze_live(root, record, mounted, hold, act)
+    `act` is called in the transaction with the state that holds what the container does now. `check` is called before
+    anything is done, and may raise."""
+    with root.index.view() as txn:
+        check(txn)
+        mounted = has_rows_of(txn, record.id)
+    for each in _writable_mounts(root, record) if mounted else ():
+        return _freeze_live(root, record, each, hold, act)
     containers = Containers(root)
     with at_rest(root, record) as record:
         old = containers.upper(record)
         if is_fresh(old, record.fresh_ns):
-            with root.index.update() as txn:
+            with root.index.update(durable=False) as txn:
                 return act(txn, record.base, containers.find(txn, record.id))
         look = Look.of_upper(old)
         upper, fresh_ns = new_place(root, _home(root, record), look)
-        with _or_discarded(root, upper), root.index.update() as txn:
+        with _or_discarded(root, upper), root.index.update(durable=False) as txn:
             now = containers.find(txn, record.id)
             state = _add_state(txn, now, place=now.place, look=look)
             containers.put(txn, replace(now, base=state, upper=upper, fresh_ns=fresh_ns))
@@ -168,8 +185,6 @@ def _freeze(root: StoreRoot, record: ContainerRecord, hold: Hold, act: Act[T]) -
 
 def _writable_mounts(root: StoreRoot, record: ContainerRecord) -> list[MountRecord]:
     table = MountTable(root)
-    if not table.has_rows_of(record.id):
-        return []
     table.clean_dead()
     return [each for each in table.of_container(record.id) if not each.read_only]
 
@@ -187,7 +202,7 @@ def _freeze_live(root: StoreRoot, record: ContainerRecord, mounted: MountRecord,
     state = _freeze_served(root, record, mounted, hold)
     if state is None:
         return _freeze_copy(root, record, mounted, hold, act)
-    with root.index.update() as txn:
+    with root.index.update(durable=False) as txn:
         States(txn).put(replace(States(txn).get(state), served=""))
         return act(txn, state, Containers(root).find(txn, record.id))
 

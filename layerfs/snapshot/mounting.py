@@ -35,7 +35,16 @@ from layerfs.store.root import StoreRoot
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["ENGINES", "MountHandle", "Writable", "container_lock", "mount_tree", "unmount"]
+__all__ = [
+    "ENGINES",
+    "MountHandle",
+    "Writable",
+    "bare_lock",
+    "check_rows",
+    "container_lock",
+    "mount_tree",
+    "unmount",
+]
 
 ENGINES = ("kernel", "native", "python")
 _END_SECONDS, _COPIED_SECONDS, _PATIENCE = 10, 1.0, 2.0
@@ -308,18 +317,25 @@ def container_lock(root: StoreRoot, writable: Writable) -> Iterator[int]:
 
     A lock of the kernel, so a crash frees it; kernel mounts, which have no process, are found by their row.
     """
-    with writing("the lock of a container"):
-        fd = os.open((writable.home or writable.upper.parent) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        _take(fd, writable.container, MountTable(root))
+    with bare_lock(root, writable.home or writable.upper.parent, writable.container) as fd:
         if MountTable(root).has_rows_of(writable.container):
-            _check_rows(MountTable(root), writable.container)
+            check_rows(MountTable(root), writable.container)
+        yield fd
+
+
+@contextlib.contextmanager
+def bare_lock(root: StoreRoot, home: Path, container: str) -> Iterator[int]:
+    """The lock alone: kernel mounts are yet to be looked for (`check_rows`)."""
+    with writing("the lock of a container"):
+        fd = os.open(f"{home}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _take(fd, container, MountTable(root))
         yield fd
     finally:
         os.close(fd)
 
 
-def _check_rows(table: MountTable, container: str) -> None:
+def check_rows(table: MountTable, container: str) -> None:
     """Raises InUse when a row says that the container is mounted. A server whose lock we could take is just dying."""
     deadline = time.monotonic() + _PATIENCE
     while True:

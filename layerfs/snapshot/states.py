@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from layerfs._lazy import TYPE_CHECKING
-from layerfs._record import asdict, dataclass, field, replace
+from layerfs._record import dataclass, field, replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
 from layerfs.snapshot.names import is_name
@@ -65,9 +65,7 @@ class StateRecord:
         return tuple(DiffID(Digest(text)) for text in (*self.below, *self.layers))
 
     def row(self) -> dict[str, Any]:
-        row = asdict(self)
-        del row["id"]
-        return row
+        return {name: getattr(self, name) for name in self.__slots__ if name != "id"}
 
     @classmethod
     def from_row(cls, id: str, row: Mapping[str, Any]) -> StateRecord:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from layerfs import mount
 from layerfs._lazy import TYPE_CHECKING
-from layerfs._record import asdict, dataclass, replace
+from layerfs._record import dataclass, replace
 from layerfs.errors import LayerfsError
 from layerfs.snapshot.control import forget, sockets
 from layerfs.snapshot.pending import pending_of
@@ -25,7 +25,9 @@ from layerfs.store.root import StoreRoot
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["MountRecord", "MountTable", "source_of"]
+    from layerfs.store.index import Txn
+
+__all__ = ["MountRecord", "MountTable", "has_rows_of", "source_of"]
 
 _TABLE = "mounts"
 SERVED = {"python", "native"}  # engines whose mount is dead when its server is
@@ -63,15 +65,19 @@ class MountRecord:
         return cls(id=key.decode("ascii", "replace"), **{**_DEFAULTS, **known})
 
     def row(self) -> dict[str, Any]:
-        row = asdict(self)
-        del row["id"]
-        return row
+        return {name: getattr(self, name) for name in self.__slots__ if name != "id"}
 
     def with_process(self, pid: int) -> MountRecord:
         return replace(self, pid=pid, pid_start=process_start(pid) or 0)
 
 
 _DEFAULTS: dict[str, Any] = {"target": "", "engine": "", "pid": 0, "pid_start": 0, "boot": ""}
+
+
+def has_rows_of(txn: Txn, container: str) -> bool:
+    """`MountTable.has_rows_of` within a transaction."""
+    wanted = container.encode()
+    return any(wanted in row for _, row in txn.scan(_TABLE))
 
 
 def source_of(id: str) -> str:
@@ -86,11 +92,11 @@ class MountTable:
         self._root = root
 
     def add(self, record: MountRecord) -> None:
-        with self._root.index.update() as txn:
+        with self._root.index.update(durable=False) as txn:  # no mount outlives a power cut
             txn.put_json(_TABLE, record.id.encode(), record.row())
 
     def remove(self, id: str) -> None:
-        with self._root.index.update() as txn:
+        with self._root.index.update(durable=False) as txn:
             txn.delete(_TABLE, id.encode())
 
     def records(self) -> list[MountRecord]:
@@ -100,7 +106,7 @@ class MountTable:
     def has_rows_of(self, container: str) -> bool:
         """Whether there may be anything to look at more closely."""
         with self._root.index.view() as txn:
-            return any(container.encode() in row for _, row in txn.scan(_TABLE))
+            return has_rows_of(txn, container)
 
     def _rows(self, container: str) -> list[MountRecord]:
         return [record for record in self.records() if not container or record.container == container]

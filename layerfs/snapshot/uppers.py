@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING
-from layerfs._record import asdict, dataclass, field
+from layerfs._record import dataclass, field
 from layerfs.layer.upper import prefix_of, visible_xattrs
 from layerfs.store.durable import writing
 from layerfs.store.trash import remove_tree
@@ -56,11 +56,8 @@ class Look:
 
     @classmethod
     def of_upper(cls, upper: Path) -> Look:
-        status = upper.stat()
-        names = [os.fsencode(name) for name in os.listxattr(upper)]
-        values = {name: os.getxattr(upper, name) for name in names}
-        found = visible_xattrs(values, prefix_of(upper)) if values else values
-        xattrs = {os.fsdecode(name): value.hex() for name, value in found.items()}
+        status, names = upper.stat(), os.listxattr(upper)
+        xattrs = _shown(upper, names) if names else {}
         return cls(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
 
     @classmethod
@@ -68,7 +65,7 @@ class Look:
         return cls(**row)
 
     def row(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"mode": self.mode, "uid": self.uid, "gid": self.gid, "mtime_ns": self.mtime_ns, "xattrs": self.xattrs}
 
     def put_on(self, upper: Path) -> None:
         """As far as this process may; never what the umask would say."""
@@ -81,6 +78,11 @@ class Look:
                 os.setxattr(upper, name, bytes.fromhex(value))
         if self.mtime_ns is not None:
             os.utime(upper, ns=(self.mtime_ns, self.mtime_ns))
+
+
+def _shown(upper: Path, names: Iterable[str]) -> dict[str, str]:
+    values = {os.fsencode(name): os.getxattr(upper, name) for name in names}
+    return {os.fsdecode(name): value.hex() for name, value in visible_xattrs(values, prefix_of(upper)).items()}
 
 
 def make_upper(place: Path, look: Look) -> int:

@@ -40,6 +40,7 @@ class Environment:
         self.path, self.key, self.read_only = path, key, read_only
         self.users = 0
         self.lost = False  # forked with an open transaction: unusable in this process
+        self.pending = False  # this process has committed what the disk may not have yet
         self._gate = threading.Condition()
         self._closed_gate = False
         self._active: dict[int, int] = {}
@@ -62,6 +63,7 @@ class Environment:
                         max_readers=MAX_READERS,
                         readonly=self.read_only,
                         lock=not self.read_only,  # read-only means a read-only file system: nobody writes
+                        metasync=False,  # `sync` does that, where it matters
                         create=not self.read_only,
                         mode=0o600,
                         lib_version=0,
@@ -86,25 +88,24 @@ class Environment:
                 self._env = self._open()
             return self._env
 
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        """Counts a transaction of this thread; waits while a fork or a resize is under way."""
+    def enter(self) -> None:
+        """Counts a transaction of this thread, until it calls `leave`; waits while a fork or a resize is under way."""
         thread = threading.get_ident()
         with self._gate:
             while self._closed_gate and thread not in self._active:
                 self._gate.wait()
             self._active[thread] = self._active.get(thread, 0) + 1
-        try:
-            yield
-        finally:
-            with self._gate:
-                left = self._active.get(thread, 1) - 1
-                if left:
-                    self._active[thread] = left
-                else:
-                    self._active.pop(thread, None)
-                    if self._closed_gate:
-                        self._gate.notify_all()
+
+    def leave(self) -> None:
+        thread = threading.get_ident()
+        with self._gate:
+            left = self._active.get(thread, 1) - 1
+            if left:
+                self._active[thread] = left
+            else:
+                self._active.pop(thread, None)
+                if self._closed_gate:
+                    self._gate.notify_all()
 
     def close_gate(self, wait: float) -> bool:
         """No new transactions from now; True when those of other threads have ended within `wait` seconds."""
@@ -134,6 +135,15 @@ class Environment:
             self._adopt_size()
             return self.env.begin(write=write)
 
+    def sync(self) -> None:
+        """What was committed, by whomever, survives a power cut."""
+        self.pending = False
+        try:
+            self.env.sync(True)
+        except BaseException:
+            self.pending = True
+            raise
+
     def _adopt_size(self) -> None:
         if not self.close_gate(FORK_WAIT):
             self.open_gate()
@@ -151,6 +161,7 @@ class Environment:
         clean = not self._active
         self._gate, self._closed_gate = threading.Condition(), False
         self._active, self.write_lock, self.writer = {}, threading.Lock(), None
+        self.pending = False  # the parent's
         env, self._env = self._env, None
         if env is not None and clean:
             env.close()
@@ -159,9 +170,15 @@ class Environment:
             self.lost = True
 
     def close(self) -> None:
-        env, self._env = self._env, None
-        if env is not None:
-            env.close()
+        env = self._env
+        try:
+            if env is not None and self.pending:
+                with translated(self.path):
+                    self.sync()
+        finally:
+            self._env = None
+            if env is not None:
+                env.close()
 
 
 _leaked: list[Any] = []

@@ -13,7 +13,7 @@ from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import StoreError
 from layerfs.store.blobs import Blobs
 from layerfs.store.contents import Contents
-from layerfs.store.durable import make_durable, place_file, writing
+from layerfs.store.durable import make_durable, place_file, sync_file_system, writing
 from layerfs.store.format import DIRECTORIES, FIRST_VERSION, check_hex, read_format
 from layerfs.store.index import Index
 from layerfs.store.leases import Leases
@@ -103,6 +103,16 @@ class StoreRoot:
         """After return these files and their names survive a power cut: fsync when few, else one syncfs."""
         with writing("to the store"):
             make_durable(paths, self.path)
+
+    def sync(self) -> None:
+        """The index, and all files of the file systems that the store is on."""
+        if self.read_only:
+            return
+        places = {place.stat().st_dev: place for place in (self.path, self._containers, self.path / "uppers")}
+        with writing("to the store"):
+            for place in places.values():
+                sync_file_system(place)
+        self.index.sync()
 
     def lock(self, name: str, *, exclusive: bool = True, wait: bool = True) -> contextlib.AbstractContextManager[None]:
         """An flock below `locks/` (`gc`, `trees`, `mounts`). BlockingIOError when taken and `wait` is false."""
