@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from layerfs.cli import transfers
-from layerfs.cli.options import image_argument
+from layerfs.cli.options import filter_option, format_option, image_argument, no_trunc_option
 from layerfs.cli.output import fail, out
 from layerfs.cli.progress import bars
 from layerfs.cli.session import Session
+from layerfs.cli.table import render
 from layerfs.cli.verbs import verb, with_flags
 from layerfs.errors import InvalidInput
 
@@ -99,14 +100,32 @@ def logout_command(server: str) -> None:
 
 
 @verb("search")
-@click.argument("term", metavar="REGISTRY[/PART]")
+@click.argument("term", metavar="[REGISTRY/]TERM")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
-def search_command(term: str, limit: int | None) -> None:
-    """List a registry's repositories, by its catalog."""
+@filter_option("stars, is-official")
+@no_trunc_option()
+@format_option()
+def search_command(
+    term: str, limit: int | None, filters: dict[str, list[str]], no_trunc: bool, format_: str | None
+) -> None:
+    """List a registry's repositories, by its catalog or docker's search. TERM alone is looked for on Docker Hub."""
     from layerfs.engine import registries
+    from layerfs.image.text import ellipsis
 
-    for name in registries.search(term)[:limit]:
-        out(name)
+    found = []
+    for each in registries.search(term, limit=limit, filters=filters):
+        about = "".join(c if c.isprintable() else " " for c in each.description)
+        found.append(
+            {
+                "Name": "".join(c for c in each.name if c.isprintable()),
+                "Description": about if no_trunc else ellipsis(about, 45),
+                "StarCount": str(each.stars),
+                "IsOfficial": "[OK]" if each.official else "",
+                "IsAutomated": "",
+            }
+        )
+    columns = {"NAME": "Name", "DESCRIPTION": "Description", "STARS": "StarCount", "OFFICIAL": "IsOfficial"}
+    render(found, columns, format=format_)
 
 
 @verb("tags")

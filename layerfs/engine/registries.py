@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from layerfs.errors import InvalidInput
+from layerfs._record import replace
+from layerfs.errors import InvalidInput, RegistryError
 from layerfs.oci import ImageConfig, Index, Manifest, Platform, build_index
 from layerfs.oci.config import CONFIG_MAX
 from layerfs.oci.fields import format_time
-from layerfs.reference import Reference
+from layerfs.reference import DEFAULT_DOMAIN, Reference
+from layerfs.registry.client import SearchResult
 from layerfs.registry.config import Settings
 from layerfs.registry.connect import Registries, open_client
 from layerfs.registry.credentials import AuthFiles, Credential
@@ -121,13 +123,70 @@ def tags(name: str, *, settings: Settings | None = None) -> list[str]:
         return sorted(registries.client(reference.domain, reference.path).tags(reference.path))
 
 
-def search(term: str, *, settings: Settings | None = None) -> list[str]:
-    """The repositories of a registry (`HOST[/PART]`) whose names have a part in them, by its catalog."""
+def search(
+    term: str,
+    *,
+    limit: int | None = None,
+    filters: Mapping[str, Sequence[str]] | None = None,
+    settings: Settings | None = None,
+) -> list[SearchResult]:
+    """The repositories of a registry (`HOST[/PART]`) whose names have a part in them: by its catalog or, where it
+    shows none (as docker.io), by docker's search.
+
+    Args:
+        limit: at most so many; of Docker Hub 25 unless given, and never more than 100.
+        filters: `is-official` (true, false), `stars` (at least so many).
+
+    Raises:
+        InvalidInput: an unknown filter. RegistryDenied, RegistryNotFound, RegistryUnreachable.
+    """
+    wanted = _search_filter(filters or {})
     first, _, part = term.partition("/")
     is_host = "." in first or ":" in first or first == "localhost"
     domain, part = (domain_of(first), part) if is_host else (domain_of(""), term)
+    found: list[SearchResult] = []
     with Registries(settings or registry_settings()) as registries:
-        return [f"{domain}/{name}" for name in registries.client(domain).catalog() if part in name]
+        for each in _found(registries.client(domain), domain, part, limit):
+            if limit is not None and len(found) >= limit:
+                break
+            if wanted(each):
+                found.append(each)
+    return found
+
+
+_HUB_SEARCH = "https://index.docker.io/"
+
+
+def _found(client: Client, domain: str, part: str, limit: int | None) -> Iterator[SearchResult]:
+    count = min(limit or 25, 100)
+    if domain == DEFAULT_DOMAIN:
+        yield from client.search(part, count, _HUB_SEARCH)
+        return
+    try:
+        for name in client.catalog():
+            if part in name:
+                yield SearchResult(f"{domain}/{name}")
+    except RegistryError as error:
+        try:
+            found = list(client.search(part, count))
+        except OSError:
+            raise error from None
+        for each in found:
+            yield replace(each, name=f"{domain}/{each.name}")
+
+
+def _search_filter(filters: Mapping[str, Sequence[str]]) -> Callable[[SearchResult], bool]:
+    tests: list[Callable[[SearchResult], bool]] = []
+    for name, values in filters.items():
+        for value in values:
+            if name == "stars" and value.isascii() and value.isdigit():
+                tests.append(lambda each, least=int(value): each.stars >= least)  # type: ignore[misc]
+            elif name in ("is-official", "is-automated") and value in ("true", "false", "1", "0"):
+                if name == "is-official":
+                    tests.append(lambda each, yes=value in ("true", "1"): each.official == yes)  # type: ignore[misc]
+            else:
+                raise InvalidInput(f"invalid filter '{name}={value}'")
+    return lambda each: all(test(each) for test in tests)
 
 
 def manifest(name: str, *, platform: str | None = None, settings: Settings | None = None) -> bytes:

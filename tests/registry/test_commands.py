@@ -112,7 +112,9 @@ def test_login_lets_us_in_and_logout_forgets(
     assert PASSWORD not in (tmp_path / "home/.docker/config.json").read_text()
     run("push", name)
     assert run("tags", f"{trusted.host}/{repository}").stdout == "1\n"
-    assert run("search", f"{trusted.host}/{repository}").stdout == f"{trusted.host}/{repository}\n"
+    shown = run("search", f"{trusted.host}/{repository}").stdout.splitlines()
+    assert shown[0].split() == ["NAME", "DESCRIPTION", "STARS", "OFFICIAL"]
+    assert shown[1].split() == [f"{trusted.host}/{repository}", "0"]
     assert run("logout", trusted.host).stdout == f"Removing login credentials for {trusted.host}\n"
     assert run("logout", trusted.host).stdout == f"Not logged in to {trusted.host}\n"
     run("push", name, code=1)
@@ -210,3 +212,32 @@ def test_an_interrupted_push_ends_at_once(
         _, errors = process.communicate(timeout=60)
         done.set()
     assert (process.returncode, errors) == (130, b"")
+
+
+def test_search_as_docker_hub_has_it(run: Run) -> None:
+    rows = [
+        {"name": "redis", "description": "Redis is a\x1b[2J key-value store of many words\n", "star_count": 70},
+        {"name": "x/redis", "description": None, "star_count": 3, "is_official": True},
+    ]
+
+    def answer(request: Request) -> Answer:
+        if request.path.startswith("/v1/search?q=redis&n="):
+            return Answer(200, json.dumps({"results": rows}).encode())
+        return Answer(200 if request.path == "/v2/" else 404, b"{}")
+
+    with scripted(answer) as (host, seen):
+        term = f"{host}/redis"
+        first, second = (line.split() for line in run("search", term).stdout.splitlines()[1:])
+        assert first == [
+            f"{host}/redis",
+            *["Redis", "is", "a", "[2J", "key-value", "store", "of", "many", "words", "70"],
+        ]
+        assert second == [f"{host}/x/redis", "3", "[OK]"]
+        form = "{{.Name}} {{.StarCount}} {{.IsOfficial}}"
+        assert run("search", "--format", form, "-f", "stars=10", term).stdout == f"{host}/redis 70 \n"
+        assert run("search", "--format", form, "-f", "is-official=true", term).stdout == f"{host}/x/redis 3 [OK]\n"
+        assert len(run("search", "--limit", "1", "--no-trunc", "--format", "json", term).stdout.splitlines()) == 1
+        assert seen[-1].path.endswith("n=1")
+        assert "invalid filter 'size=1'" in run("search", "-f", "size=1", term, code=1).stderr
+    with scripted(lambda request: Answer(200 if request.path == "/v2/" else 404, b"{}")) as (host, _):
+        assert "404 Not Found" in run("search", f"{host}/redis", code=1).stderr
