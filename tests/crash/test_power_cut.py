@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,9 @@ class Power:
 
     def cut(self, target: Path) -> layerfs.Store:
         """The store as the next boot finds it."""
+        for thread in threading.enumerate():
+            if thread.name == "layerfs-remove":
+                thread.join()
         subprocess.run(["cp", "-a", self._store.path, target], check=True)
         with (target / "index/data.mdb").open("r+b") as file:
             file.write(self._before)
