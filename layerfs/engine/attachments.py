@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass, replace
 from layerfs.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from layerfs.engine.settings import Settings
 
 
