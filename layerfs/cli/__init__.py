@@ -35,7 +35,10 @@ def entry() -> int:
     import gc
 
     gc.set_threshold(100_000, 50, 50)
-    code = main()
+    try:
+        code = main()
+    except KeyboardInterrupt:  # before the command had begun, or after it
+        code = 130
     _leave(code)
     return code
 

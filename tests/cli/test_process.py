@@ -66,6 +66,21 @@ def test_what_cannot_be_written_leaves_no_mount(store, command):
     assert done.stdout.splitlines()[1:] == ["ex"]
 
 
+def test_an_interrupt_while_the_command_is_loaded_is_quiet():
+    script = """
+import os, signal, sys
+class Interrupted:
+    def find_spec(self, name, path, target=None):
+        if name == "layerfs.cli.quick":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupted())
+from layerfs.cli import entry
+entry()
+"""
+    done = subprocess.run([sys.executable, "-c", script, "images"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.root
 def test_few_descriptors_are_enough(store, opened):
     """poll(2) refuses more entries than descriptors may be open; clients beyond them are turned away."""
