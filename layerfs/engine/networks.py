@@ -161,7 +161,9 @@ class Networks:
 
     def all(self) -> list[Network]:
         """By name; the three that are always there, too."""
-        return sorted([*self._special(), *self._stored()], key=lambda network: network.name)
+        here = self._identity(DEFAULT)  # another one is of a place where the store was before
+        stored = (network for network in self._stored() if network.name != DEFAULT or network.id == here)
+        return sorted([*self._special(), *stored], key=lambda network: network.name)
 
     def _special(self) -> Iterator[Network]:
         for name in (DEFAULT, *_SPECIAL):
@@ -170,7 +172,8 @@ class Networks:
                 yield Network(self._identity(name), name, "", "", driver)
 
     def _identity(self, name: str) -> str:
-        return sha256(f"{name}\0{self._store.path}".encode()).hex()
+        """The same whatever name the store is opened by (a link to it), another one for a copy of it elsewhere."""
+        return sha256(name.encode() + b"\0" + os.fsencode(os.path.realpath(self._store.path))).hex()
 
     def _record(self, identity: str) -> Network | None:
         try:

@@ -24,6 +24,7 @@ from layerfs.store.version import raise_format, write_format
 if TYPE_CHECKING:
     from layerfs.store.format import TreeKind
 
+_PATH_MAX = 3840  # PATH_MAX, less the longest path in a store
 _HARMLESS = {"lost+found"}  # what a fresh file system has
 
 
@@ -52,6 +53,8 @@ class StoreRoot:
             NoSpace: the disk is full.
         """
         path = Path(os.path.abspath(path))  # not resolved: messages show what the user gave  # noqa: PTH100
+        if len(os.fsencode(path)) > _PATH_MAX:
+            raise StoreError(f"the path of a store may have {_PATH_MAX} bytes at most", path=str(path))
         try:
             if read_format(path) is None:
                 _create(path, create)

@@ -113,7 +113,7 @@ def _store_of(kind: str, tmp_path) -> str:
         (place / "format").write_text("layerfs store 99\n")
     elif kind == "full":
         (place / "other").touch()
-    return {"file": __file__, "nowhere": "/proc/none"}.get(kind, str(place))
+    return {"file": __file__, "nowhere": "/proc/none", "long": "/x" * 2000}.get(kind, str(place))
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,7 @@ def _store_of(kind: str, tmp_path) -> str:
         ("full", "not empty and no layerfs store"),
         ("file", "not a directory"),
         ("nowhere", "no such file or directory"),
+        ("long", "may have 3840 bytes at most"),
     ],
 )
 def test_what_is_no_store_is_told(tmp_path, kind, message):

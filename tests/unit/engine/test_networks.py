@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import layerfs
 from layerfs import errors
 from layerfs.engine.connections import bindings
 from layerfs.engine.networks import Networks
@@ -90,6 +91,21 @@ def test_containers_of_a_network_find_each_other_by_name(store, image):
         Networks(store).remove("one")
     web.remove(force=True)
     Networks(store).remove("one")
+
+
+@apart
+def test_a_store_has_one_default_network_by_whatever_name_it_is_opened(store, image, tmp_path):
+    link, moved = tmp_path / "link", tmp_path / "\udcff moved"
+    link.symlink_to(store.path)
+    made = []
+    for place in (store.path, link, moved):
+        if place == moved:
+            store.path.rename(moved)
+        with layerfs.Store(place) as opened:
+            opened.create("net:1", network="bridge").run(["echo"])
+            made.append(opened.networks.get("bridge").id)
+    assert made[0] == made[1] != made[2]
+    moved.rename(store.path)
 
 
 @apart
