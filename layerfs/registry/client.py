@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from http import HTTPStatus
 from types import TracebackType
 from urllib.parse import quote, urljoin, urlsplit
@@ -15,6 +15,7 @@ from layerfs.errors import Corrupt, InvalidArchive, NotFound, RegistryDenied, Re
 from layerfs.oci import Descriptor, Index, Manifest, Platform, media, parse_document
 from layerfs.oci.fields import DOCUMENT_MAX, Fields, load_object
 from layerfs.registry.failures import action, words
+from layerfs.registry.parallel import finished
 from layerfs.registry.session import Session
 from layerfs.registry.transport import Response, origin
 from layerfs.registry.wire import BLOCK
@@ -211,8 +212,14 @@ class Client:
 
     def has_blob(self, repository: str, digest: Digest, *, push: bool = False) -> int | None:
         """The size of a blob that is there, None for one that is not; `push`: with the token of a push."""
+        return finished(self.looks_for_blob(repository, digest, push=push))
+
+    def looks_for_blob(
+        self, repository: str, digest: Digest, *, push: bool = False
+    ) -> Generator[int | None, None, int | None]:
+        """`has_blob` as a task."""
         scope = push_scope(repository) if push else pull_scope(repository)
-        answer = self.session.request("HEAD", f"/v2/{repository}/blobs/{digest}", scopes=[scope])
+        answer = yield from self.session.exchange("HEAD", f"/v2/{repository}/blobs/{digest}", scopes=[scope])
         answer.discard()
         if answer.status == HTTPStatus.OK:
             return answer.length if answer.length is not None else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
@@ -49,7 +49,10 @@ class Proxied:
         verified = context is None or context.check_hostname
         self._manager.pool_classes_by_scheme = _pools(sockets, verified)
 
-    def send(self, method: str, url: str, body: bytes | BinaryIO | None, headers: Mapping[str, str]) -> Answer:
+    def send(
+        self, method: str, url: str, body: bytes | BinaryIO | None, headers: Mapping[str, str]
+    ) -> Generator[int | None, None, Answer]:
+        yield None  # urllib3 sends and waits in one
         with _translated():
             raw = self._manager.urlopen(
                 method,

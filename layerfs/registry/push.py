@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal, cast
 
 from layerfs._record import dataclass, replace
 from layerfs.digest import DiffID, Digest
-from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError, NotFound
+from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError, NotFound, RegistryError
 from layerfs.image.forms import Form, layer_form, plain_form
 from layerfs.image.images import Images
 from layerfs.image.record import ImageRecord, Tag, read_image, read_tag, scan_images, scan_tags
@@ -26,14 +26,16 @@ from layerfs.oci import Descriptor, Index, Manifest, build_manifest, media, pars
 from layerfs.reference import Reference, parse
 from layerfs.registry.client import INDEX_DEPTH, Client
 from layerfs.registry.connect import Registries
-from layerfs.registry.parallel import in_parallel
-from layerfs.registry.upload import Begun, Sent, Uploads
+from layerfs.registry.parallel import Begun, Task, finished, in_parallel, in_turns
+from layerfs.registry.transport import Response
+from layerfs.registry.upload import Sent, Uploads
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
 
 _NO_QUESTION = 1 << 16  # bytes of a blob that was just made, which costs less to send than to ask for
 _AHEAD = 3  # new layers whose uploads are opened before they are compressed,
 _AHEAD_SIZE = 1 << 20  # and bytes of their tars: what is compressed in less time than a registry takes to answer
+_LACKS = frozenset({400, 404, 422})  # what registries say to a manifest that names a blob which they do not have
 _ANCESTORS = 100  # that are looked at for a manifest before all images are
 Compression = Literal["gzip", "zstd", "none"]
 
@@ -132,7 +134,8 @@ class Pusher:
         self._images = Images(root)
         self._progress, self._done = progress, done
         self._forms: dict[tuple[DiffID, Compression], Form] = {}  # in the lease's directory
-        self._begun: dict[Digest, Begun] = {}  # by config or diff ID: uploads that wait for their blob
+        self._begun: dict[Digest, Begun[Response]] = {}  # by config or diff ID: uploads that wait for their blob
+        self._believing, self._believed = False, dict[Digest, None]()  # what is taken to be in the registry
 
     def push(self, tag: Tag, *, everything: bool = False) -> Pushed:
         """Pushes what a name means, and notes that it is there.
@@ -148,29 +151,62 @@ class Pusher:
                 self._begin(tag)
             with self._root.leases.acquire("push") as lease:
                 self._forms.clear()
-                if everything and tag.index is not None:
-                    pushed = self._index(tag, tag.index, lease)
-                else:
-                    pushed = self._image(tag, lease)
-                self._publish(tag, pushed, lease)
+                pushed = self._attempt(tag, everything, lease, believing=not self._exact)
+                if pushed is None:
+                    pushed = self._attempt(tag, everything, lease, believing=False)
+                assert pushed is not None  # nothing was believed
+                self._note(tag, pushed)
         except BaseException:
             self._registries.cancel()  # what was begun, too
             raise
+        finally:
+            self._begun.clear()
         return pushed
 
-    def _publish(self, tag: Tag, pushed: Pushed, lease: Lease) -> None:
-        """The manifest goes to the registry while its file is made durable here; then the index tells of both."""
-        put = partial(self._uploads.manifest, self._repository, tag.reference.tag or "latest", pushed.document)
-        in_parallel([put, partial(self._stage, pushed.document, lease)], self._registries.cancel)
-        self._note(tag, pushed)
+    def _attempt(self, tag: Tag, everything: bool, lease: Lease, *, believing: bool) -> Pushed | None:
+        """What is in the registry now; None when a blob that was believed to be there is not.
 
-    def _stage(self, document: Manifest | Index, lease: Lease) -> Digest:
+        believing: a layer that came from this repository, or went there, is not asked for before it is named, but while
+            the manifest is on its way. Most registries refuse a manifest that names what they lack.
+        """
+        self._believing = believing
+        self._believed.clear()
+        try:
+            if everything and tag.index is not None:
+                pushed = self._index(tag, tag.index, lease)
+            else:
+                pushed = self._image(tag, lease)
+            return pushed if self._publish(tag, pushed, lease) else None
+        except RegistryError as error:
+            if self._believed and error.status in _LACKS:
+                return None
+            raise
+
+    def _publish(self, tag: Tag, pushed: Pushed, lease: Lease) -> bool:
+        """The manifest goes to the registry; meanwhile its file is made durable here, and the registry is asked for
+        what was believed: whether all of that is there.
+        """
+        name = tag.reference.tag or "latest"
+        put = Begun(self._uploads.puts_manifest(self._repository, name, pushed.document))
+        looks = [self._is_there(digest) for digest in self._believed]
+        return all(in_turns([*looks, self._stage(pushed.document, lease), self._ends(put)]))
+
+    def _is_there(self, digest: Digest) -> Task[bool]:
+        there = yield from self._client.looks_for_blob(self._repository, digest, push=True)
+        return there is not None
+
+    def _ends(self, put: Begun[Digest]) -> Task[bool]:
+        yield from put.rest()
+        return True
+
+    def _stage(self, document: Manifest | Index, lease: Lease) -> Task[bool]:
+        yield from ()
         lease.pin(document.digest.raw)
-        if self._root.blobs.has(document.digest):
-            return document.digest
-        with self._root.blobs.writer(lease) as writer:
-            writer.write(document.raw)
-            return writer.place()
+        if not self._root.blobs.has(document.digest):
+            with self._root.blobs.writer(lease) as writer:
+                writer.write(document.raw)
+                writer.place()
+        return True
 
     # ahead of all else
 
@@ -189,11 +225,6 @@ class Pusher:
             if layer.blob is None and layer.tar_size <= _AHEAD_SIZE and not get_sources(self._root, diff_id):
                 found.append(diff_id)
         return found
-
-    def _unused(self) -> None:
-        """Ends what was begun for nothing."""
-        while self._begun:
-            self._uploads.forget(self._repository, self._begun.popitem()[1])
 
     def _image(self, tag: Tag, lease: Lease) -> Pushed:
         record = self._images.get(tag.image)
@@ -264,16 +295,22 @@ class Pusher:
         """The blobs of the manifest that the name came with, and which of them can not be had any more."""
         lease.pin(b"".join(layer.digest.raw for layer in manifest.layers))
         pairs = list(zip(record.diff_ids, manifest.layers, strict=True))
-        jobs = [partial(self._found_or_rebuilt, diff_id, descriptor, lease) for diff_id, descriptor in pairs]
-        blobs = in_parallel(jobs, self._registries.cancel)
+        blobs = in_turns([self._finds(diff_id, descriptor) for diff_id, descriptor in pairs])
+        again = [pair for pair, blob in zip(pairs, blobs, strict=True) if blob is None]
+        jobs = [partial(self._rebuilt, diff_id, descriptor, lease) for diff_id, descriptor in again]
+        rebuilt = iter(in_parallel(jobs, self._registries.cancel))
+        blobs = [next(rebuilt) if blob is None else blob for blob in blobs]
         lacking = [layer.digest for layer, blob in zip(manifest.layers, blobs, strict=True) if blob is None]
         return [blob for blob in blobs if blob is not None], tuple(dict.fromkeys(lacking))
 
-    def _found(self, diff_id: DiffID, descriptor: Descriptor) -> _Blob | None:
+    def _finds(self, diff_id: DiffID, descriptor: Descriptor) -> Task[_Blob | None]:
         """A blob by its descriptor: there already, kept here, or in a registry that it came from."""
         if media.is_foreign(descriptor.media_type) and descriptor.urls:
             return _Blob(diff_id, descriptor, None)  # registries do not have to hold these
-        if self._client.has_blob(self._repository, descriptor.digest, push=True) is not None:
+        if self._believing and self._was_there(diff_id, descriptor.digest):
+            self._believed[descriptor.digest] = None
+            return _Blob(diff_id, descriptor, None)
+        if (yield from self._is_there(descriptor.digest)):
             return _Blob(diff_id, descriptor, None)
         if descriptor.digest == diff_id:
             return _Blob(diff_id, descriptor, plain_form(self._root, get_layer(self._root, diff_id)).open)
@@ -282,12 +319,14 @@ class Pusher:
         remote = self._remote(diff_id, descriptor.digest)
         return _Blob(diff_id, descriptor, remote) if remote else None
 
-    def _found_or_rebuilt(self, diff_id: DiffID, descriptor: Descriptor, lease: Lease) -> _Blob | None:
+    def _was_there(self, diff_id: DiffID, digest: Digest) -> bool:
+        return Source("registry", self._client.place(self._repository), str(digest)) in get_sources(self._root, diff_id)
+
+    def _rebuilt(self, diff_id: DiffID, descriptor: Descriptor, lease: Lease) -> _Blob | None:
         """A blob that is nowhere may have been made by us: the same layer gives the same bytes again then."""
-        found = self._found(diff_id, descriptor)
         kind = media.layer_compression(descriptor.media_type)
-        if found is not None or kind not in ("gzip", "zstd"):
-            return found
+        if kind not in ("gzip", "zstd"):
+            return None
         form = self._form(get_layer(self._root, diff_id), cast(Compression, kind), lease)
         return _Blob(diff_id, descriptor, form.open) if form.descriptor.digest == descriptor.digest else None
 
@@ -340,22 +379,24 @@ class Pusher:
                     break
         return [now] if now is not None and now.manifest is not None else []
 
-    def _chosen(self, unmade: _Unmade) -> _Blob:
-        """A layer in a form that is there or can be had, else compressed anew."""
-        layer, lease = unmade.layer, unmade.lease
+    def _finds_form(self, unmade: _Unmade) -> Task[_Blob | None]:
+        """A layer in a form that is there or can be had."""
         for descriptor in self._known_forms(unmade):
             kind = media.layer_compression(descriptor.media_type)
             if kind is None or media.is_foreign(descriptor.media_type):
                 continue
             plain = Descriptor(media.oci_layer(kind), descriptor.digest, descriptor.size)
-            found = self._found(layer.diff_id, plain)
+            found = yield from self._finds(unmade.diff_id, plain)
             if found is not None:
                 return found
-        form = self._form(layer, self._compression, lease)
-        digest, there = form.descriptor.digest, False
+        return None
+
+    def _made(self, unmade: _Unmade) -> _Blob:
+        """A layer compressed anew."""
+        form, there = self._form(unmade.layer, self._compression, unmade.lease), False
         if form.descriptor.size > _NO_QUESTION:
-            there = self._client.has_blob(self._repository, digest, push=True) is not None
-        return _Blob(layer.diff_id, form.descriptor, None if there else form.open)
+            there = self._client.has_blob(self._repository, form.descriptor.digest, push=True) is not None
+        return _Blob(unmade.diff_id, form.descriptor, None if there else form.open)
 
     def _known_forms(self, unmade: _Unmade) -> Iterator[Descriptor]:
         """How a layer is kept, and how the manifests that images came with name it; each once, read when asked for.
@@ -384,31 +425,49 @@ class Pusher:
     # sending
 
     def _send(self, blobs: Sequence[_Blob | _Unmade], config: Descriptor, raw: bytes) -> tuple[PushedLayer, ...]:
-        """All at once, and the config beside them; what comes twice is sent once."""
+        """What comes twice is sent once. The registry is asked for all, and gets what is small, in turns; what is left
+        of the layers goes side by side.
+        """
         once = {blob.key: blob for blob in blobs}
-        jobs: list[Callable[[], PushedLayer | Sent]] = [partial(self._send_one, blob) for blob in once.values()]
         new = any(isinstance(blob, _Unmade) for blob in blobs) and config.size <= _NO_QUESTION
-        opened = partial(io.BytesIO, raw)
         begun = self._begun.pop(config.digest, None)
-        jobs.append(partial(self._uploads.blob, self._repository, config, opened, known_missing=new, begun=begun))
-        sent = dict(zip(once, cast(list[PushedLayer], in_parallel(jobs, self._registries.cancel)), strict=False))
-        self._unused()
-        return tuple(replace(sent[blob.key], diff_id=blob.diff_id) for blob in blobs)
+        opened = partial(io.BytesIO, raw)
+        last = self._uploads.gives(self._repository, config, opened, known_missing=new, begun=begun)
+        tasks: list[Task[_Blob | _Unmade | PushedLayer | Sent]] = [self._settles(blob) for blob in once.values()]
+        settled = dict(zip(once, cast(list[_Blob | _Unmade | PushedLayer], in_turns([*tasks, last])), strict=False))
+        left = {key: blob for key, blob in settled.items() if not isinstance(blob, PushedLayer)}
+        jobs = [partial(self._send_one, blob) for blob in left.values()]
+        sent = settled | dict(zip(left, in_parallel(jobs, self._registries.cancel), strict=True))
+        return tuple(replace(cast(PushedLayer, sent[blob.key]), diff_id=blob.diff_id) for blob in blobs)
+
+    def _settles(self, blob: _Blob | _Unmade) -> Task[_Blob | _Unmade | PushedLayer | Sent]:
+        """A layer that is there, or has been sent, or else what there is to be sent."""
+        if isinstance(blob, _Unmade):
+            begun = self._begun.pop(blob.diff_id, None)
+            if begun is not None:
+                form = self._form(blob.layer, self._compression, blob.lease)
+                return (yield from self._sends(_Blob(blob.diff_id, form.descriptor, form.open), begun))
+            found = yield from self._finds_form(blob)
+            if found is None:
+                return blob
+            blob = found
+        return blob if blob.open is not None else (yield from self._sends(blob))
 
     def _send_one(self, blob: _Blob | _Unmade) -> PushedLayer:
-        if isinstance(blob, _Unmade):
-            blob = self._chosen(blob)
+        return finished(self._sends(self._made(blob) if isinstance(blob, _Unmade) else blob))
+
+    def _sends(self, blob: _Blob, begun: Begun[Response] | None = None) -> Task[PushedLayer]:
         sent = Sent("there")
         if blob.open is not None:
             here = self._client.session.name
             mounts = [s.path for s in self._sources(blob.diff_id, blob.descriptor.digest) if s.domain == here]
-            sent = self._uploads.blob(
+            sent = yield from self._uploads.gives(
                 self._repository,
                 blob.descriptor,
                 blob.open,
                 mounts=mounts,
                 known_missing=True,
-                begun=self._begun.pop(blob.diff_id, None),
+                begun=begun,
                 report=self._reporter(blob),
             )
         pushed = PushedLayer(blob.diff_id, blob.descriptor, sent)

@@ -14,7 +14,8 @@ from layerfs.errors import RegistryError, RegistryUnreachable
 from layerfs.registry.auth import Authorizer
 from layerfs.registry.credentials import Credential
 from layerfs.registry.failures import action, refused
-from layerfs.registry.transport import Body, Response, Transport, origin
+from layerfs.registry.parallel import finished
+from layerfs.registry.transport import Body, Exchange, Response, Transport, origin
 
 _PUZZLING = frozenset({400, 408, 429, 500, 502, 503, 504})  # 400 is what TLS servers say to plain HTTP
 _REMEMBERED = 300.0  # seconds for which a process takes it that a registry still answers as it did
@@ -130,19 +131,32 @@ class Session:
 
         Who we are is told to the registry itself alone.
         """
+        return finished(self.exchange(method, path, scopes=scopes, headers=headers, body=body, attempts=attempts))
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        scopes: Collection[str] = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Body | None = None,
+        attempts: int | None = None,
+    ) -> Exchange:
+        """`request`, which yields whenever something is sent and an answer would be waited for."""
         base = self.base
         if self._believed:
             with contextlib.suppress(RegistryUnreachable):
-                answer = self._request(method, path, scopes, headers, body, 1)
+                answer = yield from self._exchange(method, path, scopes, headers, body, 1)
                 if answer.status not in _PUZZLING:
                     self._believed = False
                     return answer
                 answer.discard()
             self._doubt(base)
             path = path.removeprefix(base)  # a URL that was made of it
-        return self._request(method, path, scopes, headers, body, attempts)
+        return (yield from self._exchange(method, path, scopes, headers, body, attempts))
 
-    def _request(
+    def _exchange(
         self,
         method: str,
         path: str,
@@ -150,11 +164,11 @@ class Session:
         headers: Mapping[str, str] | None,
         body: bytes | Body | None,
         attempts: int | None,
-    ) -> Response:
+    ) -> Exchange:
         url, wanted = self.url(path), frozenset(scopes)
         own = origin(url) == origin(self.base)
         sent = self._auth.header(wanted) if own else None
-        answer = self._send(method, url, headers, body, attempts, sent)
+        answer = yield from self._send(method, url, headers, body, attempts, sent)
         if answer.status != 401 or not own or origin(answer.url) != origin(url):
             return answer
         try:
@@ -164,7 +178,7 @@ class Session:
             answer.close()
             raise
         answer.discard()
-        return self._send(method, url, headers, body, attempts, self._auth.header(wanted))
+        return (yield from self._send(method, url, headers, body, attempts, self._auth.header(wanted)))
 
     def _send(
         self,
@@ -174,9 +188,9 @@ class Session:
         body: bytes | Body | None,
         attempts: int | None,
         who: str | None,
-    ) -> Response:
+    ) -> Exchange:
         headers = {**(headers or {}), **({"Authorization": who} if who else {})}
-        return self.transport.request(method, url, headers=headers, body=body, attempts=attempts)
+        return self.transport.exchange(method, url, headers=headers, body=body, attempts=attempts)
 
     def location(self, answer: Response) -> str:
         """The absolute address in `Location`. A registry behind a proxy may not know that it is reached by https.

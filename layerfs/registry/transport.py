@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -24,6 +24,7 @@ from layerfs._record import dataclass
 from layerfs._version import __version__
 from layerfs.errors import LayerfsError, RegistryError, RegistryUnreachable
 from layerfs.registry.failures import action, chain, connection_failure, place
+from layerfs.registry.parallel import finished
 from layerfs.registry.wire import BLOCK, Answer, ConnectFailed, Wire
 
 if TYPE_CHECKING:
@@ -151,6 +152,9 @@ class Response:
         self.close()
 
 
+Exchange = Generator[int | None, None, Response]
+
+
 class _Sockets:
     """The open sockets of a transport. Once `stop` is set, one that is noted ends at once: between a request's look at
     `stop` and its connection there is time for a cancel.
@@ -217,11 +221,23 @@ class Transport:
         Raises:
             RegistryUnreachable: no answer came. RegistryError: it redirects to where we do not go, or for ever.
         """
+        return finished(self.exchange(method, url, headers=headers, body=body, attempts=attempts))
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Body | None = None,
+        attempts: int | None = None,
+    ) -> Exchange:
+        """`request`, which yields whenever something is sent and an answer would be waited for."""
         send = partial(self._follow, method, url, dict(headers or {}), body)
         attempts = self.limits.attempts if attempts is None else attempts
         for attempt in range(1, attempts + 1):
             try:
-                response = send()
+                response = yield from send()
             except RegistryUnreachable as error:
                 if attempt == attempts or not error.again:
                     raise
@@ -249,9 +265,9 @@ class Transport:
         if self.stop.wait(seconds):
             raise RegistryError(f"{action(method, url)}: cancelled")
 
-    def _follow(self, method: str, url: str, headers: dict[str, str], body: bytes | Body | None) -> Response:
+    def _follow(self, method: str, url: str, headers: dict[str, str], body: bytes | Body | None) -> Exchange:
         for _ in range(REDIRECTS_MAX + 1):
-            response = self._once(method, url, headers, body)
+            response = yield from self._once(method, url, headers, body)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 return response
@@ -264,19 +280,19 @@ class Transport:
             url = target
         raise RegistryError(f"{action(method, url)}: stopped after {REDIRECTS_MAX} redirects")
 
-    def _once(self, method: str, url: str, headers: dict[str, str], body: bytes | Body | None) -> Response:
+    def _once(self, method: str, url: str, headers: dict[str, str], body: bytes | Body | None) -> Exchange:
         if self.stop.is_set():
             raise RegistryError(f"{action(method, url)}: cancelled")
         headers = {"User-Agent": f"layerfs/{__version__}", **headers}
-        there, before = origin(url), sys.exception()
+        there, handled = origin(url), sys.exception()
         source: bytes | BinaryIO | None = body.open() if isinstance(body, Body) else body
         if body is not None:
             headers["Content-Length"] = str(body.size if isinstance(body, Body) else len(body))
         try:
-            raw = self._wire(url).send(method, url, source, headers)
+            raw = yield from self._wire(url).send(method, url, source, headers)
         except (http.client.HTTPException, OSError, ValueError) as error:
             for each in chain(error):
-                if each.__context__ is before:
+                if each.__context__ is handled:
                     each.__context__ = None  # what the caller was handling is no cause of it
             raise self._failure(method, url, error) from error
         finally:

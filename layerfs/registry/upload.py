@@ -26,8 +26,8 @@ from layerfs.errors import (
 )
 from layerfs.oci import Descriptor, Index, Manifest, build_index
 from layerfs.registry.client import Client, pull_scope, push_scope, referrers_tag
-from layerfs.registry.parallel import Ahead
-from layerfs.registry.transport import Body, Response
+from layerfs.registry.parallel import Begun, Task, finished
+from layerfs.registry.transport import Body, Exchange, Response
 
 CHUNK = 64 << 20
 _MOUNTS_MAX = 3  # repositories that are tried
@@ -45,19 +45,10 @@ class Sent:
     source: str = ""
 
 
-class Begun:
-    """An upload that is being opened in the background."""
-
-    def __init__(self, open: Callable[[], Response]) -> None:
-        self._opening = Ahead(open)
-
-    def answer(self) -> Response:
-        """What the registry said to it. Raises what `Session.request` raises."""
-        return self._opening.result()
-
-
-def _begin(client: Client, repository: str) -> Response:
-    return client.session.request("POST", f"/v2/{repository}/blobs/uploads/", scopes=[push_scope(repository)], body=b"")
+def _begin(client: Client, repository: str) -> Exchange:
+    return client.session.exchange(
+        "POST", f"/v2/{repository}/blobs/uploads/", scopes=[push_scope(repository)], body=b""
+    )
 
 
 class Uploads:
@@ -78,7 +69,6 @@ class Uploads:
         *,
         mounts: Sequence[str] = (),
         known_missing: bool = False,
-        begun: Begun | None = None,
         report: Report | None = None,
     ) -> Sent:
         """Brings a blob into a repository, unless it is there.
@@ -87,21 +77,45 @@ class Uploads:
             open: gives its bytes, from the start, as often as it takes.
             mounts: repositories of the same registry that may have it.
             known_missing: it was looked for a moment ago.
-            begun: an upload to the same repository that was begun for it: nothing is mounted then.
             report: is told how many bytes are sent.
 
         Raises:
             RegistryDenied, RegistryUnreachable, RegistryError; what reading it raises.
         """
-        if not known_missing and self.client.has_blob(repository, descriptor.digest, push=True) is not None:
-            return Sent("there")
+        more = {"mounts": mounts, "known_missing": known_missing, "report": report}
+        return finished(self.gives(repository, descriptor, open, **more))  # type: ignore[arg-type]
+
+    def gives(
+        self,
+        repository: str,
+        descriptor: Descriptor,
+        open: Callable[[], BinaryIO],
+        *,
+        mounts: Sequence[str] = (),
+        known_missing: bool = False,
+        begun: Begun[Response] | None = None,
+        report: Report | None = None,
+    ) -> Task[Sent]:
+        """`blob` as a task.
+
+        Args:
+            begun: an upload to the same repository that was begun for it: nothing is mounted then.
+        """
+        if not known_missing:
+            there = yield from self.client.looks_for_blob(repository, descriptor.digest, push=True)
+            if there is not None:
+                return Sent("there")
         transport = self.client.session.transport
         for attempt in range(1, transport.limits.attempts + 1):
             try:
-                started = begun.answer() if begun else self._mount(repository, descriptor.digest, mounts)
-                return (
-                    started if isinstance(started, Sent) else self._send(repository, descriptor, open, started, report)
-                )
+                if begun is not None:
+                    started: Sent | Response | None = yield from begun.rest()
+                else:
+                    started = self._mount(repository, descriptor.digest, mounts)
+                if isinstance(started, Sent):
+                    return started
+                yield from self._send(repository, descriptor, open, started, report)
+                return Sent("sent")
             except RegistryError as error:
                 begun = None
                 again = error.again if isinstance(error, RegistryUnreachable) else error.status in _AGAIN
@@ -117,27 +131,18 @@ class Uploads:
         open: Callable[[], BinaryIO],
         started: Response | None,
         report: Report | None,
-    ) -> Sent:
+    ) -> Task[None]:
         upload = _Upload(self.client, repository, descriptor, open, report)
-        upload.begin(started)
+        yield from upload.begin(started)
         try:
-            upload.send(self._chunk)
+            yield from upload.send(self._chunk)
         except BaseException:
             upload.abandon()
             raise
-        return Sent("sent")
 
-    def begin(self, repository: str) -> Begun:
+    def begin(self, repository: str) -> Begun[Response]:
         """Opens an upload while its blob is still being read or made."""
-        return Begun(partial(_begin, self.client, repository))
-
-    def forget(self, repository: str, begun: Begun) -> None:
-        """Ends an upload that was begun for nothing."""
-        with contextlib.suppress(LayerfsError):
-            answer = begun.answer()
-            answer.discard()
-            if answer.status == HTTPStatus.ACCEPTED:
-                self._forget(repository, answer)
+        return Begun(_begin(self.client, repository))
 
     def _mount(self, repository: str, digest: Digest, mounts: Sequence[str]) -> Sent | Response | None:
         """What came of mounting: it is there, or an upload was begun, or neither."""
@@ -170,9 +175,13 @@ class Uploads:
 
         Where a registry does not list referrers itself, the index that stands for that is brought up to date.
         """
+        return finished(self.puts_manifest(repository, reference, document))
+
+    def puts_manifest(self, repository: str, reference: str | Digest, document: Manifest | Index) -> Task[Digest]:
+        """`manifest` as a task."""
         path = f"/v2/{repository}/manifests/{reference}"
         headers = {"Content-Type": document.media_type}
-        answer = self.client.session.request(
+        answer = yield from self.client.session.exchange(
             "PUT", path, scopes=[push_scope(repository)], headers=headers, body=document.raw
         )
         if answer.status not in (HTTPStatus.CREATED, HTTPStatus.OK, HTTPStatus.ACCEPTED):
@@ -221,23 +230,24 @@ class _Upload:
         self._source = _Source(open, descriptor, report)
         self._location, self._sent, self._least = "", 0, 0
 
-    def begin(self, answer: Response | None) -> None:
+    def begin(self, answer: Response | None) -> Task[None]:
         """With the answer to a mount that became an upload, else with a request of its own."""
-        answer = answer or _begin(self._client, self._repository)
+        if answer is None:
+            answer = yield from _begin(self._client, self._repository)
         self._expect(answer, HTTPStatus.ACCEPTED)
         least = answer.headers.get("OCI-Chunk-Min-Length", "")
         self._least = int(least[:18]) if least.isascii() and least.isdigit() else 0
 
-    def send(self, chunk: int) -> None:
+    def send(self, chunk: int) -> Task[None]:
         size, chunk = self._descriptor.size, max(chunk, self._least)
         try:
             body: bytes | Body = Body(size, partial(self._source.window, 0, size)) if size else b""
             if size > chunk:
-                self._chunks(chunk)
+                yield from self._chunks(chunk)
                 body = b""
             joint = "&" if urlsplit(self._location).query else "?"
             url = f"{self._location}{joint}digest={quote(str(self._descriptor.digest))}"
-            answer = self._request("PUT", url, body)
+            answer = yield from self._request("PUT", url, body)
             if answer.status not in (HTTPStatus.CREATED, HTTPStatus.OK, HTTPStatus.NO_CONTENT):
                 raise self._session.failure(answer, self._what)
             told = answer.headers.get("Docker-Content-Digest", "")
@@ -247,39 +257,39 @@ class _Upload:
         finally:
             self._source.close()
 
-    def _chunks(self, chunk: int) -> None:
+    def _chunks(self, chunk: int) -> Task[None]:
         failures = 0
         transport = self._session.transport
         while self._sent < self._descriptor.size:
             before = self._sent
             try:
-                self._chunk(min(chunk, self._descriptor.size - self._sent))
+                yield from self._chunk(min(chunk, self._descriptor.size - self._sent))
             except RegistryUnreachable as error:
                 failures += 1
                 if not error.again or failures >= transport.limits.attempts:
                     raise
                 transport.pause(failures, "PATCH", self._location)
-                self._ask()
+                yield from self._ask()
             if self._sent > before:
                 failures = 0
 
-    def _chunk(self, count: int) -> None:
+    def _chunk(self, count: int) -> Task[None]:
         start = self._sent
         headers = {"Content-Range": f"{start}-{start + count - 1}", "Content-Type": "application/octet-stream"}
         body = Body(count, partial(self._source.window, start, count))
-        answer = self._request("PATCH", self._location, body, headers)
+        answer = yield from self._request("PATCH", self._location, body, headers)
         if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             answer.discard()
-            self._ask()
+            yield from self._ask()
             if self._sent == start:
                 raise RegistryError(f"{self._what}: the registry does not go on with an upload at byte {start}")
             return
         self._expect(answer, HTTPStatus.ACCEPTED)
         self._sent = self._told(answer, start + count)
 
-    def _ask(self) -> None:
+    def _ask(self) -> Task[None]:
         """How far the registry says that it is."""
-        answer = self._request("GET", self._location)
+        answer = yield from self._request("GET", self._location)
         here = self._location
         self._expect(answer, HTTPStatus.NO_CONTENT, keep=here)
         self._sent = self._told(answer, self._sent)
@@ -298,9 +308,9 @@ class _Upload:
 
     def _request(
         self, method: str, url: str, body: bytes | Body | None = None, headers: dict[str, str] | None = None
-    ) -> Response:
+    ) -> Exchange:
         headers = headers or ({"Content-Type": "application/octet-stream"} if body is not None else {})
-        return self._session.request(method, url, scopes=self._scopes, headers=headers, body=body, attempts=1)
+        return self._session.exchange(method, url, scopes=self._scopes, headers=headers, body=body, attempts=1)
 
     def _expect(self, answer: Response, status: int, keep: str = "") -> None:
         if answer.status != status:
@@ -311,7 +321,7 @@ class _Upload:
     def abandon(self) -> None:
         """Lets the registry forget what it has; it would do so by itself some day."""
         with contextlib.suppress(LayerfsError):
-            self._request("DELETE", self._location).discard()
+            finished(self._request("DELETE", self._location)).discard()
 
 
 class _Source:

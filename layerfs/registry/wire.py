@@ -13,7 +13,7 @@ import select
 import socket
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -118,6 +118,7 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(host, port, timeout=connect, blocksize=BLOCK)
         self.default_port = _PORTS["https" if context else "http"]
         self._context, self._connect, self._read, self._sockets = context, connect, read, sockets
+        self._unsent: OSError | None = None
 
     def connect(self) -> None:
         name: Any = self.host
@@ -139,20 +140,26 @@ class _Connection(http.client.HTTPConnection):
             self.sock.do_handshake()
         self.sock.settimeout(self._read)
 
-    def ask(self, method: str, target: str, body: bytes | BinaryIO | None, headers: Mapping[str, str]) -> Any:
-        """The answer's beginning. A server that ends it while it is asked may have said why."""
+    def ask(self, method: str, target: str, body: bytes | BinaryIO | None, headers: Mapping[str, str]) -> None:
+        """A server that ends it meanwhile may have said why."""
         try:
             self.request(method, target, body, dict(headers))
         except LayerfsError:  # of what reads the body
             raise
         except OSError as error:
-            if error.errno in (errno.EPIPE, errno.ECONNRESET):
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    answer = self.getresponse()
-                    answer.will_close = True
-                    return answer
-            raise
-        return self.getresponse()
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+            self._unsent = error
+
+    def answer(self) -> Any:
+        """The answer's beginning."""
+        if self._unsent is None:
+            return self.getresponse()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            answer = self.getresponse()
+            answer.will_close = True
+            return answer
+        raise self._unsent
 
     def is_dropped(self) -> bool:
         """Whether the server has ended what was idle (or says something that nobody asked for)."""
@@ -219,14 +226,22 @@ class Wire:
         self._idle: list[_Connection] = []
         weakref.finalize(self, _close_all, self._idle)  # for who does not clear it
 
-    def send(self, method: str, url: str, body: bytes | BinaryIO | None, headers: Mapping[str, str]) -> Answer:
-        """Raises OSError, http.client.HTTPException, BadAddress; and what reading the body raises."""
+    def send(
+        self, method: str, url: str, body: bytes | BinaryIO | None, headers: Mapping[str, str]
+    ) -> Generator[int | None, None, Answer]:
+        """Yields when the request is sent (what the answer comes by), and returns the answer.
+
+        Raises:
+            OSError, http.client.HTTPException, BadAddress; and what reading the body raises.
+        """
         connection = self._taken() or _Connection(self._host, self._port, *self._how)
         try:
             if connection.sock is None:
                 connection.connect()
             sock = connection.sock
-            raw = connection.ask(method, _target(url), body, headers)
+            connection.ask(method, _target(url), body, headers)
+            yield sock.fileno()
+            raw = connection.answer()
         except BaseException:
             connection.close()
             raise

@@ -167,6 +167,7 @@ class Blobs:
     ) -> None:
         self.path, self.index = path, index
         self._gc_lock = gc_lock
+        self._lasting = False  # the directory's own name is durable; nobody removes it
 
     def blob_path(self, digest: Digest) -> Path:
         return self.path / "blobs" / "sha256" / digest.hex
@@ -230,7 +231,8 @@ class Blobs:
         """Renames a finished file to its name, durable."""
         target = self.blob_path(digest)
         place_file(source, target)
-        make_durable([target], self.path)
+        make_durable([target], target.parent if self._lasting else self.path)
+        self._lasting = True
 
     def publish(self, digest: Digest, size: int, media_type: str, *, txn: Txn | None = None) -> None:
         """Puts the row of a blob whose file is in place; a row that is there stays."""

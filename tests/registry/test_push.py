@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -22,7 +24,7 @@ from layerfs.registry.copy import copy
 from layerfs.registry.credentials import Credential
 from layerfs.registry.places import Place
 from layerfs.registry.push import Pushed
-from tests.registry.servers import PASSWORD, USER, Answer, Registry, Request, TokenServer, get, scripted
+from tests.registry.servers import PASSWORD, QUICK, USER, Answer, Registry, Request, TokenServer, get, scripted
 
 Push = Callable[..., list[Pushed]]
 
@@ -78,6 +80,79 @@ def test_only_the_new_layer_of_a_commit_is_sent(
         (root / "new").write_text("new\n")
     box.commit(f"{name}:2")
     assert hows(push(f"{name}:2")) == ["there", "sent"]
+
+
+def committed(store: layerfs.Store, base: str, name: str) -> None:
+    """An image of one more layer than its base."""
+    box = store.create(base)
+    with box.mount() as root:
+        (root / "new").write_text(name)
+    box.commit(name)
+
+
+def test_a_blob_that_the_registry_lost_is_sent_again(
+    plain: Registry,
+    repository: str,
+    make_image: Callable[..., layerfs.Image],
+    push: Push,
+    store: layerfs.Store,
+    registries: Registries,
+) -> None:
+    name = f"{plain.host}/{repository}"
+    make_image(f"{name}:1", motd=repository)
+    (first,) = push(f"{name}:1")
+    registries.client(plain.host).delete_blob(repository, first.layers[0].descriptor.digest)
+    committed(store, f"{name}:1", f"{name}:2")
+    (second,) = push(f"{name}:2")
+    assert [layer.sent.how for layer in second.layers] == ["sent", "sent"]
+    assert second.layers[0].descriptor == first.layers[0].descriptor
+    skopeo("inspect", "--tls-verify=false", f"docker://{name}:2")
+    with layerfs.Store(store.path.parent / "other") as other:
+        assert other.pull(f"{name}:2", settings=Settings(limits=QUICK)).id == store.image(f"{name}:2").id
+
+
+def test_a_lost_blob_is_noticed_where_manifests_are_not_checked(
+    make_image: Callable[..., layerfs.Image], push: Push, store: layerfs.Store
+) -> None:
+    """And nobody is asked for what goes anyway."""
+    blobs: set[str] = set()
+
+    def answer(request: Request) -> Answer:
+        digest = request.path.rpartition("/")[2]
+        if request.method == "POST":
+            return Answer(202, headers={"Location": "/v2/app/blobs/uploads/1"})
+        if request.method == "PUT":
+            blobs.add(unquote(request.path.partition("digest=")[2]))
+            return Answer(201)
+        return Answer(200 if request.method == "GET" or digest in blobs else 404)
+
+    with scripted(answer) as (host, seen):
+        make_image(f"{host}/app:1")
+        (first,) = push(f"{host}/app:1")
+        assert "HEAD" not in [request.method for request in seen]
+        lost = first.layers[0].descriptor.digest
+        blobs.remove(lost)
+        committed(store, f"{host}/app:1", f"{host}/app:2")
+        assert hows(push(f"{host}/app:2")) == ["sent", "sent"]
+        puts = [request.path for request in seen if request.method == "PUT"]
+    assert (lost in blobs, puts[-1]) == (True, "/v2/app/manifests/2")
+
+
+def test_an_upload_that_was_opened_early_is_opened_again_when_it_is_lost(
+    make_image: Callable[..., layerfs.Image], push: Push
+) -> None:
+    opened = itertools.count()
+
+    def answer(request: Request) -> Answer:
+        if request.method == "POST":
+            return Answer(202, headers={"Location": f"/v2/app/blobs/uploads/{next(opened)}"})
+        first = request.path.startswith(("/v2/app/blobs/uploads/0", "/v2/app/blobs/uploads/1"))
+        return Answer(404 if first else 201 if request.method == "PUT" else 200)
+
+    with scripted(answer) as (host, _):
+        make_image(f"{host}/app:1")
+        assert hows(push(f"{host}/app:1")) == ["sent"]
+    assert next(opened) == 4
 
 
 def test_layers_are_mounted_from_the_repository_that_has_them(
