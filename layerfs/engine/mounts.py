@@ -131,7 +131,8 @@ def _mount_upper(
     stacked = wanted == "native" or (not wanted and supported("native"))
     state, places = lower_of(store, record, stacked=stacked)
     frozen = tuple(upper_below(store.path, place) / "upper" for place in places)
-    writable = Writable(record.id, table.upper(record), table.work(record), frozen, table.path(record.id))
+    home = table.place(record)
+    writable = Writable(record.id, home / "upper", home / "work", frozen, table.path(record.id))
     try:
         make_directory(store.path, writable.work, "what a mount needs")
     except NoSpace:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from layerfs.layer.tree import Tree
     from layerfs.snapshot import ContainerRecord, MountHandle
     from layerfs.snapshot.options import Options
+    from layerfs.store.index import Txn
 
     T = TypeVar("T")
 
@@ -229,7 +230,8 @@ def _loose(store: Store, record: ContainerRecord) -> tuple[str, tuple[str, ...]]
     if len(loose) > STACKED or any(state.moving or unfinished(store.root, state.place) for state in loose):
         return None
     for state in loose:
-        settle_served(store.root, state.id)
+        if state.served:
+            settle_served(store.root, state.id)
     return loose[0].parent, tuple(state.place for state in reversed(loose))
 
 
@@ -237,23 +239,26 @@ def check_unmoved(
     store: Store, record: ContainerRecord, state: str, stack: tuple[DiffID, ...], frozen: tuple[str, ...] = ()
 ) -> None:
     """Raises Moved when the container has another upper, or stands on other layers or directories, than was read."""
-    now = store.container_table.get(record.id)
-    if (now.base, now.place) != (record.base, record.place):
-        raise Moved("the container was changed while it was being mounted")
-    if frozen:
-        with store.root.index.view() as txn:
-            loose = States(txn).loose(record.base)
+    with store.root.index.view() as txn:
+        now = store.container_table.find(txn, record.id)
+        if (now.base, now.place) != (record.base, record.place):
+            raise Moved("the container was changed while it was being mounted")
+        loose = States(txn).loose(record.base) if frozen else []
         if tuple(each.place for each in reversed(loose)) != frozen or any(each.moving for each in loose):
             raise Moved("a snapshot was absorbed while it was being mounted")
-    check_state(store, state, stack)
+        _check_layers(txn, state, stack)
 
 
 def check_state(store: Store, state: str, stack: tuple[DiffID, ...]) -> None:
     """Raises Moved when the state has other layers now, NotFound when it is gone."""
+    with store.root.index.view() as txn:
+        _check_layers(txn, state, stack)
+
+
+def _check_layers(txn: Txn, state: str, stack: tuple[DiffID, ...]) -> None:
     if not state:
         return
-    with store.root.index.view() as txn:
-        found = States(txn).find(state)
+    found = States(txn).find(state)
     if found is None:
         raise NotFound("the snapshot was removed while it was being mounted")
     if found.stack != stack:

@@ -299,12 +299,13 @@ class Containers:
         return self._root.container_path(id)
 
     def upper(self, container: str | ContainerRecord) -> Path:
-        return self._place(container) / "upper"
+        return self.place(container) / "upper"
 
     def work(self, container: str | ContainerRecord) -> Path:
-        return self._place(container) / "work"
+        return self.place(container) / "work"
 
-    def _place(self, container: str | ContainerRecord) -> Path:
+    def place(self, container: str | ContainerRecord) -> Path:
+        """The directory that has both."""
         record = self.get(container) if isinstance(container, str) else container
         home = upper_below(self._root.path, record.place)
         if (record.base or record.upper) and not (home / "upper").exists():

@@ -28,6 +28,9 @@ def settle(tree: Tree, upper: Path, work: Path, frozen: Sequence[Path] = (), *, 
 
     `keep_index`: a kernel mount over the same tree comes next; it goes on with its index.
     """
+    with contextlib.suppress(FileNotFoundError):
+        if not os.listdir(work):  # noqa: PTH208
+            return
     index = work / "index"
     if index.exists() and not (keep_index and _is_of(upper, tree)):
         _adopt(index, work / _SCRATCH, tree.subject[:16])

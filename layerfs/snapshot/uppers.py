@@ -121,7 +121,7 @@ def upper_below(top: Path, place: str) -> Path:
     kind, _, name = place.partition("/")
     if kind not in ("uppers", "containers") or not name.isalnum():
         raise ValueError(f"not a place: {place!r}")
-    return top / kind / name
+    return top / place
 
 
 def unfinished(root: StoreRoot, place: str) -> bool:
