@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from layerfs.layer.progress import Report
     from layerfs.registry.client import Client, Fetched
     from layerfs.registry.copy import Copied
+    from layerfs.registry.download import Upstream
     from layerfs.registry.push import Pushed as Pushed
     from layerfs.registry.push import PushedLayer as PushedLayer
 
@@ -120,7 +121,7 @@ def tags(name: str, *, settings: Settings | None = None) -> list[str]:
     if reference.tag or reference.digest:
         raise InvalidInput("tags are listed of a repository: name it without a tag")
     with Registries(settings or registry_settings()) as registries:
-        return sorted(registries.client(reference.domain, reference.path).tags(reference.path))
+        return sorted(_upstream(registries, reference).ask(lambda client: list(client.tags(reference.path))))
 
 
 def search(
@@ -193,11 +194,11 @@ def manifest(name: str, *, platform: str | None = None, settings: Settings | Non
     """The manifest, or index, that a name means in its registry, byte for byte; with a platform its manifest."""
     with Registries(settings or registry_settings()) as registries:
         reference = Reference.parse(name).tagged()
-        client = registries.client(reference.domain, reference.path)
-        wanted = reference.digest or reference.tag or ""
+        upstream, wanted = _upstream(registries, reference), reference.digest or reference.tag or ""
         if platform is None:
-            return client.manifest(reference.path, wanted).raw
-        return client.choose(reference.path, wanted, Platform.parse(platform))[0].raw
+            return upstream.ask(lambda client: client.manifest(reference.path, wanted)).raw
+        which = Platform.parse(platform)
+        return upstream.ask(lambda client: client.choose(reference.path, wanted, which))[0].raw
 
 
 def referrers(name: str, artifact_type: str = "", *, settings: Settings | None = None) -> bytes:
@@ -247,11 +248,21 @@ def inspect_remote(name: str, *, platform: str | None = None, settings: Settings
     """What `inspect` shows of an image, from its registry: only manifests and the config are fetched."""
     with Registries(settings or registry_settings()) as registries:
         reference = Reference.parse(name).tagged()
-        client = registries.client(reference.domain, reference.path)
         wanted = Platform.parse(platform) if platform else Platform.host()
-        chosen, index = client.choose(reference.path, reference.digest or reference.tag or "", wanted)
-        assert isinstance(chosen.document, Manifest)
-        return _inspected(reference, chosen, chosen.document, index, _config(client, reference, chosen.document))
+
+        def asked(client: Client) -> dict[str, Any]:
+            chosen, index = client.choose(reference.path, reference.digest or reference.tag or "", wanted)
+            assert isinstance(chosen.document, Manifest)
+            return _inspected(reference, chosen, chosen.document, index, _config(client, reference, chosen.document))
+
+        return _upstream(registries, reference).ask(asked)
+
+
+def _upstream(registries: Registries, reference: Reference) -> Upstream:
+    """What to read from: mirrors, then the registry."""
+    from layerfs.registry.download import upstream_of
+
+    return upstream_of(registries, reference.name)
 
 
 def _config(client: Client, reference: Reference, document: Manifest) -> ImageConfig:

@@ -114,6 +114,7 @@ class Elsewhere:
 
     def _origin(self, place: CachePlace) -> Origin:
         from layerfs.image.source import open_archive
+        from layerfs.registry.download import Upstream
         from layerfs.registry.origins import LayoutOrigin, RegistryOrigin
 
         if place.kind == "local":
@@ -121,7 +122,8 @@ class Elsewhere:
                 raise NotFound(f"no cache there: {Path(place.place, layout.INDEX)} does not exist")
             return LayoutOrigin(self._stack.enter_context(open_archive(place.place, self._lease)), place.name)
         reference = Reference.parse(place.place)
-        return RegistryOrigin(self.registries().client(reference.domain, reference.path), reference)
+        own = self.registries().client(reference.domain, reference.path)  # a mirror may have an older cache
+        return RegistryOrigin(Upstream([own], reference.path, self.registries().stop), reference)
 
     def _manifest(self, origin: Origin) -> Manifest:
         """Of an index that of the platform: an image with its cache in it may be one of many."""

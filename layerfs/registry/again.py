@@ -14,28 +14,8 @@ from layerfs.layer.codec import Decompressed
 from layerfs.layer.layers import Source, get_sources
 from layerfs.oci import Descriptor
 from layerfs.registry.connect import Registries
-from layerfs.registry.download import Upstream, pieces
+from layerfs.registry.download import PiecesStream, pieces, upstream_of
 from layerfs.store.root import StoreRoot
-
-
-class PiecesStream:
-    """A readable stream of byte pieces."""
-
-    def __init__(self, coming: Iterator[bytes]) -> None:
-        self._coming, self._held = coming, b""
-
-    def read(self, count: int = -1, /) -> bytes:
-        if count < 0:
-            return self._held + b"".join(self._coming)
-        if not self._held:
-            self._held = next(self._coming, b"")
-        data, self._held = self._held[:count], self._held[count:]
-        return data
-
-    def close(self) -> None:
-        close = getattr(self._coming, "close", None)
-        if close is not None:
-            close()
 
 
 def fetched_layers(root: StoreRoot, diff_id: DiffID, registries: Registries) -> Iterator[BinaryIO]:
@@ -55,7 +35,7 @@ def fetched_blobs(root: StoreRoot, digest: Digest, registries: Registries) -> It
         with contextlib.suppress(LayerfsError):
             yield cast(BinaryIO, _blob(registries, place, digest))
         with contextlib.suppress(LayerfsError):
-            upstream = _upstream(registries, place)
+            upstream = upstream_of(registries, place)
             manifest = upstream.ask(lambda client: client.manifest(upstream.repository, digest))  # noqa: B023
             yield io.BytesIO(manifest.raw)
 
@@ -78,13 +58,8 @@ def _places_of_image(root: StoreRoot, digest: Digest) -> list[str]:
     return list(dict.fromkeys([*places, *(tag.reference.name for tag in tags)]))
 
 
-def _upstream(registries: Registries, place: str) -> Upstream:
-    domain, _, repository = place.partition("/")
-    return Upstream(registries.readers(domain, repository), repository, registries.stop)
-
-
 def _blob(registries: Registries, place: str, digest: Digest) -> PiecesStream:
-    upstream = _upstream(registries, place)
+    upstream = upstream_of(registries, place)
     size = upstream.ask(lambda client: client.has_blob(upstream.repository, digest))
     if size is None:
         return PiecesStream(iter(()))

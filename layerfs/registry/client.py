@@ -239,8 +239,8 @@ class Client:
 
     def external(self, url: str, offset: int = 0) -> BlobStream:
         """A foreign layer's bytes from where its descriptor says that they are; nobody is told who we are."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        scheme, host, _ = origin(url)
+        if scheme not in ("http", "https") or not host or urlsplit(url).username is not None:
             raise RegistryError(f"refused to fetch a foreign layer from {url[:200]!r}")
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         answer = self.session.transport.request("GET", url, headers=headers)
@@ -300,7 +300,10 @@ class Client:
             match = _NEXT.search(answer.headers.get("Link", ""))
             if match is None:
                 return
-            following = urljoin(url, match[1])
+            try:
+                following = urljoin(url, match[1])
+            except ValueError:
+                raise RegistryError(f"{what}: bad address of the next page: {match[1][:200]!r}") from None
             if origin(following) != origin(url):
                 raise RegistryError(f"{what}: the next page is said to be on another host")
             url = following

@@ -245,10 +245,10 @@ def _check_names(fields: Fields, known: tuple[str, ...], elsewhere: tuple[str, .
 
 def _with(settings: Settings, fields: Fields) -> Settings:
     """What a document says, over what was said before."""
-    insecure = [_host(entry) for entry in fields.texts("insecure-registries") or ()]
+    insecure = [_host(entry, fields.where) for entry in fields.texts("insecure-registries") or ()]
     mirrors = dict(settings.mirrors)
     if (hub := fields.texts("registry-mirrors")) is not None:
-        mirrors[DEFAULT_DOMAIN] = hub
+        mirrors[DEFAULT_DOMAIN] = tuple(_mirror(text, fields.where) for text in hub)
     secure, authorities = list(settings.secure), dict(settings.authorities)
     registries = fields.child("registry")
     for name in registries.names() if registries else ():
@@ -257,7 +257,7 @@ def _with(settings: Settings, fields: Fields) -> Settings:
             continue
         domain = domain_of(name)
         if (own := entry.texts("mirrors")) is not None:
-            mirrors[domain] = own
+            mirrors[domain] = tuple(_mirror(text, fields.where) for text in own)
         if entry.has("insecure"):
             (insecure if entry.flag("insecure") else secure).append(domain)
         if entry.has("ca"):
@@ -287,11 +287,31 @@ def _keep_blobs(fields: Fields) -> KeepBlob | None:
     return cast("KeepBlob | None", found)
 
 
-def _host(entry: str) -> str:
+def _host(entry: str, where: str) -> str:
     """An entry of `insecure-registries`: a host, or a network."""
-    if "://" in entry:
-        return domain_of(entry)
-    return entry.strip().rstrip("/")
+    text = entry.strip().rstrip("/")
+    try:
+        if "/" in text and "://" not in text:
+            ipaddress.ip_network(text, strict=False)
+            return text
+        _ = urlsplit(text if "://" in text else f"//{text}").port  # ValueError
+        return domain_of(text)
+    except (ValueError, InvalidInput):
+        raise InvalidInput(f"insecure-registries: {entry!r} is neither a host nor a network", path=where) from None
+
+
+def _mirror(entry: str, where: str) -> str:
+    """The address of a mirror: a host, or the URL that it is reached by."""
+    text = entry.strip()
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        _ = parts.port  # ValueError
+        sound = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
+        if sound and domain_of(text):
+            return text.rstrip("/")
+    except (ValueError, InvalidInput):
+        pass
+    raise InvalidInput(f"invalid mirror {entry!r}: want http://HOST[:PORT] or https://HOST[:PORT]", path=where)
 
 
 def _load_directory(context: ssl.SSLContext, directory: Path) -> None:

@@ -28,6 +28,7 @@ from layerfs.oci.fields import dump
 from layerfs.reference import Reference
 from layerfs.registry.client import INDEX_DEPTH
 from layerfs.registry.connect import Registries
+from layerfs.registry.download import upstream_of
 from layerfs.registry.origins import Origin, RegistryOrigin, open_archive_origin
 from layerfs.registry.parallel import in_parallel
 from layerfs.registry.places import Place
@@ -100,8 +101,7 @@ def copy(
 @contextlib.contextmanager
 def _origin(place: Place, registries: Registries, scratch: _Scratch) -> Iterator[Origin]:
     if place.reference is not None:
-        client = registries.client(place.reference.domain, place.reference.path)
-        yield RegistryOrigin(client, place.reference)
+        yield RegistryOrigin(upstream_of(registries, place.reference.name), place.reference)
         return
     with open_archive_origin(place, scratch) as origin:
         yield origin

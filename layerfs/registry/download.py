@@ -9,12 +9,15 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from http import HTTPStatus
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from layerfs.errors import Corrupt, RegistryError, RegistryNotFound, RegistryUnreachable
 from layerfs.oci import Descriptor, media
 from layerfs.registry.client import BlobStream, Client
 from layerfs.store.partial import Partial
+
+if TYPE_CHECKING:
+    from layerfs.registry.connect import Registries
 
 _CUTS = 1000  # connections that may break off with some bytes each, and one more for each _CUT bytes
 _CUT = 16 << 10
@@ -91,6 +94,12 @@ class Upstream:
             stream.shutdown()
 
 
+def upstream_of(registries: Registries, place: str) -> Upstream:
+    """Of `host/repository`."""
+    domain, _, repository = place.partition("/")
+    return Upstream(registries.readers(domain, repository), repository, registries.stop)
+
+
 def pieces(upstream: Upstream, descriptor: Descriptor, start: int = 0) -> Generator[bytes, None, None]:
     """A blob's bytes from `start` on, over as many connections as it takes. Only their number is verified.
 
@@ -159,6 +168,26 @@ class _Patience:
             raise error
         if self._idle:
             self._stop.wait(min(self._limits.delay * 2 ** (self._idle - 1), self._limits.delay_max))
+
+
+class PiecesStream:
+    """A readable stream of byte pieces."""
+
+    def __init__(self, coming: Iterator[bytes]) -> None:
+        self._coming, self._held = coming, b""
+
+    def read(self, count: int = -1, /) -> bytes:
+        if count < 0:
+            return self._held + b"".join(self._coming)
+        if not self._held:
+            self._held = next(self._coming, b"")
+        data, self._held = self._held[:count], self._held[count:]
+        return data
+
+    def close(self) -> None:
+        close = getattr(self._coming, "close", None)
+        if close is not None:
+            close()
 
 
 class Download:

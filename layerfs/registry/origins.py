@@ -18,7 +18,7 @@ from layerfs.oci import Descriptor, Index, Manifest, build_manifest, layout, med
 from layerfs.oci.descriptor import IMAGE_NAME, REF_NAME
 from layerfs.oci.fields import DOCUMENT_MAX
 from layerfs.reference import Reference
-from layerfs.registry.client import Client
+from layerfs.registry.download import PiecesStream, Upstream, pieces
 from layerfs.registry.places import Place
 
 _HEAD = 6
@@ -43,24 +43,26 @@ class Origin(Protocol):
 
 
 class RegistryOrigin:
-    def __init__(self, client: Client, reference: Reference) -> None:
-        self._client, self.reference = client, reference.tagged()
+    """From the mirrors of a registry, too; a blob whose connection breaks off goes on where it was."""
+
+    def __init__(self, upstream: Upstream, reference: Reference) -> None:
+        self._upstream, self.reference = upstream, reference.tagged()
 
     def top(self) -> Manifest | Index:
         name = self.reference
-        return self._client.manifest(name.path, name.digest or name.tag or "").document
+        return self._upstream.ask(lambda client: client.manifest(name.path, name.digest or name.tag or "")).document
 
     def document(self, descriptor: Descriptor) -> Manifest | Index:
-        return self._client.child(self.reference.path, descriptor).document
+        return self._upstream.ask(lambda client: client.child(self.reference.path, descriptor)).document
 
     def open(self, descriptor: Descriptor) -> BinaryIO:
         if descriptor.data is not None:
             return io.BytesIO(descriptor.data)
-        stream = self._client.blob(self.reference.path, descriptor.digest)
-        return verified(cast(BinaryIO, stream), descriptor)
+        return verified(cast(BinaryIO, PiecesStream(pieces(self._upstream, descriptor))), descriptor)
 
     def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
-        return self._client.referrers(self.reference.path, digest)
+        """Those that the registry itself knows: a mirror may not have them all."""
+        return self._upstream.clients[-1].referrers(self.reference.path, digest)
 
 
 class LayoutOrigin:

@@ -63,9 +63,12 @@ class Body:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port: what credentials belong to."""
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)
+    """Scheme, host and port: what credentials belong to. Raises RegistryError: a port or an address that is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError as error:
+        raise RegistryError(f"bad address {url[:200]!r}: {str(error)[:200]}") from None
 
 
 def redirected(method: str, url: str, location: str) -> str:
@@ -74,7 +77,7 @@ def redirected(method: str, url: str, location: str) -> str:
         target = urljoin(url, location)
         scheme, host, _ = origin(target)
         user = urlsplit(target).username
-    except ValueError:
+    except (ValueError, RegistryError):
         raise RegistryError(f"{action(method, url)}: redirected to a bad address") from None
     if scheme not in ("http", "https") or not host or user is not None:
         raise RegistryError(f"{action(method, url)}: refused to follow a redirect to {place(target)[:300]}")
@@ -285,6 +288,8 @@ class Transport:
             raise RegistryError(f"{action(method, url)}: cancelled")
         headers = {"User-Agent": f"layerfs/{__version__}", **headers}
         there, handled = origin(url), sys.exception()
+        if there[0] not in _PORTS:
+            raise RegistryError(f'{action(method, url)}: unsupported protocol scheme "{there[0]}"')
         source: bytes | BinaryIO | None = body.open() if isinstance(body, Body) else body
         if body is not None:
             headers["Content-Length"] = str(body.size if isinstance(body, Body) else len(body))

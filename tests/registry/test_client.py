@@ -198,7 +198,15 @@ def test_pages_are_followed_by_their_links(settings: Settings) -> None:
         assert list(client.tags("a")) == ["t0", "t1", "t2"]
 
 
-@pytest.mark.parametrize("link", ['</v2/a/tags/list?n=1000>; rel="next"', '<http://127.0.0.2/x>; rel="next"'])
+@pytest.mark.parametrize(
+    "link",
+    [
+        '</v2/a/tags/list?n=1000>; rel="next"',
+        '<http://127.0.0.2/x>; rel="next"',
+        '<http://127.0.0.1:99999/x>; rel="next"',
+        '<http://[::1>; rel="next"',
+    ],
+)
 def test_links_in_circles_and_to_others_are_not_followed(settings: Settings, link: str) -> None:
     with (
         scripted(lambda request: Answer(200, b'{"tags":["t"]}', {"Link": link})) as (host, seen),
@@ -207,7 +215,7 @@ def test_links_in_circles_and_to_others_are_not_followed(settings: Settings, lin
         try:
             assert list(client.tags("a")) == ["t"]
         except RegistryError as error:
-            assert "on another host" in str(error)
+            assert "on another host" in str(error) or "bad address" in str(error)
     assert len(seen) <= 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from layerfs import Store
-from layerfs.errors import LayerfsError, RegistryUnreachable
+from layerfs.errors import LayerfsError, RegistryError, RegistryUnreachable
 from layerfs.registry.config import Settings
 from layerfs.registry.transport import Limits
 from tests.registry.hostile import INDEX, Ask, Registry
@@ -132,7 +133,16 @@ def test_a_promised_length_that_does_not_come(store: Store, registry: Registry) 
 
 
 @pytest.mark.parametrize(
-    "to", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://user:secret@127.0.0.1/x", "//", "http://"]
+    "to",
+    [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+        "http://user:secret@127.0.0.1/x",
+        "//",
+        "http://",
+        "http://127.0.0.1:99999/",
+        "http://[::1",
+    ],
 )
 def test_redirects_that_nobody_follows(store: Store, registry: Registry, to: str) -> None:
     registry.tricks.append(lambda ask: ask.is_layer and ask.redirect(to))
@@ -227,9 +237,15 @@ def test_a_foreign_layer_is_fetched_by_http_alone(store: Store, registry: Regist
     layer = layer_of(registry)
     del registry.blobs[layer["digest"]]
     kind = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
-    for url in ("file:///etc/passwd", "gopher://127.0.0.1/", "http://"):
+    for url in ("file:///etc/passwd", "gopher://127.0.0.1/", "http://", "http://127.0.0.1:99999/", "http://[::1"):
         changed(registry, lambda d, url=url: d["layers"][0].update(mediaType=kind, urls=[url]))  # type: ignore[misc]
         refused(store, registry)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:99999", "[::1]:99999", "host:65536"])
+def test_a_port_that_is_none(store: Store, host: str) -> None:
+    with pytest.raises(RegistryError, match=f"bad address '.*{re.escape(host)}/v2/': Port out of range"):
+        store.pull(f"{host}/app:1", settings=QUICK)
 
 
 def test_too_many_requests(store: Store, registry: Registry) -> None:
@@ -323,7 +339,7 @@ def test_a_token_server_that_says_nothing_of_use(store: Store, registry: Registr
 
 
 def test_a_token_server_elsewhere_than_http(store: Store, registry: Registry) -> None:
-    for realm in ("file:///etc/passwd", "ftp://x/", "", "http://[", "x" * 5000):
+    for realm in ("file:///etc/passwd", "ftp://x/", "", "http://[", "http://127.0.0.1:99999/", "x" * 5000):
         challenge = f'Bearer realm="{realm}",service="x"'
         registry.tricks[:] = [
             lambda ask, challenge=challenge: ask.refuse(401, "UNAUTHORIZED", WWW_Authenticate=challenge) is None  # type: ignore[misc]

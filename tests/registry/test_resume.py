@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from layerfs import Store
+from layerfs.engine.registries import copy
 from layerfs.registry.config import Settings
 from layerfs.registry.transport import Limits
 from tests.registry.hostile import Ask, Registry, wait_for
@@ -70,6 +71,14 @@ def test_cut_connections(registry: Registry, path: Path, reset: bool) -> None:
     assert count[0] >= (1 if reset else CUTS)
     if not reset:
         assert registry.sent <= 1.05 * size(registry)
+
+
+def test_a_copy_goes_on_where_a_connection_broke_off(registry: Registry, tmp_path: Path) -> None:
+    (name,) = [name for name, data in registry.blobs.items() if len(data) > 1 << 20]
+    registry.tricks.append(lambda ask: ask.reference == name and ask.start < 5 << 20 and ask.cut(ask.start + (1 << 20)))
+    copy(f"docker://{registry.host}/app:1", f"oci:{tmp_path / 'out'}", settings=QUICK)
+    assert (tmp_path / "out/blobs/sha256" / name[7:]).read_bytes() == registry.blobs[name]
+    assert registry.sent <= 1.05 * size(registry)
 
 
 def test_a_registry_without_ranges(registry: Registry, path: Path) -> None:

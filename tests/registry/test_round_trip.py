@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import layerfs
+from layerfs.digest import Digest
+from layerfs.engine import registries
 from layerfs.engine.pulling import pull
 from layerfs.errors import RegistryDenied, RegistryNotFound
 from layerfs.registry.config import Settings
@@ -129,6 +131,20 @@ def test_what_a_mirror_has_wrong_comes_from_the_registry(
     other.pull(f"{far.host}/app:1", settings=mirrored(settings, near, far))
     assert other.fsck() == []
     assert len(far.fetched()) == 1
+
+
+def test_all_that_reads_asks_a_mirror_first(
+    near: hostile.Registry, far: hostile.Registry, settings: Settings, tmp_path: Path
+) -> None:
+    near.image("app:1", [tar({"f": b"x" * 50_000})])
+    name, told = f"{far.host}/app", mirrored(settings, near, far)
+    raw = registries.manifest(f"{name}:1", settings=told)
+    assert registries.tags(name, settings=told) == ["1"]
+    assert registries.inspect_remote(f"{name}:1", settings=told)["Digest"] == str(Digest.of(raw))
+    assert registries.copy(f"docker://{name}:1", f"oci:{tmp_path / 'out'}", settings=told).digest == Digest.of(raw)
+    assert far.log == []
+    near.manifests.clear()
+    assert registries.inspect_remote(f"{name}:1", settings=told)["Digest"] == str(Digest.of(raw))
 
 
 def test_a_mirror_that_is_down_is_asked_once(

@@ -95,6 +95,16 @@ BAD = (
     "timeout = 'x'",
     "timeout = 0",
     'keep-blobs = "x"',
+    'insecure-registries = ["a b"]',
+    'insecure-registries = ["10.0.0.0/99"]',
+    'insecure-registries = ["a.example/path"]',
+    'insecure-registries = ["a.example:99999"]',
+    'registry-mirrors = ["ftp://a"]',
+    'registry-mirrors = [""]',
+    'registry-mirrors = ["http://a:99999"]',
+    'registry-mirrors = ["http://[::1"]',
+    'registry-mirrors = ["http://ann:secret@a"]',
+    '[registry."a"]\nmirrors = ["https://"]',
 )
 
 
