@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
-import struct
 import sys
-import termios
-import tty
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -79,13 +75,17 @@ class Keys:
 def size_of(fd: int) -> tuple[int, int]:
     """Rows and columns; zeros where it is no terminal."""
     try:
-        rows, columns, _, _ = struct.unpack("4H", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8)))
+        columns, rows = os.get_terminal_size(fd)
     except OSError:
         return 0, 0
     return rows, columns
 
 
 def set_size(fd: int, rows: int, columns: int) -> None:
+    import fcntl
+    import struct
+    import termios
+
     with contextlib.suppress(OSError):
         fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
@@ -102,6 +102,9 @@ def raw(fd: int) -> Iterator[None]:
     if not os.isatty(fd):
         yield
         return
+    import termios
+    import tty
+
     before = termios.tcgetattr(fd)
     tty.setraw(fd, termios.TCSANOW)
     try:

@@ -12,13 +12,13 @@ from pathlib import Path
 from layerfs._lazy import TYPE_CHECKING
 from layerfs.engine.mounts import mount_container, mounted_at
 from layerfs.engine.programs import Programs
-from layerfs.engine.records import Change, Changes
 from layerfs.errors import ContainerNotFound, InUse, InvalidInput, LayerfsError
 
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from layerfs.engine.image import Image
+    from layerfs.engine.records import Changes
     from layerfs.engine.settings import Settings
     from layerfs.engine.snapshots import Snapshot
     from layerfs.engine.space import Usage
@@ -298,6 +298,7 @@ class Container(Programs):
     def diff(self) -> Changes:
         """What it changed of its image, in docker's order and words; also while it is mounted or runs."""
         from layerfs.engine.points import made_points
+        from layerfs.engine.records import Change, Changes
         from layerfs.engine.running import release_root
         from layerfs.engine.snapshots import diff_from_image
         from layerfs.layer.changes import changes

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
-from layerfs.engine.records import TopTable
 from layerfs.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from layerfs.engine.container import Container
     from layerfs.engine.logs import LogEntry
+    from layerfs.engine.records import TopTable
     from layerfs.engine.settings import Settings
     from layerfs.runtime import Process, RunOptions, RunResult
     from layerfs.runtime.communicate import OnOutput

@@ -14,7 +14,6 @@ from layerfs.engine.container import Container
 from layerfs.engine.image import Image
 from layerfs.engine.lookup import container_or_image, image_of, inspect, stack_of, tree_lines, users_of_images
 from layerfs.engine.mounts import await_end, check_engine, find_mount, mount_image, mount_statistics, unmount_all
-from layerfs.engine.records import Change, Changes, LoadedImage
 from layerfs.errors import ImageNotFound, InvalidInput, StoreError
 from layerfs.image.images import Images
 from layerfs.reference import Reference
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from layerfs.digest import DiffID
     from layerfs.engine.bench import BenchRow
     from layerfs.engine.networks import Networks
+    from layerfs.engine.records import Changes, LoadedImage
     from layerfs.engine.volumes import Volumes
     from layerfs.image.filters import ImageSummary
     from layerfs.image.record import ImageRecord
@@ -158,6 +158,7 @@ class Store:
         Raises:
             InvalidArchive, Corrupt, NoSpace.
         """
+        from layerfs.engine.records import LoadedImage
         from layerfs.image.load import iterate_archive
         from layerfs.oci import Platform
 
@@ -497,6 +498,7 @@ class Store:
 
     def diff(self, old: str | Image, new: str | Image) -> Changes:
         """What is otherwise in `new`: images by name, layers by diff ID (`sha256:…` or a start of its digits)."""
+        from layerfs.engine.records import Change, Changes
         from layerfs.image.compare import diff_stacks
 
         return Changes(Change.of(d) for d in diff_stacks(self.root, self.stack(old), self.stack(new)))

@@ -15,7 +15,6 @@ from pathlib import Path
 from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass, field, replace
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NotFound, RunError
-from layerfs.runtime.mountflags import NAME, Wanted, parse_mount, parse_volume
 from layerfs.runtime.options import Bind, container_path
 from layerfs.runtime.rootpath import open_in_root
 from layerfs.store.durable import replacing
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from layerfs.engine.settings import Settings
     from layerfs.engine.store import Store
     from layerfs.runtime import RunOptions
+    from layerfs.runtime.mountflags import Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,8 @@ class Volumes:
 
     def get(self, name: str) -> Volume:
         """Raises NotFound in docker's words."""
+        from layerfs.runtime.mountflags import NAME
+
         volume = self._record(name) if NAME.match(name) else None
         if volume is None:
             raise NotFound(f"get {name}: no such volume")
@@ -79,6 +81,8 @@ class Volumes:
 
     def create(self, name: str | None = None, labels: Mapping[str, str] | None = None) -> Volume:
         """The one of that name when there is one. Raises InvalidInput."""
+        from layerfs.runtime.mountflags import NAME
+
         name = name or os.urandom(32).hex()
         if not NAME.match(name) or len(name) > 255:
             raise InvalidInput(f'"{name}" includes invalid characters for a local volume name')
@@ -145,6 +149,10 @@ def _size(path: Path) -> int:
 
 def wanted_of(settings: Settings) -> list[Wanted]:
     """All mounts of a container, by its settings; the last one for a place counts."""
+    if not settings.volumes and not settings.mounts:
+        return []  # nearly always
+    from layerfs.runtime.mountflags import parse_mount, parse_volume
+
     found = [*map(parse_volume, settings.volumes), *map(parse_mount, settings.mounts)]
     return list({each.target: each for each in found}.values())
 
@@ -155,6 +163,10 @@ def names_of(settings: Settings) -> list[str]:
 
 def with_names(settings: Settings, image_volumes: Sequence[str]) -> Settings:
     """Every volume without a name gets one, also those that the image asks for."""
+    if not settings.volumes and not settings.mounts and not image_volumes:
+        return settings
+    from layerfs.runtime.mountflags import parse_mount, parse_volume
+
     taken = {each.target for each in wanted_of(settings)}
     taken |= {os.fsencode(text.partition(":")[0].rstrip("/")) for text in settings.tmpfs}
     volumes, mounts, unnamed = list(settings.volumes), list(settings.mounts), []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import os
 
 from layerfs._lazy import TYPE_CHECKING
@@ -173,5 +172,5 @@ def _inline(fields: Fields) -> bytes | None:
         return None
     try:
         return base64.b64decode(fields.text("data"), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:  # binascii.Error is one
         raise InvalidArchive(f"{fields.where}.data is not base64") from None

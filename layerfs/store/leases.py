@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import os
 import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -29,13 +28,14 @@ from layerfs.store.reserve import keep_reserve, reading
 from layerfs.store.trash import remove_tree
 
 if TYPE_CHECKING:
+    import weakref
     from typing import Any
 
 # What is in `tmp/` has such a name until its lock is held; from then on an unheld lock means that its owner is dead.
 NEWBORN = ".new-"
 NEWBORN_SECONDS = 60
 _LEASE = pattern(r"[0-9a-f]{32}\Z")
-_open_leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+_open_leases: list[weakref.WeakSet[Lease]] = []  # one, once there has been a lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Lease:
     def __init__(self, record: LeaseRecord, tmp: Path, pins_fd: int, leases: Leases, *, reads: bool = False) -> None:
         self.id, self.tmp, self.record, self._reads = record.id, tmp, record, reads
         self._fd, self._leases = pins_fd, leases
-        _open_leases.add(self)
+        _note(self)
 
     def pin(self, keys: bytes) -> None:
         """Keeps rows and files of these 32-byte keys from `gc` as long as the lease lives. Pin first, then look."""
@@ -318,9 +318,18 @@ def is_locked(path: Path) -> bool:
         os.close(fd)
 
 
+def _note(lease: Lease) -> None:
+    import weakref  # which commands that only read are without
+
+    if not _open_leases:
+        _open_leases.append(weakref.WeakSet())
+    _open_leases[0].add(lease)
+
+
 def _after_in_child() -> None:
-    for lease in list(_open_leases):
-        lease._forget()
+    for leases in _open_leases:
+        for lease in list(leases):
+            lease._forget()
 
 
 os.register_at_fork(after_in_child=_after_in_child)

@@ -12,7 +12,6 @@ from types import TracebackType
 from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import StoreError
 from layerfs.store.blobs import Blobs
-from layerfs.store.contents import Contents
 from layerfs.store.durable import make_durable, place_file, sync_file_system, writing
 from layerfs.store.format import DIRECTORIES, FIRST_VERSION, check_hex, read_format
 from layerfs.store.index import Index
@@ -22,6 +21,7 @@ from layerfs.store.reserve import keep_reserve
 from layerfs.store.version import raise_format, write_format
 
 if TYPE_CHECKING:
+    from layerfs.store.contents import Contents
     from layerfs.store.format import TreeKind
 
 _PATH_MAX = 3840  # PATH_MAX, less the longest path in a store
@@ -38,7 +38,7 @@ class StoreRoot:
         self._version = FIRST_VERSION  # or a later one
         self.index = Index(path / "index", read_only=read_only)
         self.leases = Leases(path / "tmp", self._shared_gc_lock)
-        self.contents = Contents(path, self.index, self._shared_gc_lock)
+        self._contents: dict[str, Contents] = {}  # one, once it was asked for
         self.blobs = Blobs(path, self.index, self._shared_gc_lock)
 
     @classmethod
@@ -75,7 +75,8 @@ class StoreRoot:
 
     def close(self) -> None:
         """Idempotent."""
-        self.contents.forget_packs()
+        for contents in self._contents.values():
+            contents.forget_packs()
         self.index.close()
 
     def __enter__(self) -> StoreRoot:
@@ -85,6 +86,15 @@ class StoreRoot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def contents(self) -> Contents:
+        found = self._contents.get("")
+        if found is None:
+            from layerfs.store.contents import Contents  # which many commands are without
+
+            found = self._contents.setdefault("", Contents(self.path, self.index, self._shared_gc_lock))
+        return found
 
     def tree_path(self, kind: TreeKind, hex: str) -> Path:
         """Where a tree file is: kind `layer` (hex of the diff ID) or `merged` (hex of the chain ID)."""
