@@ -13,7 +13,6 @@ from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.digest import DiffID
 from layerfs.engine.points import made_points
-from layerfs.engine.records import Change, Changes
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NoSpace, NotFound
 from layerfs.layer.merged import layer_tree, merged_place, merged_tree
 from layerfs.snapshot.states import SnapshotRecord, States
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from layerfs.engine.container import Container
     from layerfs.engine.image import Image
+    from layerfs.engine.records import Changes
     from layerfs.engine.space import SnapshotSize
     from layerfs.engine.store import Store
     from layerfs.layer.tree import Tree
@@ -98,6 +98,7 @@ class Snapshot:
         """What `other`, a snapshot of the same store, has otherwise (added, changed, deleted, with sizes); without it
         what this one has otherwise than the image.
         """
+        from layerfs.engine.records import Change, Changes
         from layerfs.image.compare import diff_stacks
 
         old = self._stack() if other is not None else self.store.image_of(self.container.record).diff_ids
@@ -267,6 +268,7 @@ def _check_layers(txn: Txn, state: str, stack: tuple[DiffID, ...]) -> None:
 
 def diff_from_image(box: Container) -> Changes:
     """See Container.diff, for one that stands on a state."""
+    from layerfs.engine.records import Change, Changes
     from layerfs.layer.since import changes_since
 
     record, table = box.record, box.store.container_table

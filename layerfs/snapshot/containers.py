@@ -120,7 +120,7 @@ class Containers:
             (self.path(id) / "work").mkdir(0o700)
             if durable:
                 self._root.durable([self._root.container_path(id)])
-            with self._root.index.update() as txn:
+            with self._root.index.update(durable=durable) as txn:
                 check(txn)
                 record = ContainerRecord(id, "", image, time.time_ns(), engine, dict(config or {}), fresh_ns=fresh_ns)
                 record = self.add(txn, record, wanted)

@@ -198,7 +198,15 @@ def test_run_loads_little(store):
     heavy = {"click", "dataclasses", "inspect", "hashlib", "secrets", "shutil", "ctypes", "base64", "csv", "tempfile"}
     heavy |= {"asyncio", "logging", "rich", "urllib3", "zstandard", "layerfs.build", "layerfs.layer.entry"}
     heavy |= {"layerfs.registry", "layerfs.union", "layerfs.image.filters", "layerfs.runtime.seccomp"}
-    heavy |= {"datetime", "typing"}
+    heavy |= {
+        "datetime",
+        "typing",
+        "weakref",
+        "binascii",
+        "termios",
+        "layerfs.store.contents",
+        "layerfs.runtime.mountflags",
+    }
     code = f"import sys; before = set(sys.modules); sys.argv[1:] = {line!r}; from layerfs.cli import main; main(); "
     code += f"print(*sorted({heavy!r} & set(sys.modules) - before))"
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)  # compiles the filter
