@@ -148,6 +148,10 @@ class Contents:
         self._packs: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        for fd in self._packs.values():  # of a store that nobody has closed
+            close(fd)
+
     def pack_path(self, pack_id: int) -> Path:
         return self.path / "packs" / f"{pack_id:016x}"
 

@@ -13,6 +13,7 @@ import errno
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,6 +183,7 @@ class Environment:
 
 
 _leaked: list[Any] = []
+_forgotten: deque[Environment] = deque()
 
 
 def _reserve_lock_file(path: Path) -> None:
@@ -209,8 +211,16 @@ def _fill_up(env: lmdb.Environment, data: Path) -> None:
         os.close(fd)
 
 
+def forget(environment: Environment) -> None:
+    """`release` by a destructor, which may run in the middle of anything: the next `acquire` does it."""
+    _forgotten.append(environment)
+
+
 def acquire(path: Path, *, read_only: bool = False) -> Environment:
     """The process's environment for an index directory; opened for the first user."""
+    while _forgotten:
+        with contextlib.suppress(IndexError, LayerfsError):  # another thread was faster; a disk that is gone
+            release(_forgotten.popleft())
     stat = path.stat()
     key = (stat.st_dev, stat.st_ino)
     with _registry_lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -109,9 +109,10 @@ def decode_json(value: bytes, table: str) -> Any:
 class _Transaction:
     """The context manager of both kinds of transaction."""
 
-    __slots__ = ("_durable", "_environment", "_txn", "_write")
+    __slots__ = ("_durable", "_environment", "_index", "_txn", "_write")
 
-    def __init__(self, shared: environment.Environment, write: bool, durable: bool = True) -> None:
+    def __init__(self, index: Index, shared: environment.Environment, write: bool, durable: bool = True) -> None:
+        self._index = index  # which holds the environment
         self._environment, self._write, self._durable = shared, write, durable
 
     def __enter__(self) -> Txn:
@@ -176,9 +177,15 @@ class Index:
     commits are not used again while an old view is open. Writers queue, one at a time over all processes.
     """
 
+    _shared: environment.Environment | None = None
+
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        self._shared: environment.Environment | None = environment.acquire(path, read_only=read_only)
+        self._shared = environment.acquire(path, read_only=read_only)
+
+    def __del__(self, forget: Callable[[environment.Environment], None] = environment.forget) -> None:
+        if self._shared is not None:  # nobody has closed it
+            forget(self._shared)
 
     @property
     def read_only(self) -> bool:
@@ -191,7 +198,7 @@ class Index:
 
     def view(self) -> AbstractContextManager[Txn]:
         """A read snapshot."""
-        return _Transaction(self._environment(), False)
+        return _Transaction(self, self._environment(), False)
 
     def update(self, *, durable: bool = True) -> AbstractContextManager[Txn]:
         """The write transaction: commits at exit, aborts on an exception, durable on return.
@@ -204,7 +211,7 @@ class Index:
             StoreError: this thread has an update open already (LMDB would wait for itself for ever).
             StoreReadOnly, NoSpace: at entry or at the commit.
         """
-        return _Transaction(self._environment(), True, durable)
+        return _Transaction(self, self._environment(), True, durable)
 
     def sync(self) -> None:
         """Makes durable what was committed, by whomever."""

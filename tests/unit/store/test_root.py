@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -55,6 +56,25 @@ def test_an_interrupted_creation_is_finished(tmp_path: Path) -> None:
     (tmp_path / "packs").rmdir()
     StoreRoot.open(tmp_path).close()
     assert (tmp_path / "packs").is_dir()
+
+
+def test_a_store_that_nobody_closed_goes_with_its_last_object(tmp_path: Path) -> None:
+    def files(store: str) -> int:
+        links = Path("/proc/self/fd").iterdir()
+        return sum(str(tmp_path / store) in str(link.readlink()) for link in links if link.is_symlink())
+
+    forgotten = StoreRoot.open(tmp_path / "a")
+    view = forgotten.index.view()
+    with view as txn:
+        del forgotten
+        gc.collect()
+        StoreRoot.open(tmp_path / "b").close()
+        assert txn.count("images") == 0
+        assert files("a")
+    del view, txn
+    gc.collect()
+    StoreRoot.open(tmp_path / "b").close()
+    assert files("a") == files("b") == 0
 
 
 def test_a_store_may_be_behind_a_symbolic_link(tmp_path: Path) -> None:
