@@ -131,24 +131,29 @@ def test_random_blocks(fresh: Any, size: int) -> None:
     fresh("open, 1000 random blocks, close", work, [(OURS, OVERLAY, 0.1), (OURS, FUSE_OVERLAY, 0.1)])
 
 
-def test_rewriting(fresh: Any, size: int) -> None:
+WAYS = pytest.mark.parametrize(("flags", "how"), [(os.O_RDWR, ""), (os.O_WRONLY, ", opened to write alone")])
+
+
+@WAYS
+def test_rewriting(fresh: Any, size: int, flags: int, how: str) -> None:
     def work(place: Place) -> float:
         piece = random.Random(4).randbytes(MIB)
         began = time.perf_counter()
-        fd = os.open(place.root / "big", os.O_RDWR)
+        fd = os.open(place.root / "big", flags)
         for at in range(0, size, MIB):
             os.pwrite(fd, piece, at)
         os.close(fd)
         return time.perf_counter() - began
 
-    fresh("rewriting all of it, front to back", work, [(OURS, OVERLAY, 1.0), (OURS, FUSE_OVERLAY, 1.0)])
+    fresh("rewriting all of it, front to back" + how, work, [(OURS, OVERLAY, 1.0), (OURS, FUSE_OVERLAY, 1.0)])
 
 
-def test_random_writes(fresh: Any, size: int, scale: Any) -> None:
+@WAYS
+def test_random_writes(fresh: Any, size: int, scale: Any, flags: int, how: str) -> None:
     """After the first one, without what opening costs."""
 
     def work(place: Place) -> float:
-        fd = os.open(place.root / "big", os.O_RDWR)
+        fd = os.open(place.root / "big", flags)
         os.pwrite(fd, b"!", 0)
         began = time.perf_counter()
         random_blocks(fd, scale(20_000), size, 5)
@@ -156,7 +161,7 @@ def test_random_writes(fresh: Any, size: int, scale: Any) -> None:
         os.close(fd)
         return took
 
-    fresh("20k random writes, 4 KiB, after the first", work, [(OURS, FUSE_OVERLAY, 0.6)])
+    fresh("20k random writes, 4 KiB, after the first" + how, work, [(OURS, FUSE_OVERLAY, 0.6)])
 
 
 def transactions(database: Path, seconds: float) -> float:

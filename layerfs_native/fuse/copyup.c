@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 
 #include "server.h"
 
@@ -507,17 +508,21 @@ static int copy_entry(struct lfs_server *server, struct lfs_node *node, enum lfs
 static int complete(struct lfs_server *server, struct lfs_node *node, enum lfs_data data)
 {
 	struct stat before;
+	uint8_t capability[64];
 	LFS_AUTO_FD fd = lfs_entry_open(server, node, O_RDWR);
 	if (fd < 0)
 		return fd;
 	bool hollow = false;
 	int rc = fstat(fd, &before) < 0 ? -errno : 0;
+	ssize_t has = fgetxattr(fd, LFS_CAPABILITY, capability, sizeof capability); /* the host drops it for what is no change */
 	if (rc >= 0 && data == LFS_DATA_ALL) {
 		rc = share_bytes(server, node, fd, &hollow);
 		if (rc > 0 && (rc = fill(server, node, fd)) >= 0)
 			rc = node->flags & LFS_METACOPY ? copy_base(server, node, fd, &hollow) : 0;
 		if (rc >= 0 && !(node->flags & LFS_METACOPY))
 			return 0;
+		if (has > 0)
+			fsetxattr(fd, LFS_CAPABILITY, capability, (size_t)has, 0);
 		struct timespec times[2] = {before.st_atim, before.st_mtim};
 		futimens(fd, times);
 	} else if (rc >= 0 && ftruncate(fd, 0) < 0) {

@@ -440,6 +440,15 @@ static int prepare_write(struct lfs_server *server, struct lfs_node *node, uint3
 	return rc;
 }
 
+/* Who cannot read a block-level file through this descriptor writes it past the page cache, which saves copying everything into it. Before
+ * 7.45 (Linux 6.18) the kernel leaves pages there that somebody else reads while they are being written. It drops no capabilities on such
+ * writes; a file seldom has any. */
+static bool writes_past_cache(struct lfs_server *server, struct lfs_node *node, uint32_t flags)
+{
+	const struct lfs_bytes name = {LFS_CAPABILITY, sizeof LFS_CAPABILITY - 1};
+	return (flags & O_ACCMODE) == O_WRONLY && node->flags & LFS_BLOCKS && server->minor >= 45 && lfs_xattr_get(server, node, name, NULL, 0) < 0;
+}
+
 int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, bool kill, int fd, struct fuse_open_out *out)
 {
 	bool write = (flags & O_ACCMODE) != O_RDONLY;
@@ -480,6 +489,10 @@ int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, b
 	} else {
 		out->open_flags = node->flags & LFS_STALE_PAGES || server->options.no_cache ? 0 : FOPEN_KEEP_CACHE;
 		out->open_flags |= write ? 0 : FOPEN_NOFLUSH;
+		if (writes_past_cache(server, node, flags)) {
+			out->open_flags |= FOPEN_DIRECT_IO;
+			file->past_cache = true;
+		}
 		node->flags &= (uint16_t)~LFS_STALE_PAGES;
 	}
 	return 0;

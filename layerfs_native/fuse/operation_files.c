@@ -15,6 +15,7 @@ struct body { /* a file's bytes, while an operation is at them */
 	int fd;
 	struct lfs_blocks *blocks; /* or NULL: all bytes are at `fd`, but for: */
 	struct lfs_delta *delta;   /* of a lower file, or NULL */
+	bool capable;		   /* as of the file */
 };
 
 /* One that was opened for writing before its upper was frozen. */
@@ -44,6 +45,7 @@ static int begin(struct lfs_request *request, uint64_t id, bool write, struct bo
 		body->fd = body->node->file->fd;
 		body->blocks = body->node->file->blocks;
 		body->delta = body->node->file->fd_lower ? body->node->file->delta : NULL;
+		body->capable = body->node->file->capable;
 	}
 	lfs_unlock(server);
 	return rc;
@@ -140,6 +142,14 @@ static void strip_setid(int fd)
 		fchmod(fd, status.st_mode & (status.st_mode & S_IXGRP ? 01777u : 03777u));
 }
 
+static void drop_capability(struct lfs_server *server, struct lfs_node *node)
+{
+	lfs_lock(server);
+	lfs_xattr_remove(server, node, (struct lfs_bytes){LFS_CAPABILITY, sizeof LFS_CAPABILITY - 1});
+	node->file->capable = false;
+	lfs_unlock(server);
+}
+
 int lfs_op_write(struct lfs_request *request)
 {
 	struct fuse_write_in in;
@@ -152,6 +162,8 @@ int lfs_op_write(struct lfs_request *request)
 		return rc;
 	if (in.write_flags & FUSE_WRITE_KILL_SUIDGID)
 		strip_setid(body.fd);
+	if (body.capable)
+		drop_capability(request->server, body.node);
 	uint64_t reserved;
 	int64_t allowed = lfs_quota_begin(request->server, body.fd, in.offset, in.size, &reserved);
 	rc = allowed < 0 ? (int)allowed : lfs_may_write(body.node, body.fd, in.offset);

@@ -468,6 +468,7 @@ struct lfs_file {
 	int32_t backing;		 /* 0: none */
 	uint8_t mode;
 	bool fd_writable, fd_lower, counted;
+	bool past_cache, capable; /* somebody may write past the page cache; and the next write must drop LFS_CAPABILITY */
 	uint64_t charged; /* blocks that quota.c has counted, when `counted` */
 	struct lfs_blocks *blocks; /* NULL: all of its bytes are at `fd` */
 	struct lfs_blocks *old_blocks; /* of the lower bytes, as old_fd */
@@ -571,6 +572,7 @@ void lfs_pin_end(struct lfs_server *server, struct lfs_node *node);
 /* --- xattr.c --- */
 int lfs_xattr_get(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, void *out, size_t size);
 int lfs_xattr_list(struct lfs_server *server, struct lfs_node *node, char *out, size_t size);
+#define LFS_CAPABILITY "security.capability"
 int lfs_xattr_set(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, struct lfs_bytes value, int flags);
 int lfs_xattr_remove(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name);
 int lfs_xattr_copy(struct lfs_server *server, uint64_t low, int fd); /* a lower inode's to an entry in scratch */

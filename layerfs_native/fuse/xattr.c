@@ -242,6 +242,8 @@ int lfs_xattr_set(struct lfs_server *server, struct lfs_node *node, struct lfs_b
 	rc = follow ? setxattr(path, stored, value.data, value.size, flags) : lsetxattr(path, stored, value.data, value.size, flags);
 	rc = rc < 0 ? -errno : 0;
 	lfs_quota_changed(server, node, weight);
+	if (rc >= 0 && node->file && node->file->past_cache && name.size == strlen(LFS_CAPABILITY) && !memcmp(name.data, LFS_CAPABILITY, name.size))
+		node->file->capable = true;
 	return rc;
 }
 

@@ -8,7 +8,9 @@ import errno
 import mmap
 import os
 import signal
+import struct
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,6 +249,54 @@ def test_direct_reads_and_writes(box: Box) -> None:
     finally:
         os.close(fd)
     assert (box.root / "big").read_bytes() == patched(DATA, 7 * BLOCK, b"d" * (4 * BLOCK))
+
+
+def test_who_only_writes_and_who_reads_agree(box: Box) -> None:
+    """The writer goes past the page cache; the reader's pages, and a mapping's, are never older than a write."""
+    wanted = bytearray(DATA)
+    stop = threading.Event()
+
+    def read_on(fd: int) -> None:
+        while not stop.is_set():
+            for at in range(0, 64 * BLOCK, BLOCK):
+                os.pread(fd, BLOCK, at)
+
+    with (box.root / "big").open("r+b", buffering=0) as both, mmap.mmap(both.fileno(), len(DATA)) as mapped:
+        fd = os.open(box.root / "big", os.O_WRONLY)
+        others = [threading.Thread(target=read_on, args=(both.fileno(),)) for _ in range(2)]
+        for other in others:
+            other.start()
+        try:
+            for number in range(1500):
+                at, data = number * 5003 % (60 * BLOCK), b"%06d" % number * (1 + number % 900)
+                assert os.pwrite(fd, data, at) == len(data)
+                wanted[at : at + len(data)] = data
+                assert os.pread(both.fileno(), len(data), at) == data
+                assert mapped[at : at + len(data)] == data
+                if not number % 3:
+                    mapped[at : at + 3] = wanted[at : at + 3] = b"map"
+        finally:
+            stop.set()
+            for other in others:
+                other.join()
+            os.close(fd)
+    assert (box.root / "big").read_bytes() == wanted
+
+
+def test_who_only_writes_drops_capabilities(box: Box) -> None:
+    """Those that were there, and those that came while the file was open."""
+    name, value = "security.capability", struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
+    for path in (box.root / "big", box.root / "other"):
+        if path.name == "big":
+            os.setxattr(path, name, value)
+        fd = os.open(path, os.O_WRONLY)
+        if path.name == "other":
+            os.setxattr(path, name, value)
+        assert os.getxattr(path, name) == value
+        os.pwrite(fd, b"new", 5 * BLOCK)
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(path, name)
+        os.close(fd)
 
 
 def test_copying_ranges_between_such_files(box: Box) -> None:

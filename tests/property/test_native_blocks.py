@@ -53,6 +53,7 @@ names = st.sampled_from(NAMES)
 steps = st.one_of(
     st.tuples(st.just("write"), names, places, counts),
     st.tuples(st.just("write"), names, places, counts),
+    st.tuples(st.just("overwrite"), names, places, counts),
     st.tuples(st.just("map"), names, places, counts),
     st.tuples(st.just("cut"), names, places, st.booleans()),
     st.tuples(st.just("allocate"), names, places, counts, st.sampled_from([0, 1, 3, 16, 17])),
@@ -100,6 +101,14 @@ class Work:
     def write(self, name: str, at: int, count: int) -> None:
         data = self.fresh(min(count, LIMIT - at))
         assert os.pwrite(self.fd(name), data, at) == len(data)
+        self.put(name, at, data)
+
+    def overwrite(self, name: str, at: int, count: int) -> None:
+        """By one who cannot read."""
+        data = self.fresh(min(count, LIMIT - at))
+        fd = os.open(self.root / name, os.O_WRONLY)
+        assert os.pwrite(fd, data, at) == len(data)
+        os.close(fd)
         self.put(name, at, data)
 
     def map(self, name: str, at: int, count: int) -> None:
