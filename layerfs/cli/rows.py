@@ -274,13 +274,16 @@ def _usage_row(kind: str, total: int, active: int, size: int, free: int) -> Row:
 
 def box_usage_rows(boxes: Sequence[Container]) -> list[Row]:
     """Of `system df -v`: with what each takes of its limits, and what is freed with it."""
-    found = []
+    from layerfs.engine.space import frozen_sizes
+
+    found, frozen = [], frozen_sizes(boxes[0].store) if boxes else {}
     for box, row in zip(boxes, container_rows(boxes, truncate=True, size=True), strict=True):
         usage = box.usage()
+        freed = usage.bytes + frozen.get(box.id, 0)
         limits = [human_size(usage.bytes_limit)] if usage.bytes_limit else []
         limits += [f"{usage.entries_limit} entries"] if usage.entries_limit else []
         disk = {"DiskSize": human_size(usage.bytes), "Entries": str(usage.entries), "Limits": ", ".join(limits) or "-"}
-        found.append(row | disk | {"Reclaimable": "-" if box.state.running else human_size(usage.bytes)})
+        found.append(row | disk | {"Reclaimable": "-" if box.state.running else human_size(freed)})
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from layerfs.engine.store import Store
     from layerfs.store.index import Txn
 
-__all__ = ["SnapshotSize", "Usage", "snapshot_sizes", "state_size", "usage_of"]
+__all__ = ["SnapshotSize", "Usage", "frozen_sizes", "snapshot_sizes", "state_size", "usage_of"]
 
 _Items = dict[bytes, int]  # a content or a frozen file: its bytes
 
@@ -88,6 +89,21 @@ def snapshot_sizes(store: Store, records: Iterable[SnapshotRecord]) -> dict[str,
     return found
 
 
+def frozen_sizes(store: Store) -> dict[str, int]:
+    """By the container's ID: the frozen bytes that are freed with it, as its snapshots go too."""
+    with store.root.index.view() as txn:
+        view, held = _View(store, txn), dict[str, _Items]()
+        for key, row in txn.scan_json("containers"):
+            held[key.decode()] = view.of_state(str(row.get("base", "")))
+        for each in States(txn).snapshots():
+            held.setdefault(each.container, {}).update(view.of_state(each.state))
+        owners, images = Counter(item for items in held.values() for item in items), view.of_images()
+        return {
+            id: sum(size for item, size in items.items() if owners[item] == 1 and item not in images)
+            for id, items in held.items()
+        }
+
+
 def state_size(store: Store, state: str) -> int:
     """Bytes of files that a state adds to its image."""
     with store.root.index.view() as txn:
@@ -123,8 +139,16 @@ class _View:
             diff_ids = [DiffID(Digest(text)) for text in layers]
             identities = visible_contents([layer_tree(self._store.root, diff_id) for diff_id in diff_ids])
             rows = ((identity, self._txn.get("contents", identity)) for identity in identities)
-            self._stacks[layers] = {identity: ContentValue.decode(row).size for identity, row in rows if row}
+            self._stacks[layers] = {identity: self._taken(identity, row) for identity, row in rows if row}
         return self._stacks[layers]
+
+    def _taken(self, identity: bytes, row: bytes) -> int:
+        """The bytes of a content; of one that is kept as a delta, or sparse, those on the disk."""
+        value = ContentValue.decode(row)
+        if value.delta or value.sparse:
+            with contextlib.suppress(FileNotFoundError):  # it is just becoming a whole one
+                return self._store.root.contents.file_path(identity, value).stat().st_blocks * 512
+        return value.size
 
     def _of_upper(self, state: StateRecord) -> _Items:
         if state.id not in self._uppers:

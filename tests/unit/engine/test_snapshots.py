@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import layerfs
+from layerfs.engine.space import frozen_sizes
 from layerfs.errors import AlreadyExists, InUse, InvalidInput, NotFound
 from layerfs.snapshot.states import States
 
@@ -332,3 +333,24 @@ def test_a_rollback_of_what_is_mounted_says_so(box: layerfs.Container) -> None:
     with box.mount() as root, pytest.raises(InUse, match="container box is mounted: stop or unmount it first") as told:
         box.rollback("one")
     assert told.value.filename == str(root)
+
+
+def test_what_a_change_of_a_big_file_takes_is_told_before_and_after_absorbing(
+    store: layerfs.Store, tmp_path: Path
+) -> None:
+    place = tmp_path / "with-big"
+    place.mkdir()
+    (place / "big").write_bytes(os.urandom(4 << 20))
+    box = store.create(store.import_archive(place, tag="big:1"), name="box")
+    with box.mount(engine="native") as root, (root / "big").open("r+b") as file:
+        file.write(b"one block")
+    taken = box.snapshot()
+    child = box.fork()
+    write(child, {"own": bytes(50_000)})
+    child.snapshot()
+    for _ in range(2):
+        assert 4096 <= taken.sizes().shared <= 65536 and 4096 <= box.sizes().writable <= 65536
+        assert frozen_sizes(store) == {box.id: 0, child.id: pytest.approx(50_000, abs=4096)}
+        store.absorb()
+    box.remove()
+    assert frozen_sizes(store)[child.id] > 53_000  # it has the block for itself now
