@@ -14,7 +14,8 @@ import urllib3.connection
 from urllib3 import exceptions
 
 from layerfs.errors import InvalidInput
-from layerfs.registry.failures import place
+from layerfs.registry.failures import chain, place
+from layerfs.registry.names import host_name
 from layerfs.registry.wire import (
     BLOCK,
     Answer,
@@ -37,7 +38,10 @@ class Proxied:
     def __init__(
         self, proxy: str, context: ssl.SSLContext | None, connect: float, read: float, sockets: Sockets
     ) -> None:
-        user, at, _ = urlsplit(proxy).netloc.rpartition("@")
+        try:
+            user, at, self._host = urlsplit(proxy).netloc.rpartition("@")
+        except ValueError as error:
+            raise InvalidInput(f"bad proxy {proxy!r}: {error}") from None
         who = urllib3.make_headers(proxy_basic_auth=unquote(user)) if at else None
         try:
             self._manager = urllib3.ProxyManager(
@@ -53,7 +57,7 @@ class Proxied:
         self, method: str, url: str, body: bytes | BinaryIO | None, headers: Mapping[str, str]
     ) -> Generator[int | None, None, Answer]:
         yield None  # urllib3 sends and waits in one
-        with _translated():
+        with _translated(self._host):
             raw = self._manager.urlopen(
                 method,
                 url,
@@ -92,14 +96,14 @@ class _Answer:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translated(proxy: str = "") -> Iterator[None]:
     """urllib3's errors as those of `wire`, with them as their causes."""
     try:
         yield
     except exceptions.IncompleteRead:  # http.client's, too
         raise
     except exceptions.ProxyError as error:
-        raise ProxyFailed(str(error.original_error)) from error
+        raise ProxyFailed(_dialled(proxy, error.original_error)) from error
     except exceptions.NewConnectionError as error:  # ConnectTimeoutError's child
         raise ConnectFailed(str(error)) from error
     except exceptions.ConnectTimeoutError as error:
@@ -110,6 +114,16 @@ def _translated() -> Iterator[None]:
         raise BadAddress(str(error)) from error
     except exceptions.HTTPError as error:
         raise http.client.HTTPException(_innermost(error)) from error
+
+
+def _dialled(proxy: str, error: BaseException) -> str:
+    """Why a proxy could not be reached, in Go's words."""
+    for each in chain(error):
+        if isinstance(each, socket.gaierror):
+            return f"dial tcp: lookup {host_name(proxy)}: no such host"
+        if isinstance(each, OSError) and each.strerror:
+            return f"dial tcp {proxy}: connect: {each.strerror.lower()}"
+    return str(error)
 
 
 def _innermost(error: BaseException) -> str:

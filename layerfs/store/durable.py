@@ -39,11 +39,20 @@ def replacing(place: Path) -> Iterator[BinaryIO]:
     new = place.with_name(f".{place.name[:200]}.{os.urandom(6).hex()}")
     try:
         with writing(f"the file {place}"):
-            with new.open("xb") as file:
+            with _opened(new, place) as file:
                 yield file
             new.replace(place)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _opened(new: Path, place: Path) -> BinaryIO:
+    """A new file; errors name the one that it is to become."""
+    try:
+        return new.open("xb")
+    except OSError as error:
+        error.filename = str(place)
+        raise
 
 
 def make_durable(paths: Sequence[Path], top: Path) -> None:

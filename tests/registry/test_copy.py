@@ -95,6 +95,11 @@ def test_damaged_blobs_are_not_copied(
     assert not (tmp_path / "x.tar").exists() and not (tmp_path / "x/oci-layout").exists()
 
 
+def test_a_target_that_cannot_be_is_named(image_layout: Path, copied: Copy) -> None:
+    with pytest.raises(FileNotFoundError, match=r"'/no/such/a\.tar'"):
+        copied(f"oci:{image_layout}", "oci-archive:/no/such/a.tar:1")
+
+
 @pytest.mark.parametrize("text", ["", "app:1", "oci:", "docker:app", "dir:/x", "oci::x", "docker-archive:"])
 def test_places_that_are_none(text: str) -> None:
     with pytest.raises(InvalidInput, match="want docker://NAME"):

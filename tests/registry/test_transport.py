@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from layerfs.errors import RegistryError, RegistryUnreachable
+from layerfs.errors import InvalidInput, RegistryError, RegistryUnreachable
 from layerfs.registry.config import Settings
 from layerfs.registry.transport import Body, Transport, redirected
 from tests.registry.servers import QUICK, Answer, Request, free_port, scripted
@@ -218,8 +218,12 @@ def test_a_proxy_that_is_not_there_is_said(transport: Transport) -> None:
     host = f"127.0.0.1:{free_port()}"
     proxied = Transport(Settings().context, lambda url: f"http://{host}", QUICK)
     for url in ("http://registry.example/v2/", "https://registry.example/v2/"):
-        with pytest.raises(RegistryUnreachable, match=r"proxyconnect: .*onnection refused"):
+        with pytest.raises(RegistryUnreachable, match=f"proxyconnect: dial tcp {host}: connect: connection refused"):
             proxied.request("GET", url)
+    with pytest.raises(RegistryUnreachable, match=r"proxyconnect: dial tcp: lookup proxy\.invalid: no such host"):
+        Transport(Settings().context, lambda url: "http://proxy.invalid:1", QUICK).request("GET", url)
+    with pytest.raises(InvalidInput, match="bad proxy"):
+        Transport(Settings().context, lambda url: "http://[::1", QUICK).request("GET", url)
 
 
 def test_tls_goes_through_a_tunnel(guarded, certificates) -> None:  # type: ignore[no-untyped-def]
