@@ -373,7 +373,11 @@ class _GzipWriter:
                 self._pool.shutdown(cancel_futures=True)
 
     def _submit(self, block: bytes, *, final: bool) -> None:
-        self._crc = _zlib().crc32(block, self._crc)
+        if final and self._pool is None:
+            import zlib  # of a small layer: isal would take longer to load
+        else:
+            zlib = _zlib()
+        self._crc = zlib.crc32(block, self._crc)
         self._size += len(block)
         if final and self._pool is None:
             self._write(_deflate(block, b"", self._level, final))

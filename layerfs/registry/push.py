@@ -155,6 +155,9 @@ class Pusher:
                 if pushed is None:
                     pushed = self._attempt(tag, everything, lease, believing=False)
                 assert pushed is not None  # nothing was believed
+                for layer in dict.fromkeys(pushed.layers):
+                    if layer.descriptor.digest in self._believed:
+                        self._tell(layer)
                 self._note(tag, pushed)
         except BaseException:
             self._registries.cancel()  # what was begun, too
@@ -471,9 +474,13 @@ class Pusher:
                 report=self._reporter(blob),
             )
         pushed = PushedLayer(blob.diff_id, blob.descriptor, sent)
-        if self._done is not None:
-            self._done(pushed)
+        if blob.descriptor.digest not in self._believed:
+            self._tell(pushed)
         return pushed
+
+    def _tell(self, layer: PushedLayer) -> None:
+        if self._done is not None:
+            self._done(layer)
 
     def _reporter(self, blob: _Blob) -> Callable[[int], object] | None:
         progress = self._progress

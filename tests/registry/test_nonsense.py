@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from urllib.parse import unquote
 
 import pytest
 
+import layerfs
 from layerfs.digest import Digest
 from layerfs.errors import LayerfsError
 from layerfs.oci import Descriptor, Platform, build_manifest, media
@@ -77,16 +80,20 @@ HEADERS = {
 }
 
 
+def nonsense(chance: random.Random, address: str) -> Answer:
+    names = chance.sample(sorted(HEADERS), chance.randrange(4))
+    headers = {name: chance.choice(HEADERS[name]).replace("{host}", address) for name in names}
+    cut = chance.choice([None, None, None, 0, 3])
+    return Answer(chance.choice(STATUSES), chance.choice(BODIES), headers, cut)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_nonsense_is_survived(settings: Settings, seed: int) -> None:
     chance = random.Random(seed)
     address = ""
 
     def answer(request: Request) -> Answer:
-        names = chance.sample(sorted(HEADERS), chance.randrange(4))
-        headers = {name: chance.choice(HEADERS[name]).replace("{host}", address) for name in names}
-        cut = chance.choice([None, None, None, 0, 3])
-        return Answer(chance.choice(STATUSES), chance.choice(BODIES), headers, cut)
+        return nonsense(chance, address)
 
     few = replace(settings, limits=replace(QUICK, read=0.3, attempts=2, delay=0.001, patience=0))
     with scripted(answer) as (host, _):
@@ -97,3 +104,50 @@ def test_nonsense_is_survived(settings: Settings, seed: int) -> None:
                     chance.choice(OPERATIONS)(client)
                 except LayerfsError as error:
                     assert str(error)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_push_to_a_registry_that_is_mad_at_times(
+    settings: Settings, store: layerfs.Store, make_image: Callable[..., layerfs.Image], seed: int
+) -> None:
+    """What is there at the end is whole, and what is noted here is what was accepted."""
+    chance, blobs, manifests, sane = random.Random(seed), dict[str, bytes](), dict[str, bytes](), False
+
+    def answer(request: Request) -> Answer:
+        if not sane and chance.random() < 0.2:
+            return nonsense(chance, host)
+        path, _, query = request.path.partition("?")
+        name = path.rpartition("/")[2]
+        if request.method == "PUT" and "/manifests/" in path:
+            lacks = [blob for blob in re.findall(r"sha256:[0-9a-f]{64}", request.body.decode()) if blob not in blobs]
+            manifests[name] = manifests.get(name, b"") if lacks else request.body
+            return Answer(400 if lacks else 201)
+        if request.method == "PUT":
+            digest = unquote(query.partition("digest=")[2])
+            if Digest.of(request.body) != digest:
+                return Answer(400)
+            blobs[digest] = request.body
+            return Answer(201)
+        if request.method == "POST":
+            return Answer(202, headers={"Location": "/v2/a/blobs/uploads/1"})
+        return Answer(200 if request.method == "GET" or name in blobs else 404)
+
+    few = replace(settings, limits=replace(QUICK, read=0.3, attempts=2, delay=0.001, patience=0))
+    with scripted(answer) as (host, _):
+        box = store.create(make_image(f"{host}/a:0"))
+        for turn in range(STEPS // 8):
+            with box.mount() as root:
+                (root / "new").write_text(f"{seed} {turn}")
+            box.commit(f"{host}/a:{turn}")
+            if chance.random() < 0.3 and blobs:
+                del blobs[chance.choice(sorted(blobs))]
+            try:
+                (pushed,) = store.push(f"{host}/a:{turn}", settings=few)
+            except LayerfsError as error:
+                assert str(error)
+                assert store.image(f"{host}/a:{turn}").digest is None
+        sane = True
+        (pushed,) = store.push(f"{host}/a:{turn}", settings=settings)
+        assert manifests[str(turn)] == pushed.document.raw
+        assert {str(layer.descriptor.digest) for layer in pushed.layers} <= blobs.keys()
+    assert store.fsck() == []
