@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 else:
     from itertools import repeat
+    from operator import attrgetter
 
     class _TupleMaker(type):
         """Makes of a class with annotations one that stands on collections.namedtuple, as typing does."""
@@ -106,6 +107,7 @@ else:
         cls.__dataclass_fields__ = _StandardFields()
         cls.__dataclass_params__ = _Parameters(frozen)
         cls.__match_args__ = tuple(each.name for each in every)
+        cls.__record_values__ = _reader(cls.__match_args__)
         return cls
 
     def _own_fields(cls):
@@ -193,14 +195,19 @@ else:
 
         return __repr__
 
-    def _values(self, names):
-        return tuple([getattr(self, name) for name in names])
+    def _reader(names):
+        """What gives the values of these attributes as a tuple."""
+        if len(names) > 1:
+            return attrgetter(*names)
+        return lambda self: tuple([getattr(self, name) for name in names])
 
     def _comparer(names):
+        values = _reader(names)
+
         def __eq__(self, other):
             if other.__class__ is not self.__class__:
                 return NotImplemented
-            return _values(self, names) == _values(other, names)
+            return values(self) == values(other)
 
         return __eq__
 
@@ -211,16 +218,20 @@ else:
             setattr(cls, name, _orderer(names, getattr(operator, name)))
 
     def _orderer(names, compare):
+        values = _reader(names)
+
         def ordered(self, other):
             if other.__class__ is not self.__class__:
                 return NotImplemented
-            return compare(_values(self, names), _values(other, names))
+            return compare(values(self), values(other))
 
         return ordered
 
     def _hasher(names):
+        values = _reader(names)
+
         def __hash__(self):
-            return hash(_values(self, names))
+            return hash(values(self))
 
         return __hash__
 
@@ -245,8 +256,10 @@ else:
     def _add_state(cls, names):
         """For pickle and copy, which cannot assign to what is frozen."""
 
+        values = _reader(names)
+
         def __getstate__(self):
-            return _values(self, names)
+            return values(self)
 
         def __setstate__(self, state):
             for name, value in zip(names, state, strict=True):
@@ -261,10 +274,10 @@ else:
     def replace(record, /, **changes):
         if not hasattr(record, "__record_fields__"):
             return _standard().replace(record, **changes)
-        values = {
-            each.name: getattr(record, each.name) for each in record.__record_fields__ if each.name not in changes
-        }
-        return record.__class__(**values, **changes)
+        cls = record.__class__
+        values = dict(zip(cls.__match_args__, cls.__record_values__(record)))  # noqa: B905
+        values.update(changes)
+        return cls(**values)
 
     def asdict(record):
         if not hasattr(record, "__record_fields__"):

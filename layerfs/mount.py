@@ -106,13 +106,14 @@ def parse_line(line: bytes) -> MountEntry:
 def mount_table(process: int | str = "self", part: bytes = b"") -> list[MountEntry]:
     """The mounts that a process sees, in mount order; `part`: only lines that hold these bytes. Raises OSError when the
     process is gone or not ours to see."""
-    data = Path(f"/proc/{process}/mountinfo").read_bytes()
+    with open(f"/proc/{process}/mountinfo", "rb", buffering=0) as file:  # noqa: PTH123 (read several times in a run)
+        data = file.read()
     return [parse_line(line) for line in data.split(b"\n") if line and part in line]
 
 
-def entry_of(target: Path) -> MountEntry | None:
-    """The topmost mount at exactly this place, or None."""
-    wanted = os.fsencode(os.path.realpath(target))
+def entry_of(target: Path, *, real: bool = False) -> MountEntry | None:
+    """The topmost mount at exactly this place, or None. `real`: the path is resolved already."""
+    wanted = os.fsencode(target if real else os.path.realpath(target))
     plain = b"" if _ESCAPED.search(wanted) else b" " + wanted + b" "
     found = [entry for entry in mount_table(part=plain) if entry.target == wanted]
     return found[-1] if found else None

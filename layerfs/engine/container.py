@@ -77,9 +77,12 @@ class Container(Programs):
     @property
     def image(self) -> Image:
         """What it stands on; kept for it even when the image was removed by force."""
+        return self.image_by(self.record)
+
+    def image_by(self, record: ContainerRecord) -> Image:
+        """`image`, for who has read its row already."""
         from layerfs.engine.image import Image
 
-        record = self.record
         if self._image is None or self._image.record.id.hex != record.image:
             self._image = Image(self.store, self.store.image_of(record))
         return self._image
@@ -87,7 +90,10 @@ class Container(Programs):
     @property
     def image_name(self) -> str:
         """What its maker called the image, as long as that name means it still; else the ID, `sha256:…`."""
-        record = self.record
+        return self.image_name_by(self.record)
+
+    def image_name_by(self, record: ContainerRecord) -> str:
+        """See `image_by`."""
         name = str(record.config.get("image_name", ""))
         try:
             if name and self.store.image(name).record.id.hex == record.image:
@@ -99,9 +105,13 @@ class Container(Programs):
     @property
     def settings(self) -> Settings:
         """What its creator asked for."""
+        return self.settings_by(self.record)
+
+    def settings_by(self, record: ContainerRecord) -> Settings:
+        """See `image_by`."""
         from layerfs.engine.settings import Settings
 
-        row, known = self.record.config, self._settings
+        row, known = record.config, self._settings
         if known is None or known[0] is not row:
             self._settings = known = row, Settings.of(row)
         return known[1]
@@ -157,7 +167,11 @@ class Container(Programs):
     @property
     def labels(self) -> dict[str, str]:
         """The image's, with its own over them, sorted by name."""
-        return self.settings.labels_over(self.image.config.config)
+        return self.labels_by(self.record)
+
+    def labels_by(self, record: ContainerRecord) -> dict[str, str]:
+        """See `image_by`."""
+        return self.settings_by(record).labels_over(self.image_by(record).config.config)
 
     def inspect(self, *, size: bool = False) -> dict[str, Any]:
         """All there is to know of it now, in the form of docker's `inspect`; with `size` also `SizeRw`, `SizeRootFs`,
@@ -521,5 +535,7 @@ class Container(Programs):
         from layerfs.engine.state import change_state
         from layerfs.store.reserve import with_reserve
 
-        row = self.record.state
+        def row() -> dict[str, Any]:
+            return self.record.state
+
         with_reserve(self.store.root.path, lambda: change_state(self.directory, row, change))

@@ -32,7 +32,8 @@ def events_path(store: Store) -> Path:
 
 
 def _actor(box: Container) -> dict[str, Any]:
-    attributes = {**box.labels, "image": box.image_name, "name": box.name}
+    record = box.record
+    attributes = {**box.labels_by(record), "image": box.image_name_by(record), "name": record.name}
     return {"ID": box.id, "Attributes": attributes}
 
 

@@ -5,6 +5,7 @@ kept in the store's `cache/seccomp/`, which may be removed at any time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from pathlib import Path
@@ -35,26 +36,37 @@ def filter_of(root: StoreRoot, settings: Settings) -> bytes:
     if (settings.privileged and settings.seccomp is None) or settings.seccomp == UNCONFINED:
         return b""
     key = _key(settings)
-    place = root.path / "cache" / "seccomp" / key
+    place = root.path / f"cache/seccomp/{key}"
     kept = _read(place)
     return kept if kept is not None else _keep(place, _compile(settings), read_only=root.read_only)
 
 
 def _capabilities(settings: Settings) -> frozenset[str]:
+    return _names(settings.cap_add, settings.cap_drop, privileged=settings.privileged)
+
+
+def _names(added: tuple[str, ...], dropped: tuple[str, ...], *, privileged: bool) -> frozenset[str]:
     from layerfs.runtime.capabilities import NAMES, choose
 
-    mask = choose(settings.cap_add, settings.cap_drop, privileged=settings.privileged)
+    mask = choose(added, dropped, privileged=privileged)
     return frozenset(f"CAP_{name}" for number, name in enumerate(NAMES) if mask >> number & 1)
 
 
 def _key(settings: Settings) -> str:
-    host = os.uname()
-    parts = [settings.seccomp or "", host.machine, host.release, *sorted(_capabilities(settings)), _library_stamp()]
+    return _key_of(settings.seccomp or "", settings.privileged, settings.cap_add, settings.cap_drop)
+
+
+@functools.lru_cache(maxsize=64)
+def _key_of(profile: str, privileged: bool, added: tuple[str, ...], dropped: tuple[str, ...]) -> str:
+    host, chosen = os.uname(), _names(added, dropped, privileged=privileged)
+    parts = [profile, host.machine, host.release, *sorted(chosen), _library_stamp()]
     return sha256(_VERSION + b"\0" + json.dumps(parts).encode()).hex()
 
 
+@functools.cache
 def _library_stamp() -> str:
-    """A newer libseccomp knows more calls. Its file, without loading it: that takes longer than all the rest."""
+    """A newer libseccomp knows more calls. Its file, without loading it: that takes longer than all the rest. A process
+    that has loaded one stays with it."""
     for directory in ("/usr/lib64", f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib", "/lib"):
         with contextlib.suppress(OSError):
             return str(Path(directory, "libseccomp.so.2").resolve(strict=True))

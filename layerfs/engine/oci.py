@@ -21,7 +21,7 @@ from layerfs.engine.filters import rules_of
 from layerfs.engine.mounts import mounted_at
 from layerfs.engine.surroundings import RUNTIME_STATE, cgroup_parent, shared_namespaces
 from layerfs.engine.userns import maps_of
-from layerfs.engine.volumes import mounted
+from layerfs.engine.volumes import volume_binds
 from layerfs.errors import AlreadyExists, InvalidInput, Unsupported
 from layerfs.runtime.layout import CGROUP_ROOT
 
@@ -113,7 +113,7 @@ def runtime_words(
     name, shown = name or box.id, os.fsdecode(spec.rootfs)
     if options.id_maps:  # the store may be closed to them
         shown = f"/run/layerfs-{name}"
-        bare = replace(spec, steps=tuple(replace(step, mapped=False) for step in spec.steps))
+        bare = replace(spec, steps=tuple(step._replace(mapped=False) for step in spec.steps))
         _write_config(box, settings, options, bare, place, shown, name)
     else:
         _write_config(box, settings, options, spec, place, shown, name)
@@ -159,7 +159,7 @@ def write_bundle(box: Container, directory: Path, *, mount: bool = True) -> None
         options = replace(options, network="none")
     options = replace(options, terminal=(0, 0) if settings.tty else None)
     with _root(box) as shown:
-        options = mounted(box, settings, options, shown)
+        options = replace(options, binds=[*options.binds, *volume_binds(box, settings, shown)])
         hostname = default_hostname(options)
         files = write_files(directory.absolute(), hostname, options)
         spec = plan(shown, box.image.config.config.document(), options, files, hostname)

@@ -91,8 +91,9 @@ class Programs:
         box = self._box
         if "storage_opt" in settings:
             raise InvalidInput("storage_opt belongs to the container: give it to create")
-        wanted = box.settings.changed(settings if command is None else {**settings, "command": command})
-        image = box.image.config.config
+        row = box.record
+        wanted = box.settings_by(row).changed(settings if command is None else {**settings, "command": command})
+        image = box.image_by(row).config.config
 
         def started(process: Process) -> None:
             record.started(process)

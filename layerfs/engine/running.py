@@ -23,7 +23,7 @@ from layerfs.engine.state import KILLED, State
 from layerfs.engine.surroundings import clear, leftovers
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
 from layerfs.snapshot.states import States
-from layerfs.store.durable import writing
+from layerfs.store.durable import write_all, writing
 from layerfs.store.reserve import make_directory
 from layerfs.store.trash import remove_tree
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from layerfs.snapshot import ContainerRecord
 
 _MOUNT_SECONDS = 30
+_OWN_FILES = {"lock", "mount", "points"}
 _locks: set[int] = set()  # descriptors that a forked child must not keep: a lock lasts as long as any copy of it
 
 
@@ -86,12 +87,20 @@ def _entered(box: Container, engine: str | None) -> Iterator[tuple[Path, int, Pl
         place = Place(root, files)
         try:
             if made := make_points(root):
-                with (home / "points").open("ab") as points:  # several runs at once may each have made some
-                    points.write(b"".join(path + b"\n" for path in made))
+                _note(home, made)
         except BaseException:
             _give_back(box, home, lock, place)
             raise
         yield home, lock, place
+
+
+def _note(home: Path, made: list[bytes]) -> None:
+    """Several runs at once may each have made some."""
+    fd = os.open(f"{home}/points", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        write_all(fd, b"".join(path + b"\n" for path in made))
+    finally:
+        os.close(fd)
 
 
 def _give_back(box: Container, home: Path, lock: int, place: Place) -> None:
@@ -166,7 +175,7 @@ def _home(box: Container) -> Path:
 @contextlib.contextmanager
 def _lock(home: Path) -> Iterator[int]:
     with writing("the lock of a container"):
-        fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(f"{home}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     _locks.add(fd)
     try:
         yield fd
@@ -222,9 +231,9 @@ def _mount(box: Container, home: Path, engine: str | None) -> Path | None:
 def _leave(box: Container, home: Path) -> None:
     """By the last one."""
     clear(box)
-    points, mark = home / "points", home / "mount"
-    pointed = points.exists()
-    mounts = writable_mounts(box.store, box.id) if pointed or mark.exists() else []
+    points, mark, there = home / "points", home / "mount", os.listdir(home)
+    pointed, marked = points.name in there, mark.name in there
+    mounts = writable_mounts(box.store, box.id) if pointed or marked else []
     if pointed:
         root = Path(mounts[0].target) if mounts else None
         if root is None:  # somebody unmounted it, or the machine was started anew
@@ -233,15 +242,15 @@ def _leave(box: Container, home: Path) -> None:
         if root is not None:
             clear_points(root, points.read_bytes().splitlines())
         points.unlink()
-    if mark.exists():
+    if marked or mark.exists():  # mounted again just now
         try:
             unmount_all(box.store, mounts, lazy=False)
         except InUse:  # a shell stands in it: the next run, or rm, tries again
             return
         mark.unlink(missing_ok=True)
-    for path in home.iterdir():
-        if path.is_dir():
-            remove_tree(path)
+    for name in set(there) - _OWN_FILES:
+        if os.path.isdir(f"{home}/{name}"):  # of a run that was killed
+            remove_tree(home / name)
 
 
 class Record:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 
 from layerfs._lazy import TYPE_CHECKING
-from layerfs._record import asdict, dataclass, field, fields, replace
+from layerfs._record import dataclass, field, fields, replace
 from layerfs.engine import confinement
 from layerfs.engine.attachments import taken_apart
 from layerfs.engine.confinement import Confinement
@@ -75,8 +75,8 @@ class Settings(Confinement):
         return cls(**chosen)
 
     def row(self) -> dict[str, Any]:
-        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-        return plain | {"resources": self.resources.row()}
+        values = ((name, getattr(self, name)) for name in _NAMES)
+        return {name: _plain(value) for name, value in values} | {"resources": self.resources.row()}
 
     def changed(self, values: Mapping[str, Any]) -> Settings:
         """With a caller's values, checked.
@@ -84,6 +84,8 @@ class Settings(Confinement):
         Raises:
             InvalidInput: an unknown name, a value that cannot be.
         """
+        if values.keys() <= _FREE and not self.runtime:
+            return replace(self, **{name: _checked(name, value) for name, value in values.items()})
         resources, rest = confinement.with_resources(self, taken_apart(values))
         chosen = {name: _checked(name, value) for name, value in rest.items()}
         settings = replace(self, resources=resources, **chosen)
@@ -195,12 +197,19 @@ _FLAGS = (
     | {"init", "no_healthcheck"}
     | confinement.FLAGS
 )
+_FREE = frozenset({"command", "entrypoint", "env", "workdir"})  # what no other setting goes without, or excludes
 _WHOLE = frozenset({"stop_timeout", "health_retries"})
 _SECONDS = frozenset({"health_interval", "health_timeout", "health_start_period", "health_start_interval"})
 _LISTS = (
     frozenset({"command", "entrypoint", "env", "volumes", "tmpfs", "cap_add", "cap_drop", "storage_opt"})
     | confinement.LISTS
 )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _frozen(value: Any) -> Any:

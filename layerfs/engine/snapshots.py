@@ -11,7 +11,7 @@ from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
-from layerfs.digest import DiffID
+from layerfs.digest import DiffID, Digest
 from layerfs.engine.points import made_points
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NoSpace, NotFound
 from layerfs.layer.merged import layer_tree, merged_place, merged_tree
@@ -148,6 +148,9 @@ def find_snapshot(box: Container, which: str | Snapshot) -> Snapshot:
 
 
 def image_layers(store: Store, record: ContainerRecord) -> tuple[DiffID, ...]:
+    """As its row has them, since it was made: those of an image never change."""
+    if "layers" in record.config:
+        return tuple(DiffID(Digest(text)) for text in record.config["layers"])
     return store.image_of(record).diff_ids
 
 

@@ -8,18 +8,20 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass, field, replace
 from layerfs.engine.status import Status, is_monitored, read_status
 from layerfs.errors import ContainerNotFound
-from layerfs.store.durable import writing
+from layerfs.store.durable import write_all, writing
 from layerfs.store.leases import boot_id, process_start
 
 if TYPE_CHECKING:
     from typing import Any
+
+    Row = Callable[[], Mapping[str, Any]]
 
 KILLED = 128 + signal.SIGKILL  # the exit code of what SIGKILL ended
 _FILE = "state"
@@ -58,7 +60,7 @@ class State:
         status, monitored = read_status(directory), is_monitored(directory)
         if not monitored and status.active:
             status = read_status(directory)
-        return replace(cls.of(_runs(directory, row)), life=status, monitored=monitored)
+        return replace(cls.of(_runs(directory, lambda: row)), life=status, monitored=monitored)
 
     def row(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__ if name not in ("life", "monitored")}
@@ -70,7 +72,7 @@ class State:
 
     def ended(self, pid: int, code: int, now_ns: int) -> State:
         """A program ended; the container has when it was the last."""
-        left = tuple(process for process in self.living() if process[0] != pid)
+        left = _living([process for process in self.processes if process[0] != pid], self.boot)
         return replace(self, processes=left, finished_ns=now_ns, exit_code=code)
 
     def failed(self, code: int, error: str) -> State:
@@ -78,9 +80,7 @@ class State:
         return replace(self, exit_code=code, error=error)
 
     def living(self) -> tuple[Process, ...]:
-        if not self.processes or self.boot != boot_id():
-            return ()
-        return tuple((pid, start) for pid, start in self.processes if process_start(pid) == start)
+        return _living(self.processes, self.boot)
 
     @property
     def init(self) -> Process | None:
@@ -155,24 +155,37 @@ class State:
             time.sleep(0.005)
 
 
-def _runs(directory: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _living(processes: Sequence[Process], boot: str) -> tuple[Process, ...]:
+    if not processes or boot != boot_id():
+        return ()
+    return tuple((pid, start) for pid, start in processes if process_start(pid) == start)
+
+
+def _runs(directory: Path, row: Row) -> Mapping[str, Any]:
     """What programs without a monitor did last: in a file of the container's, which need not survive a power cut as a
-    row does. `row` is what an older layerfs has left, or nothing."""
+    row does. `row` gives what an older layerfs has left, or nothing."""
     try:
-        found = json.loads((directory / _FILE).read_bytes())
+        with open(f"{directory}/{_FILE}", "rb", buffering=0) as file:
+            found = json.loads(file.read())
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return row
-    return found if isinstance(found, dict) else row
+        return row()
+    return found if isinstance(found, dict) else row()
 
 
-def change_state(directory: Path, row: Mapping[str, Any], change: Callable[[State], State]) -> None:
+def change_state(directory: Path, row: Row, change: Callable[[State], State]) -> None:
     """Replaces it by what `change` makes of it; one at a time. Raises ContainerNotFound, NoSpace."""
     try:
         with writing("what the container does"), _locked(directory):
-            state = change(State.of(_runs(directory, row)))
-            new = directory / f".{_FILE}"
-            new.write_text(json.dumps(state.row()))
-            new.rename(directory / _FILE)
+            text = json.dumps(change(State.of(_runs(directory, row))).row()).encode()
+            new = f"{directory}/.{_FILE}"
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            try:
+                with contextlib.suppress(OSError):
+                    os.posix_fallocate(fd, 0, len(text))  # else ext4 begins to write it out when it replaces another
+                write_all(fd, text)
+            finally:
+                os.close(fd)
+            os.rename(new, f"{directory}/{_FILE}")
     except FileNotFoundError:  # it was removed meanwhile
         raise ContainerNotFound(f"No such container: {directory.name}") from None
 

@@ -14,7 +14,7 @@ from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.engine.events import record_event
 from layerfs.engine.filters import filter_of
-from layerfs.engine.volumes import mounted
+from layerfs.engine.volumes import volume_binds
 from layerfs.errors import InUse, LayerfsError, RunError
 from layerfs.runtime.cgroup import PARENT, Cgroup, existing, parse_parent
 from layerfs.runtime.resources import NAMES
@@ -64,13 +64,17 @@ def enter(box: Container, settings: Settings, root: Path, *, token: str = "", ev
     Raises:
         InvalidInput, Unsupported, RunError: a setting, a controller that is missing, a limit that is refused.
     """
-    options = replace(settings.run_options(box.id), seccomp=filter_of(box.store.root, settings))
-    options = replace(options, shared=shared_namespaces(box, settings), id_maps=_maps_of(settings))
-    options = mounted(box, settings, options, root)
+    options = settings.run_options(box.id)
+    options = replace(
+        options,
+        seccomp=filter_of(box.store.root, settings),
+        shared=shared_namespaces(box, settings),
+        id_maps=_maps_of(settings),
+        binds=[*options.binds, *volume_binds(box, settings, root)],
+    )
     everything = everything or "pid" in options.shared  # else nobody would know which processes were its own
     cgroup = Cgroup(f"{box.id}.{token}" if token else box.id, cgroup_parent(settings))
-    with contextlib.suppress(FileNotFoundError):
-        _oom_file(box).unlink()
+    _oom_file(box).unlink(missing_ok=True)
     controls = not settings.privileged and (everything or bool(settings.devices or _rules(settings)))
     rules = [*_rules(settings), *(rule for device in options.devices for rule in device.rules())]
     procs = cgroup.create(
@@ -79,7 +83,8 @@ def enter(box: Container, settings: Settings, root: Path, *, token: str = "", ev
         devices=rules if controls else None,
         before=lambda: _groups_file(box).touch(),
     )
-    options = replace(options, cgroup_procs=procs, device_cgroup=controls and bool(procs))
+    if procs:
+        options = replace(options, cgroup_procs=procs, device_cgroup=controls)
     try:
         if settings.has_interfaces:
             options = _connected(box, settings, options)
@@ -160,7 +165,7 @@ def clear(box: Container) -> None:
                     _oom_file(box).touch()
             cgroup.remove()
         _groups_file(box).unlink(missing_ok=True)
-    if (box.directory / "run" / RUNTIME_STATE).exists():
+    if os.path.exists(f"{box.directory}/run/{RUNTIME_STATE}"):
         from layerfs.engine.oci import forget
 
         forget(box)
@@ -172,14 +177,14 @@ def clear(box: Container) -> None:
 
 def _was_connected(box: Container) -> bool:
     """Whether there is anything of it in a network: the modules of those are not loaded for a mere look."""
-    if (box.directory / "run" / "net").exists():
+    if os.path.exists(f"{box.directory}/run/net"):
         return True
-    place = box.store.path / "networks"
+    place = f"{box.store.path}/networks"
     try:
-        names = os.listdir(place)  # noqa: PTH208 (no objects for a mere look)
+        names = os.listdir(place)
     except FileNotFoundError:
         return False
-    return any((place / name / "endpoints" / f"{box.id}.json").exists() for name in names)
+    return any(os.path.exists(f"{place}/{name}/endpoints/{box.id}.json") for name in names)
 
 
 def leftovers(box: Container) -> bool:
@@ -203,7 +208,7 @@ def _oom_file(box: Container) -> Path:
 
 def _groups_file(box: Container) -> Path:
     """There from before its first group is made until all are gone: who has none is not looked for in every tree."""
-    return box.directory / "run" / "groups"
+    return box.directory / "run/groups"
 
 
 def paused(box: Container) -> bool:

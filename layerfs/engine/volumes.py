@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from layerfs.engine.pruning import PruneFilter
     from layerfs.engine.settings import Settings
     from layerfs.engine.store import Store
-    from layerfs.runtime import RunOptions
     from layerfs.runtime.mountflags import Wanted
 
 
@@ -206,10 +205,9 @@ def renewed(settings: Settings) -> Settings:
     )
 
 
-def mounted(box: Container, settings: Settings, options: RunOptions, root: Path) -> RunOptions:
-    """`options` with the container's volumes as binds; made, and filled from the mounted `root`, where they are new."""
-    binds = [_bind(box.store, each, root) for each in wanted_of(settings) if each.kind == "volume"]
-    return replace(options, binds=[*options.binds, *binds])
+def volume_binds(box: Container, settings: Settings, root: Path) -> list[Bind]:
+    """The container's volumes as binds; made, and filled from the mounted `root`, where they are new."""
+    return [_bind(box.store, each, root) for each in wanted_of(settings) if each.kind == "volume"]
 
 
 def _bind(store: Store, each: Wanted, root: Path) -> Bind:

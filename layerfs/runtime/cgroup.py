@@ -57,8 +57,14 @@ class Cgroup:
     (version 2) and the directory."""
 
     def __init__(self, name: str, parent: str = PARENT, hierarchies: Hierarchies | None = None) -> None:
-        self.name, self.parent = name, parent
-        self.hierarchies = hierarchies or Hierarchies.here()
+        self.name, self.parent, self._hierarchies = name, parent, hierarchies
+
+    @property
+    def hierarchies(self) -> Hierarchies:
+        """Looked for when something is to be made: most runs have no groups."""
+        if self._hierarchies is None:
+            self._hierarchies = Hierarchies.here()
+        return self._hierarchies
 
     def _trees(self) -> dict[str, Path]:
         if self.hierarchies.v2 is not None:
@@ -95,6 +101,8 @@ class Cgroup:
         Raises:
             Unsupported: no such controller here. RunError: a limit was refused. Nothing is left then.
         """
+        if not (everything or resources or devices is not None):
+            return []
         settings = self._settings(resources)
         needed = {setting.controller for setting in settings}
         if devices is not None and self.hierarchies.version == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -58,6 +59,20 @@ def is_confined(options: RunOptions) -> bool:
     return not options.privileged and not options.device_cgroup
 
 
+@functools.cache
+def _standard_nodes(confined: bool) -> tuple[Step, ...]:
+    return tuple(
+        Step(StepKind.DEVICE, b"/dev/" + name, mode=stat.S_IFCHR | 0o666, device=(major, minor), confined=confined)
+        for name, major, minor in _NODES
+    )
+
+
+@functools.cache
+def _links(*, has_core: bool) -> tuple[Step, ...]:
+    links = _LINKS + (((b"core", b"/proc/kcore"),) if has_core else ())
+    return tuple(Step(StepKind.LINK, b"/dev/" + name, text) for name, text in links)
+
+
 def device_steps(options: RunOptions) -> list[Step]:
     confined = is_confined(options)
     given = [
@@ -72,16 +87,13 @@ def device_steps(options: RunOptions) -> list[Step]:
         for device in options.devices
         for source, target, info in device.nodes()
     ]
-    steps = [
-        Step(StepKind.DEVICE, b"/dev/" + name, mode=stat.S_IFCHR | 0o666, device=(major, minor), confined=confined)
-        for name, major, minor in _NODES
-    ]
+    steps = list(_standard_nodes(confined))
     if options.privileged:
         known = {step.target for step in steps}
         steps += [step for step in host_nodes() if step.target not in known]
-    steps = [step for step in steps if step.target not in {own.target for own in given}] + given
-    links = _LINKS + (((b"core", b"/proc/kcore"),) if Path("/proc/kcore").exists() else ())
-    steps += [Step(StepKind.LINK, b"/dev/" + name, text) for name, text in links]
+    taken = {own.target for own in given}
+    steps = [*(step for step in steps if step.target not in taken), *given]
+    steps += _links(has_core=os.path.exists("/proc/kcore"))  # noqa: PTH110
     if confined:
         steps.append(Step(StepKind.ATTRIBUTES, b"/dev", attributes=NODEV, strict=True))
     return steps

@@ -76,15 +76,25 @@ def write_files(directory: Path, hostname: bytes, options: RunOptions) -> Contai
     options' hosts and resolvers come over them."""
     files = ContainerFiles(directory / "resolv.conf", directory / "hostname", directory / "hosts")
     resolv, host_network = _read(Path("/etc/resolv.conf")), options.network == "host"
-    files.resolv_conf.write_bytes(options.resolver.text(resolv if host_network else resolv_conf_text(resolv)))
-    files.hostname.write_bytes(hostname + b"\n")
     hosts = _read(Path("/etc/hosts")) if host_network else b""
     extra = tuple(options.extra_hosts)
     added = b"".join(f"{address}\t{name}\n".encode() for name, address in extra)
     own = hosts + added if hosts else hosts_text(_names(hostname, options), options.addresses, extra)
-    files.hosts.write_bytes(own + options.others)
-    for path in (files.resolv_conf, files.hostname, files.hosts):
-        path.chmod(0o644)
-        if options.id_maps:
-            os.chown(path, *options.id_maps.root)
+    owner = options.id_maps.root if options.id_maps else None
+    _write(files.resolv_conf, options.resolver.text(resolv if host_network else resolv_conf_text(resolv)), owner)
+    _write(files.hostname, hostname + b"\n", owner)
+    _write(files.hosts, own + options.others, owner)
     return files
+
+
+def _write(path: Path, text: bytes, owner: tuple[int, int] | None) -> None:
+    """For everybody to read, whatever the umask says."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        while text:
+            text = text[os.write(fd, text) :]
+        os.fchmod(fd, 0o644)
+        if owner is not None:
+            os.fchown(fd, *owner)
+    finally:
+        os.close(fd)

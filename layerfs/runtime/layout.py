@@ -3,6 +3,7 @@ what `docker run` shows in /proc/self/mountinfo)."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ MOUNT_POINTS: Final = (
 )
 
 
+@functools.lru_cache(maxsize=64)
 def _filesystem(
     target: bytes, kind: bytes, source: bytes, attributes: int, options: bytes = b"", *, strict: bool = False
 ) -> Step:
@@ -87,7 +89,7 @@ def _shm(options: RunOptions, size: bytes) -> list[Step]:
 
 def unified_cgroups() -> bool:
     """Whether this host has the one tree of cgroup v2 (and not v1 controllers)."""
-    return (CGROUP_ROOT / "cgroup.controllers").exists()
+    return os.path.exists(f"{CGROUP_ROOT}/cgroup.controllers")  # noqa: PTH110 (twice in every run)
 
 
 def cgroup_mounts(joined: Sequence[Path], *, privileged: bool) -> list[Step]:
@@ -109,20 +111,22 @@ def cgroup_mounts(joined: Sequence[Path], *, privileged: bool) -> list[Step]:
     return steps
 
 
+@functools.lru_cache(maxsize=64)
+def _sysctl(name: str, value: str) -> Step:
+    words = name.replace(".", "_").replace("/", "_").replace("-", "_").replace("_", "a")
+    if not (words.isalnum() and words.isascii()) or ".." in name:
+        raise InvalidInput(f"invalid sysctl {name!r}")
+    return Step(StepKind.SYSCTL, b"/proc/sys/" + name.replace(".", "/").encode(), value.encode(), strict=True)
+
+
 def sysctls(pairs: Iterable[tuple[str, str]]) -> list[Step]:
-    steps = []
-    for name, value in pairs:
-        words = name.replace(".", "_").replace("/", "_").replace("-", "_").replace("_", "a")
-        if not (words.isalnum() and words.isascii()) or ".." in name:
-            raise InvalidInput(f"invalid sysctl {name!r}")
-        target = b"/proc/sys/" + name.replace(".", "/").encode()
-        steps.append(Step(StepKind.SYSCTL, target, value.encode(), strict=True))
-    return steps
+    return [_sysctl(name, value) for name, value in pairs]
 
 
-def protections() -> list[Step]:
+@functools.cache
+def protections() -> tuple[Step, ...]:
     read_only = [Step(StepKind.READ_ONLY, path, optional=True, strict=True) for path in READ_ONLY_PATHS]
-    return read_only + [Step(StepKind.MASK, path, optional=True, strict=True) for path in MASKED_PATHS]
+    return (*read_only, *(Step(StepKind.MASK, path, optional=True, strict=True) for path in MASKED_PATHS))
 
 
 def steps_for(options: RunOptions, files: ContainerFiles | None) -> tuple[Step, ...]:
@@ -133,5 +137,5 @@ def steps_for(options: RunOptions, files: ContainerFiles | None) -> tuple[Step, 
     root = [Step(StepKind.ATTRIBUTES, b"/", attributes=NODEV, recursive=True)] if is_confined(options) else []
     defaults = [s for s in default_mounts(options) if s.target not in taken and not s.target.startswith(covered)]
     nodes = [] if b"/dev" in taken else device_steps(options)
-    tail = [] if options.privileged or options.unmasked else protections()
+    tail = () if options.privileged or options.unmasked else protections()
     return (*root, *defaults, *own, *nodes, *sysctls(options.sysctls), *tail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -105,7 +106,7 @@ class Resources:
     device_cgroup_rules: tuple[DeviceRule, ...] = ()
 
     def __bool__(self) -> bool:
-        return self != Resources()
+        return self != _unlimited()
 
     def __post_init__(self) -> None:
         _check_memory(self)
@@ -131,9 +132,16 @@ class Resources:
 
     def row(self) -> dict[str, Any]:
         """Plain values, only those that are not the default."""
-        standard = Resources()
+        standard = _unlimited()
+        if self == standard:
+            return {}
         pairs = ((name, getattr(self, name)) for name in sorted(_FIELDS))
         return {n: _to_row(n, value) for n, value in pairs if value != getattr(standard, n)}
+
+
+@functools.cache
+def _unlimited() -> Resources:
+    return Resources()
 
 
 def _check_memory(wanted: Resources) -> None:

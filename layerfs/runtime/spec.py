@@ -9,7 +9,7 @@ import enum
 import signal
 
 from layerfs._lazy import TYPE_CHECKING
-from layerfs._record import dataclass
+from layerfs._record import NamedTuple, dataclass
 
 if TYPE_CHECKING:
     from layerfs.runtime.idmaps import IdMaps
@@ -49,8 +49,7 @@ class StepKind(enum.IntEnum):
     SYSCTL = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One thing done in the container's root before it becomes the root; the helper performs them in their order.
 
     FILESYSTEM: `type` from `source` at `target` with `options`. BIND: `source` of the host. ATTRIBUTES: added to the

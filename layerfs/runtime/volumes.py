@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING, pattern
-from layerfs._record import replace
 from layerfs.errors import InvalidInput, RunError
 from layerfs.runtime.devices import is_confined
 from layerfs.runtime.files import ContainerFiles
@@ -79,7 +78,7 @@ def _file_steps(files: ContainerFiles, taken: set[bytes]) -> list[Step]:
         b"/etc/hosts": files.hosts,
     }
     return [
-        Step(StepKind.BIND, target, os.fsencode(Path(path).absolute()))
+        Step(StepKind.BIND, target, os.fsencode(os.path.abspath(path)))  # noqa: PTH100
         for target, path in places.items()
         if target not in taken
     ]
@@ -97,7 +96,7 @@ def volume_steps(options: RunOptions, files: ContainerFiles | None) -> list[Step
     confined = is_confined(options)
     binds = [_bind_step(bind, confined) for bind in options.binds]
     if options.id_maps is None:
-        binds = [replace(step, mapped=False) for step in binds]
+        binds = [step._replace(mapped=False) for step in binds]
     own = files and _file_steps(files, {step.target for step in binds})
     steps = [*binds, *(own or ()), *(_tmpfs_step(tmpfs, confined) for tmpfs in options.tmpfs)]
     for step in steps:

@@ -5,6 +5,7 @@ Magic, then records of u16 tag, u32 length and payload, little-endian; a string 
 
 from __future__ import annotations
 
+import functools
 import struct
 
 from layerfs._lazy import TYPE_CHECKING
@@ -37,11 +38,12 @@ def _string(text: bytes) -> bytes:
     return text + b"\0"
 
 
+@functools.lru_cache(maxsize=256)  # most are the same in every container
 def _step(step: Step) -> bytes:
     flags = step.recursive * 1 | step.optional * 2 | step.strict * 4 | step.confined * 8 | step.mapped * 16
     flags |= step.foreign * 32
     numbers = struct.pack("<5IQ", step.kind, flags, step.mode, *step.device, step.attributes)
-    return numbers + b"".join(map(_string, (step.type, step.source, step.target, step.options)))
+    return _record(STEP, numbers + b"".join(map(_string, (step.type, step.source, step.target, step.options))))
 
 
 def _probe(probe: Probe) -> list[bytes]:
@@ -69,7 +71,7 @@ def _place(spec: RunSpec) -> list[bytes]:
     records = [_record(ROOT, _string(spec.rootfs))]
     if spec.hostname:
         records.append(_record(HOSTNAME, _string(spec.hostname)))
-    return records + [_record(STEP, _step(step)) for step in spec.steps]
+    return records + [_step(step) for step in spec.steps]
 
 
 def encode(spec: RunSpec, life: Life | None = None) -> bytes:

@@ -119,7 +119,7 @@ class Containers:
             self.merged(id).mkdir(0o700)
             (self.path(id) / "work").mkdir(0o700)
             if durable:
-                self._root.durable([self._root.container_path(id)])
+                self._root.durable([self._root.container_path(id)], below="containers")
             with self._root.index.update(durable=durable) as txn:
                 check(txn)
                 record = ContainerRecord(id, "", image, time.time_ns(), engine, dict(config or {}), fresh_ns=fresh_ns)
@@ -231,11 +231,12 @@ class Containers:
 
         record = self.get(name_or_id)
         table = MountTable(self._root)
-        table.clean_dead(record.id)
-        for mounted in table.of_container(record.id):
-            if not force:
-                raise InUse(f"container {record.name} is mounted: unmount it first", path=mounted.target)
-            unmount(self._root, mounted.id, lazy=True)
+        if table.has_rows_of(record.id):
+            table.clean_dead(record.id)
+            for mounted in table.of_container(record.id):
+                if not force:
+                    raise InUse(f"container {record.name} is mounted: unmount it first", path=mounted.target)
+                unmount(self._root, mounted.id, lazy=True)
         while True:
             with self._root.index.update() as txn:
                 record = self.find(txn, record.id)

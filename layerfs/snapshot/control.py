@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import InUse, InvalidInput, MountError, NotFound
@@ -28,10 +29,14 @@ _ANSWER_MAX = 1 << 20
 @contextlib.contextmanager
 def _folder(root: StoreRoot, *, make: bool = False) -> Iterator[str]:
     """A name of the directory that is short enough for a socket's address."""
-    path = root.path / "control"
-    if make:
-        path.mkdir(0o700, exist_ok=True)
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    path, flags = f"{root.path}/control", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        if not make:
+            raise
+        Path(path).mkdir(0o700, exist_ok=True)
+        fd = os.open(path, flags)
     try:
         yield f"/proc/self/fd/{fd}"
     finally:
@@ -61,7 +66,7 @@ def sockets(root: StoreRoot) -> list[str]:
 def forget(root: StoreRoot, id: str) -> None:
     """Takes the socket's name away."""
     with contextlib.suppress(OSError):
-        (root.path / "control" / id).unlink()
+        os.unlink(f"{root.path}/control/{id}")  # noqa: PTH108
 
 
 def request(root: StoreRoot, id: str, word: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import errno
 import os
+import select
 import struct
 import subprocess
 import threading
@@ -80,7 +81,11 @@ def start_native(
         process = _spawn(program, data, passed, errors, environment, before)
         os.close(write_end)
         write_end = -1
-        return _await(process, read_end, errors, Path(orders["target"]))
+        try:
+            return _await(process, read_end, errors, Path(orders["target"]))
+        finally:
+            if process.returncode is None:
+                _reap_later(process)
     finally:
         os.close(read_end)
         os.close(errors)
@@ -166,7 +171,6 @@ def _spawn(
     try:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(orders + _MORE)
-        _reap_later(process)
         before(process.pid)
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(b"g")
@@ -181,8 +185,6 @@ def _spawn(
 
 def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: Path) -> int:
     """The server's one line, or its end, or too long a silence."""
-    import select
-
     ready, _, _ = select.select([report], [], [], _START_SECONDS)
     line = os.read(report, 4096).decode("utf-8", "replace").strip() if ready else ""
     if line == "ready":
@@ -200,9 +202,15 @@ def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: P
 
 
 def _reap_later(process: subprocess.Popen[bytes]) -> None:
-    """The server outlives this object; a thread reaps it, so that no zombie looks alive. Nothing waits for that thread,
-    not even until it has started."""
-    _thread.start_new_thread(process.wait, ())
+    """The server outlives this object, and is reaped when it ends, so that no zombie is left. A thread of Python's
+    would take the interpreter's lock from who has just mounted."""
+    try:
+        from layerfs._native import reap
+    except ImportError:
+        _thread.start_new_thread(process.wait, ())
+    else:
+        reap(process.pid)
+        process.returncode = 0  # not for us to ask any more
 
 
 def _failure(line: str) -> LayerfsError:

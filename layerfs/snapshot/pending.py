@@ -61,7 +61,7 @@ def await_mounted(root: StoreRoot, id: str) -> None:
 
 
 def _path(root: StoreRoot) -> str:
-    return str(root.path / "locks" / "mounts")
+    return f"{root.path}/locks/mounts"
 
 
 def _taken(fd: int, id: str) -> bool:

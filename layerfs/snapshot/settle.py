@@ -28,20 +28,20 @@ def settle(tree: Tree, upper: Path, work: Path, frozen: Sequence[Path] = (), *, 
 
     `keep_index`: a kernel mount over the same tree comes next; it goes on with its index.
     """
-    with contextlib.suppress(FileNotFoundError):
-        if not os.listdir(work):  # noqa: PTH208
-            return
-    index = work / "index"
-    if index.exists() and not (keep_index and _is_of(upper, tree)):
+    there, index = _names(work), work / "index"
+    if not there:
+        return
+    if "index" in there and not (keep_index and _is_of(upper, tree)):
         _adopt(index, work / _SCRATCH, tree.subject[:16])
         remove_tree(index)
         _drop(upper, _ORIGIN)
-    if _has_entries(work / _SCRATCH):
+    if _names(work / _SCRATCH):
         from layerfs.union.upper import open_upper
 
         with contextlib.closing(open_upper(tree, None, upper, work, frozen)):
             pass  # opening finishes what it finds there
-    remove_tree(work / "work" / "incompat")
+    if "work" in there:
+        remove_tree(work / "work" / "incompat")
 
 
 def _is_of(upper: Path, tree: Tree) -> bool:
@@ -87,8 +87,8 @@ def _drop(path: Path, name: bytes) -> None:
         os.removexattr(path, name, follow_symlinks=False)
 
 
-def _has_entries(directory: Path) -> bool:
+def _names(directory: Path) -> list[str]:
     try:
-        return any(directory.iterdir())
+        return os.listdir(directory)
     except FileNotFoundError:
-        return False
+        return []

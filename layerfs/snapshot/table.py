@@ -19,6 +19,7 @@ from layerfs._record import dataclass, replace
 from layerfs.errors import LayerfsError
 from layerfs.snapshot.control import forget, sockets
 from layerfs.snapshot.pending import pending_of
+from layerfs.store.index import decode_json
 from layerfs.store.leases import boot_id, process_start
 from layerfs.store.root import StoreRoot
 
@@ -103,13 +104,27 @@ class MountTable:
         with self._root.index.view() as txn:
             return [MountRecord.from_row(key, row) for key, row in txn.scan_json(_TABLE)]
 
+    def find(self, id: str) -> MountRecord | None:
+        with self._root.index.view() as txn:
+            row = txn.get_json(_TABLE, id.encode())
+        return None if row is None else MountRecord.from_row(id.encode(), row)
+
     def has_rows_of(self, container: str) -> bool:
         """Whether there may be anything to look at more closely."""
         with self._root.index.view() as txn:
             return has_rows_of(txn, container)
 
+    def _ids(self, container: str) -> set[str]:
+        """Of all rows that may be of that container."""
+        with self._root.index.view() as txn:
+            return {key.decode("ascii", "replace") for key, row in txn.scan(_TABLE) if container.encode() in row}
+
     def _rows(self, container: str) -> list[MountRecord]:
-        return [record for record in self.records() if not container or record.container == container]
+        """Of one container or all; only those that may be of it are decoded."""
+        with self._root.index.view() as txn:
+            rows = [(key, row) for key, row in txn.scan(_TABLE) if container.encode() in row]
+        records = [MountRecord.from_row(key, decode_json(row, _TABLE)) for key, row in rows]
+        return [record for record in records if not container or record.container == container]
 
     def live(self) -> list[MountRecord]:
         """The rows whose mount is there and answers, or is being made."""
@@ -137,10 +152,11 @@ class MountTable:
         """Living and dead rows, of one container or all. In this order, so that a mount in the making is never a dead
         one: who is finished, what the rows of those say, what the kernel shows.
         """
-        ids = {record.id for record in self._rows(container)}
+        ids, state = self._ids(container), _System()
+        if not ids:
+            return [], [], state
         finished = ids - pending_of(self._root, ids)
-        records = self._rows(container) if ids else []
-        state = _System()
+        records = self._rows(container)
         dead = [record for record in records if record.id in finished and not state.alive(record)]
         return [record for record in records if record not in dead], dead, state
 

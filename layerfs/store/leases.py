@@ -287,7 +287,11 @@ _boot: str | None = None
 def process_start(pid: int) -> int | None:
     """Clock ticks from boot to the start of a process (/proc/PID/stat, field 22); None when it is gone or a zombie."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text[text.rindex(b")") + 2 :].split()

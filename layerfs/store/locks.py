@@ -12,7 +12,7 @@ from layerfs.store.durable import writing
 
 
 @contextlib.contextmanager
-def hold(path: Path, *, exclusive: bool = True, wait: bool = True) -> Iterator[None]:
+def hold(path: str | Path, *, exclusive: bool = True, wait: bool = True) -> Iterator[None]:
     """Holds the lock for the body. Raises BlockingIOError when it is taken and `wait` is false."""
     with writing("a lock file"):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

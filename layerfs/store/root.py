@@ -98,7 +98,7 @@ class StoreRoot:
 
     def tree_path(self, kind: TreeKind, hex: str) -> Path:
         """Where a tree file is: kind `layer` (hex of the diff ID) or `merged` (hex of the chain ID)."""
-        return self.path / "trees" / check_hex(hex)[:2] / f"{kind}-{hex}"
+        return self.path / f"trees/{check_hex(hex)[:2]}/{kind}-{hex}"
 
     def split_path(self, diff_hex: str) -> Path:
         """Where the tar-split record of a layer is."""
@@ -112,10 +112,11 @@ class StoreRoot:
         with writing(target.name):
             place_file(source, target)
 
-    def durable(self, paths: Sequence[Path]) -> None:
-        """After return these files and their names survive a power cut: fsync when few, else one syncfs."""
+    def durable(self, paths: Sequence[Path], *, below: str = "") -> None:
+        """After return these files and their names survive a power cut: fsync when few, else one syncfs. `below`: the
+        directory of the store that has them all; it is as durable as the index itself."""
         with writing("to the store"):
-            make_durable(paths, self.path)
+            make_durable(paths, self.path / below)
 
     def sync(self) -> None:
         """The index, and all files of the file systems that the store is on."""
@@ -129,7 +130,7 @@ class StoreRoot:
 
     def lock(self, name: str, *, exclusive: bool = True, wait: bool = True) -> contextlib.AbstractContextManager[None]:
         """An flock below `locks/` (`gc`, `trees`, `mounts`). BlockingIOError when taken and `wait` is false."""
-        return hold(self.path / "locks" / name, exclusive=exclusive, wait=wait)
+        return hold(f"{self.path}/locks/{name}", exclusive=exclusive, wait=wait)
 
     def raise_format(self, version: int) -> None:
         """Before something is there that versions before would read wrongly."""

@@ -45,39 +45,40 @@ def remove_tree(path: Path, *, linked_mode: int | None = None) -> int:
     Not recursive: every directory found is moved up to the top first, so depth costs neither stack nor long paths.
     Returns the bytes that were allocated to its files.
     """
+    top = os.fspath(path)
     try:
-        device = path.lstat().st_dev
+        device = os.lstat(top).st_dev
     except FileNotFoundError:
         return 0
-    pending, number, freed = deque([path]), 0, 0
+    pending, number, freed = deque([top]), 0, 0
     while pending:
         directory = pending.popleft()
         size, directories = _clear(directory, device, linked_mode)
         freed += size
         for found in directories:
             number += 1
-            target = found if directory == path else path / f".layerfs-removed-{number:x}"
+            target = found if directory == top else f"{top}/.layerfs-removed-{number:x}"
             with contextlib.suppress(OSError):
                 if target != found:
                     _open_up(found)
-                    found.rename(target)
+                    os.rename(found, target)
                 pending.append(target)
-        if directory != path:
+        if directory != top:
             with contextlib.suppress(OSError):
-                directory.rmdir()
+                os.rmdir(directory)
     with contextlib.suppress(OSError):
-        path.rmdir()
+        os.rmdir(top)
     return freed
 
 
-def _open_up(directory: Path) -> None:
+def _open_up(directory: str) -> None:
     """An ordinary user can neither empty nor move a directory whose mode keeps him out."""
     with contextlib.suppress(OSError):
-        if directory.lstat().st_mode & 0o700 != 0o700:
-            directory.chmod(0o700)
+        if os.lstat(directory).st_mode & 0o700 != 0o700:
+            os.chmod(directory, 0o700)
 
 
-def _clear(directory: Path, device: int, linked_mode: int | None) -> tuple[int, list[Path]]:
+def _clear(directory: str, device: int, linked_mode: int | None) -> tuple[int, list[str]]:
     """Unlinks the files of a directory: (bytes given back, its directories on the same file system)."""
     _open_up(directory)
     freed, directories = 0, []
@@ -87,11 +88,11 @@ def _clear(directory: Path, device: int, linked_mode: int | None) -> tuple[int, 
                 status = entry.stat(follow_symlinks=False)
                 if not entry.is_dir(follow_symlinks=False):
                     if linked_mode is not None and status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-                        Path(entry.path).chmod(linked_mode)
-                    Path(entry.path).unlink()
+                        os.chmod(entry, linked_mode)
+                    os.unlink(entry)
                     freed += status.st_blocks * 512 if status.st_nlink == 1 else 0
                 elif status.st_dev == device:
-                    directories.append(Path(entry.path))
+                    directories.append(entry.path)
     return freed, directories
 
 

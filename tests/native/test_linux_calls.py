@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,18 @@ def test_renameat2(tmp_path: Path) -> None:
     os.close(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
         native.syncfs(fd)
+
+
+def test_a_child_is_reaped_beside_the_caller() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        assert child.stdin
+        native.reap(child.pid)
+        assert Path(f"/proc/{child.pid}").exists()
+        child.stdin.close()
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{child.pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not Path(f"/proc/{child.pid}").exists()
+        child.returncode = 0
+    with pytest.raises(OSError):
+        native.reap(0)

@@ -27,7 +27,7 @@ BELOW = {  # part -> parts it may import
     "layer": {"_pure", "digest", "errors", "native", "oci", "store"},
     "union": {"errors", "layer", "native", "_native"},
     "fuse": {"errors", "layer", "mount", "union"},
-    "snapshot": {"_server", "digest", "errors", "layer", "mount", "store", "union"},
+    "snapshot": {"_native", "_server", "digest", "errors", "layer", "mount", "store", "union"},
     "image": {"digest", "errors", "layer", "native", "oci", "reference", "store"},
     "registry": {"_version", "digest", "errors", "image", "layer", "oci", "reference", "store"},
     "runtime": {"_native", "errors", "mount"},

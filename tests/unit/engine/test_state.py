@@ -51,7 +51,7 @@ def test_a_failed_start_leaves_it_created():
 
 
 def test_a_file_that_a_power_cut_tore_counts_as_none(tmp_path):
-    change_state(tmp_path, {}, lambda state: replace(state, started_ns=1, exit_code=3))
+    change_state(tmp_path, dict, lambda state: replace(state, started_ns=1, exit_code=3))
     assert State.read({}, tmp_path).code == 3
     (tmp_path / "state").write_bytes(bytes(90))
     assert State.read({}, tmp_path).status == "created"
@@ -60,14 +60,14 @@ def test_a_file_that_a_power_cut_tore_counts_as_none(tmp_path):
 def test_what_an_older_layerfs_left_in_the_row_counts_until_the_next_change(tmp_path):
     row = {"started_ns": 1, "exit_code": 3}
     assert State.read(row, tmp_path).code == 3
-    change_state(tmp_path, row, lambda state: replace(state, exit_code=state.exit_code + 1))
+    change_state(tmp_path, lambda: row, lambda state: replace(state, exit_code=state.exit_code + 1))
     assert State.read(row, tmp_path).code == 4
 
 
 def test_changes_at_once_are_all_kept(tmp_path):
     def count() -> None:
         for _ in range(20):
-            change_state(tmp_path, {}, lambda state: replace(state, finished_ns=state.finished_ns + 1))
+            change_state(tmp_path, dict, lambda state: replace(state, finished_ns=state.finished_ns + 1))
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
@@ -79,4 +79,4 @@ def test_changes_at_once_are_all_kept(tmp_path):
 
 def test_a_container_that_was_removed_has_no_state_to_change(tmp_path):
     with pytest.raises(ContainerNotFound):
-        change_state(tmp_path / "gone", {}, lambda state: state)
+        change_state(tmp_path / "gone", dict, lambda state: state)

@@ -42,6 +42,18 @@ def test_an_update_is_seen_by_later_views_only(root: StoreRoot) -> None:
     assert get(root, b"a") == b"1"
 
 
+def test_an_update_that_need_not_be_durable_is_seen_by_other_processes_and_kept(root: StoreRoot, tmp_path) -> None:
+    with root.index.update(durable=False) as txn:
+        txn.put("meta", b"a", b"1")
+    assert in_child(lambda: get(root, b"a") == b"1")
+    with pytest.raises(ZeroDivisionError), root.index.update(durable=False) as txn:
+        txn.put("meta", b"a", b"2")
+        _ = 1 / 0
+    root.close()
+    with StoreRoot.open(root.path) as again:
+        assert get(again, b"a") == b"1"
+
+
 def test_an_exception_aborts_the_update(root: StoreRoot) -> None:
     with pytest.raises(ValueError, match="boom"), root.index.update() as txn:
         txn.put("meta", b"a", b"1")
