@@ -45,6 +45,15 @@ class Container(Programs):
         self._settings: tuple[dict[str, Any], Settings] | None = None  # with the row's part that they were read from
         self.given_tree: Tree | None = None  # what it stands on, by who made that for it alone
 
+    def __enter__(self) -> Container:
+        """`with store.create(image) as box:` a container for the block alone."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kills and removes it, with its unnamed volumes; one that has removed itself is no error."""
+        with contextlib.suppress(ContainerNotFound):
+            self.remove(force=True, volumes=True)
+
     def __repr__(self) -> str:
         return f"<layerfs.Container {self._id[:12]} {self._name}>"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 
@@ -40,6 +41,11 @@ def _by_runtime(
     return by_other(box, wanted, options, files)
 
 
+def _place(where: Any) -> Any:
+    """A path as a text; streams as they are."""
+    return os.fsdecode(where) if isinstance(where, str | bytes | os.PathLike) else where
+
+
 class Programs:
     """A part of Container."""
 
@@ -51,7 +57,7 @@ class Programs:
         self,
         command: Sequence[str] | None = None,
         *,
-        stdin: Stream | bytes = None,
+        stdin: Stream | bytes | str = None,
         stdout: Stream = PIPE,
         stderr: Stream = PIPE,
         timeout: float | None = None,
@@ -67,8 +73,9 @@ class Programs:
 
         Args:
             command: replaces the container's own.
-            stdin, stdout, stderr: as for subprocess: -1 (PIPE) captures, -3 (DEVNULL), a descriptor, a file; None
-                inherits for outputs and means /dev/null for `stdin`; bytes for `stdin` are fed.
+            stdin, stdout, stderr: as for subprocess: -1 (PIPE) captures, -2 (STDOUT, for `stderr`), -3 (DEVNULL), a
+                descriptor, any file object (io.BytesIO too: a thread carries its bytes; text ones get UTF-8); None
+                inherits for outputs and means /dev/null for `stdin`; bytes and texts for `stdin` are fed.
             timeout: seconds; the container is killed then.
             output_limit: bytes of each captured stream; what is beyond is dropped.
             on_output: called with (1 or 2, bytes) for each piece of a captured stream; nothing is kept then.
@@ -85,6 +92,7 @@ class Programs:
             Unsupported: a limit that this machine cannot set.
         """
         from layerfs.engine.running import place_of, recorded
+        from layerfs.engine.streams import carried
         from layerfs.engine.surroundings import surrounded
         from layerfs.runtime import run
 
@@ -101,6 +109,7 @@ class Programs:
                 on_started(process)
 
         with (
+            carried(stdin, stdout, stderr) as (source, out, err),
             place_of(box, engine) as place,
             recorded(box) as record,
             surrounded(box, wanted, place) as around,
@@ -111,9 +120,9 @@ class Programs:
                 image.document(),
                 around.options,
                 state=place.files,
-                stdin=DEVNULL if stdin is None else stdin,
-                stdout=stdout,
-                stderr=stderr,
+                stdin=DEVNULL if source is None else source,
+                stdout=out,
+                stderr=err,
                 timeout=timeout,
                 output_limit=output_limit,
                 forward_signals=forward_signals,
@@ -206,8 +215,9 @@ class Programs:
 
     def attach(self, *, stdin: bool = False, stdout: bool = True, stderr: bool = True) -> Connection:
         """To the streams of its program from now on, until it ends: `.messages()` gives records Started, Output
-        (`.stream`, `.data`) and Ended (`.code`); `.write(bytes)`, `.end_input()`, `.resize(rows, columns)`. Use it with
-        `with`.
+        (`.stream`, `.data`) and Ended (`.code`); `.write(bytes)`, `.end_input()` (the program sees the end of its input
+        when it was made with `stdin_once=True`, else others may go on feeding it), `.resize(rows, columns)`. Use it
+        with `with`.
 
         Raises:
             InUse: it does not run.
@@ -232,8 +242,14 @@ class Programs:
         since_ns: int | None = None,
         until_ns: int | None = None,
     ) -> Iterator[LogEntry]:
-        """What its program has written, as records with `.data` (bytes), `.stream`, `.time`. `follow` goes on until it
-        has ended."""
+        """What its program has written, as records with `.data` (bytes, a line with its newline, or a part of a long
+        one), `.stream` (`stdout`, `stderr`) and `.time` (RFC 3339).
+
+        Args:
+            follow: go on until it has ended.
+            tail: only so many of the last lines.
+            since_ns, until_ns: nanoseconds since 1970 (time.time_ns()).
+        """
         from layerfs.engine.logs import read_logs
 
         return read_logs(self._box, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns)
@@ -244,7 +260,7 @@ class Programs:
         self,
         command: Sequence[str],
         *,
-        stdin: Stream | bytes = None,
+        stdin: Stream | bytes | str = None,
         stdout: Stream = PIPE,
         stderr: Stream = PIPE,
         timeout: float | None = None,
@@ -265,24 +281,26 @@ class Programs:
             InUse: it does not run. RunError, CommandNotFound, CommandNotExecutable, RunTimeout.
         """
         from layerfs.engine.executing import execute
+        from layerfs.engine.streams import carried
 
-        return execute(
-            self._box,
-            command,
-            stdin=DEVNULL if stdin is None else stdin,
-            stdout=stdout,
-            stderr=stderr,
-            timeout=timeout,
-            output_limit=output_limit,
-            user=user,
-            workdir=workdir,
-            env=env,
-            privileged=privileged,
-            on_output=on_output,
-            on_started=on_started,
-            forward_signals=forward_signals,
-            linger=linger,
-        )
+        with carried(stdin, stdout, stderr) as (source, out, err):
+            return execute(
+                self._box,
+                command,
+                stdin=DEVNULL if source is None else source,
+                stdout=out,
+                stderr=err,
+                timeout=timeout,
+                output_limit=output_limit,
+                user=user,
+                workdir=workdir,
+                env=env,
+                privileged=privileged,
+                on_output=on_output,
+                on_started=on_started,
+                forward_signals=forward_signals,
+                linger=linger,
+            )
 
     def exec_detached(
         self,
@@ -335,7 +353,9 @@ class Programs:
 
     # files
 
-    def copy_out(self, path: str, target: str | BinaryIO, *, archive: bool = False, follow: bool = False) -> None:
+    def copy_out(
+        self, path: str, target: str | os.PathLike[str] | BinaryIO, *, archive: bool = False, follow: bool = False
+    ) -> None:
         """Files from inside it to a path of the host, or as a tar to a binary stream; by the rules of `docker cp`.
 
         `archive` keeps owners and set-id bits; `follow` copies what a symlink at `path` leads to.
@@ -345,16 +365,19 @@ class Programs:
         """
         from layerfs.engine.copying import copy_out
 
-        copy_out(self._box, path, target, archive=archive, follow=follow)
+        copy_out(self._box, os.fspath(path), _place(target), archive=archive, follow=follow)
 
-    def copy_in(self, source: str | BinaryIO, path: str, *, archive: bool = False, follow: bool = False) -> None:
+    def copy_in(
+        self, source: str | os.PathLike[str] | BinaryIO, path: str, *, archive: bool = False, follow: bool = False
+    ) -> None:
         """Files from a path of the host, or from a tar on a binary stream, to inside it. Raises as `copy_out`."""
         from layerfs.engine.copying import copy_in
 
-        copy_in(self._box, source, path, archive=archive, follow=follow)
+        copy_in(self._box, _place(source), os.fspath(path), archive=archive, follow=follow)
 
-    def top(self) -> TopTable:
-        """The processes in it: `.titles` and `.rows` of texts, pids as the host has them. Raises InUse."""
+    def top(self, options: Sequence[str] = ()) -> TopTable:
+        """The processes in it: `.titles` and `.rows` of texts, pids as the host has them; with `options` what ps(1) of
+        the host says with these. Raises InUse, InvalidInput."""
         from layerfs.engine.processes import list_processes
 
-        return list_processes(self._box)
+        return list_processes(self._box, options)

@@ -238,8 +238,8 @@ def _checked(name: str, value: Any) -> Any:
         return _text(name, value)
     if name == "entrypoint" and isinstance(value, str | bytes):
         value = [value]
-    if name in ("env", "storage_opt") and isinstance(value, Mapping):
-        value = [f"{_text(name, key)}={_text(name, text)}" for key, text in value.items()]
+    if isinstance(value, Mapping):
+        value = _pairs(name, value)
     if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
         raise InvalidInput(f"{name} must be a list of strings, not {value!r}")
     texts = tuple(_text(name, each) for each in value)
@@ -249,6 +249,23 @@ def _checked(name: str, value: Any) -> Any:
         from layerfs.snapshot.options import MountOptions
 
         MountOptions.parse(texts)
+    return texts
+
+
+_JOINED = dict.fromkeys(("env", "storage_opt", "sysctls", "ulimits", "annotations"), "=")
+_JOINED |= dict.fromkeys(("volumes", "tmpfs", "extra_hosts", "links"), ":")
+
+
+def _pairs(name: str, value: Mapping[Any, Any]) -> list[str]:
+    """A mapping as the texts of docker's flag: `NAME=VALUE`, `SOURCE:PLACE`; None leaves a name alone. Raises
+    InvalidInput for a setting that has no such pairs."""
+    if name not in _JOINED:
+        raise InvalidInput(f"{name} must be a list of strings, not {value!r}")
+    texts = []
+    for key, text in value.items():
+        if isinstance(text, int | float) and not isinstance(text, bool):
+            text = str(text)
+        texts.append(_text(name, key) + ("" if text is None else _JOINED[name] + _text(name, text)))
     return texts
 
 

@@ -325,14 +325,22 @@ class Store:
 
         Args:
             engine: what mounts it, when it is mounted; None for the best one then.
-            settings: command entrypoint env user workdir hostname network (`none` unless given; the command line's
-                default is `bridge`) labels volumes tmpfs read_only privileged
-                no_new_privileges cap_add cap_drop stop_signal storage_opt, as for `docker create`. Lists of strings
-                where docker has several; `env`, `labels` and `storage_opt` may be mappings. Limits:
-                memory memory_swap memory_reservation cpus cpu_shares cpu_period cpu_quota cpuset_cpus cpuset_mems pids
-                blkio_weight device_read_bps … (texts or numbers); mounts ulimits sysctls devices group_add extra_hosts
-                dns dns_search dns_options shm_size oom_score_adj cgroup_parent userns uidmap gidmap,
-                domainname mac_address links annotations.
+            settings: what docker's `create` has as flags, by the same words: texts, numbers, flags, and lists of texts
+                where docker takes several (mappings too: env, labels, volumes, tmpfs, extra_hosts, sysctls, ulimits …).
+                The program: command entrypoint env user group_add workdir hostname domainname init tty interactive
+                stdin_once (its input ends with the first who feeds it) stop_signal stop_timeout (seconds) restart
+                auto_remove labels log_driver log_opts annotations runtime; no_healthcheck health_cmd health_interval
+                health_timeout health_start_period health_start_interval (seconds) health_retries.
+                Files: volumes mounts tmpfs devices read_only storage_opt shm_size (`64m`, or bytes).
+                Rights: privileged cap_add cap_drop no_new_privileges seccomp (`unconfined`, or JSON) unmasked.
+                Networks: network (`none` unless given; the command line's default is `bridge`) and networks, each a
+                name or `name=N,alias=A,ip=I,mac-address=M,link=C:A,gw-priority=P`; network_aliases ip mac_address links
+                publish publish_all expose dns dns_search dns_options extra_hosts.
+                Namespaces: ipc pid uts cgroupns userns uidmap gidmap subuidname subgidname time_offsets.
+                Limits: memory memory_swap memory_reservation memory_swappiness oom_kill_disable oom_score_adj cpus
+                cpu_shares cpu_period cpu_quota cpuset_cpus cpuset_mems pids blkio_weight blkio_weight_device
+                device_read_bps device_write_bps device_read_iops device_write_iops device_cgroup_rules ulimits sysctls
+                cgroup_parent.
 
         Raises:
             AlreadyExists: the name is taken. ImageNotFound, InvalidInput.
