@@ -163,7 +163,7 @@ def _up(networks: Networks, network: Network, *, fresh: bool) -> Iterator[Networ
     with Netlink() as host:
         link = host.find(network.bridge)
         if link is not None and fresh:  # left by a killed process; its rules may be half made
-            host.delete_with_ports(link)
+            host.delete_bridge(link, network.group)
             link = None
         if link is None:
             with _alone_on_the_host():

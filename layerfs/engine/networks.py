@@ -355,7 +355,7 @@ class Networks:
                 return
             rules = begin(lambda: firewall.delete(network.table))
             try:
-                host.delete_with_ports(link)
+                host.delete_bridge(link, network.group)
             finally:
                 with contextlib.suppress(OSError):  # a kernel without nftables
                     rules()

@@ -147,12 +147,12 @@ class Netlink:
     def delete(self, index: int) -> None:
         self._ask(_DELLINK, _ACK, _link_head(index))
 
-    def delete_with_ports(self, bridge: Link) -> None:
-        """Its group at once, when that is the bridge and ports of it: the kernel waits some 10 ms for each time that it
-        is asked. Else the bridge alone."""
-        group = [link for link in self.links() if link.group == bridge.group]
-        if bridge.group and all(bridge.index in (link.index, link.master) for link in group):
-            self._ask(_DELLINK, _ACK, _link_head() + _group(bridge.group))
+    def delete_bridge(self, bridge: Link, group: int) -> None:
+        """With its ports, when they and nobody else are its group: the kernel waits some 10 ms each time that it is
+        asked. Else the bridge alone."""
+        members = [link for link in self.links() if link.group == group]
+        if bridge in members and all(bridge.index in (link.index, link.master) for link in members):
+            self._ask(_DELLINK, _ACK, _link_head() + _group(group))
         else:
             self.delete(bridge.index)
 

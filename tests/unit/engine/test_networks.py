@@ -236,13 +236,13 @@ def test_a_bridge_goes_with_its_ports_and_with_nothing_else_that_has_its_group()
         here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         host.add_veth("port", "far", "", here, 0, host.find("one"))
         os.close(here)
-        host.delete_with_ports(host.find("one"))
+        host.delete_bridge(host.find("one"), 7)
         assert interfaces() == ["lo"]
         host.add_bridge("one", "", 7)
         host.add_bridge("other", "", 7)
-        host.delete_with_ports(host.find("one"))
+        host.delete_bridge(host.find("one"), 7)
         assert interfaces() == ["lo", "other"]
-        host.delete_with_ports(host.find("other"))
+        host.delete_bridge(host.find("other"), 8)
 
 
 def _parent(pid):
