@@ -47,9 +47,9 @@ def _leave(code: int) -> None:
     """Ends the process, unless a thread of it has something left to do."""
     import atexit
     import os
-    import threading
 
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+    threads = sys.modules.get("threading")
+    if threads and any(not each.daemon for each in threads.enumerate() if each is not threads.main_thread()):
         return
     atexit._run_exitfuncs()
     try:

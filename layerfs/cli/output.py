@@ -7,7 +7,6 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import LayerfsError
@@ -82,7 +81,7 @@ def take_standard_streams() -> None:
 
 
 def _nowhere() -> TextIO:
-    return Path(os.devnull).open("w", encoding="utf-8")
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 (no objects for --version)
 
 
 def silence_stdout() -> None:
