@@ -255,9 +255,9 @@ class _Worker:
 
     def _stop(self) -> None:
         if self._running:
-            self._running = False
             self._queue.put(None)
-            self._thread.join()
+            self._running = False
+        self._thread.join()  # also after an interrupt of the wait for it
 
     def settle(self) -> None:
         """Until all pieces are done."""

@@ -6,6 +6,7 @@ import lzma
 import os
 import stat
 import threading
+import time
 
 import pytest
 import zstandard
@@ -14,6 +15,7 @@ from layerfs.digest import Digest
 from layerfs.errors import Corrupt, InvalidArchive, NoSpace
 from layerfs.layer import Source, get_layer, get_sources, has_layer, layer_tree, open_layer, read_layer, write_layer
 from layerfs.layer.entry import BytesContent, Entry
+from layerfs.layer.ingest import _Worker
 from layerfs.oci.descriptor import Descriptor
 
 FORMS = {
@@ -222,3 +224,18 @@ def test_an_empty_stream_is_a_layer_without_entries(root, lease):
     layer = read(root, lease, b"")
     assert (layer.entries, layer.tar_size) == (0, 0)
     assert replay(root, layer) == b""
+
+
+def test_the_parser_has_ended_also_when_waiting_for_it_was_interrupted():
+    worker = _Worker(lambda piece: time.sleep(0.05))
+    join = worker._thread.join
+
+    def interrupted():
+        worker._thread.join = join
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), worker:
+        worker.put(b"piece")
+        worker._thread.join = interrupted
+        worker.join()
+    assert not worker._thread.is_alive()
