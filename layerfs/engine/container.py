@@ -430,14 +430,14 @@ class Container(Programs):
             NotFound: no such snapshot. InUse: it is mounted or runs.
         """
         from layerfs.engine.running import inherit_points, release_root
-        from layerfs.engine.snapshots import find_snapshot, remove_later
+        from layerfs.engine.snapshots import drop_later, find_snapshot
         from layerfs.snapshot.freezing import rollback
 
         release_root(self)
         name = find_snapshot(self, snapshot).name
-        dropped = rollback(self.store.root, self.record, name, lambda: self.image.tree())
+        place = rollback(self.store.root, self.record, name, lambda: self.image.tree())
         inherit_points(self)
-        remove_later(dropped)
+        drop_later(self.store.root, place)
 
     def fork(self, name: str | None = None, *, snapshot: str | Snapshot | None = None) -> Container:
         """A new container with the same settings that holds what this one does now, or what a snapshot of it does; they

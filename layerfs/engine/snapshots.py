@@ -16,7 +16,7 @@ from layerfs.engine.points import made_points
 from layerfs.errors import InUse, InvalidInput, LayerfsError, NoSpace, NotFound
 from layerfs.layer.merged import layer_tree, merged_place, merged_tree
 from layerfs.snapshot.states import SnapshotRecord, States
-from layerfs.snapshot.uppers import unfinished, upper_below
+from layerfs.snapshot.uppers import discard, remove_discarded, unfinished, upper_below
 
 if TYPE_CHECKING:
     from typing import Any, TypeVar
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from layerfs.snapshot import ContainerRecord, MountHandle
     from layerfs.snapshot.options import Options
     from layerfs.store.index import Txn
+    from layerfs.store.root import StoreRoot
 
     T = TypeVar("T")
 
@@ -322,11 +323,31 @@ def forked_config(store: Store, config: dict[str, Any]) -> dict[str, Any]:
 
 def remove_later(paths: Sequence[Path]) -> None:
     """Removes directories that nothing refers to, beside what comes next; the interpreter waits for it at its end."""
-    from layerfs.snapshot.uppers import remove_discarded
-
-    def remove() -> None:
-        time.sleep(_BESIDE_SECONDS)  # the caller goes on first: one thread of Python runs at a time
-        remove_discarded(list(paths))
-
     if paths:
-        threading.Thread(target=remove, name="layerfs-remove").start()
+        _beside(lambda: remove_discarded(list(paths)))
+
+
+def drop_later(root: StoreRoot, place: str) -> None:
+    """The same for a place that no row refers to any more, once a power cut does not bring that back. A crash before
+    leaves it to gc."""
+    from layerfs.store.index import Index
+
+    index = Index(root.index.path)  # the caller may close the store meanwhile
+
+    def drop() -> None:
+        try:
+            index.sync()
+        finally:
+            index.close()
+        remove_discarded(discard(root, [place]))
+
+    _beside(drop)
+
+
+def _beside(action: Callable[[], object]) -> None:
+    def act() -> None:
+        time.sleep(_BESIDE_SECONDS)  # the caller goes on first: one thread of Python runs at a time
+        with contextlib.suppress(OSError):  # gc tells, and tries again
+            action()
+
+    threading.Thread(target=act, name="layerfs-remove").start()

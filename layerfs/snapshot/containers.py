@@ -283,6 +283,7 @@ class Containers:
         with self._root.index.view() as txn:
             known = {key.decode() for key, _ in txn.scan(_TABLE)}
             used = places(txn)
+        self._root.index.sync()  # a power cut must not bring back rows that refer to what is about to go
         homes = [path for path in (top / "containers").iterdir() if path.name not in known]
         uppers = [path for path in (top / "uppers").iterdir() if f"uppers/{path.name}" not in used]
         own = [f"containers/{id}" for id in known if f"containers/{id}" not in used]

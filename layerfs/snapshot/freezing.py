@@ -6,7 +6,7 @@ it what was dropped is.
 
 What happens at rest waits for one flush of the disk, not two (`Index.update(durable=False)`): until the next commit a
 power cut may undo it. Nothing is lost by that: a mount is a commit, so what programs sync in a fresh upper stands on
-rows that are durable; and what drops files, or lets a server write to a fresh upper, is a durable commit.
+rows that are durable; and files are dropped, and a server goes over to a fresh upper, when the rows are durable.
 """
 
 from __future__ import annotations
@@ -103,8 +103,9 @@ def fork(
             return add(txn, state, containers.find(txn, record.id))
 
 
-def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> list[Path]:
-    """The container holds again what the snapshot does; what it held since is dropped: directories to be removed.
+def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> str:
+    """The container holds again what the snapshot does; the place of what it held since, to be dropped when that is
+    durable.
 
     Raises:
         NotFound: no such snapshot. InUse: it is mounted.
@@ -117,11 +118,11 @@ def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) 
     with at_rest(root, record) as record:
         look = Look.from_row(frozen.look) if frozen else Look.of_tree(tree())
         upper, fresh_ns = new_place(root, _home(root, record), look)
-        with _or_discarded(root, upper), root.index.update() as txn:
+        with _or_discarded(root, upper), root.index.update(durable=False) as txn:
             state = States(txn).snapshot(record.id, snapshot.name).state
             record = Containers(root).find(txn, record.id)
             Containers.put(txn, replace(record, base=state, upper=upper, fresh_ns=fresh_ns))
-        return discard(root, [record.place])  # states that only this needed go with the next sweep
+        return record.place  # states that only this needed go with the next sweep
 
 
 def remove_snapshots(root: StoreRoot, container: str, names: list[str]) -> list[Path]:
