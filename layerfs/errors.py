@@ -144,10 +144,14 @@ class MountError(LayerfsError):
 
 
 class RegistryError(LayerfsError):
-    """A registry refused, or said what its protocol does not know; `status` is HTTP's, 0 when there is none."""
+    """A registry refused, or said what its protocol does not know; `status` is HTTP's, 0 when there is none.
+
+    `retry_after`: the seconds that it asks to wait for.
+    """
 
     code = errno.EREMOTEIO
     status: int = 0
+    retry_after: float | None = None
 
 
 class RegistryUnreachable(RegistryError, ConnectionError):

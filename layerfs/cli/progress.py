@@ -17,7 +17,7 @@ _PULLING = {  # docker's words
     "downloaded": "Download complete",
     "read": "Extracting",
 }
-_SENDING = {"push": "Pushing", "copy": "Copying"}
+_SENDING = {"write": "Writing", "push": "Pushing", "copy": "Copying"}
 _OVER = ("exists", "done")
 
 

@@ -14,7 +14,7 @@ from layerfs.cli.progress import bars
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.verbs import verb, with_flags
-from layerfs.errors import InvalidInput
+from layerfs.errors import InvalidInput, RegistryDenied
 
 _platform = click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What to take from an index.")
 
@@ -54,6 +54,8 @@ def login_command(server: str, username: str | None, password: str | None, passw
         if not username:
             raise InvalidInput("Must provide --username with --password-stdin")
         password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    if username is None and password is None and _known(server):
+        return
     if username is None:
         username = _ask_user(registries.known_user(server))
     if password is None:
@@ -65,6 +67,22 @@ def login_command(server: str, username: str | None, password: str | None, passw
         _warn(f"\nWARNING! Your credentials are stored unencrypted in '{where}'.")
         _warn("Configure a credential helper to remove this warning.\n")
     out("Login Succeeded")
+
+
+def _known(server: str) -> bool:
+    """Whether the user and the password that are kept for a registry still let us in."""
+    from layerfs.engine import registries
+
+    if not registries.known_user(server):
+        return False
+    out("Authenticating with existing credentials...")
+    try:
+        registries.check_login(server)
+    except RegistryDenied as error:
+        _warn(f"Login did not succeed, error: {error}")
+        return False
+    out("Login Succeeded")
+    return True
 
 
 def _warn(text: str) -> None:

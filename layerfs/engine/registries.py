@@ -93,6 +93,12 @@ def login(server: str, user: str, secret: str, *, settings: Settings | None = No
     return _files(settings).store(domain, credential)
 
 
+def check_login(server: str, *, settings: Settings | None = None) -> None:
+    """Tries the user and the password that are kept for a registry. Raises as `login`."""
+    with open_client(settings or registry_settings(), domain_of(server)) as client:
+        client.check()
+
+
 def logout(server: str, *, settings: Settings | None = None) -> bool:
     """Forgets a registry's user and password; False when there were none."""
     return _files(settings or registry_settings()).erase(domain_of(server))

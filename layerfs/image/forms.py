@@ -76,7 +76,7 @@ def _compress(
     with writing("a compressed layer"), path.open("xb", buffering=0) as file:
         sink = _Sink(file)
         packer = compressor(compression, sink.write)
-        write_layer(root, layer.diff_id, _AsFile(packer.write), progress=progress)  # type: ignore[arg-type]
+        write_layer(root, layer.diff_id, _AsFile(packer.write), size=layer.tar_size, progress=progress)  # type: ignore[arg-type]
         packer.close()
     descriptor = Descriptor(media.oci_layer(compression), Digest(sink.sha.hexdigest()), sink.size)
     return Form(root, layer, descriptor, path)

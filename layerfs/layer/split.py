@@ -30,8 +30,12 @@ _ZEROS = bytes(PIECE)
 Record = bytes | tuple[bytes, int, int]  # raw bytes, or (identity, offset, length)
 
 
-def write_layer(root: StoreRoot, diff_id: DiffID, out: BinaryIO, *, progress: Report | None = None) -> None:
+def write_layer(
+    root: StoreRoot, diff_id: DiffID, out: BinaryIO, *, size: int | None = None, progress: Report | None = None
+) -> None:
     """Writes the layer's uncompressed tar, byte-identical to the one that was read, in pieces of about 1 MiB.
+
+    size: of the tar, for the progress.
 
     Raises:
         NotFound: no such layer.
@@ -43,7 +47,7 @@ def write_layer(root: StoreRoot, diff_id: DiffID, out: BinaryIO, *, progress: Re
         out.write(piece)
         written += len(piece)
         if progress is not None:
-            progress(Progress("write", str(diff_id), written))
+            progress(Progress("write", str(diff_id), written, size))
 
 
 def open_layer(root: StoreRoot, diff_id: DiffID) -> BinaryIO:

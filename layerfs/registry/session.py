@@ -15,7 +15,7 @@ from layerfs.registry.auth import Authorizer
 from layerfs.registry.credentials import Credential
 from layerfs.registry.failures import action, refused
 from layerfs.registry.parallel import finished
-from layerfs.registry.transport import Body, Exchange, Response, Transport, origin
+from layerfs.registry.transport import Body, Exchange, Response, Transport, origin, retry_after
 
 _PUZZLING = frozenset({400, 408, 429, 500, 502, 503, 504})  # 400 is what TLS servers say to plain HTTP
 _REMEMBERED = 300.0  # seconds for which a process takes it that a registry still answers as it did
@@ -216,7 +216,9 @@ class Session:
 
     def failure(self, answer: Response, what: str = "") -> RegistryError:
         """The error for an answer that was not hoped for; `what` is the repository or what is missing."""
-        return refused(answer.status, answer.beginning(), what or action(answer.method, answer.url))
+        error = refused(answer.status, answer.beginning(), what or action(answer.method, answer.url))
+        error.retry_after = retry_after(answer)
+        return error
 
     def close(self) -> None:
         self.transport.close()

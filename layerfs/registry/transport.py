@@ -248,16 +248,16 @@ class Transport:
                 continue
             if response.status not in _AGAIN or attempt == attempts:
                 return response
-            asked = _retry_after(response)
+            asked = retry_after(response)
             if asked is not None and asked > self.limits.patience:
                 return response
             response.discard()
             self._wait(self._delay(attempt) if asked is None else asked, method, url)
         raise AssertionError("no attempt was made")
 
-    def pause(self, attempt: int, method: str, url: str) -> None:
-        """The wait after a failed attempt, for those that count for themselves."""
-        self._wait(self._delay(attempt), method, url)
+    def pause(self, attempt: int, method: str, url: str, asked: float | None = None) -> None:
+        """The wait after a failed attempt, for those that count for themselves: as long as was asked for."""
+        self._wait(self._delay(attempt) if asked is None else asked, method, url)
 
     def _delay(self, attempt: int) -> float:
         """Twice as long each time, and a little different for everybody."""
@@ -349,7 +349,7 @@ class Transport:
             one.close()
 
 
-def _retry_after(response: Response) -> float | None:
+def retry_after(response: Response) -> float | None:
     """Seconds that the registry asks us to wait; None when it does not say."""
     text = response.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():

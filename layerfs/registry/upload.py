@@ -27,12 +27,13 @@ from layerfs.errors import (
 from layerfs.oci import Descriptor, Index, Manifest, build_index
 from layerfs.registry.client import Client, pull_scope, push_scope, referrers_tag
 from layerfs.registry.parallel import Begun, Task, finished
-from layerfs.registry.transport import Body, Exchange, Response
+from layerfs.registry.transport import Body, Exchange, Limits, Response
 
 CHUNK = 64 << 20
 _MOUNTS_MAX = 3  # repositories that are tried
 _SKIP = 1 << 20
-_AGAIN = frozenset({404, 408, 416, 429, 500, 502, 503, 504})  # 404: the upload is not known any more
+_BUSY = frozenset({408, 429, 500, 502, 503, 504})
+_AGAIN = _BUSY | {404, 416}  # 404: the upload is not known any more
 _SENT = pattern(r"(?:bytes=)?0-(\d{1,18})\Z", re.ASCII)
 Report = Callable[[int], object]
 
@@ -117,11 +118,10 @@ class Uploads:
                 yield from self._send(repository, descriptor, open, started, report)
                 return Sent("sent")
             except RegistryError as error:
-                begun = None
-                again = error.again if isinstance(error, RegistryUnreachable) else error.status in _AGAIN
-                if not again or attempt == transport.limits.attempts:
+                begun, asked = None, error.retry_after
+                if not _again(error, transport.limits, _AGAIN) or attempt == transport.limits.attempts:
                     raise
-            transport.pause(attempt, "PUT", self.client.session.url(f"/v2/{repository}/blobs/uploads/"))
+            transport.pause(attempt, "PUT", self.client.session.url(f"/v2/{repository}/blobs/uploads/"), asked)
         raise AssertionError("no attempt was made")
 
     def _send(
@@ -213,6 +213,13 @@ class Uploads:
         self.manifest(repository, referrers_tag(subject), build_index((*known, entry)))
 
 
+def _again(error: RegistryError, limits: Limits, statuses: frozenset[int]) -> bool:
+    """Whether another attempt may do better, after no longer than we have patience for."""
+    if isinstance(error, RegistryUnreachable):
+        return error.again
+    return error.status in statuses and (error.retry_after or 0) <= limits.patience
+
+
 class _Upload:
     """One upload: where it goes on, and how far it is."""
 
@@ -258,20 +265,22 @@ class _Upload:
             self._source.close()
 
     def _chunks(self, chunk: int) -> Task[None]:
-        failures = 0
+        failures, most, unsure = 0, 0, False
         transport = self._session.transport
         while self._sent < self._descriptor.size:
-            before = self._sent
             try:
-                yield from self._chunk(min(chunk, self._descriptor.size - self._sent))
-            except RegistryUnreachable as error:
-                failures += 1
-                if not error.again or failures >= transport.limits.attempts:
+                if unsure:
+                    yield from self._ask()
+                unsure = False
+                if self._sent < self._descriptor.size:
+                    yield from self._chunk(min(chunk, self._descriptor.size - self._sent))
+            except RegistryError as error:
+                failures, unsure = failures + 1, True
+                if not _again(error, transport.limits, _BUSY) or failures >= transport.limits.attempts:
                     raise
-                transport.pause(failures, "PATCH", self._location)
-                yield from self._ask()
-            if self._sent > before:
-                failures = 0
+                transport.pause(failures, "PATCH", self._location, error.retry_after)
+            if self._sent > most:
+                failures, most = 0, self._sent
 
     def _chunk(self, count: int) -> Task[None]:
         start = self._sent

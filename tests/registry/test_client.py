@@ -350,3 +350,37 @@ def test_an_upload_goes_on_where_it_broke_off(settings: Settings) -> None:
         sent = Uploads(client, chunk=100_000).blob("a", describe(DATA), lambda: io.BytesIO(DATA))
     assert sent.how == "sent"
     assert sum(len(request.body) for request in seen if request.method == "PATCH") == len(DATA)
+
+
+def test_an_upload_goes_on_where_a_busy_registry_refused_it(settings: Settings) -> None:
+    """And one that is gone for a while."""
+    server = _Flaky(DATA)
+    server.breaks = 0
+    refusals = [Answer(503), Answer(0), Answer(429, headers={"Retry-After": "0"})]
+
+    def answer(request: Request) -> Answer:
+        busy = server.got and request.method in ("PATCH", "GET") and refusals
+        return refusals.pop() if busy else server(request)
+
+    with scripted(answer) as (host, seen), open_client(settings, host) as client:
+        Uploads(client, chunk=100_000).blob("a", describe(DATA), lambda: io.BytesIO(DATA))
+    assert [request.method for request in seen].count("POST") == 1
+
+
+def test_a_refused_upload_obeys_retry_after(settings: Settings) -> None:
+    place = {"Location": "/v2/a/blobs/uploads/one"}
+
+    def answer(request: Request) -> Answer:
+        later = {"Retry-After": "3600"}
+        return {"HEAD": Answer(404), "POST": Answer(202, headers=place), "PUT": Answer(429, headers=later)}.get(
+            request.method, Answer(200)
+        )
+
+    with (
+        scripted(answer) as (host, seen),
+        open_client(settings, host) as client,
+        pytest.raises(RegistryError) as caught,
+    ):
+        Uploads(client).blob("a", describe(DATA), lambda: io.BytesIO(DATA))
+    assert caught.value.retry_after == 3600
+    assert [request.method for request in seen].count("PUT") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -118,6 +119,19 @@ def test_login_lets_us_in_and_logout_forgets(
     assert run("logout", trusted.host).stdout == f"Removing login credentials for {trusted.host}\n"
     assert run("logout", trusted.host).stdout == f"Not logged in to {trusted.host}\n"
     run("push", name, code=1)
+
+
+def test_a_login_tries_what_is_kept_first(trusted: Registry, run: Run, tmp_path: Path) -> None:
+    run("login", "-u", USER, "--password-stdin", trusted.host, input=PASSWORD + "\n")
+    told = "Authenticating with existing credentials...\n"
+    assert run("login", trusted.host).stdout == f"{told}Login Succeeded\n"
+    kept = tmp_path / "home/.docker/config.json"
+    wrong = base64.b64encode(f"{USER}:other".encode()).decode()
+    kept.write_text(json.dumps({"auths": {trusted.host: {"auth": wrong}}}))
+    done = run("login", trusted.host, code=1)
+    assert done.stdout == told
+    assert "Login did not succeed, error: " in done.stderr
+    assert "Cannot perform an interactive login from a non TTY device" in done.stderr
 
 
 @pytest.mark.parametrize(
