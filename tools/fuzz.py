@@ -87,10 +87,9 @@ def seed(target: str) -> Path:
     return corpus
 
 
-def fuzz(program: Path, seconds: int) -> bool:
+def fuzz(program: Path, corpus: Path, seconds: int) -> bool:
     """Runs one fuzzer; whether it found nothing."""
     target = program.name
-    corpus = seed(target)
     options = [f"-max_total_time={seconds}", f"-max_len={TARGETS[target]}", "-timeout=25", "-rss_limit_mb=1500"]
     log = program.parent / "log"
     with log.open("wb") as file:
@@ -109,8 +108,9 @@ def main() -> int:
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     core = compile_part("core")
     programs = [link(target, core) for target in sys.argv[2:] or TARGETS]
+    corpora = [seed(program.name) for program in programs]  # before there are threads: it imports
     with ThreadPoolExecutor(min(2, processors())) as pool:
-        results = list(pool.map(lambda program: fuzz(program, seconds), programs))
+        results = list(pool.map(lambda program, corpus: fuzz(program, corpus, seconds), programs, corpora))
     return 0 if all(results) else 1
 
 

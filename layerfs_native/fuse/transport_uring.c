@@ -378,7 +378,8 @@ bool lfs_uring_start(struct lfs_server *server)
 		ready &= !rings[i].failed;
 	if (rings && !ready)
 		refuse(server);
-	return server->uring = ready;
+	server->uring = ready;
+	return ready;
 }
 
 void lfs_uring_join(struct lfs_server *server)

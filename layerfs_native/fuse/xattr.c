@@ -224,6 +224,11 @@ int lfs_xattr_list(struct lfs_server *server, struct lfs_node *node, char *out, 
 	return (int)used;
 }
 
+static bool is_capability(struct lfs_bytes name)
+{
+	return name.size == strlen(LFS_CAPABILITY) && !memcmp(name.data, LFS_CAPABILITY, name.size);
+}
+
 int lfs_xattr_set(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, struct lfs_bytes value, int flags)
 {
 	char path[300], stored[NAME_ROOM];
@@ -242,7 +247,7 @@ int lfs_xattr_set(struct lfs_server *server, struct lfs_node *node, struct lfs_b
 	rc = follow ? setxattr(path, stored, value.data, value.size, flags) : lsetxattr(path, stored, value.data, value.size, flags);
 	rc = rc < 0 ? -errno : 0;
 	lfs_quota_changed(server, node, weight);
-	if (rc >= 0 && node->file && node->file->past_cache && name.size == strlen(LFS_CAPABILITY) && !memcmp(name.data, LFS_CAPABILITY, name.size))
+	if (rc >= 0 && lfs_node_is_file(node) && node->file && node->file->past_cache && is_capability(name))
 		node->file->capable = true;
 	return rc;
 }

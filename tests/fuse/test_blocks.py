@@ -299,6 +299,16 @@ def test_who_only_writes_drops_capabilities(box: Box) -> None:
         os.close(fd)
 
 
+def test_a_directory_s_capability_is_no_file_s(box: Box) -> None:
+    """What is known of an open directory is its listing (found by fuzzing, with the address sanitizer)."""
+    value = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
+    with os.scandir(box.root) as listing:
+        next(listing)
+        os.setxattr(box.root, "security.capability", value)
+        assert {entry.name for entry in listing} <= {"big", "b1", "b2", "other"}
+    assert os.getxattr(box.root, "security.capability") == value
+
+
 def test_copying_ranges_between_such_files(box: Box) -> None:
     with (box.root / "big").open("r+b") as out, (box.root / "other").open("r+b") as source:
         source.write(b"source")
