@@ -101,6 +101,7 @@ def load_command(session: Session, source: str, quiet: bool, platform: str | Non
     help="Layers of an OCI layout (default: original, the bytes they came with).",
 )
 @click.option("--exact", is_flag=True, help="Fail where a pulled image's own manifest cannot go byte for byte.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="An error unless the images are of this one.")
 @_quiet
 @click.pass_obj
 def save_command(
@@ -110,9 +111,12 @@ def save_command(
     format_: str,
     compression: str | None,
     exact: bool,
+    platform: str | None,
     quiet: bool,
 ) -> None:
     """Save images to an archive."""
+    for name in names if platform else ():
+        session.store.image(name).check_platform(name, platform)
     target = _output(output, "save")
     with bars(quiet) as progress:
         how: dict[str, Any] = {"format": format_, "compression": compression, "exact": exact}

@@ -21,7 +21,9 @@ from layerfs.cli.rows import history_rows, image_rows
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
 from layerfs.cli.verbs import verb, with_flags
-from layerfs.errors import ImageNotFound, InvalidInput
+from layerfs.errors import InvalidInput
+
+_platform = click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="An error unless the image is of this one.")
 
 
 @verb("images")
@@ -58,7 +60,7 @@ def images_command(
 @no_trunc_option()
 @quiet_option("Only image IDs.")
 @click.option("-H", "--human/--no-human", default=True, help="Sizes and dates for people (the default).")
-@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="An error unless the image is of this one.")
+@_platform
 @format_option()
 @click.pass_obj
 def history_command(
@@ -66,10 +68,7 @@ def history_command(
 ) -> None:
     """Show an image's history, newest first."""
     shown = session.store.image(image)
-    if platform and not shown.provides(platform):
-        raise ImageNotFound(
-            f"image with reference {image} was found but does not provide the specified platform ({platform})"
-        )
+    shown.check_platform(image, platform)
     rows = history_rows(shown.history(), truncate=not no_trunc, human=human)
     created = {"CREATED": "CreatedSince"} if human else {"CREATED AT": "CreatedAt"}
     columns = {"IMAGE": "ID"} | created | {"CREATED BY": "CreatedBy", "SIZE": "Size", "COMMENT": "Comment"}
@@ -88,9 +87,12 @@ def inspect_command(session: Session, /, names: tuple[str, ...], **options: Any)
 @verb("inspect")
 @image_argument("names", nargs=-1, required=True, metavar="IMAGE...")
 @with_flags(IMAGE_INSPECT)
+@_platform
 @click.pass_obj
-def image_inspect_command(session: Session, /, names: tuple[str, ...], **options: Any) -> int:
+def image_inspect_command(session: Session, /, names: tuple[str, ...], platform: str | None, **options: Any) -> int:
     """Show all there is to know of images."""
+    for name in names if platform else ():
+        session.store.image(name).check_platform(name, platform)
     return inspect(session, names, options, "image")
 
 
@@ -123,11 +125,14 @@ def tag_command(session: Session, source: str, target: str) -> None:
 @image_argument("names", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-f", "--force", is_flag=True, help="Untag even if a stopped container uses the image.")
 @click.option("--no-prune", is_flag=True, help="Keep untagged parents.")
+@_platform
 @click.pass_obj
-def rmi_command(session: Session, names: tuple[str, ...], force: bool, no_prune: bool) -> int:
+def rmi_command(session: Session, names: tuple[str, ...], force: bool, no_prune: bool, platform: str | None) -> int:
     """Remove images."""
 
     def remove(name: str) -> None:
+        if platform:
+            session.store.image(name).check_platform(name, platform)
         for line in session.store.remove_image(name, force=force, prune=not no_prune):
             out(str(line))
 

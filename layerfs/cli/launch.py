@@ -42,6 +42,7 @@ def _complete_networks(*about: Any) -> list[str]:
 
 OPTIONS: list[Flag] = [
     option("--name", help="Name of the container."),
+    option("--replace", is_flag=True, help="Remove the container that has that name first (podman's)."),
     option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set an environment variable."),
     option("--env-file", multiple=True, metavar="FILE", help="Read environment variables from a file."),
     option("-w", "--workdir", metavar="DIR", help="Working directory in the container."),
@@ -257,7 +258,7 @@ def _id_file(path: str | None) -> Iterator[IO[str]]:
 
 
 def _made(session: Session, image: str, command: Sequence[str], options: dict[str, Any]) -> Container:
-    others, driver = options.pop("volumes_from"), options.pop("volume_driver")
+    others, driver, replaced = options.pop("volumes_from"), options.pop("volume_driver"), options.pop("replace")
     del options["disable_content_trust"]
     if driver != "local":
         raise InvalidInput(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
@@ -268,7 +269,19 @@ def _made(session: Session, image: str, command: Sequence[str], options: dict[st
     for text in others:
         _take_volumes(session, settings, text)
     _have(session, image, policy, settings, how)
+    if replaced:
+        _clear(session, settings["name"])
     return session.store.create(image, **settings)
+
+
+def _clear(session: Session, name: str | None) -> None:
+    """`--replace`: whatever has the name goes. Raises InvalidInput when there is none."""
+    if not name:
+        raise InvalidInput("cannot replace container without --name being set")
+    with contextlib.suppress(ContainerNotFound):
+        before = session.store.container(name)
+        if before.name == name:  # and not only an ID that begins so
+            before.remove(force=True)
 
 
 def attached(names: Iterable[str]) -> Attach:

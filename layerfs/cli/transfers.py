@@ -135,6 +135,8 @@ def push(session: Session, words: Sequence[str], options: dict[str, Any]) -> Non
             out(f"{pushed.reference.tag or 'latest'}: digest: {pushed.digest} size: {pushed.size}")
 
     reference = Reference.parse(name)
+    if options["platform"]:
+        session.store.image(name).check_platform(name, options["platform"])
     if not quiet:
         if not options["all_tags"] and not reference.tag and not reference.digest:
             out("Using default tag: latest")
@@ -150,6 +152,7 @@ PULL = Plain(
         option("--platform", metavar="OS/ARCH[/VARIANT]", help="What to take from an index."),
         option("--all-platforms", is_flag=True, help="Take all images of an index, and keep it as it is."),
         option("-q", "--quiet", is_flag=True, help="Only the name that was pulled."),
+        option("--disable-content-trust", is_flag=True, help="So it is; for docker's sake."),
     ],
     pull,
     most=1,
@@ -159,6 +162,8 @@ PUSH = Plain(
         option("-a", "--all-tags", is_flag=True, help="Push all tags of the repository."),
         option("--all-platforms", is_flag=True, help="Push the whole index that the name was pulled with."),
         option("-q", "--quiet", is_flag=True, help="Only the name that was pushed."),
+        option("--platform", metavar="OS/ARCH[/VARIANT]", help="An error unless the image is of this one."),
+        option("--disable-content-trust", is_flag=True, help="So it is; for docker's sake."),
         option(
             "--compression",
             choices=lambda: ["gzip", "zstd", "none"],

@@ -20,6 +20,8 @@ _ABSENT: dict[str, str] = {  # docker's flags that are not here, and why
     "--use-api-socket": "there is no daemon whose socket it could be",
     **dict.fromkeys(("--checkpoint", "--checkpoint-dir"), "programs cannot be written to disk and taken up again"),
     **dict.fromkeys(("--config-from", "--config-only", "--ingress"), "it is Swarm's"),
+    **dict.fromkeys(("--availability", "--cluster", "--group", "--limit-bytes", "--required-bytes"), "it is Swarm's"),
+    **dict.fromkeys(("--sharing", "--topology-preferred", "--topology-required"), "it is Swarm's"),
     "--ipam-opt": "the only driver of addresses has no options",
     "--driver-opt": "there are no options of endpoints",
     **dict.fromkeys(("--cpu-count", "--cpu-percent", "--io-maxbandwidth", "--io-maxiops"), "it is Windows's"),

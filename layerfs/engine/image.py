@@ -9,6 +9,7 @@ from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.digest import ChainID, DiffID, Digest, chain_ids
 from layerfs.engine.mounts import mount_image
+from layerfs.errors import ImageNotFound
 from layerfs.image.images import Images
 
 if TYPE_CHECKING:
@@ -111,6 +112,12 @@ class Image:
         own, wanted = self.config.platform, Platform.parse(platform)
         same = (own.os, own.architecture) == (wanted.os, wanted.architecture)
         return same and wanted.normal_variant in ("", own.normal_variant)
+
+    def check_platform(self, name: str, platform: str | None) -> None:
+        """Nothing where it is of that platform, or none is named. Raises ImageNotFound in docker's words."""
+        if platform and not self.provides(platform):
+            why = f"was found but does not provide the specified platform ({platform})"
+            raise ImageNotFound(f"image with reference {name} {why}")
 
     def inspect(self) -> dict[str, Any]:
         """All there is to know of it, in the form of docker's `image inspect`."""

@@ -185,3 +185,23 @@ def test_a_caller_that_ignores_the_ends_of_children_is_told_of_them(layerfs_comm
     ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}
     done = layerfs_command("run", "--rm", "--network", "none", "box:1", "sh", "-c", "echo x; exit 3", **ignoring)
     assert (done.returncode, done.stdout) == (3, b"x\n")
+
+
+def test_replace_removes_who_has_the_name(layerfs_command):
+    for text in (b"one\n", b"two\n"):
+        made = layerfs_command("run", "-d", "--replace", "--name", "same", "box:1", "sleep", "100")
+        assert made.returncode == 0, made.stderr
+        assert layerfs_command("exec", "same", "echo", text.decode().strip()).stdout == text
+    assert layerfs_command("ps", "-aq", "--no-trunc").stdout == made.stdout
+    refused = layerfs_command("create", "--replace", "box:1")
+    assert (refused.returncode, b"without --name" in refused.stderr) == (125, True)
+    layerfs_command("rm", "-f", "same")
+
+
+def test_a_platform_that_an_image_is_not_of_is_told(layerfs_command, tmp_path):
+    other = "linux/riscv64"
+    commands = (["image", "inspect"], ["rmi"], ["save", "-o", tmp_path / "saved"], ["push"], ["history"])
+    for words in commands:
+        done = layerfs_command(*words, "--platform", other, "box:1")
+        assert done.returncode == 1 and b"does not provide the specified platform (linux/riscv64)" in done.stderr
+    assert layerfs_command("images", "-q").stdout and not (tmp_path / "saved").exists()
