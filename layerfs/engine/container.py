@@ -129,9 +129,13 @@ class Container(Programs):
     def state(self) -> State:
         """What it does now, from the processes that there are: `.status` created, running, restarting or exited,
         `.code`, `.pid`, `.started_at`, `.finished_at`."""
+        return self.state_by(self.record)
+
+    def state_by(self, record: ContainerRecord) -> State:
+        """See `image_by`."""
         from layerfs.engine.state import State
 
-        return State.read(self.record.state, self.directory)
+        return State.read(record.state, self.directory)
 
     @property
     def status(self) -> str:
@@ -234,7 +238,8 @@ class Container(Programs):
             remove_unnamed(self.store, settings)
 
     def _end_for_removal(self, force: bool) -> None:
-        record, state = self.record, self.state
+        record = self.record
+        state = self.state_by(record)
         if not state.running:
             return
         if not force:
