@@ -209,8 +209,9 @@ def _reap_later(process: subprocess.Popen[bytes]) -> None:
     except ImportError:
         _thread.start_new_thread(process.wait, ())
     else:
-        reap(process.pid)
-        process.returncode = 0  # not for us to ask any more
+        with contextlib.suppress(OSError):  # no thread to be had: subprocess reaps it when it starts another child
+            reap(process.pid)
+            process.returncode = 0  # not for us to ask any more
 
 
 def _failure(line: str) -> LayerfsError:

@@ -235,6 +235,18 @@ def test_sigterm_unmounts(store: StoreRoot, tree: Tree, tmp_path: Path, engine: 
     assert eventually(lambda: mount.entry_of(tmp_path / "m") is None)
 
 
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
+def test_a_mount_is_made_also_where_no_thread_is_to_be_had(
+    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(child: int) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("layerfs._native.reap", refused)
+    with mount_tree(store, tree, engine="native", target=tmp_path / "m", writable=box) as root:
+        assert sorted(os.listdir(root)) == ["a", "b", "big", "d"]
+
+
 @servers
 def test_report_15_a_killed_server_hangs_nobody_and_a_new_mount_recovers(
     store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
