@@ -33,8 +33,8 @@ from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
 
 _NO_QUESTION = 1 << 16  # bytes of a blob that was just made, which costs less to send than to ask for
-_AHEAD = 3  # new layers whose uploads are opened before they are compressed,
-_AHEAD_SIZE = 1 << 20  # and bytes of their tars: what is compressed in less time than a registry takes to answer
+_SMALL = 1 << 20  # bytes that go in turns; of a tar: compressed in not much more time than a registry takes to answer
+_AHEAD = 3  # small new layers whose uploads are opened before they are compressed
 _LACKS = frozenset({400, 404, 422})  # what registries say to a manifest that names a blob which they do not have
 _ANCESTORS = 100  # that are looked at for a manifest before all images are
 Compression = Literal["gzip", "zstd", "none"]
@@ -84,6 +84,7 @@ class _Blob:
     diff_id: DiffID
     descriptor: Descriptor
     open: Callable[[], BinaryIO] | None  # None: it is there
+    far: bool = False  # it is read from another registry
 
     @property
     def key(self) -> Digest:
@@ -225,7 +226,7 @@ class Pusher:
         found = []
         for diff_id in dict.fromkeys(record.diff_ids[-_AHEAD:]):
             layer = get_layer(self._root, diff_id)
-            if layer.blob is None and layer.tar_size <= _AHEAD_SIZE and not get_sources(self._root, diff_id):
+            if layer.blob is None and layer.tar_size <= _SMALL and not get_sources(self._root, diff_id):
                 found.append(diff_id)
         return found
 
@@ -320,7 +321,7 @@ class Pusher:
         if self._root.blobs.has(descriptor.digest):
             return _Blob(diff_id, descriptor, partial(self._root.blobs.open, descriptor.digest))
         remote = self._remote(diff_id, descriptor.digest)
-        return _Blob(diff_id, descriptor, remote) if remote else None
+        return _Blob(diff_id, descriptor, remote, far=True) if remote else None
 
     def _was_there(self, diff_id: DiffID, digest: Digest) -> bool:
         return Source("registry", self._client.place(self._repository), str(digest)) in get_sources(self._root, diff_id)
@@ -451,10 +452,12 @@ class Pusher:
                 form = self._form(blob.layer, self._compression, blob.lease)
                 return (yield from self._sends(_Blob(blob.diff_id, form.descriptor, form.open), begun))
             found = yield from self._finds_form(blob)
-            if found is None:
+            if found is None and blob.layer.tar_size > _SMALL:
                 return blob
-            blob = found
-        return blob if blob.open is not None else (yield from self._sends(blob))
+            blob = found or self._made(blob)
+        if blob.open is not None and (blob.far or blob.descriptor.size > _SMALL):
+            return blob
+        return (yield from self._sends(blob))
 
     def _send_one(self, blob: _Blob | _Unmade) -> PushedLayer:
         return finished(self._sends(self._made(blob) if isinstance(blob, _Unmade) else blob))
@@ -494,10 +497,11 @@ class Pusher:
     def _note(self, tag: Tag, pushed: Pushed) -> None:
         """The manifest, that the names mean it, and where the layers can be had again: one transaction.
 
-        An image that was removed meanwhile stays so, and a name that means another one now is left alone.
+        An image that was removed meanwhile stays so, and a name that means another one now is left alone. A power cut
+        may take the note: the next push asks then.
         """
         place, document = self._client.place(self._repository), pushed.document
-        with self._root.index.update() as txn:
+        with self._root.index.update(durable=False) as txn:
             record = read_image(txn, tag.image)
             if record is None:
                 return

@@ -69,7 +69,6 @@ class Uploads:
         open: Callable[[], BinaryIO],
         *,
         mounts: Sequence[str] = (),
-        known_missing: bool = False,
         report: Report | None = None,
     ) -> Sent:
         """Brings a blob into a repository, unless it is there.
@@ -77,14 +76,12 @@ class Uploads:
         Args:
             open: gives its bytes, from the start, as often as it takes.
             mounts: repositories of the same registry that may have it.
-            known_missing: it was looked for a moment ago.
             report: is told how many bytes are sent.
 
         Raises:
             RegistryDenied, RegistryUnreachable, RegistryError; what reading it raises.
         """
-        more = {"mounts": mounts, "known_missing": known_missing, "report": report}
-        return finished(self.gives(repository, descriptor, open, **more))  # type: ignore[arg-type]
+        return finished(self.gives(repository, descriptor, open, mounts=mounts, report=report))
 
     def gives(
         self,
@@ -100,6 +97,7 @@ class Uploads:
         """`blob` as a task.
 
         Args:
+            known_missing: it was looked for a moment ago, or is new.
             begun: an upload to the same repository that was begun for it: nothing is mounted then.
         """
         if not known_missing:
@@ -112,7 +110,7 @@ class Uploads:
                 if begun is not None:
                     started: Sent | Response | None = yield from begun.rest()
                 else:
-                    started = self._mount(repository, descriptor.digest, mounts)
+                    started = yield from self._mount(repository, descriptor.digest, mounts)
                 if isinstance(started, Sent):
                     return started
                 yield from self._send(repository, descriptor, open, started, report)
@@ -144,13 +142,13 @@ class Uploads:
         """Opens an upload while its blob is still being read or made."""
         return Begun(_begin(self.client, repository))
 
-    def _mount(self, repository: str, digest: Digest, mounts: Sequence[str]) -> Sent | Response | None:
+    def _mount(self, repository: str, digest: Digest, mounts: Sequence[str]) -> Task[Sent | Response | None]:
         """What came of mounting: it is there, or an upload was begun, or neither."""
         begun: Response | None = None
         for source in [name for name in mounts if name != repository][:_MOUNTS_MAX]:
             path = f"/v2/{repository}/blobs/uploads/?mount={quote(str(digest))}&from={quote(source, safe='')}"
             try:
-                answer = self.client.session.request(
+                answer = yield from self.client.session.exchange(
                     "POST", path, scopes=[push_scope(repository), pull_scope(source)], body=b""
                 )
             except RegistryDenied:  # no token for both

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
@@ -153,6 +154,25 @@ def test_an_upload_that_was_opened_early_is_opened_again_when_it_is_lost(
         make_image(f"{host}/app:1")
         assert hows(push(f"{host}/app:1")) == ["sent"]
     assert next(opened) == 4
+
+
+def test_small_layers_and_the_config_go_side_by_side(
+    make_image: Callable[..., layerfs.Image], push: Push, store: layerfs.Store
+) -> None:
+    together = threading.Barrier(3, timeout=30)
+
+    def answer(request: Request) -> Answer:
+        if request.method in ("POST", "PUT") and "manifests" not in request.path:
+            together.wait()
+        where = {"Location": "/v2/app/blobs/uploads/1"}
+        return {"POST": Answer(202, headers=where), "PUT": Answer(201), "HEAD": Answer(404)}.get(
+            request.method, Answer(200)
+        )
+
+    with scripted(answer) as (host, _):
+        make_image(f"{host}/app:1")
+        committed(store, f"{host}/app:1", f"{host}/app:2")
+        assert hows(push(f"{host}/app:2")) == ["sent", "sent"]
 
 
 def test_layers_are_mounted_from_the_repository_that_has_them(
