@@ -102,7 +102,8 @@ class Store:
 
     def sync(self) -> None:
         """After return what is in the store, and what was written to its containers, survives a power cut. Images and
-        new containers do so anyway; forks, snapshots and files that no program has synced may not for some seconds.
+        new containers do so anyway; snapshots, forks, rollbacks, and files that no program has synced, only after some
+        seconds.
 
         Raises:
             NoSpace, StoreError: the disk says so.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import lmdb
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 KEY_MAX = 510  # LMDB's 511 less the table's byte
 _PREFIX = {name: bytes([number]) for number, name in enumerate(TABLES, 1)}
 
@@ -96,7 +97,7 @@ class Txn:
 
 def encode_json(value: Any) -> bytes:
     """The one encoding of a value: sorted keys, no spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+    return _encode(value).encode("ascii")
 
 
 def decode_json(value: bytes, table: str) -> Any:
