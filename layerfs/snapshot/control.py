@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from layerfs.errors import InUse, InvalidInput, MountError, NotFound
 from layerfs.store.root import StoreRoot
 
 if TYPE_CHECKING:
+    import socket
     from typing import Any
 
 __all__ = ["forget", "listening", "paused", "request", "sockets"]
@@ -45,6 +44,8 @@ def _folder(root: StoreRoot, *, make: bool = False) -> Iterator[str]:
 
 def listening(root: StoreRoot, id: str) -> socket.socket:
     """A new socket of the mount with this id, for its server."""
+    import socket  # which those who only look at mounts are without
+
     made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with _folder(root, make=True) as folder:
@@ -98,6 +99,9 @@ def paused(root: StoreRoot, id: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _connected(root: StoreRoot, id: str) -> Iterator[socket.socket]:
+    import socket
+    import struct
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
         for limit in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # settimeout() would not wait for room in its queue
             asked.setsockopt(socket.SOL_SOCKET, limit, struct.pack("@ll", _SECONDS, 0))
