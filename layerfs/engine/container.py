@@ -39,20 +39,24 @@ _CLEARING_SECONDS = 30.0  # what clears up after a container may take on a busy 
 class Container(Programs):
     """A container; its state is read from the store at each call. Safe from threads."""
 
-    def __init__(self, store: Store, record: ContainerRecord, image: Image | None = None) -> None:
-        self.store, self._id, self._name = store, record.id, record.name
+    def __init__(
+        self, store: Store, record: ContainerRecord, image: Image | None = None, *, made_here: bool = False
+    ) -> None:
+        self.store, self._id, self._name, self._made_here = store, record.id, record.name, made_here
         self._image, self._directory = image, store.root.container_path(record.id)
         self._settings: tuple[dict[str, Any], Settings] | None = None  # with the row's part that they were read from
         self.given_tree: Tree | None = None  # what it stands on, by who made that for it alone
 
     def __enter__(self) -> Container:
-        """`with store.create(image) as box:` a container for the block alone."""
+        """`with store.create(image) as box:` (or `box.fork()`) a container for the block alone."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kills and removes it, with its unnamed volumes; one that has removed itself is no error."""
-        with contextlib.suppress(ContainerNotFound):
-            self.remove(force=True, volumes=True)
+        """Kills and removes what this object has made, with its unnamed volumes; one that has removed itself is no
+        error. A container that was there (`store.container(name)`) stays as it is."""
+        if self._made_here:
+            with contextlib.suppress(ContainerNotFound):
+                self.remove(force=True, volumes=True)
 
     def __repr__(self) -> str:
         return f"<layerfs.Container {self._id[:12]} {self._name}>"
@@ -470,7 +474,7 @@ class Container(Programs):
                 state,
                 lambda: held(self),
             )
-        made = Container(self.store, child)
+        made = Container(self.store, child, made_here=True)
         inherit_points(made, child)
         return made
 

@@ -380,7 +380,7 @@ class Store:
                 durable=not wanted.auto_remove,  # else nobody wants it after a power cut
                 check=still_there,
             )
-        box = Container(self, record, found if found.store is self else None)
+        box = Container(self, record, found if found.store is self else None, made_here=True)
         record_event(box, "create")
         return box
 

@@ -56,9 +56,9 @@ def _output(stream: Any) -> Iterator[int]:
         decode = codecs.getincrementaldecoder("utf-8")("replace") if isinstance(stream, io.TextIOBase) else None
         try:
             while data := os.read(source, _CHUNK):
-                stream.write(decode.decode(data) if decode else data)
-            if decode and (rest := decode.decode(b"", final=True)):
-                stream.write(rest)
+                _write(stream, decode.decode(data) if decode else data)
+            if decode:
+                _write(stream, decode.decode(b"", final=True))
         except BaseException as error:
             problems.append(error)
         finally:
@@ -73,6 +73,13 @@ def _output(stream: Any) -> Iterator[int]:
         thread.join()
     if problems:
         raise problems[0]
+
+
+def _write(stream: Any, data: str | bytes) -> None:
+    """All of it: what has no buffer may take a part. Objects of others may not say how much they took."""
+    while data:
+        taken = stream.write(data)
+        data = data[taken:] if isinstance(taken, int) else data[:0]
 
 
 @contextlib.contextmanager

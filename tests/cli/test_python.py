@@ -53,6 +53,19 @@ def test_streams_may_be_any_file_objects(shell):
             box.run(["true"], **wrong)
 
 
+def test_a_stream_may_take_less_than_it_is_given(shell):
+    class Slow:
+        taken = b""
+
+        def write(self, data):
+            self.taken += data[:7]
+            return len(data[:7])
+
+    slow = Slow()
+    shell("true").run(["sh", "-c", "echo one two three; echo four"], stdout=slow)
+    assert slow.taken == b"one two three\nfour\n"
+
+
 def test_what_goes_wrong_with_a_stream_is_raised_and_the_program_ends(shell):
     class Full:
         def write(self, data):
@@ -88,6 +101,10 @@ def test_a_container_may_be_for_a_block(opened, shell):
         opened.container(box.id)
     with shell("true") as box:
         box.remove()
+    box = shell("true")
+    with opened.container(box.id) as same, same.fork("child") as child:
+        assert child.name == "child"
+    assert [each.name for each in opened.containers()] == [box.name]  # it was there before
 
 
 def test_settings_may_be_mappings(shell, tmp_path):
