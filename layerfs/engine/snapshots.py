@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -129,7 +128,7 @@ class Snapshot:
         """What only it needs is freed: files at once, layers with the next `gc`. Raises NotFound, InUse."""
         from layerfs.snapshot.freezing import remove_snapshots
 
-        remove_later(remove_snapshots(self.store.root, self.record.container, [self.name]))
+        remove_later(self.store.root, remove_snapshots(self.store.root, self.record.container, [self.name]))
 
 
 class Moved(InUse):
@@ -321,33 +320,26 @@ def forked_config(store: Store, config: dict[str, Any]) -> dict[str, Any]:
     return config | settings.row()
 
 
-def remove_later(paths: Sequence[Path]) -> None:
-    """Removes directories that nothing refers to, beside what comes next; the interpreter waits for it at its end."""
+def remove_later(root: StoreRoot, paths: list[Path]) -> None:
+    """Removes directories that nothing refers to, beside what comes next."""
     if paths:
-        _beside(lambda: remove_discarded(list(paths)))
+        _later(root, lambda: remove_discarded(paths))
 
 
 def drop_later(root: StoreRoot, place: str) -> None:
-    """The same for a place that no row refers to any more, once a power cut does not bring that back. A crash before
-    leaves it to gc."""
-    from layerfs.store.index import Index
-
-    index = Index(root.index.path)  # the caller may close the store meanwhile
+    """The same for a place that no row refers to any more, once a power cut does not bring that back."""
 
     def drop() -> None:
-        try:
-            index.sync()
-        finally:
-            index.close()
+        root.index.sync()
         remove_discarded(discard(root, [place]))
 
-    _beside(drop)
+    _later(root, drop)
 
 
-def _beside(action: Callable[[], object]) -> None:
+def _later(root: StoreRoot, action: Callable[[], object]) -> None:
     def act() -> None:
         time.sleep(_BESIDE_SECONDS)  # the caller goes on first: one thread of Python runs at a time
-        with contextlib.suppress(OSError):  # gc tells, and tries again
+        with contextlib.suppress(OSError, LayerfsError):  # gc tells, and tries again
             action()
 
-    threading.Thread(target=act, name="layerfs-remove").start()
+    root.beside(act)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +21,8 @@ from layerfs.store.reserve import keep_reserve
 from layerfs.store.version import raise_format, write_format
 
 if TYPE_CHECKING:
+    from threading import Thread
+
     from layerfs.store.contents import Contents
     from layerfs.store.format import TreeKind
 
@@ -40,6 +42,7 @@ class StoreRoot:
         self.leases = Leases(path / "tmp", self._shared_gc_lock)
         self._contents: dict[str, Contents] = {}  # one, once it was asked for
         self.blobs = Blobs(path, self.index, self._shared_gc_lock)
+        self._beside: list[Thread] = []
 
     @classmethod
     def open(cls, path: Path, *, create: bool = True) -> StoreRoot:
@@ -74,7 +77,9 @@ class StoreRoot:
         return root
 
     def close(self) -> None:
-        """Idempotent."""
+        """Idempotent. Waits for what goes on beside."""
+        for thread in self._beside:
+            thread.join()
         for contents in self._contents.values():
             contents.forget_packs()
         self.index.close()
@@ -86,6 +91,14 @@ class StoreRoot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def beside(self, action: Callable[[], object]) -> None:
+        """Does it in a thread, which `close` waits for, and the interpreter at its end."""
+        from threading import Thread
+
+        thread = Thread(target=action, name="layerfs-beside")
+        thread.start()
+        self._beside = [*(each for each in self._beside if each.is_alive()), thread]
 
     @property
     def contents(self) -> Contents:

@@ -354,3 +354,13 @@ def test_what_a_change_of_a_big_file_takes_is_told_before_and_after_absorbing(
         store.absorb()
     box.remove()
     assert frozen_sizes(store)[child.id] > 53_000  # it has the block for itself now
+
+
+def test_closing_a_store_waits_for_what_a_rollback_drops(store: layerfs.Store, box: layerfs.Container) -> None:
+    """Who closes a store may remove it, or look at what it takes."""
+    snapshot = box.snapshot()
+    for number in range(3):
+        write(box, {f"{number}": bytes(1000)})
+        box.rollback(snapshot)
+    store.close()
+    assert len(list((store.path / "uppers").iterdir())) == 1
