@@ -232,6 +232,10 @@ def workload(base: Path) -> Callable[..., float]:
 
 @pytest.fixture(autouse=True)
 def at_rest() -> None:
+    settle()
+
+
+def settle() -> None:
     """The disk has written, and discarded, what came before: that is not what is measured."""
     for _ in range(100):
         began = time.perf_counter()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import layerfs
+from benchmarks.conftest import settle
 
 GROUP = "Snapshots"
 MB = 1 << 20
@@ -49,7 +50,7 @@ def test_calls_are_flat(pair: Any, scale: Callable[[int], int], store: Any, file
         for number in range(count):
             (root / f"{number % 100}").mkdir(exist_ok=True)
             (root / f"{number % 100}/f{number}").write_bytes(bytes(size))
-    os.sync()  # what was written before is not measured, as in all other parts
+    settle()
     what = f"of a container with {count} files, {count * size // MB} MB"
     names = iter(range(10**6))
     rounds = 1 if pair.quick else 30
@@ -71,7 +72,7 @@ def test_a_mounted_child_is_flat(pair: Any, scale: Callable[[int], int], store: 
     count = max(1, scale(files)) if files > 10 else files
     fill(box.upper, count, scale(size) if size > MB else size)
     box.snapshot("held")
-    os.sync()
+    settle()
     what = f"of {count} files, {count * size // MB} MB"
     times = []
     for _ in range(1 if pair.quick else 15):

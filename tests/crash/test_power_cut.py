@@ -21,7 +21,7 @@ from layerfs.store.index import _Transaction
 
 pytestmark = pytest.mark.root
 STEPS = int(os.environ.get("LAYERFS_STEPS", "40"))
-BESIDE = "layerfs-remove"
+BESIDE = "layerfs-beside"
 METAS = 8192  # LMDB's two meta pages: the later one counts
 Contents = dict[str, dict[str, bytes]]
 

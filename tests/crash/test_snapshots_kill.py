@@ -119,7 +119,7 @@ def killed(place: Path, deed: Callable[[layerfs.Container], object], moment: int
         store = layerfs.Store(place / "store")
         sys.addaudithook(watch)
         deed(store.container("box"))
-        for thread in [each for each in threading.enumerate() if each.name == "layerfs-remove"]:
+        for thread in [each for each in threading.enumerate() if each.name == "layerfs-beside"]:
             thread.join()
         os._exit(0)
     except BaseException:
