@@ -27,6 +27,7 @@ from layerfs.store.root import StoreRoot
 DOWNLOADS = 3  # docker's number
 UNPACKERS = 2  # each inflates in one thread and parses in another
 _AHEAD = 16  # downloads that may be over before their unpacking begins
+_LISTEN = 0.2  # seconds after which an interrupt is heard that came just before the main thread began to wait
 _GRACE = 2.0  # seconds for threads to see that they are not needed any more
 _POLL = 0.01, 0.25  # seconds, first and longest
 
@@ -239,7 +240,7 @@ class _Work:
         try:
             with self._changed:
                 while self._left and self._error is None:
-                    self._changed.wait()
+                    self._changed.wait(_LISTEN)
         except BaseException as error:  # the user interrupts
             self._fail(error)
         finally:

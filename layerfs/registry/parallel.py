@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Generic, TypeVar
 
 PARALLEL = 5
+_LISTEN = 0.2  # seconds after which an interrupt is heard that came just before the main thread began to wait
 _PATIENCE = 1000  # ms for which several answers are waited for together
 T = TypeVar("T")
 Task = Generator[int | None, None, T]
@@ -107,8 +108,8 @@ class _Crew(Generic[T]):
 
 def _join(threads: Sequence[threading.Thread]) -> None:
     for thread in threads:
-        if thread.ident is not None:
-            thread.join()
+        while thread.ident is not None and thread.is_alive():
+            thread.join(_LISTEN)
 
 
 class Begun(Generic[T]):
