@@ -125,7 +125,7 @@ class Authorizer:
             token = self._tokens.get(scopes)
             if token is None or sent == f"Bearer {token.text}":  # else another thread has renewed it
                 asked = frozenset(wanted.parameters.get("scope", "").split())
-                self._tokens[scopes] = self._fetch(wanted, scopes | asked)
+                self._tokens[scopes] = self._fetch(wanted, _united(scopes | asked))
             return True
 
     def _fetch(self, challenge: Challenge, scopes: frozenset[str]) -> _Token:
@@ -194,3 +194,12 @@ class Authorizer:
         if isinstance(refresh, str) and self.credential is not None and self.credential.identity:
             self._refresh = refresh
         return _Token(text, self._clock() + max(seconds, _LEAST_SECONDS) * 0.9)
+
+
+def _united(scopes: frozenset[str]) -> frozenset[str]:
+    """One scope for each resource: registries name the same actions in any order."""
+    actions: dict[str, set[str]] = {}
+    for scope in scopes:
+        resource, _, names = scope.rpartition(":")
+        actions.setdefault(resource, set()).update(names.split(","))
+    return frozenset(f"{resource}:{','.join(sorted(names))}" for resource, names in actions.items())
