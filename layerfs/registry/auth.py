@@ -200,6 +200,6 @@ def _united(scopes: frozenset[str]) -> frozenset[str]:
     """One scope for each resource: registries name the same actions in any order."""
     actions: dict[str, set[str]] = {}
     for scope in scopes:
-        resource, _, names = scope.rpartition(":")
-        actions.setdefault(resource, set()).update(names.split(","))
-    return frozenset(f"{resource}:{','.join(sorted(names))}" for resource, names in actions.items())
+        resource, colon, names = scope.rpartition(":")
+        actions.setdefault(resource + colon, set()).update(names.split(","))
+    return frozenset(resource + ",".join(sorted(names)) for resource, names in actions.items())

@@ -20,6 +20,7 @@ from layerfs.layer.progress import Progress
 from layerfs.layer.read import KeepBlob, read_layer
 from layerfs.oci import Descriptor
 from layerfs.registry.download import Cancelled, Download, Upstream
+from layerfs.registry.parallel import LISTEN
 from layerfs.store.leases import Lease
 from layerfs.store.partial import Partial, claim
 from layerfs.store.root import StoreRoot
@@ -27,7 +28,6 @@ from layerfs.store.root import StoreRoot
 DOWNLOADS = 3  # docker's number
 UNPACKERS = 2  # each inflates in one thread and parses in another
 _AHEAD = 16  # downloads that may be over before their unpacking begins
-_LISTEN = 0.2  # seconds after which an interrupt is heard that came just before the main thread began to wait
 _GRACE = 2.0  # seconds for threads to see that they are not needed any more
 _POLL = 0.01, 0.25  # seconds, first and longest
 
@@ -240,7 +240,7 @@ class _Work:
         try:
             with self._changed:
                 while self._left and self._error is None:
-                    self._changed.wait(_LISTEN)
+                    self._changed.wait(LISTEN)
         except BaseException as error:  # the user interrupts
             self._fail(error)
         finally:

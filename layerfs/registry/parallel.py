@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Generic, TypeVar
 
 PARALLEL = 5
-_LISTEN = 0.2  # seconds after which an interrupt is heard that came just before the main thread began to wait
+LISTEN = 0.2  # seconds after which an interrupt is heard that came just before the main thread began to wait
 _PATIENCE = 1000  # ms for which several answers are waited for together
 T = TypeVar("T")
 Task = Generator[int | None, None, T]
@@ -109,7 +109,7 @@ class _Crew(Generic[T]):
 def _join(threads: Sequence[threading.Thread]) -> None:
     for thread in threads:
         while thread.ident is not None and thread.is_alive():
-            thread.join(_LISTEN)
+            thread.join(LISTEN)
 
 
 class Begun(Generic[T]):
