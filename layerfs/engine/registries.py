@@ -273,7 +273,9 @@ def _upstream(registries: Registries, reference: Reference) -> Upstream:
 
 def _config(client: Client, reference: Reference, document: Manifest) -> ImageConfig:
     from layerfs.registry.client import read_blob
+    from layerfs.registry.pull import check_kind
 
+    check_kind(document, reference.familiar)
     raw = read_blob(client, reference.path, document.config, limit=CONFIG_MAX)
     return ImageConfig.parse(raw, what=f"config {document.config.digest}")
 

@@ -109,13 +109,19 @@ class DirectoryOutput:
 
 
 class GrownLayout:
-    """An OCI layout that is there already. Its index comes last and at once, so that a copy that was cut short adds
-    nothing to it but blobs that nobody names. Who writes to it at the same time waits.
+    """An OCI layout that is there already, or one that is begun, also by a copy that was cut short: blobs without a
+    header. The index and the header of a new one come last and at once, so that such a copy leaves nothing but blobs
+    that nobody names. Who writes to it at the same time waits.
     """
 
     def __init__(self, path: Path) -> None:
-        layout.check_header((path / layout.HEADER).read_bytes())
         self._path, self._index = path, b""
+        with writing(f"the directory {path}"):
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / layout.HEADER).is_file():
+                layout.check_header((path / layout.HEADER).read_bytes())
+            elif any(one.name not in ("blobs", layout.INDEX) for one in path.iterdir()):
+                raise AlreadyExists("the directory is not empty", path=str(path))
 
     def add(self, name: str, size: int, open: Callable[[], BinaryIO]) -> None:
         if name == layout.INDEX:
@@ -139,14 +145,19 @@ class GrownLayout:
                 file.writelines(pieces)
 
     def finish(self) -> None:
-        """Joins the two indexes: an entry goes for a new one of its name, or of its digest when it has no name."""
         with self._alone():
-            raw = (self._path / layout.INDEX).read_bytes()
-            Index.parse(raw, what=layout.INDEX)  # refuses what is none
-            old, entries = json.loads(raw), json.loads(self._index)["manifests"]
-            taken = {name for entry in entries for name in (_name_of(entry), ("", str(entry["digest"])))}
-            kept = [entry for entry in old.get("manifests") or () if _name_of(entry) not in taken]
-            self._write(layout.INDEX, [dump({**old, "manifests": [*kept, *entries]})])
+            there = self._path / layout.INDEX
+            self._write(layout.INDEX, [self._joined(there.read_bytes()) if there.exists() else self._index])
+            if not (self._path / layout.HEADER).exists():
+                self._write(layout.HEADER, [layout.HEADER_BYTES])
+
+    def _joined(self, raw: bytes) -> bytes:
+        """The two indexes: an entry goes for a new one of its name, or of its digest when it has no name."""
+        Index.parse(raw, what=layout.INDEX)  # refuses what is none
+        old, entries = json.loads(raw), json.loads(self._index)["manifests"]
+        taken = {name for entry in entries for name in (_name_of(entry), ("", str(entry["digest"])))}
+        kept = [entry for entry in old.get("manifests") or () if _name_of(entry) not in taken]
+        return dump({**old, "manifests": [*kept, *entries]})
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

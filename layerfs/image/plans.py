@@ -6,7 +6,7 @@ Nothing is written here, and no layer is read.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from layerfs.digest import DiffID, Digest
@@ -130,18 +130,17 @@ def oci_plans(archive: Archive, platform: Platform) -> Iterator[ImagePlan]:
     """
     layout.check_header(read_member(archive, layout.HEADER, limit=1 << 16))
     index = Index.parse(read_member(archive, layout.INDEX), what=layout.INDEX)
-    known = [entry for entry in index.manifests if entry.media_type in media.MANIFESTS | media.INDEXES]
-    if not known:
+    if not index.known:
         types = ", ".join(sorted({repr(entry.media_type) for entry in index.manifests}))
         reason = f"only entries of unknown types ({types})" if types else "no manifests"
         raise InvalidArchive(f"{layout.INDEX} has {reason}", path=archive.where)
-    for entries in _grouped(known, archive):
+    for entries in _grouped(index.known, archive):
         entry = _chosen(entries, platform, archive)
         label = entries[0].annotation(REF_NAME)
         yield _oci_plan(archive, entry, platform, label, _oci_names(entries[0]))
 
 
-def _grouped(entries: list[Descriptor], archive: Archive) -> Iterator[list[Descriptor]]:
+def _grouped(entries: Sequence[Descriptor], archive: Archive) -> Iterator[list[Descriptor]]:
     """Entries that are one image: those of one name, or without names, when they differ in their platforms."""
     groups: dict[tuple[str, str], list[Descriptor]] = {}
     for entry in entries:
@@ -209,8 +208,7 @@ def _manifest(archive: Archive, entry: Descriptor, platform: Platform) -> Manife
         document = parse_document(raw, entry.media_type, what=f"manifest {entry.digest}")
         if isinstance(document, Manifest):
             return document
-        usable = tuple(m for m in document.manifests if m.media_type in media.MANIFESTS | media.INDEXES)
-        entry = _choose(Index(b"", document.media_type, usable), platform, archive)
+        entry = _choose(document, platform, archive)
     raise InvalidArchive(f"indexes are nested more than {_INDEX_DEPTH} deep", path=archive.where)
 
 

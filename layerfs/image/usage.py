@@ -9,7 +9,7 @@ from layerfs.digest import Digest, chain_id
 from layerfs.errors import LayerfsError
 from layerfs.image.images import Images, layer_sizes
 from layerfs.image.record import ImageRecord, Tag, scan_images, scan_tags
-from layerfs.oci import Index, media, parse_document
+from layerfs.oci import Index, parse_document
 from layerfs.store.index import Txn
 from layerfs.store.mark import Roots
 from layerfs.store.root import StoreRoot
@@ -91,10 +91,9 @@ def _index(root: StoreRoot, index: Digest) -> set[Digest]:
         except LayerfsError:
             continue
         if isinstance(document, Index):
-            below = {
-                entry.digest for entry in document.manifests if entry.media_type in media.MANIFESTS | media.INDEXES
-            }
-            waiting += [each for each in below - found if root.blobs.has(each)]
+            below = {entry.digest for entry in document.manifests}
+            known = {entry.digest for entry in document.known}
+            waiting += [each for each in known - found if root.blobs.has(each)]
         else:
             below = {each.digest for each in (document.config, *document.layers)}
         found |= below

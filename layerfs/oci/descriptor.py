@@ -28,6 +28,7 @@ _MACHINES = {
     "s390x": ("s390x", ""),
     "loongarch64": ("loong64", ""),
 }
+_LEVELS = {"arm": "v7", "amd64": "v1"}  # variants that are ordered, and the one that is meant by none
 _ARCHITECTURES = frozenset(_MACHINES) | {architecture for architecture, _ in _MACHINES.values()}
 
 
@@ -85,14 +86,27 @@ class Platform:
         return self.os == "unknown" and self.architecture == "unknown"
 
     def fits(self, wanted: Platform) -> bool:
-        """True when this is what `wanted` asks for; a variant counts only when both name one.
+        """True when this runs on `wanted`; a variant counts only when both name one.
 
-        arm64 without a variant is v8 (containerd's normalisation).
+        As containerd has it: arm64 without a variant is v8; an arm or amd64 processor runs what lower variants run.
         """
         if (self.os, self.architecture) != (wanted.os, wanted.architecture):
             return False
         mine, theirs = self.normal_variant, wanted.normal_variant
-        return not mine or not theirs or mine == theirs
+        return not mine or not theirs or mine == theirs or 0 < self._level < wanted._level
+
+    def nearness(self, wanted: Platform) -> int:
+        """Of two that fit the one with more of it is the better one."""
+        if self.normal_variant == wanted.normal_variant:
+            return 1000
+        return self._level if self._level <= wanted._level else 0
+
+    @property
+    def _level(self) -> int:
+        """The number in the variant; 0 where none counts."""
+        usual = _LEVELS.get(self.architecture, "")
+        digits = (self.variant or usual)[1:] if usual else ""
+        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 3 else 0
 
     def document(self) -> dict[str, Any]:
         values = {

@@ -59,19 +59,26 @@ class Index:
             raise InvalidArchive(f"{what} is a manifest, not an index")
         return document
 
+    @property
+    def known(self) -> tuple[Descriptor, ...]:
+        """Manifests and indexes; the specification wants entries of other types to be ignored."""
+        return tuple(entry for entry in self.manifests if entry.media_type in media.MANIFESTS | media.INDEXES)
+
+    @property
+    def others(self) -> tuple[Descriptor, ...]:
+        """Entries of other types, which are blobs to who wants all of it."""
+        return tuple(entry for entry in self.manifests if entry.media_type not in media.MANIFESTS | media.INDEXES)
+
     def choose(self, wanted: Platform) -> Descriptor | None:
-        """The first manifest for a platform (image-spec: the first match wins); None when there is none.
+        """The manifest for a platform, the first of equals (image-spec: the first match wins); None when there is none.
 
         A manifest that names no platform matches when no other does; attestations never match.
         """
-        named = [(m.platform, m) for m in self.manifests if m.platform and not m.platform.unknown]
-        fitting = [(platform, m) for platform, m in named if platform.fits(wanted)]
-        for platform, manifest in fitting:
-            if platform.normal_variant == wanted.normal_variant:
-                return manifest
+        named = [(m.platform, m) for m in self.known if m.platform and not m.platform.unknown]
+        fitting = [(platform.nearness(wanted), m) for platform, m in named if platform.fits(wanted)]
         if fitting:
-            return fitting[0][1]
-        return next((manifest for manifest in self.manifests if manifest.platform is None), None)
+            return max(fitting, key=lambda pair: pair[0])[1]
+        return next((manifest for manifest in self.known if manifest.platform is None), None)
 
 
 def parse_document(raw: bytes, media_type: str = "", *, what: str = "manifest") -> Manifest | Index:

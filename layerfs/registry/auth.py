@@ -138,7 +138,7 @@ class Authorizer:
             answer = self._post(realm, service, scopes, self._refresh or found.identity)
         else:
             answer = self._get(realm, service, scopes, found)
-        return self._read(realm, answer)
+        return self._read(realm, answer, scopes)
 
     def _check(self, realm: str) -> None:
         try:
@@ -178,9 +178,10 @@ class Authorizer:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         return self._transport.request("POST", realm, headers=headers, body=urlencode(form).encode())
 
-    def _read(self, realm: str, answer: Response) -> _Token:
+    def _read(self, realm: str, answer: Response, scopes: frozenset[str]) -> _Token:
         if answer.status != 200:
-            raise refused(answer.status, answer.beginning(), f"{self._name}: {action(answer.method, realm)}")
+            where = "/".join([self._name, *_repositories(scopes)[:1]])
+            raise refused(answer.status, answer.beginning(), f"{where}: {action(answer.method, realm)}")
         raw = answer.body(_DOCUMENT_MAX)
         try:
             document = json.loads(raw)
@@ -194,6 +195,12 @@ class Authorizer:
         if isinstance(refresh, str) and self.credential is not None and self.credential.identity:
             self._refresh = refresh
         return _Token(text, self._clock() + max(seconds, _LEAST_SECONDS) * 0.9)
+
+
+def _repositories(scopes: frozenset[str]) -> list[str]:
+    """What scopes are for; of a mount first the repository that is written to."""
+    parts = [scope.split(":") for scope in scopes if scope.startswith("repository:")]
+    return [":".join(names) for _, *names, _ in sorted(parts, key=lambda part: ("push" not in part[-1], part))]
 
 
 def _united(scopes: frozenset[str]) -> frozenset[str]:

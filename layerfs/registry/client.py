@@ -129,8 +129,7 @@ class Client:
             RegistryNotFound, RegistryDenied: in docker's words. InvalidArchive: no such document, or too long.
             Corrupt: other bytes than the digest promises.
         """
-        path = f"/v2/{repository}/manifests/{reference}"
-        answer = self._pull(path, repository, headers={"Accept": ACCEPT})
+        answer = self._ask_manifest("GET", repository, reference)
         if answer.status != HTTPStatus.OK:
             raise self._manifest_failure(answer, repository, reference)
         what = f"manifest {self._named(repository, reference)}"
@@ -143,7 +142,7 @@ class Client:
 
     def head_manifest(self, repository: str, reference: str | Digest) -> Digest | None:
         """What a tag means now, as the registry says; None when there is none (or it does not say)."""
-        answer = self._pull(f"/v2/{repository}/manifests/{reference}", repository, "HEAD", headers={"Accept": ACCEPT})
+        answer = self._ask_manifest("HEAD", repository, reference)
         answer.discard()
         if answer.status == HTTPStatus.NOT_FOUND:
             return None
@@ -153,6 +152,13 @@ class Client:
             return Digest.parse(answer.headers.get("Docker-Content-Digest", ""))
         except OSError:
             return None
+
+    def _ask_manifest(self, method: str, repository: str, reference: str | Digest) -> Response:
+        try:
+            path = f"/v2/{repository}/manifests/{reference}"
+            return self._pull(path, repository, method, headers={"Accept": ACCEPT})
+        except RegistryDenied as error:  # by the token server
+            raise self._denied(repository, error.message.removeprefix(f"{self.place(repository)}: ")) from None
 
     def choose(self, repository: str, reference: str | Digest, platform: Platform) -> tuple[Fetched, Fetched | None]:
         """The manifest for a platform, and the index that it was chosen from, if it was.
@@ -164,8 +170,7 @@ class Client:
         for _ in range(INDEX_DEPTH):
             if isinstance(fetched.document, Manifest):
                 return fetched, (None if fetched is top else top)
-            usable = tuple(m for m in fetched.document.manifests if m.media_type in media.MANIFESTS | media.INDEXES)
-            chosen = Index(b"", fetched.document.media_type, usable).choose(platform)
+            chosen = fetched.document.choose(platform)
             if chosen is None:
                 raise RegistryNotFound(
                     f"no matching manifest for {platform} in the manifest list entries of "

@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol, cast
 from layerfs._record import dataclass, field, replace
 from layerfs.digest import Digest
 from layerfs.errors import InvalidArchive, InvalidInput, RegistryNotFound
-from layerfs.image.output import DirectoryOutput, GrownLayout, Output, TarOutput, output_file
+from layerfs.image.output import GrownLayout, Output, TarOutput, output_file
 from layerfs.layer.codec import Decompressed
 from layerfs.layer.progress import Progress, Report
 from layerfs.oci import Descriptor, ImageConfig, Index, Manifest, Platform, build_index, layout, media
@@ -112,8 +112,7 @@ def _choose(origin: Origin, index: Index, platform: Platform, where: str) -> Man
     for _ in range(INDEX_DEPTH):
         if isinstance(document, Manifest):
             return document
-        usable = tuple(m for m in document.manifests if m.media_type in media.MANIFESTS | media.INDEXES)
-        chosen = Index(b"", document.media_type, usable).choose(platform)
+        chosen = document.choose(platform)
         if chosen is None:
             raise RegistryNotFound(f"no matching manifest for {platform} in the manifest list entries of {where}")
         document = origin.document(chosen)
@@ -281,8 +280,7 @@ def _children(document: Manifest | Index) -> Sequence[Descriptor]:
 @contextlib.contextmanager
 def _output(target: Place) -> Iterator[Output]:
     if target.kind == "oci":
-        path = Path(target.path)
-        yield GrownLayout(path) if (path / layout.HEADER).is_file() else DirectoryOutput(path)
+        yield GrownLayout(Path(target.path))
         return
     with output_file(target.path) as write:
         yield TarOutput(write)

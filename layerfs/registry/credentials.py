@@ -233,7 +233,7 @@ def _call(helper: str, verb: str, text: str, *, missing_is_fine: bool = False) -
         )
     except FileNotFoundError:
         raise RegistryError(
-            f"error getting credentials - err: exec: {program!r}: executable file not found in $PATH"
+            f'error getting credentials - err: exec: "{program}": executable file not found in $PATH'
         ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RegistryError(f"error getting credentials - err: {program}: {error}") from None

@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from layerfs._record import dataclass, replace
+from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, InvalidArchive, InvalidInput, LayerfsError, RegistryNotFound
 from layerfs.image.images import Images
@@ -60,6 +60,12 @@ def check_image(manifest: Manifest, config: ImageConfig, where: str) -> None:
     for diff_id, layer in zip(config.diff_ids, manifest.layers, strict=True):
         if promised.setdefault(layer.digest, (diff_id, layer.size)) != (diff_id, layer.size):
             raise InvalidArchive(f"{where}: layer {layer.digest} is said to be two different layers")
+
+
+def check_kind(manifest: Manifest, where: str) -> None:
+    """Raises InvalidArchive for an artifact that is no image."""
+    if manifest.config.media_type not in _CONFIG_TYPES:
+        raise InvalidArchive(f"{where}: not an image: its config is {manifest.config.media_type!r}")
 
 
 def is_image(manifest: Manifest) -> bool:
@@ -158,7 +164,7 @@ class Puller:
         for _ in range(INDEX_DEPTH):
             if isinstance(fetched.document, Manifest):
                 return fetched
-            chosen = replace(fetched.document, manifests=_known(fetched.document)).choose(wanted)
+            chosen = fetched.document.choose(wanted)
             if chosen is None:
                 raise RegistryNotFound(
                     f"no matching manifest for {wanted} in the manifest list entries of {self._reference.familiar}"
@@ -186,7 +192,7 @@ class Puller:
                 continue
             if depth == INDEX_DEPTH:
                 raise InvalidArchive(f"{self._reference.familiar}: indexes are nested more than {INDEX_DEPTH} deep")
-            for entry in _known(each.document):
+            for entry in each.document.known:
                 if entry.digest not in seen:
                     seen.add(entry.digest)
                     waiting.append((self._document(entry), depth + 1))
@@ -202,6 +208,7 @@ class Puller:
                     self._bringer.bring([Need(blob) for blob in blobs if blob.data is None])
                     self._put(each)
             for each in self._indexes(top):
+                self._others(each)
                 self._put(each)
         self._put(top)
 
@@ -211,7 +218,16 @@ class Puller:
             each = waiting.pop()
             if isinstance(each.document, Index):
                 yield each
-                waiting += [self._document(m) for m in _known(each.document) if m.media_type in media.INDEXES]
+                waiting += [self._document(m) for m in each.document.known if m.media_type in media.INDEXES]
+
+    def _others(self, fetched: Fetched) -> None:
+        """What an index names beside manifests, as far as the registry has it as a blob."""
+        assert isinstance(fetched.document, Index)
+        repository = self._upstream.repository
+        for entry in fetched.document.others:
+            there = self._upstream.ask(lambda client, entry=entry: client.has_blob(repository, entry.digest))  # type: ignore[misc]
+            if there is not None and entry.data is None:
+                self._bringer.bring([Need(entry)])
 
     def _put(self, fetched: Fetched) -> None:
         self._lease.pin(fetched.digest.raw)
@@ -225,8 +241,7 @@ class Puller:
         """Brings an image. It is seen, under its names, when it is whole."""
         manifest, where = fetched.document, self._reference.familiar
         assert isinstance(manifest, Manifest)
-        if manifest.config.media_type not in _CONFIG_TYPES:
-            raise InvalidArchive(f"{where}: not an image: its config is {manifest.config.media_type!r}")
+        check_kind(manifest, where)
         self._lease.pin(fetched.digest.raw)
         with contextlib.closing(claim_when_free(self._root, fetched.digest, self._upstream.stop, self._wait)):
             config = self._config(manifest)
@@ -295,11 +310,6 @@ def all_tags(registries: Registries, reference: Reference) -> list[Reference]:
     return [reference.with_tag(tag) for tag in upstream.ask(listed)]
 
 
-def _known(index: Index) -> tuple[Descriptor, ...]:
-    """Entries of types that we know; others are ignored, as the specification asks."""
-    return tuple(entry for entry in index.manifests if entry.media_type in media.MANIFESTS | media.INDEXES)
-
-
 def _one_at_a_time(progress: Report | None) -> Callable[[Progress], None]:
     """A callback that several threads may call."""
     lock = threading.Lock()
@@ -312,4 +322,4 @@ def _one_at_a_time(progress: Report | None) -> Callable[[Progress], None]:
     return report
 
 
-__all__ = ["Pulled", "Puller", "all_tags", "check_image", "is_image"]
+__all__ = ["Pulled", "Puller", "all_tags", "check_image", "check_kind", "is_image"]

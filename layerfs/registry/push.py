@@ -256,6 +256,8 @@ class Pusher:
         for document in documents:
             if isinstance(document, Manifest):
                 layers += self._part(document, lease)
+            else:
+                self._blobs([entry for entry in document.others if self._is_kept(entry)], lease)
         for document in documents[:-1]:
             self._uploads.manifest(self._repository, document.digest, document)
         return Pushed(tag.reference, documents[-1], tuple(layers))
@@ -268,7 +270,7 @@ class Pusher:
             raise NotFound(f"manifest {digest} is not in the store: pull with --all-platforms first") from None
         document = parse_document(raw, kind, what=f"manifest {digest}")
         if isinstance(document, Index) and depth < INDEX_DEPTH:
-            for entry in document.manifests:
+            for entry in document.known:
                 yield from self._below(entry.digest, lease, depth + 1)
         yield document
 
@@ -281,11 +283,17 @@ class Pusher:
                 if lacking:
                     raise NotFound(f"manifest {manifest.digest}: {_lacks(lacking)}")
                 return self._send(blobs, manifest.config, self._images.config(record).raw)
-        lease.pin(b"".join(blob.digest.raw for blob in (manifest.config, *manifest.layers)))
-        for blob in dict.fromkeys((manifest.config, *manifest.layers)):
+        self._blobs([manifest.config, *manifest.layers], lease)
+        return ()
+
+    def _blobs(self, blobs: Sequence[Descriptor], lease: Lease) -> None:
+        lease.pin(b"".join(blob.digest.raw for blob in blobs))
+        for blob in dict.fromkeys(blobs):
             opened = partial(io.BytesIO, blob.data) if blob.data is not None else partial(self._kept, blob.digest)
             self._uploads.blob(self._repository, blob, opened)
-        return ()
+
+    def _is_kept(self, blob: Descriptor) -> bool:
+        return blob.data is not None or self._root.blobs.has(blob.digest)
 
     def _kept(self, digest: Digest) -> BinaryIO:
         try:

@@ -131,6 +131,15 @@ def test_a_token_for_a_wrong_user_is_refused_in_the_servers_words(tokened: Regis
         opened(tokened.host, Credential(USER, "wrong")).check()
 
 
+def test_a_token_server_that_refuses_does_not_hide_what_was_asked_for(tokened: Registry, opened: Open) -> None:
+    client, refusal = opened(tokened.host), r'Get "http://.*/token": unauthorized: incorrect username or password'
+    with pytest.raises(RegistryDenied, match=rf"^pull access denied for {tokened.host}/team/x, .*login': {refusal}$"):
+        client.manifest("team/x", "1")
+    for ask in (lambda: list(client.tags("team/x")), lambda: client.has_blob("team/x", NOTHING, push=True)):
+        with pytest.raises(RegistryDenied, match=rf"^{tokened.host}/team/x: {refusal}$"):
+            ask()
+
+
 def test_an_identity_token_is_shown_by_post(tokened: Registry, tokens: TokenServer, opened: Open) -> None:
     tokens.forms.clear()
     assert opened(tokened.host, Credential("", "", "refresh me")).head_manifest("team/x", "none") is None

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 import layerfs
+from layerfs.oci import media
 from layerfs.registry.connect import Registries
 from layerfs.registry.copy import copy
 from layerfs.registry.places import Place
+from tests.registry import hostile
 from tests.registry.servers import PASSWORD, USER, Answer, Registry, Request, free_port, scripted
 
 LAYERFS = [sys.executable, "-c", "import sys; from layerfs.cli import main; sys.exit(main())"]
@@ -179,6 +181,13 @@ def test_an_image_is_inspected_where_it_is(
     assert raw["config"]["digest"] == image.id
     missing = run("inspect", "--remote", f"{plain.host}/{repository}:2", code=1)
     assert f"manifest for {plain.host}/{repository}:2 not found: manifest unknown" in missing.stderr
+
+
+def test_an_artifact_is_not_inspected_as_an_image(run: Run) -> None:
+    with hostile.Registry() as registry:
+        registry.manifest("app:1", {"config": registry.put(b"{}", media.OCI_EMPTY), "layers": []})
+        said = run("inspect", "--remote", f"{registry.host}/app:1", code=1).stderr
+    assert said == f"layerfs: {registry.host}/app:1: not an image: its config is '{media.OCI_EMPTY}'\n"
 
 
 def test_manifests_are_removed_where_they_are(

@@ -83,7 +83,8 @@ def test_damaged_blobs_are_not_copied(
 ) -> None:
     manifest = json.loads((image_layout / "blobs/sha256" / digest_of(image_layout)[7:]).read_bytes())
     layer = image_layout / "blobs/sha256" / manifest["layers"][0]["digest"][7:]
-    data = bytearray(layer.read_bytes())
+    whole = layer.read_bytes()
+    data = bytearray(whole)
     data[len(data) // 2] ^= 1
     layer.chmod(0o600)
     layer.write_bytes(data)
@@ -93,6 +94,9 @@ def test_damaged_blobs_are_not_copied(
     with pytest.raises(Exception, match="404"):
         get(plain.host, f"/v2/{repository}/manifests/1")
     assert not (tmp_path / "x.tar").exists() and not (tmp_path / "x/oci-layout").exists()
+    layer.write_bytes(whole)
+    copied(f"oci:{image_layout}", f"oci:{tmp_path}/x:1")  # what the failed one has left is gone on with
+    copied(f"oci:{tmp_path}/x:1", f"oci:{tmp_path}/y")
 
 
 def test_a_target_that_cannot_be_is_named(image_layout: Path, copied: Copy) -> None:

@@ -160,6 +160,16 @@ def test_all_platforms_keep_the_index_and_its_attestations(registry: Registry, s
     assert all(store.root.blobs.has(Digest.parse(name)) for name in registry.blobs)
 
 
+def test_what_an_index_names_beside_manifests_goes_with_it(registry: Registry, store: Store) -> None:
+    image = registry.image("app", [BASE]) | {"platform": {"os": "linux", "architecture": "amd64"}}
+    other, lost = registry.put(b"anything", "application/x-any"), {"mediaType": "application/x-lost", "size": 1}
+    entry = registry.index("app:1", [image, other, lost | {"digest": "sha256:" + "0" * 64}])
+    pulled = pull(store, f"{registry.host}/app:1", platform="linux/amd64", all_platforms=True)
+    assert str(pulled.digest) == entry["digest"]
+    store.gc()
+    assert store.root.blobs.read(Digest.parse(other["digest"])) == b"anything"
+
+
 def test_a_platform_that_a_single_image_does_not_have(registry: Registry, store: Store) -> None:
     registry.image("app:1", [BASE], architecture="arm64")
     with pytest.raises(RegistryNotFound, match="does not match the specified platform"):

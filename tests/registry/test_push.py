@@ -25,7 +25,9 @@ from layerfs.registry.copy import copy
 from layerfs.registry.credentials import Credential
 from layerfs.registry.places import Place
 from layerfs.registry.push import Pushed
+from tests.registry import hostile
 from tests.registry.servers import PASSWORD, QUICK, USER, Answer, Registry, Request, TokenServer, get, scripted
+from tests.unit.image.make import digest, tar
 
 Push = Callable[..., list[Pushed]]
 
@@ -342,6 +344,19 @@ def test_a_whole_index_goes_with_all_platforms(
         (one,) = other.push(there, settings=settings)
     index = get(plain.host, f"/v2/{repository}/manifests/all", media.OCI_INDEX)
     assert (whole.document.raw, isinstance(one.document, Manifest)) == (index, True)
+
+
+def test_an_index_goes_with_what_it_names_beside_manifests(
+    plain: Registry, repository: str, settings: Settings, store: layerfs.Store
+) -> None:
+    with hostile.Registry() as source:
+        image = source.image("app", [tar({"f": b"x"})])
+        entry = source.index("app:1", [image, source.put(repository.encode(), "application/x-any")])
+        store.pull(f"{source.host}/app:1", settings=settings, all_platforms=True)
+        store.tag(f"{source.host}/app:1", f"{plain.host}/{repository}:1")
+    (pushed,) = store.push(f"{plain.host}/{repository}:1", settings=settings, all_platforms=True)
+    assert str(pushed.digest) == entry["digest"]
+    assert digest(repository.encode())[7:] in plain.blob_files()
 
 
 def test_a_part_of_an_index_is_not_pushed_as_a_whole(

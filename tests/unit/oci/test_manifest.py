@@ -80,9 +80,18 @@ def test_a_built_manifest_reads_back_equal() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "found"),
-    [("linux/amd64", "1"), ("linux/arm/v7", "3"), ("linux/arm", "2"), ("linux/s390x", None), ("arm64", "5")],
+    [
+        ("linux/amd64", "1"),
+        ("linux/amd64/v3", "1"),
+        ("linux/arm/v5", None),
+        ("linux/arm/v7", "3"),
+        ("linux/arm/v8", "3"),
+        ("linux/arm", "3"),  # v7 is meant, as by docker
+        ("linux/s390x", None),
+        ("arm64", "5"),
+    ],
 )
-def test_an_index_gives_the_first_manifest_that_fits(wanted: str, found: str | None) -> None:
+def test_an_index_gives_the_first_of_the_manifests_that_fit_best(wanted: str, found: str | None) -> None:
     attestation = entry("unknown/unknown", "0")
     names = ("amd64", "arm/v6", "arm/v7", "amd64", "arm64/v8")
     listed = [entry(name, str(digit)) for digit, name in enumerate(names, 1)]
