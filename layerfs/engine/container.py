@@ -264,8 +264,10 @@ class Container(Programs):
         from layerfs.engine.space import state_size
         from layerfs.engine.upkeep import Sizes, upper_size
 
-        base = self.record.base
-        return Sizes(upper_size(self.upper) + (state_size(self.store, base) if base else 0), self.image.size)
+        record = self.record
+        upper = self.store.container_table.made_upper(record)
+        own, frozen = upper_size(upper) if upper else 0, state_size(self.store, record.base) if record.base else 0
+        return Sizes(own + frozen, self.image.size)
 
     def usage(self) -> Usage:
         """What its upper directory takes on the disk: `.bytes`, `.entries`, and the limits that it was made with
@@ -336,17 +338,16 @@ class Container(Programs):
         from layerfs.layer.changes import changes
 
         release_root(self)
-        if self.record.base:
+        record, table = self.record, self.store.container_table
+        if record.base:
             return diff_from_image(self)
+        upper = table.made_upper(record)
+        if upper is None:
+            return Changes()
         objects = self.store.root.path / "objects"
         hidden = made_points(self.directory)
-        found = changes(self.upper, self.tree(), index=self._index, objects=objects, hidden=hidden)
+        found = changes(upper, self.tree(), index=table.work(record) / "index", objects=objects, hidden=hidden)
         return Changes(Change(change.kind, os.fsdecode(change.path)) for change in found)
-
-    @property
-    def _index(self) -> Path:
-        """Where the kernel engine notes hard-linked files it copied up."""
-        return self.store.container_table.work(self._id) / "index"
 
     def export(self, target: str | os.PathLike[str] | BinaryIO) -> None:
         """Write its whole file system as one tar. Raises AlreadyExists, NoSpace, MountError."""
@@ -556,4 +557,5 @@ class Container(Programs):
         def row() -> dict[str, Any]:
             return self.record.state
 
-        with_reserve(self.store.root.path, lambda: change_state(self.directory, row, change))
+        home = self.store.container_table.home(self._id)
+        with_reserve(self.store.root.path, lambda: change_state(home, row, change))

@@ -44,7 +44,7 @@ def start(
     Raises:
         RunError, CommandNotFound, CommandNotExecutable: it could not be started. What mounting raises.
     """
-    directory = box.directory
+    directory = box.store.container_table.home(box.id)
     with starting(directory) as lock:
         if lock is None:
             if box.status == "paused":

@@ -131,8 +131,8 @@ def _mount_upper(
     stacked = wanted == "native" or (not wanted and supported("native"))
     state, places = lower_of(store, record, stacked=stacked)
     frozen = tuple(upper_below(store.path, place) / "upper" for place in places)
-    home = table.place(record)
-    writable = Writable(record.id, home / "upper", home / "work", frozen, table.path(record.id))
+    own, home = table.home(record.id), table.place(record)
+    writable = Writable(record.id, home / "upper", home / "work", frozen, own)
     try:
         make_directory(store.path, writable.work, "what a mount needs")
     except NoSpace:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from layerfs.runtime import Process
     from layerfs.snapshot import ContainerRecord
 
-_MOUNT_SECONDS = 30
+_MOUNT_SECONDS, _RUN = 30, "run"
 _OWN_FILES = {"lock", "mount", "points"}
 _locks: set[int] = set()  # descriptors that a forked child must not keep: a lock lasts as long as any copy of it
 
@@ -78,7 +78,7 @@ def borrowed_place(box: Container, engine: str | None) -> Iterator[tuple[Place, 
 
 @contextlib.contextmanager
 def _entered(box: Container, engine: str | None) -> Iterator[tuple[Path, int, Place]]:
-    home = _home(box)
+    home = box.store.container_table.home(box.id) / _RUN
     make_directory(box.store.path, home, "the files of a run")
     with _lock(home) as lock:
         root = _enter(box, home, lock, engine)
@@ -148,7 +148,7 @@ def inherit_points(box: Container, record: ContainerRecord | None = None) -> Non
     with box.store.root.index.view() as txn:
         state = States(txn).find(base)
     if state is not None and state.points:
-        home = _home(box)
+        home = box.store.container_table.home(box.id) / _RUN
         home.mkdir(0o700, exist_ok=True)
         (home / "points").write_bytes(b"".join(os.fsencode(path) + b"\n" for path in state.points))
 
@@ -169,7 +169,7 @@ def no_runs(box: Container, patience: float = 5.0) -> Iterator[bool]:
 
 
 def _home(box: Container) -> Path:
-    return box.directory / "run"
+    return box.directory / _RUN
 
 
 @contextlib.contextmanager

@@ -327,7 +327,10 @@ def remove_later(root: StoreRoot, paths: list[Path]) -> None:
 
 
 def drop_later(root: StoreRoot, place: str) -> None:
-    """The same for a place that no row refers to any more, once a power cut does not bring that back."""
+    """The same for a place that no row refers to any more, once a power cut does not bring that back; nothing happens
+    when it was never made."""
+    if not os.path.exists(f"{root.path}/{place}/upper"):  # noqa: PTH110
+        return
 
     def drop() -> None:
         root.index.sync()

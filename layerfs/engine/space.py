@@ -62,7 +62,8 @@ def usage_of(box: Container) -> Usage:
                 return Usage(told["used"], told["used_inodes"], told["size"] or None, told["inodes"] or None)
     seen: set[tuple[int, int]] = set()
     taken = 0
-    for found in (box.upper.stat(), *entries_of(box.upper)):  # as du does, with the directory itself
+    upper = box.upper  # with the directory itself, as du does; a store that cannot be written may lack it
+    for found in (upper.stat(), *entries_of(upper)) if upper.exists() else ():
         if not is_whiteout(found) and (found.st_dev, found.st_ino) not in seen:
             seen.add((found.st_dev, found.st_ino))
             taken += found.st_blocks * 512

@@ -171,7 +171,8 @@ def _block_problems(store: Store) -> Iterator[Problem]:
 
     for box in store.containers():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, InUse):
-            for path, reason in damaged_files(box.upper, store.root.path / "objects", prefix_of(box.upper)):
+            upper = store.container_table.made_upper(box.record)
+            for path, reason in damaged_files(upper, store.root.path / "objects", prefix_of(upper)) if upper else ():
                 yield Problem("error", "container", box.id, f"/{os.fsdecode(path)}: {reason}")
 
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING, pattern
@@ -16,10 +16,20 @@ from layerfs.layer.tree import Tree
 from layerfs.snapshot.names import check_name, generate_name
 from layerfs.snapshot.states import States, mounted_places, move_place, places
 from layerfs.snapshot.table import MountTable
-from layerfs.snapshot.uppers import REMOVED, Look, discard, make_upper, remove_discarded, remove_upper, upper_below
+from layerfs.snapshot.uppers import (
+    REMOVED,
+    Look,
+    discard,
+    is_empty,
+    make_place,
+    remove_discarded,
+    remove_upper,
+    upper_below,
+)
 from layerfs.store.durable import writing
 from layerfs.store.index import Txn, decode_json
 from layerfs.store.leases import NEWBORN_SECONDS
+from layerfs.store.reserve import reading
 from layerfs.store.root import StoreRoot
 from layerfs.store.trash import remove_tree
 
@@ -37,7 +47,8 @@ class ContainerRecord:
     """A container's row. `image`: hex of the image's config digest; `config` and `state` belong to who runs it.
 
     `base`: the state its upper stands on (states.py), "" for the image. `upper`: the name in `uppers/` of where that
-    is, "" for its own directory. `fresh_ns`: when that was made (`uppers.is_fresh`). `parent`: what it was forked from.
+    is, "" for its own directory. `look`: how that looks as long as nothing has happened in it (a row of uppers.Look).
+    `parent`: what it was forked from; `owner`: of its directory, when that is to be made (user, group).
     """
 
     id: str
@@ -49,13 +60,20 @@ class ContainerRecord:
     state: dict[str, Any] = field(default_factory=dict, hash=False)
     base: str = ""
     upper: str = ""
-    fresh_ns: int = 0
+    look: dict[str, Any] = field(default_factory=dict, hash=False)
     parent: str = ""
+    owner: tuple[int, ...] = ()
 
     @property
     def place(self) -> str:
         """Where upper/ and work/ are, from the store's top."""
         return f"uppers/{self.upper}" if self.upper else f"containers/{self.id}"
+
+    @property
+    def made_late(self) -> bool:
+        """Whether its place comes with its first use, so that a missing one is an empty one: snapshot, rollback and
+        fork make rows alone, and what of it a power cut takes had nothing in it that anybody had synced."""
+        return bool(self.upper or self.parent)
 
     def row(self) -> dict[str, Any]:
         return {
@@ -67,8 +85,9 @@ class ContainerRecord:
             "state": self.state,
             "base": self.base,
             "upper": self.upper,
-            "fresh_ns": self.fresh_ns,
+            "look": self.look,
             "parent": self.parent,
+            "owner": self.owner,
         }
 
     @classmethod
@@ -83,8 +102,9 @@ class ContainerRecord:
             state=dict(row.get("state", {})),
             base=str(row.get("base", "")),
             upper=str(row.get("upper", "")),
-            fresh_ns=int(row.get("fresh_ns", 0)),
+            look=dict(row.get("look", {})),
             parent=str(row.get("parent", "")),
+            owner=tuple(row.get("owner", ())),
         )
 
 
@@ -115,30 +135,20 @@ class Containers:
             AlreadyExists: the name is taken (docker's words). InvalidInput: not a name. NoSpace, StoreReadOnly.
         """
         wanted = check_name(name) if name is not None else None
-        with self.making(Look.of_tree(tree)) as (id, fresh_ns):
-            self.merged(id).mkdir(0o700)
-            (self.path(id) / "work").mkdir(0o700)
+        id = self.new_id()
+        try:
+            with writing("a container"):
+                make_place(self._root, f"containers/{id}", Look.of_tree(tree), (os.geteuid(), os.getegid()))
+                self.merged(id).mkdir(0o700)
+            look = Look.of_upper(self.path(id) / "upper").row()  # as far as this process could make it so
             if durable:
                 self._root.durable([self._root.container_path(id)], below="containers")
             with self._root.index.update(durable=durable) as txn:
                 check(txn)
-                record = ContainerRecord(id, "", image, time.time_ns(), engine, dict(config or {}), fresh_ns=fresh_ns)
-                record = self.add(txn, record, wanted)
-        return record
-
-    @contextlib.contextmanager
-    def making(self, look: Look) -> Iterator[tuple[str, int]]:
-        """The directory of a container to come, with an upper that looks like that: its ID, and when the upper was
-        made. It goes when the body raises."""
-        id = self._new_id()
-        path = self._root.container_path(id)
-        try:
-            with writing("a container"):
-                path.mkdir(0o700)
-                fresh_ns = make_upper(path, look)
-            yield id, fresh_ns
+                record = ContainerRecord(id, "", image, time.time_ns(), engine, dict(config or {}), look=look)
+                return self.add(txn, record, wanted)
         except BaseException:
-            remove_tree(path)
+            remove_tree(self._root.container_path(id))
             raise
 
     def add(self, txn: Txn, record: ContainerRecord, name: str | None) -> ContainerRecord:
@@ -153,7 +163,7 @@ class Containers:
         return record
 
     @staticmethod
-    def _new_id() -> str:
+    def new_id() -> str:
         """64 hex digits; docker's short form must not look like a number."""
         while True:
             id = os.urandom(32).hex()
@@ -307,23 +317,77 @@ class Containers:
         return self.place(container) / "work"
 
     def place(self, container: str | ContainerRecord) -> Path:
-        """The directory that has both."""
+        """The directory that has both, made when it is not there (but in a store that cannot be written)."""
         record = self.get(container) if isinstance(container, str) else container
         home = upper_below(self._root.path, record.place)
-        if (record.base or record.upper) and not (home / "upper").exists():
-            self._restore(record, home)
+        if record.made_late and not self._root.read_only and not os.path.exists(f"{home}/upper"):  # noqa: PTH110
+            self._make(record)
         return home
 
-    def _restore(self, record: ContainerRecord, home: Path) -> None:
-        """Rows may be durable before new directories are: one that a power cut took had nothing in it that anybody had
-        synced."""
+    def home(self, id: str) -> Path:
+        """The container's own directory, made when it is not there: a fork begins without.
+
+        Raises:
+            ContainerNotFound: it was removed.
+        """
+        path = self.path(id)
+        while not os.path.exists(path):  # noqa: PTH110
+            record = self.get(id)
+            if not record.upper:
+                self._make(record)
+                continue
+            owner = self.owner(record)
+            with writing("a container"), contextlib.suppress(FileExistsError):
+                path.mkdir(0o700)
+                if owner[0] != os.geteuid():
+                    os.chown(path, *owner)
+            self._check_there(record, path)
+        return path
+
+    def touched(self, record: ContainerRecord) -> Look | None:
+        """How its upper looks when something has happened in it, else None. May be given too often: then a state is
+        kept for nothing."""
+        upper = upper_below(self._root.path, record.place) / "upper"
+        try:
+            look = Look.of_upper(upper)
+            return None if look.row() == record.look and is_empty(upper) else look
+        except FileNotFoundError:
+            if record.made_late:
+                return None
+            raise
+
+    def made_upper(self, record: ContainerRecord) -> Path | None:
+        """Its upper, for who only looks at what is in it; None for one that comes with its first use."""
+        upper = upper_below(self._root.path, record.place) / "upper"
+        return upper if upper.exists() or not record.made_late else None
+
+    def owner(self, record: ContainerRecord) -> tuple[int, int]:
+        """Whose its directories are."""
+        try:
+            status = self.path(record.id).stat()
+            return status.st_uid, status.st_gid
+        except FileNotFoundError:
+            user, group = record.owner or (os.geteuid(), os.getegid())
+            return user, group
+
+    def _make(self, record: ContainerRecord) -> None:
+        """Also on a full disk, for those who look."""
         with self._root.index.view() as txn:
             if self.find(txn, record.id).place != record.place:
                 return
             state = States(txn).find(record.base)
-        home.mkdir(0o700, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            make_upper(home, Look.from_row(state.look) if state else Look())
+        look = Look.from_row(record.look or (state.look if state else {}))
+        reading(self._root.path, lambda: make_place(self._root, record.place, look, self.owner(record)))
+        if not record.upper:
+            self._check_there(record, self.path(record.id))
+
+    def _check_there(self, record: ContainerRecord, made: Path) -> None:
+        """Who removes a container removes its row first, then what there is of its directory."""
+        try:
+            self.get(record.id)
+        except ContainerNotFound:
+            remove_tree(made)
+            raise
 
     def merged(self, id: str) -> Path:
         return self.path(id) / "merged"

@@ -1,8 +1,8 @@
-"""Snapshot, fork, roll back: rows, and an empty upper; never the time it takes to look at what there is.
+"""Snapshot, fork, roll back: rows alone; never the time it takes to look at what there is.
 
-The upper as it is becomes a state, where it lies, and the container's row gets a fresh one in `uppers/`. Nothing is
-moved, so there is nothing to be finished after a crash: before the transaction the new directories are garbage, after
-it what was dropped is.
+The upper as it is becomes a state, where it lies, and the container's row says where a fresh one will be, which comes
+with its first use (`Containers.place`). Nothing is moved, so there is nothing to be finished after a crash: what was
+dropped is garbage after the transaction. Of a mounted container the fresh upper is made before, as its server needs it.
 
 What happens at rest waits for one flush of the disk, not two (`Index.update(durable=False)`): until the next commit a
 power cut may undo it. Nothing is lost by that: a mount is a commit, so what programs sync in a fresh upper stands on
@@ -26,36 +26,64 @@ from layerfs.snapshot.containers import ContainerRecord, Containers
 from layerfs.snapshot.live import UpperCopy
 from layerfs.snapshot.mounting import bare_lock, check_rows
 from layerfs.snapshot.states import SnapshotRecord, StateRecord, States, mounted_places
-from layerfs.snapshot.table import MountRecord, MountTable, has_rows_of
-from layerfs.snapshot.uppers import Look, discard, is_fresh, new_place, remove_discarded
+from layerfs.snapshot.table import MountRecord, MountTable, has_mounts_of, has_rows_of
+from layerfs.snapshot.uppers import Look, discard, new_place, remove_discarded
 from layerfs.store.durable import sync_file_system
 
 if TYPE_CHECKING:
     from layerfs.store.index import Txn
     from layerfs.store.root import StoreRoot
 
-__all__ = ["at_rest", "fork", "remove_snapshots", "rollback", "settle_served", "take_snapshot"]
+__all__ = ["fork", "remove_snapshots", "rollback", "settle_served", "take_snapshot"]
 
 _PATIENCE = 2.0
 _PASSES, _FEW, _LITTLE = 4, 20, 1 << 20  # copying goes on beside the others until so many files, and bytes, are left
 T = TypeVar("T")
-Act = Callable[["Txn", str, ContainerRecord], T]
+Act = Callable[["Txn", str, ContainerRecord, dict[str, Any]], T]
 Check = Callable[["Txn"], object]
 Hold = Callable[[], contextlib.AbstractContextManager[object]]
 TreeOf = Callable[[], Tree]  # the image's tree, asked for only where no state tells how the root looks
 
 
+class _Moved(Exception):
+    """The container got another upper, or was mounted, while we looked at it."""
+
+
 @contextlib.contextmanager
-def at_rest(root: StoreRoot, record: ContainerRecord) -> Iterator[ContainerRecord]:
-    """The container's row now; for the body nobody mounts it. Raises InUse when it is mounted."""
-    with bare_lock(root, _home(root, record), record.id):
-        with root.index.view() as txn:
-            now, mounted = Containers(root).find(txn, record.id), has_rows_of(txn, record.id)
+def _at_rest(root: StoreRoot, record: ContainerRecord, *, mounted: bool) -> Iterator[bool]:
+    """In the body no server writes to its upper. `mounted`: there are rows to be looked at. Raises InUse when it is
+    mounted. Whether we have its lock; who mounts it makes that first, so where there is none nobody has done so yet.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(bare_lock(root, _home(root, record), record.id, make=False))
+            locked = True
+        except FileNotFoundError:
+            locked = False
         if mounted:
             check_rows(MountTable(root), record.id)
             for each in MountTable(root).of_container(record.id):
                 raise InUse(f"container {record.name} is mounted: unmount it first", path=each.target)
-        yield now
+        yield locked
+
+
+def _unmoved(root: StoreRoot, txn: Txn, record: ContainerRecord, locked: bool) -> ContainerRecord:
+    """The container's row now. Raises _Moved: it is not as `record` any more, or somebody has begun to mount it, so
+    that what was seen of its upper may be over."""
+    now = Containers(root).find(txn, record.id)
+    if (now.base, now.upper) != (record.base, record.upper) or has_mounts_of(txn, record.id):
+        raise _Moved
+    if not locked and os.path.exists(f"{_home(root, record)}/lock"):  # noqa: PTH110
+        raise _Moved
+    return now
+
+
+def _until_unmoved(root: StoreRoot, record: ContainerRecord, act: Callable[[ContainerRecord], T]) -> T:
+    while True:
+        try:
+            return act(record)
+        except _Moved:
+            record = Containers(root).get(record.id)
 
 
 def take_snapshot(root: StoreRoot, record: ContainerRecord, name: str | None, hold: Hold) -> SnapshotRecord:
@@ -68,7 +96,7 @@ def take_snapshot(root: StoreRoot, record: ContainerRecord, name: str | None, ho
         root,
         record,
         hold,
-        lambda txn, state, _: States(txn).add_snapshot(record.id, name, state),
+        lambda txn, state, *_: States(txn).add_snapshot(record.id, name, state),
         check=lambda txn: States(txn).check_new(record.id, name),
     )
 
@@ -88,19 +116,17 @@ def fork(
         AlreadyExists: the name is taken. InUse: see `_freeze_live` (when no state was given).
     """
     containers = Containers(root)
-    base = _base_look(root, record, state, tree)
-    with containers.making(base) as (id, fresh_ns):
 
-        def add(txn: Txn, below: str, parent: ContainerRecord) -> ContainerRecord:
-            child = ContainerRecord(id, "", parent.image, time.time_ns(), parent.engine, config, {}, below)
-            return containers.add(txn, replace(child, fresh_ns=fresh_ns, parent=parent.id), name)
+    def add(txn: Txn, below: str, parent: ContainerRecord, look: dict[str, Any]) -> ContainerRecord:
+        made, owner = time.time_ns(), containers.owner(parent)
+        child = ContainerRecord(containers.new_id(), "", parent.image, made, parent.engine, config, {}, below)
+        return containers.add(txn, replace(child, look=look, parent=parent.id, owner=owner), name)
 
-        if state is None:
-            return _freeze(root, record, hold, add)
-        with root.index.update(durable=False) as txn:
-            if state:
-                States(txn).get(state)
-            return add(txn, state, containers.find(txn, record.id))
+    if state is None:
+        return _freeze(root, record, hold, add)
+    look = Look.of_tree(tree()).row() if not state else {}
+    with root.index.update(durable=False) as txn:
+        return add(txn, state, containers.find(txn, record.id), States(txn).get(state).look if state else look)
 
 
 def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> str:
@@ -110,19 +136,23 @@ def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) 
     Raises:
         NotFound: no such snapshot. InUse: it is mounted.
     """
+    return _until_unmoved(root, record, lambda now: _roll_back(root, now, name, tree))
+
+
+def _roll_back(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> str:
     with root.index.view() as txn:
         snapshot, mounted = States(txn).snapshot(record.id, name), has_rows_of(txn, record.id)
-        frozen = States(txn).get(snapshot.state) if snapshot.state else None
+        look = States(txn).get(snapshot.state).look if snapshot.state else {}
     for each in _writable_mounts(root, record) if mounted else ():
         raise InUse(f"container {record.name} is mounted: stop or unmount it first", path=each.target)
-    with at_rest(root, record) as record:
-        look = Look.from_row(frozen.look) if frozen else Look.of_tree(tree())
-        upper, fresh_ns = new_place(root, _home(root, record), look)
-        with _or_discarded(root, upper), root.index.update(durable=False) as txn:
-            state = States(txn).snapshot(record.id, snapshot.name).state
-            record = Containers(root).find(txn, record.id)
-            Containers.put(txn, replace(record, base=state, upper=upper, fresh_ns=fresh_ns))
-        return record.place  # states that only this needed go with the next sweep
+    if not snapshot.state:
+        look = Look.of_tree(tree()).row()
+    with _at_rest(root, record, mounted=mounted) as locked, root.index.update(durable=False) as txn:
+        now = _unmoved(root, txn, record, locked)
+        if States(txn).snapshot(record.id, snapshot.name) != snapshot:
+            raise _Moved
+        Containers.put(txn, replace(now, base=snapshot.state, upper=_new_name(), look=look))
+    return record.place  # states that only this needed go with the next sweep
 
 
 def remove_snapshots(root: StoreRoot, container: str, names: list[str]) -> list[Path]:
@@ -141,12 +171,18 @@ def remove_snapshots(root: StoreRoot, container: str, names: list[str]) -> list[
 
 
 def _add_state(
-    txn: Txn, record: ContainerRecord, *, place: str, look: Look, served: str = "", points: tuple[str, ...] = ()
+    txn: Txn,
+    record: ContainerRecord,
+    *,
+    place: str,
+    look: dict[str, Any],
+    served: str = "",
+    points: tuple[str, ...] = (),
 ) -> str:
     """A row for what a container holds; its ID."""
     below = tuple(map(str, record.config.get("layers", ())))
     id, now = os.urandom(16).hex(), time.time_ns()
-    state = StateRecord(id, record.base, record.image, below, record.id, now, place, (), look.row(), served)
+    state = StateRecord(id, record.base, record.image, below, record.id, now, place, (), look, served)
     States(txn).put(replace(state, points=points) if points else state)
     return id
 
@@ -162,26 +198,33 @@ def _points(root: StoreRoot, record: ContainerRecord) -> tuple[str, ...]:
 
 def _freeze(root: StoreRoot, record: ContainerRecord, hold: Hold, act: Act[T], *, check: Check = lambda txn: None) -> T:
     """The container's upper as a state, and a fresh one for the container; one in which nothing has happened stays.
-    `act` is called in the transaction with the state that holds what the container does now. `check` is called before
-    anything is done, and may raise."""
+    `act` is called in the transaction with the state that holds what the container does now, and how its root looks.
+    `check` is called before anything is done, and may raise."""
+    return _until_unmoved(root, record, lambda now: _freeze_now(root, now, hold, act, check))
+
+
+def _freeze_now(root: StoreRoot, record: ContainerRecord, hold: Hold, act: Act[T], check: Check) -> T:
     with root.index.view() as txn:
         check(txn)
         mounted = has_rows_of(txn, record.id)
     for each in _writable_mounts(root, record) if mounted else ():
         return _freeze_live(root, record, each, hold, act)
     containers = Containers(root)
-    with at_rest(root, record) as record:
-        old = containers.upper(record)
-        if is_fresh(old, record.fresh_ns):
-            with root.index.update(durable=False) as txn:
-                return act(txn, record.base, containers.find(txn, record.id))
-        look = Look.of_upper(old)
-        upper, fresh_ns = new_place(root, _home(root, record), look)
-        with _or_discarded(root, upper), root.index.update(durable=False) as txn:
-            now = containers.find(txn, record.id)
+    with _at_rest(root, record, mounted=mounted) as locked:
+        found = containers.touched(record)
+        with root.index.update(durable=False) as txn:
+            now = _unmoved(root, txn, record, locked)
+            if found is None:
+                return act(txn, now.base, now, now.look)
+            look = found.row()
             state = _add_state(txn, now, place=now.place, look=look)
-            containers.put(txn, replace(now, base=state, upper=upper, fresh_ns=fresh_ns))
-            return act(txn, state, now)
+            containers.put(txn, replace(now, base=state, upper=_new_name(), look=look))
+            return act(txn, state, now, look)
+
+
+def _new_name() -> str:
+    """Of a place in `uppers/`."""
+    return os.urandom(16).hex()
 
 
 def _writable_mounts(root: StoreRoot, record: ContainerRecord) -> list[MountRecord]:
@@ -204,8 +247,9 @@ def _freeze_live(root: StoreRoot, record: ContainerRecord, mounted: MountRecord,
     if state is None:
         return _freeze_copy(root, record, mounted, hold, act)
     with root.index.update(durable=False) as txn:
-        States(txn).put(replace(States(txn).get(state), served=""))
-        return act(txn, state, Containers(root).find(txn, record.id))
+        frozen = replace(States(txn).get(state), served="")
+        States(txn).put(frozen)
+        return act(txn, state, Containers(root).find(txn, record.id), frozen.look)
 
 
 def _freeze_served(root: StoreRoot, record: ContainerRecord, mounted: MountRecord, hold: Hold) -> str | None:
@@ -220,25 +264,23 @@ def _freeze_served(root: StoreRoot, record: ContainerRecord, mounted: MountRecor
     if record.base:
         settle_served(root, record.base)
     look = Look.of_upper(containers.upper(record))
-    upper, fresh_ns = new_place(root, _home(root, record), look)
-    with _or_discarded(root, upper):
-        (root.path / "uppers" / upper / "work").mkdir(0o700)
-        with root.index.update() as txn:
-            now, row = containers.find(txn, record.id), txn.get_json("mounts", mounted.id.encode())
-            if now.place != record.place or row is None:
-                raise InUse("the container was unmounted meanwhile: try again")
-            served, points = f"{mounted.id}/{upper}", _points(root, now)
-            state = _add_state(txn, now, place=now.place, look=look, served=served, points=points)
-            containers.put(txn, replace(now, base=state, upper=upper, fresh_ns=fresh_ns))
-            places = [*row.get("places", ()), now.place]
-            txn.put_json("mounts", mounted.id.encode(), row | {"places": places})
+    upper = new_place(root, look, containers.owner(record))
+    with _or_discarded(root, upper), root.index.update() as txn:
+        now, row = containers.find(txn, record.id), txn.get_json("mounts", mounted.id.encode())
+        if now.place != record.place or row is None:
+            raise InUse("the container was unmounted meanwhile: try again")
+        served, points = f"{mounted.id}/{upper}", _points(root, now)
+        state = _add_state(txn, now, place=now.place, look=look.row(), served=served, points=points)
+        containers.put(txn, replace(now, base=state, upper=upper, look=look.row()))
+        places = [*row.get("places", ()), now.place]
+        txn.put_json("mounts", mounted.id.encode(), row | {"places": places})
     try:
         with hold():
             answer = control.request(root, mounted.id, f"freeze {upper}")
     except InvalidInput:  # what it says when nothing was done
         with root.index.update() as txn:
             now = containers.find(txn, record.id)
-            containers.put(txn, replace(now, base=record.base, upper=record.upper, fresh_ns=record.fresh_ns))
+            containers.put(txn, replace(now, base=record.base, upper=record.upper, look=record.look))
             States(txn).drop(state)
             row = txn.get_json("mounts", mounted.id.encode())
             if row is not None:
@@ -279,7 +321,7 @@ def _freeze_copy(root: StoreRoot, record: ContainerRecord, mounted: MountRecord,
     containers = Containers(root)
     record = containers.get(record.id)
     source = containers.upper(record)
-    place, _ = new_place(root, _home(root, record), Look.of_upper(source))
+    place = new_place(root, Look.of_upper(source), containers.owner(record))
     with _or_discarded(root, place):
         copy = UpperCopy(source, root.path / "uppers" / place / "upper")
         for _ in range(_PASSES):
@@ -288,13 +330,13 @@ def _freeze_copy(root: StoreRoot, record: ContainerRecord, mounted: MountRecord,
                 break
         with hold(), control.paused(root, mounted.id):
             copy.update(final=True)
-        look = Look.of_upper(source)
+        look = Look.of_upper(source).row()
         with root.index.update() as txn:
             now = containers.find(txn, record.id)
             if now.place != record.place:
                 raise InUse("the container was unmounted meanwhile: try again")
             state = _add_state(txn, now, place=f"uppers/{place}", look=look, points=_points(root, now))
-            return act(txn, state, now)
+            return act(txn, state, now, look)
 
 
 @contextlib.contextmanager
@@ -309,20 +351,6 @@ def _or_discarded(root: StoreRoot, upper: str) -> Iterator[None]:
 
 def _home(root: StoreRoot, record: ContainerRecord) -> Path:
     return root.container_path(record.id)
-
-
-def _base_look(root: StoreRoot, record: ContainerRecord, state: str | None, tree: TreeOf) -> Look:
-    """How the root of a fork looks: as that of the container, or of the state."""
-    if state is None:
-        return Look.of_upper(Containers(root).upper(record))
-    return _look(root, state, tree)
-
-
-def _look(root: StoreRoot, state: str, tree: TreeOf) -> Look:
-    if not state:
-        return Look.of_tree(tree())
-    with root.index.view() as txn:
-        return Look.from_row(States(txn).get(state).look)
 
 
 def _is_mounted(root: StoreRoot, state: str) -> bool:

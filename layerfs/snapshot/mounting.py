@@ -324,10 +324,11 @@ def container_lock(root: StoreRoot, writable: Writable) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def bare_lock(root: StoreRoot, home: Path, container: str) -> Iterator[int]:
-    """The lock alone: kernel mounts are yet to be looked for (`check_rows`)."""
+def bare_lock(root: StoreRoot, home: Path, container: str, *, make: bool = True) -> Iterator[int]:
+    """The lock alone: kernel mounts are yet to be looked for (`check_rows`). Unless `make`, raises FileNotFoundError
+    when nobody has ever taken it."""
     with writing("the lock of a container"):
-        fd = os.open(f"{home}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(f"{home}/lock", os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, 0o600)
     try:
         _take(fd, container, MountTable(root))
         yield fd

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from layerfs.store.index import Txn
 
-__all__ = ["MountRecord", "MountTable", "has_rows_of", "source_of"]
+__all__ = ["MountRecord", "MountTable", "has_mounts_of", "has_rows_of", "source_of"]
 
 _TABLE = "mounts"
 SERVED = {"python", "native"}  # engines whose mount is dead when its server is
@@ -79,6 +79,13 @@ def has_rows_of(txn: Txn, container: str) -> bool:
     """`MountTable.has_rows_of` within a transaction."""
     wanted = container.encode()
     return any(wanted in row for _, row in txn.scan(_TABLE))
+
+
+def has_mounts_of(txn: Txn, container: str) -> bool:
+    """Whether a row, of a dead mount perhaps, is of that container; not only of one that stands on its files."""
+    wanted = container.encode()
+    rows = (row for _, row in txn.scan(_TABLE) if wanted in row)
+    return any(decode_json(row, _TABLE).get("container") == container for row in rows)
 
 
 def source_of(id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Look",
     "discard",
-    "is_fresh",
-    "make_upper",
+    "is_empty",
+    "make_place",
     "new_place",
     "remove_discarded",
     "remove_upper",
@@ -32,7 +33,7 @@ __all__ = [
     "upper_below",
 ]
 
-REMOVED = ".removed-"
+REMOVED, NEW = ".removed-", ".new-"
 OBJECT_MODE = 0o400
 
 
@@ -85,35 +86,51 @@ def _shown(upper: Path, names: Iterable[str]) -> dict[str, str]:
     return {os.fsdecode(name): value.hex() for name, value in visible_xattrs(values, prefix_of(upper)).items()}
 
 
-def make_upper(place: Path, look: Look) -> int:
-    """`upper` in a directory (`work` comes with the first mount); when (ns) it was changed last, for `is_fresh`."""
-    upper = f"{place}/upper"  # pathlib takes as long as the system calls, and a snapshot is little else
-    os.mkdir(upper, 0o700)  # noqa: PTH102
-    look.put_on(upper)
-    return os.stat(upper).st_ctime_ns  # noqa: PTH116
+def make_place(root: StoreRoot, place: str, look: Look, owner: tuple[int, int]) -> None:
+    """A directory with an empty upper that looks like that, and work; it is there at once, whole, or has been there
+    before. `owner`: who says which marks it has (layer.upper.prefix_of)."""
+    home = upper_below(root.path, place)
+    new = f"{home.parent}/{NEW}{os.urandom(8).hex()}"  # pathlib takes as long as the system calls
+    with writing("a writable layer"):
+        try:
+            os.mkdir(new, 0o700)  # noqa: PTH102
+            if owner[0] != os.geteuid():
+                os.chown(new, *owner)
+            os.mkdir(f"{new}/work", 0o700)  # noqa: PTH102
+            os.mkdir(f"{new}/upper", 0o700)  # noqa: PTH102
+            look.put_on(f"{new}/upper")
+            _publish(root, new, home)
+        except BaseException:
+            remove_tree(Path(new))
+            raise
 
 
-def is_fresh(upper: Path, fresh_ns: int) -> bool:
-    """Whether nothing has happened in it since it was made. May say no too often: then a state is kept for nothing."""
-    if upper.stat().st_ctime_ns != fresh_ns:
-        return False
+def _publish(root: StoreRoot, new: str, home: Path) -> None:
+    """One that is there has something in it, so a rename does not replace it; but what that is may not be an upper: a
+    container's own directory has its lock and its programs' files as well."""
+    try:
+        os.rename(new, home)  # noqa: PTH104
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    with root.lock("uppers"):
+        for name in ("work", "upper"):  # in this order: who sees an upper sees all
+            if not os.path.lexists(f"{home}/{name}"):
+                os.rename(f"{new}/{name}", home / name)  # noqa: PTH104
+    remove_tree(Path(new))
+
+
+def new_place(root: StoreRoot, look: Look, owner: tuple[int, int]) -> str:
+    """A new directory in `uppers/`, for who cannot wait for its first use: its name."""
+    name = os.urandom(16).hex()
+    make_place(root, f"uppers/{name}", look, owner)
+    return name
+
+
+def is_empty(upper: Path) -> bool:
     with os.scandir(upper) as entries:
         return next(entries, None) is None
-
-
-def new_place(root: StoreRoot, owner: Path, look: Look) -> tuple[str, int]:
-    """A new directory in `uppers/` with an upper; it belongs to whom `owner` does, which says whose marks it has."""
-    name = os.urandom(16).hex()
-    place, owned = root.path / "uppers" / name, owner.stat()
-    try:
-        with writing("a writable layer"):
-            place.mkdir(0o700)
-            if owned.st_uid != os.geteuid():
-                os.chown(place, owned.st_uid, owned.st_gid)
-            return name, make_upper(place, look)
-    except BaseException:
-        remove_tree(place)
-        raise
 
 
 def upper_below(top: Path, place: str) -> Path:

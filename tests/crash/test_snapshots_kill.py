@@ -57,8 +57,8 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def set_up(place: Path) -> layerfs.Store:
-    """`box` with snapshots one, two, three, and changes after these; `child`, forked from two; nothing is absorbed but
-    one."""
+    """`box` with snapshots one, two, three, and changes after these; `child`, forked from two, which nobody has used;
+    nothing is absorbed but one."""
     store = layerfs.Store(place / "store")
     plain = place / "plain"
     (plain / "d").mkdir(parents=True)
@@ -85,6 +85,7 @@ DEEDS: dict[str, Callable[[layerfs.Container], object]] = {
     "snapshot": lambda box: box.snapshot("new"),
     "fork": lambda box: box.fork("new"),
     "rollback": lambda box: box.rollback("one"),
+    "use a fork for the first time": lambda box: box.store.container("child").upper,
     "remove the snapshot": lambda box: box.find_snapshot("two").remove(),
     "remove the container": lambda box: box.remove(),
     "absorb": lambda box: absorb_loose(box.store.root),

@@ -115,15 +115,21 @@ def test_a_read_only_store_reads_and_says_why_it_does_not_write(disk: Path) -> N
 def test_all_that_writes_to_a_read_only_store_says_so(disk: Path) -> None:
     with layerfs.Store(disk / "store") as store:
         (disk / "files").mkdir()
-        store.create(store.import_archive(disk / "files", tag="x:1"), name="box")
+        store.create(store.import_archive(disk / "files", tag="x:1"), name="box").fork("fork")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with layerfs.Store(disk / "store") as store:
-        image, box = store.image("x:1"), store.container("box")
-        assert box.diff() == []
+        image, box, fork = store.image("x:1"), store.container("box"), store.container("fork")
+        assert box.diff() == fork.diff() == []
+        assert fork.sizes().writable == fork.usage().bytes == 0 and fork.inspect()["Name"] == "/fork"
         assert [event["Action"] for event in read_events(store, 0, time.time_ns())] == ["create"]
-        for write in (box.mount, box.remove, box.snapshot, box.commit, lambda: box.run(["x"]), box.start, image.mount):
+        for each in (box, fork):
+            for write in (each.mount, each.remove, each.snapshot, each.fork, each.commit, each.start):
+                with pytest.raises(StoreReadOnly, match="read-only"):
+                    write()
             with pytest.raises(StoreReadOnly, match="read-only"):
-                write()
+                each.run(["x"])
+        with pytest.raises(StoreReadOnly, match="read-only"):
+            image.mount()
         with pytest.raises(StoreReadOnly):
             store.mount("x:1", store.mount_point())
 

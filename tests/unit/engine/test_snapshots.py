@@ -291,6 +291,8 @@ def test_a_fresh_upper_that_a_power_cut_took_is_made_again(store: layerfs.Store,
     with box.mount() as root:
         root.chmod(0o750)
     child = box.fork()
+    for each in (box, child):
+        assert each.upper.is_dir()
     shutil.rmtree(child.directory)
     box.upper.rename(store.path / "uppers/lost")
     assert store.fsck() == []
@@ -363,4 +365,4 @@ def test_closing_a_store_waits_for_what_a_rollback_drops(store: layerfs.Store, b
         write(box, {f"{number}": bytes(1000)})
         box.rollback(snapshot)
     store.close()
-    assert len(list((store.path / "uppers").iterdir())) == 1
+    assert list((store.path / "uppers").iterdir()) == []  # the last one's comes with its first use
