@@ -31,7 +31,8 @@ from layerfs.layer.codec import Decompressed, detect
 from layerfs.layer.layers import Layer, Source, has_layer, note_source
 from layerfs.layer.merged import merged_tree
 from layerfs.layer.progress import Progress, Report
-from layerfs.layer.read import read_layer
+from layerfs.layer.publish import Publisher
+from layerfs.layer.read import unpack_layer
 from layerfs.oci import Descriptor, Platform
 from layerfs.reference import Reference
 from layerfs.store.blobs import BlobWriter
@@ -133,7 +134,7 @@ def _selected(
 class _Loader:
     def __init__(self, root: StoreRoot, archive: Archive, lease: Lease, progress: Report | None) -> None:
         self._root, self._archive, self._lease, self._progress = root, archive, lease, progress
-        self._images = Images(root)
+        self._images, self._publisher = Images(root), Publisher(root, lease)
         self._stop = threading.Event()
 
     def load(self, plan: ImagePlan) -> Loaded:
@@ -142,7 +143,9 @@ class _Loader:
             known = read_image(txn, plan.config.id)
         vouched = dict(zip(known.layer_blobs, known.diff_ids, strict=False)) if known else {}
         once = {(layer.diff_id, layer.descriptor): layer for layer in plan.layers}
-        self._read_all(list(once.values()), vouched)
+        with self._publisher:
+            self._read_all(list(once.values()), vouched)
+            self._publisher.flush()
         merged_tree(self._root, plan.config.diff_ids)
         record = self._images.add(plan.config, manifest=plan.manifest, references=plan.names)
         return Loaded(record, plan.names)
@@ -181,10 +184,9 @@ class _Loader:
 
     def _read(self, plan: LayerPlan) -> None:
         with self._archive.open(plan.member) as file:
-            read_layer(
-                self._root,
+            unpack_layer(
+                self._publisher,
                 _Watched(file, self._stop),
-                lease=self._lease,
                 expected=plan.diff_id,
                 descriptor=plan.descriptor,
                 keep_blob="always" if plan.descriptor is not None else "never",

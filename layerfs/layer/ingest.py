@@ -10,7 +10,6 @@ import queue
 import secrets
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -18,22 +17,19 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest
-from layerfs.errors import Corrupt
 from layerfs.layer.codec import Compressor, compressor
-from layerfs.layer.layers import Layer, Source, add_source, has_layer, put_layer
-from layerfs.layer.tree import Tree
+from layerfs.layer.layers import Layer, Source
+from layerfs.layer.publish import Publisher, Ready, Wish, publish_layer
 from layerfs.native import LayerReader, LayerResult
 from layerfs.store.durable import writing
 from layerfs.store.format import new_size
 
 if TYPE_CHECKING:
-    from layerfs.oci.descriptor import Descriptor
     from layerfs.store import StoreRoot
     from layerfs.store.delta import Delta, DeltaHead
     from layerfs.store.leases import Lease
 
 AHEAD = 8  # pieces of about 1 MiB between the two threads
-LARGE = 64 << 20  # bytes of tar from which data is synced before the lock is taken
 STRETCH = 16 << 20  # bytes of a file that are read where they lie, at once
 _RANGE = struct.Struct("<qQQ")
 
@@ -53,17 +49,19 @@ class Ingest:
     leaving the context removes everything.
     """
 
-    def __init__(self, root: StoreRoot, lease: Lease) -> None:
-        self._root, self._lease = root, lease
+    def __init__(self, root: StoreRoot, lease: Lease, publisher: Publisher | None = None) -> None:
+        """publisher: what it is about to publish is known, too; `ready` is for it."""
+        self._root, self._lease, self._publisher = root, lease, publisher
         stem = secrets.token_hex(8)
         self._tree, self._split = lease.tmp / f"tree-{stem}", lease.tmp / f"split-{stem}"
         self._cleanup = contextlib.ExitStack()
         self._result: LayerResult | None = None
+        self._given = False
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
+            self._contents = self._root.contents.writer(self._lease)
             stack.callback(self._remove)
-            self._contents = stack.enter_context(self._root.contents.writer(self._lease))
             with writing("a layer"):
                 split: BinaryIO = stack.enter_context(self._split.open("xb", buffering=1 << 16))
             self._file = split
@@ -72,7 +70,7 @@ class Ingest:
                 pack_fd=self._contents.pack_fd,
                 pack_id=self._contents.pack_id,
                 objects_fd=self._contents.objects_fd,
-                lookup=self._contents.lookup,
+                lookup=self._lookup,
             )
             stack.callback(self._reader.close)  # before the lease's directory goes
             self._worker = stack.enter_context(_Worker(self._parse))
@@ -87,6 +85,10 @@ class Ingest:
         except OSError:  # the split file's buffer on a full disk: the first error is the one to tell
             if error is None:
                 raise
+
+    def _lookup(self, identities: bytes) -> bytes:
+        found = self._contents.lookup(identities)
+        return found if self._publisher is None else self._publisher.known(identities, found)
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the tar. Raises InvalidArchive, NoSpace, and what else parsing an earlier piece met."""
@@ -140,65 +142,15 @@ class Ingest:
         """Bytes of the contents that the store did not have."""
         return new_size(self._finished().contents)
 
-    def publish(self, *, blob: Descriptor | None = None, source: Source | None = None) -> Layer:
+    def ready(self, wish: Wish) -> Ready:
+        """The layer, to be published: from now on whoever has this cares for its files."""
+        ready = Ready(self._contents, self._finished(), self._tree, self._split, wish)
+        self._given = True
+        return ready
+
+    def publish(self, *, source: Source | None = None) -> Layer:
         """Makes the layer visible, durable; one that another process published meanwhile is used instead."""
-        result = self._finished()
-        diff_id = DiffID(Digest.from_raw(result.diff_id))
-        self._lease.pin(diff_id.raw)
-        known = has_layer(self._root, diff_id)
-        if known is None:
-            also = [self._tree, self._split] if result.tar_size > LARGE else []
-            placed = self._contents.stage(result.contents, result.pack_blocks, also=also)
-            with self._root.lock("trees"):
-                known = has_layer(self._root, diff_id)
-                if known is None:
-                    return self._publish(diff_id, result, blob, source)
-            self._drop_pack(placed)
-        return self._note(known, blob, source)
-
-    def _publish(self, diff_id: DiffID, result: LayerResult, blob: Descriptor | None, source: Source | None) -> Layer:
-        root = self._root
-        layer = Layer(
-            diff_id,
-            result.tar_size,
-            result.content_size,
-            result.entries,
-            result.unresolved_links,
-            time.time_ns(),
-            Tree.open(self._tree).packs,
-            blob,
-        )
-        places = [root.tree_path("layer", diff_id.hex), root.split_path(diff_id.hex)]
-        for temporary, place in zip((self._tree, self._split), places, strict=True):
-            root.place(temporary, place)
-        root.durable(places)
-        with root.index.update() as txn:
-            self._contents.publish(txn)
-            put_layer(txn, layer)
-            if source is not None:
-                add_source(txn, diff_id, source)
-        return layer
-
-    def _note(self, layer: Layer, blob: Descriptor | None, source: Source | None) -> Layer:
-        """What this reading adds to a layer that is known: a kept blob, a source."""
-        if source is None and (blob is None or layer.blob is not None):
-            return layer
-        with self._root.index.update() as txn:
-            row = txn.get_json("layers", layer.diff_id.raw)
-            if row is None:
-                raise Corrupt(f"layer {layer.diff_id} went away")
-            if blob is not None and row["blob"] is None:
-                row["blob"] = blob.document()
-                txn.put_json("layers", layer.diff_id.raw, row)
-            if source is not None:
-                add_source(txn, layer.diff_id, source)
-        return Layer.from_row(layer.diff_id, row)
-
-    def _drop_pack(self, placed: list[Path]) -> None:
-        """The pack was for nothing; objects may be somebody's by now and are left to gc."""
-        for path in placed:
-            if path == self._root.contents.pack_path(self._contents.pack_id):
-                path.unlink(missing_ok=True)
+        return publish_layer(self._root, self._lease, self.ready(Wish(source=source)))
 
     def _parse(self, data: _Piece) -> None:
         if isinstance(data, int):
@@ -218,6 +170,9 @@ class Ingest:
         return self._result
 
     def _remove(self) -> None:
+        if self._given:
+            return
+        self._contents.close()
         for path in (self._tree, self._split):
             path.unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ from layerfs.layer.codec import MEDIA_TYPES, READ, Codec, Decompressed, Limits, 
 from layerfs.layer.ingest import Ingest
 from layerfs.layer.layers import Layer, Source
 from layerfs.layer.progress import Progress, Report
+from layerfs.layer.publish import Publisher, Wish
 from layerfs.oci.descriptor import Descriptor
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ def read_layer(
     descriptor: Descriptor | None = None,
     media_type: str | None = None,
     keep_blob: KeepBlob = "always",
-    file: Path | None = None,
-    dropped: Callable[[], object] = lambda: None,
     source: Source | None = None,
     limits: Limits | None = None,
     progress: Report | None = None,
@@ -54,13 +53,48 @@ def read_layer(
     `media_type` (or the descriptor's, or that of its form); a plain tar can be had again from its record, and xz and
     bzip2, which no registry takes, are not kept.
 
-    file: the file of this store's file system that the stream reads; it becomes the blob, if one is kept.
-    dropped: called when none is, before anything is made durable: what is forgotten then never reaches the disk.
-
     Raises:
         Corrupt: digest or size are not the descriptor's, or the diff ID is not `expected`.
         InvalidArchive: damaged compression, or a tar that breaks its rules.
         NoSpace: the disk is full. In every case nothing of the layer can be seen.
+    """
+    layers: list[Layer] = []
+    with Publisher(root, lease) as publisher:
+        unpack_layer(
+            publisher,
+            stream,
+            expected=expected,
+            descriptor=descriptor,
+            media_type=media_type,
+            keep_blob=keep_blob,
+            source=source,
+            limits=limits,
+            progress=progress,
+            done=layers.append,
+        )
+        publisher.flush()
+    return layers[0]
+
+
+def unpack_layer(
+    publisher: Publisher,
+    stream: Readable,
+    *,
+    expected: DiffID | None = None,
+    descriptor: Descriptor | None = None,
+    media_type: str | None = None,
+    keep_blob: KeepBlob = "always",
+    file: Path | None = None,
+    dropped: Callable[[], object] = lambda: None,
+    source: Source | None = None,
+    limits: Limits | None = None,
+    progress: Report | None = None,
+    done: Callable[[Layer], object] = lambda _: None,
+) -> None:
+    """As `read_layer`, one of several layers that are published together: this one when `done` is called.
+
+    file: the file of this store's file system that the stream reads; it becomes the blob, if one is kept.
+    dropped: called when none is, before anything is made durable: what is forgotten then never reaches the disk.
     """
     with contextlib.ExitStack() as stack:
         source_in = _Input(stream, descriptor)
@@ -68,29 +102,28 @@ def read_layer(
         kind = media_type or (descriptor.media_type if descriptor else MEDIA_TYPES.get(codec, ""))
         blob: BlobWriter | None = None
         if keep_blob != "never" and codec in ("gzip", "zstd"):
-            blobs = root.blobs
+            blobs, lease = publisher.root.blobs, publisher.lease
             blob = stack.enter_context(blobs.adopt(lease, file, kind) if file else blobs.writer(lease, kind))
         source_in.begin(blob, codec)
-        ingest = stack.enter_context(Ingest(root, lease))
         name = str(descriptor.digest) if descriptor else str(expected or "")
-        for piece in Decompressed(source_in, limits=limits).pieces():
-            ingest.feed(piece)
-            if progress is not None:
-                progress(Progress("read", name, source_in.count, descriptor.size if descriptor else None))
-        diff_id = ingest.finish()
-        if expected is not None and diff_id != expected:
-            raise Corrupt(f"the layer has the diff ID {diff_id} instead of {expected}")
-        source_in.check(diff_id)
-        kept: Descriptor | None = None
-        if blob is not None:
-            wanted = (descriptor.digest, descriptor.size) if descriptor else (None, None)
-            if keep_blob == "always" or is_worth_keeping(blob.size, ingest.new_bytes):
-                kept = Descriptor(kind, blob.commit(*wanted), blob.size)
-            else:
-                blob.check(*wanted)
-        if kept is None:
-            dropped()
-        return ingest.publish(blob=kept, source=source)
+        with Ingest(publisher.root, publisher.lease, publisher) as ingest:
+            for piece in Decompressed(source_in, limits=limits).pieces():
+                ingest.feed(piece)
+                if progress is not None:
+                    progress(Progress("read", name, source_in.count, descriptor.size if descriptor else None))
+            diff_id = ingest.finish()
+            if expected is not None and diff_id != expected:
+                raise Corrupt(f"the layer has the diff ID {diff_id} instead of {expected}")
+            source_in.check(diff_id)
+            wish = Wish(before=dropped, source=source, done=done)
+            if blob is not None:
+                digest = blob.check(*((descriptor.digest, descriptor.size) if descriptor else (None, None)))
+                if keep_blob == "always" or is_worth_keeping(blob.size, ingest.new_bytes):
+                    wish = Wish(Descriptor(kind, digest, blob.size), blob, source, done=done)
+            ready = ingest.ready(wish)
+        if wish.writer is not None:
+            stack.pop_all()  # it is closed with what is ready
+    publisher.add(ready)
 
 
 class _Input:

@@ -17,9 +17,10 @@ from layerfs.errors import Corrupt, InvalidArchive, LayerfsError, NoSpace, NotFo
 from layerfs.layer.codec import Readable
 from layerfs.layer.layers import Source, has_layer, note_source
 from layerfs.layer.progress import Progress
-from layerfs.layer.read import KeepBlob, read_layer
+from layerfs.layer.publish import Publisher
+from layerfs.layer.read import KeepBlob, unpack_layer
 from layerfs.oci import Descriptor
-from layerfs.registry.download import Cancelled, Download, Upstream
+from layerfs.registry.download import MOMENT, Cancelled, Download, Upstream
 from layerfs.registry.parallel import LISTEN
 from layerfs.store.leases import Lease
 from layerfs.store.partial import Partial, claim
@@ -81,6 +82,8 @@ class Bringer:
     ) -> None:
         self._root, self._lease, self._upstream, self._report = root, lease, upstream, report
         self._keep = keep
+        self._publisher = Publisher(root, lease)
+        self.flush = self._publisher.flush  # when something is waited for
 
     def bring(self, needs: Sequence[Need]) -> None:
         """Returns when all is in the store.
@@ -95,7 +98,8 @@ class Bringer:
             if need.there:
                 self._known(need)
         if missing := [_Job(need) for need in once if not need.there]:
-            _Work(self, missing).run()
+            with self._publisher:
+                _Work(self, missing).run()
 
     def tell(self, kind: str, blob: Descriptor, current: int) -> None:
         self._report(Progress(kind, str(blob.digest), current, blob.size))
@@ -133,26 +137,25 @@ class Bringer:
             raise NoSpace(f"blob {blob.digest} has {blob.size} bytes, more than the {free} that are free")
 
     def _download(self, partial: Partial, blob: Descriptor, upstream: Upstream) -> Download:
-        return Download(partial, upstream, blob, lambda count: self.tell("download", blob, count))
+        return Download(partial, upstream, blob, lambda count: self.tell("download", blob, count), self.flush)
 
-    def finish(self, job: _Job) -> None:
-        """Takes a blob in while it comes. One whose beginning an earlier process has left, or which a mirror gave, is
-        fetched anew from the registry itself when it is wrong.
+    def finish(self, job: _Job, over: Callable[[], object]) -> None:
+        """Takes a blob in while it comes; `over` is called when it is in the store. One whose beginning an earlier
+        process has left, or which a mirror gave, is fetched anew from the registry itself when it is wrong.
         """
-        if job.download is None and self._from_store(job.need):
+        if job.download is None and self._from_store(job.need, over):
             return
         download = job.download or self._damaged(job)
         try:
-            self._take(job.need, download)
+            self._take(job.need, download, over)
         except (Corrupt, InvalidArchive) as error:
             download.end(Cancelled("cancelled"))
             if not (download.began or len(self._upstream.clients) > 1) or self._upstream.stop.is_set():
                 raise self._named(job.need.blob, error) from error
             try:
-                self._take(job.need, self._again(download.partial, job.need.blob))
+                self._take(job.need, self._again(download.partial, job.need.blob), over)
             except (Corrupt, InvalidArchive) as again:
                 raise self._named(job.need.blob, again) from again
-        self.tell("done", job.need.blob, job.need.blob.size)
 
     def _again(self, partial: Partial, blob: Descriptor) -> Download:
         partial.restart()
@@ -160,26 +163,38 @@ class Bringer:
         threading.Thread(target=download.run, name="download", daemon=True).start()
         return download
 
-    def _take(self, need: Need, download: Download) -> None:
+    def _take(self, need: Need, download: Download, over: Callable[[], object]) -> None:
         file = download.partial.path
-        if need.diff_id is None:
-            with self._root.blobs.adopt(self._lease, file, need.blob.media_type) as writer:
-                while data := download.read():
-                    writer.write(data)
-                writer.commit(need.blob.digest, need.blob.size)
-            return
-        self._read(need, download, file, self._keep, download.partial.restart)
-        download.partial.drop()  # of a layer in a form that is not kept
 
-    def _from_store(self, need: Need) -> bool:
+        def taken() -> None:
+            download.partial.drop()  # of a layer in a form that is not kept
+            self.tell("done", need.blob, need.blob.size)
+            over()
+
+        if need.diff_id is not None:
+            self._read(need, download, file, self._keep, taken, download.partial.restart)
+            return
+        with self._root.blobs.adopt(self._lease, file, need.blob.media_type) as writer:
+            while data := download.read():
+                writer.write(data)
+            writer.commit(need.blob.digest, need.blob.size)
+        taken()
+
+    def _from_store(self, need: Need, over: Callable[[], object]) -> bool:
         """Somebody else has brought it, or its bytes are here; False when these are damaged."""
-        if not self.is_there(need):
-            try:
-                with self._root.blobs.open(need.blob.digest) as file:
-                    self._read(need, file, self._root.blobs.blob_path(need.blob.digest), "always")
-            except (Corrupt, InvalidArchive, NotFound):
-                return False
-        self._known(need)
+
+        def known() -> None:
+            self._known(need)
+            over()
+
+        if self.is_there(need):
+            known()
+            return True
+        try:
+            with self._root.blobs.open(need.blob.digest) as file:
+                self._read(need, file, self._root.blobs.blob_path(need.blob.digest), "always", known)
+        except (Corrupt, InvalidArchive, NotFound):
+            return False
         return True
 
     def _damaged(self, job: _Job) -> Download:
@@ -193,12 +208,12 @@ class Bringer:
         stream: Readable,
         file: Path,
         keep: KeepBlob,
+        done: Callable[[], object],
         dropped: Callable[[], object] = lambda: None,
     ) -> None:
-        read_layer(
-            self._root,
+        unpack_layer(
+            self._publisher,
             stream,
-            lease=self._lease,
             expected=need.diff_id,
             descriptor=need.blob,
             keep_blob=keep,
@@ -206,6 +221,7 @@ class Bringer:
             dropped=dropped,
             source=self._source(need.blob),
             progress=self._report,
+            done=lambda _: done(),
         )
 
     def _named(self, blob: Descriptor, error: LayerfsError) -> LayerfsError:
@@ -254,10 +270,13 @@ class _Work:
                 self._ahead.acquire()
             with self._changed:
                 number = self._next[row]
-                if number >= len(self._jobs) or self._error is not None:
+                if self._error is not None:
                     return
                 self._next[row] += 1
             try:
+                if number >= len(self._jobs):
+                    self._bringer.flush()
+                    return
                 work(self._jobs[number])
             except BaseException as error:
                 self._fail(error)
@@ -275,11 +294,15 @@ class _Work:
                 self._bringer.tell("downloaded", job.need.blob, job.need.blob.size)
 
     def _unpack(self, job: _Job) -> None:
-        job.ready.wait()
+        if not job.ready.wait(MOMENT):
+            self._bringer.flush()
+            job.ready.wait()
         self._ahead.release()
         if job.error is not None:
             raise job.error
-        self._bringer.finish(job)
+        self._bringer.finish(job, lambda: self._over(job))
+
+    def _over(self, job: _Job) -> None:
         if job.partial is not None:
             job.partial.close()
         with self._changed:

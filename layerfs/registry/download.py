@@ -19,6 +19,7 @@ from layerfs.store.partial import Partial
 if TYPE_CHECKING:
     from layerfs.registry.connect import Registries
 
+MOMENT = 0.05  # seconds that are waited before something else is done
 _CUTS = 1000  # connections that may break off with some bytes each, and one more for each _CUT bytes
 _CUT = 16 << 10
 
@@ -196,12 +197,18 @@ class Download:
     """
 
     def __init__(
-        self, partial: Partial, upstream: Upstream, descriptor: Descriptor, report: Callable[[int], object]
+        self,
+        partial: Partial,
+        upstream: Upstream,
+        descriptor: Descriptor,
+        report: Callable[[int], object],
+        idle: Callable[[], object],
     ) -> None:
+        """idle: what `read` calls when it has to wait for more than a moment."""
         if partial.size > descriptor.size:
             partial.restart()
         self.partial, self.began = partial, partial.size
-        self._upstream, self._descriptor, self._report = upstream, descriptor, report
+        self._upstream, self._descriptor, self._report, self._idle = upstream, descriptor, report, idle
         self._changed = threading.Condition()
         self._have, self._at, self._over = partial.size, 0, False
         self._error: BaseException | None = None
@@ -239,9 +246,10 @@ class Download:
             self._changed.notify_all()
 
     def read(self, count: int = 1 << 18, /) -> bytes:
+        if not self._wait(MOMENT):
+            self._idle()
+            self._wait(None)
         with self._changed:
-            while self._at >= self._have and not self._over:
-                self._changed.wait()
             if self._at >= self._have:
                 if self._error is not None:
                     raise self._error
@@ -252,3 +260,8 @@ class Download:
             raise Corrupt("a partial blob became shorter", path=str(self.partial.path))
         self._at += count
         return data
+
+    def _wait(self, seconds: float | None) -> bool:
+        """Until there are bytes that were not read, or none will come any more."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._at < self._have or self._over, seconds)

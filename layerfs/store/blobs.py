@@ -74,12 +74,12 @@ class BlobWriter:
 
     def __init__(self, blobs: Blobs, lease: Lease, media_type: str) -> None:
         self._blobs, self.media_type = blobs, media_type
-        self._path = lease.tmp / f"blob-{os.urandom(8).hex()}"
+        self.path = lease.tmp / f"blob-{os.urandom(8).hex()}"
         self._lease = lease
         self._hash = _Hash()
         self.size = 0
         with writing("a blob"):
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def write(self, data: bytes | memoryview) -> int:
         """Takes the next bytes; their number. Raises NoSpace."""
@@ -95,14 +95,12 @@ class BlobWriter:
         Raises:
             Corrupt: digest or size (bytes) are not as expected; nothing is kept.
         """
-        if self._fd < 0:
-            raise StoreError("the blob writer is closed")
         try:
             digest = self.check(expected, size)
             self._lease.pin(digest.raw)
+            target = self.move()
             with writing("a blob"):
-                os.fchmod(self._fd, 0o400)
-                self._blobs.place(self._path, digest)
+                self._blobs.durable(target)
         finally:
             self.close()
         return digest
@@ -110,14 +108,28 @@ class BlobWriter:
     def commit(self, expected: Digest | None = None, size: int | None = None, *, txn: Txn | None = None) -> Digest:
         """Puts file and row in place, durable; with `txn` the row goes into that transaction. Raises as `place`."""
         digest = self.place(expected, size)
-        self._blobs.publish(digest, self.size, self.media_type, txn=txn)
+        self.publish(txn)
         return digest
 
     def check(self, expected: Digest | None = None, size: int | None = None) -> Digest:
         """The digest of what was written. Raises Corrupt when it, or the number of bytes, are not as expected."""
-        digest = self._hash.digest()
-        _expect(digest, self.size, expected, size)
-        return digest
+        if self._fd < 0:
+            raise StoreError("the blob writer is closed")
+        self._digest = self._hash.digest()
+        _expect(self._digest, self.size, expected, size)
+        return self._digest
+
+    def move(self) -> Path:
+        """Puts the file in place after `check`, as one of several that are made durable together. Its path."""
+        target = self._blobs.blob_path(self._digest)
+        with writing("a blob"):
+            os.fchmod(self._fd, 0o400)
+            place_file(self.path, target)
+        return target
+
+    def publish(self, txn: Txn | None = None) -> None:
+        """Puts the row; the file is in place, and durable."""
+        self._blobs.publish(self._digest, self.size, self.media_type, txn=txn)
 
     def close(self) -> None:
         """Idempotent; removes what was not committed."""
@@ -125,7 +137,7 @@ class BlobWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> BlobWriter:
         return self
@@ -142,7 +154,7 @@ class AdoptedBlob(BlobWriter):
     """
 
     def __init__(self, blobs: Blobs, lease: Lease, media_type: str, file: Path) -> None:
-        self._blobs, self._lease, self.media_type, self._path = blobs, lease, media_type, file
+        self._blobs, self._lease, self.media_type, self.path = blobs, lease, media_type, file
         self._hash = _Hash()
         self.size = 0
         self._fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -231,6 +243,10 @@ class Blobs:
         """Renames a finished file to its name, durable."""
         target = self.blob_path(digest)
         place_file(source, target)
+        self.durable(target)
+
+    def durable(self, target: Path) -> None:
+        """A file that is in place survives a power cut, with its name."""
         make_durable([target], target.parent if self._lasting else self.path)
         self._lasting = True
 

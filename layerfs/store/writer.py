@@ -73,7 +73,8 @@ class ContentWriter:
     """New contents of one layer.
 
     `pack_fd` and `objects_fd` go to the reader of the layer, with `pack_id` and `lookup`. Then `stage()` with what it
-    found, then, in the transaction that publishes the layer, `publish()`. What is not staged goes with the lease.
+    found (or `seal`, and `place` with others), then, in the transaction that publishes the layer, `publish()`. What is
+    not placed goes with the lease.
     A context manager: leaving it closes the descriptors.
     """
 
@@ -82,7 +83,9 @@ class ContentWriter:
         self.pack_id = new_pack_id()
         self._pack = lease.tmp / f"pack-{self.pack_id:016x}"
         self._objects = lease.tmp / f"objects-{self.pack_id:016x}"
-        self._staged: list[tuple[bytes, bytes]] | None = None  # identities and rows
+        self._sealed: list[tuple[bytes, bytes]] | None = None  # identities and rows
+        self._new_objects: list[NewContent] = []
+        self._placed = False
         self._pack_blocks = 0
         self._bases: dict[bytes, bytes] = {}  # of the deltas among what is staged
         self._deltas = 0
@@ -166,25 +169,45 @@ class ContentWriter:
         self._deltas += 1
         return self._deltas, f".delta-{self._deltas}"
 
-    def stage(self, result_contents: bytes, pack_blocks: int, *, also: Sequence[Path] = ()) -> list[Path]:
-        """Moves pack and objects to their places and makes them durable, together with the files in `also`.
+    def seal(self, result_contents: bytes, pack_blocks: int) -> list[tuple[bytes, bytes]]:
+        """Takes what the reader has found, and closes what it wrote to: nothing comes after it. Call it once.
 
-        result_contents: 64-byte records (`LayerResult.contents`). Call it once. Returns the paths placed.
-        Raises NoSpace; StoreError when an object or part of the pack is not there.
+        result_contents: 64-byte records (`LayerResult.contents`). Returns identities and rows, as `publish` will put
+        them. Raises StoreError when part of the pack is not there.
         """
-        if self._staged is not None:
+        if self._sealed is not None:
             raise StoreError("stage() was called before")
         objects = [self._as_made(content) for content in new_objects(result_contents)]
         rows = packed_rows(result_contents, self.pack_id)
         rows += [(content.identity, content.value(self.pack_id).encode()) for content in objects]
-        self._lease.pin(_identities(rows) + pack_pin(self.pack_id))
+        if pack_blocks:
+            self._end_pack(pack_blocks)
+        self._close_descriptors()
+        self._sealed, self._new_objects, self._pack_blocks = rows, objects, pack_blocks
+        return rows
+
+    def place(self) -> list[Path]:
+        """Moves what was sealed to its places. Returns the paths placed; make them durable before you publish.
+
+        Raises NoSpace; StoreError when an object is not there.
+        """
+        if self._sealed is None:
+            raise StoreError("place() before seal()")
+        self._lease.pin(_identities(self._sealed) + pack_pin(self.pack_id))
         with writing("contents"):
-            placed = self._place_pack(pack_blocks)
-            placed += self._place_objects(objects)
-            make_durable([*placed, *also], self._contents.path)
+            placed = self._place_pack()
+            placed += self._place_objects(self._new_objects)
         if self._bases:
             raise_format(self._contents.path, BLOCKS_VERSION)
-        self._staged, self._pack_blocks = rows, pack_blocks
+        self._placed = True
+        return placed
+
+    def stage(self, result_contents: bytes, pack_blocks: int) -> list[Path]:
+        """`seal`, `place`, and what was placed is durable."""
+        self.seal(result_contents, pack_blocks)
+        placed = self.place()
+        with writing("contents"):
+            make_durable(placed, self._contents.path)
         return placed
 
     def _as_made(self, content: NewContent) -> NewContent:
@@ -195,20 +218,25 @@ class ContentWriter:
         whole = (status.st_dev, status.st_ino) in self._files
         return content._replace(flags=content.flags & ~FLAG_DELTA) if whole else content
 
-    def _place_pack(self, blocks: int) -> list[Path]:
-        if blocks == 0:
-            self._pack.unlink(missing_ok=True)
-            return []
+    def _end_pack(self, blocks: int) -> None:
         size = os.fstat(self.pack_fd).st_size
         if not (blocks - 1) * BLOCK < size <= blocks * BLOCK:
             raise StoreError(f"a pack of {blocks} blocks has {size} bytes", path=str(self._pack))
-        os.ftruncate(self.pack_fd, blocks * BLOCK)
-        os.fchmod(self.pack_fd, 0o400)
+        with writing("contents"):
+            os.ftruncate(self.pack_fd, blocks * BLOCK)
+            os.fchmod(self.pack_fd, 0o400)
+
+    def _place_pack(self) -> list[Path]:
+        if not self._pack_blocks:
+            self._pack.unlink(missing_ok=True)
+            return []
         target = self._contents.pack_path(self.pack_id)
         self._pack.rename(target)
         return [target]
 
     def _place_objects(self, objects: Sequence[NewContent]) -> list[Path]:
+        if not objects:
+            return []
         identities = b"".join(content.identity for content in objects)
         with self._contents.index.view() as txn:
             known = self._contents.find(txn, identities)
@@ -236,10 +264,10 @@ class ContentWriter:
 
     def publish(self, txn: Txn) -> None:
         """Puts the rows. A row that is there stays, unless its file is gone."""
-        if self._staged is None:
+        if self._sealed is None or not self._placed:
             raise StoreError("publish() before stage()")
-        known = self._contents.find(txn, _identities(self._staged))
-        rows = [row for number, row in enumerate(self._staged) if known[number * 32 : number * 32 + 32] == UNKNOWN]
+        known = self._contents.find(txn, _identities(self._sealed))
+        rows = [row for number, row in enumerate(self._sealed) if known[number * 32 : number * 32 + 32] == UNKNOWN]
         txn.put_many("contents", rows)
         for identity, _ in rows if self._bases else ():
             if identity in self._bases:
@@ -248,16 +276,24 @@ class ContentWriter:
             row = {"blocks": self._pack_blocks, "created": self._lease.record.created}
             txn.put_json("packs", pack_key(self.pack_id), row)
 
+    def drop_pack(self) -> None:
+        """Removes the pack, wherever it is: nothing will be published. Idempotent."""
+        for path in (self._pack, self._contents.pack_path(self.pack_id)):
+            path.unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Closes the descriptors and removes what was not staged. Idempotent."""
+        """Closes the descriptors and removes what was not placed. Idempotent."""
+        self._close_descriptors()
+        with contextlib.suppress(FileNotFoundError):
+            self._pack.unlink()
+        remove_tree(self._objects)
+
+    def _close_descriptors(self) -> None:
         for name in ("pack_fd", "objects_fd"):
             fd = self.__dict__.get(name, -1)
             if fd >= 0:
                 self.__dict__[name] = -1
                 os.close(fd)
-        with contextlib.suppress(FileNotFoundError):
-            self._pack.unlink()
-        remove_tree(self._objects)
 
     def __enter__(self) -> ContentWriter:
         return self

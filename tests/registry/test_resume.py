@@ -9,6 +9,7 @@ import bisect
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,29 @@ def test_a_pull_killed_at_any_moment_leaves_a_whole_store(registry: Registry, pa
 
     rounds = int(os.environ.get("LAYERFS_ROUNDS", "10"))
     assert crash_rounds(work, verify, rounds=rounds).killed > rounds // 4
+
+
+def test_a_pull_of_many_layers_is_killed(registry: Registry, path: Path) -> None:
+    """Layers that are published together are there or are not; what is there is not fetched again."""
+    registry.image("many:1", [tar({f"file-{number}": CHANCE.randbytes(900), "all": b"x"}) for number in range(100)])
+    chance, there = random.Random(3), set[str]()
+
+    def pull() -> None:
+        with Store(path) as store:
+            store.pull(f"{registry.host}/many:1", settings=QUICK)
+
+    Store(path).close()
+    for _ in range(6):
+        del registry.log[:]
+        pid = in_child(pull)
+        time.sleep(chance.uniform(0.2, 0.6))
+        kill(pid)
+        assert not there & set(registry.fetched())
+        with Store(path) as store, store.root.index.view() as txn:
+            assert store.fsck() == []
+            there = {f"sha256:{key.hex()}" for key in txn.keys("blobs")}
+    assert there
+    with Store(path) as store:
+        store.pull(f"{registry.host}/many:1", settings=QUICK)
+        assert store.fsck() == []
+        assert not list((path / "partial").iterdir())

@@ -39,13 +39,13 @@ def layout(tmp_path: Path) -> Layout:
 def reads(monkeypatch) -> list[str]:
     """The diff IDs of the layers that are parsed."""
     parsed: list[str] = []
-    real = loading.read_layer
+    real = loading.unpack_layer
 
-    def read(root, stream, **kwargs: Any):
+    def read(publisher, stream, **kwargs: Any):
         parsed.append(str(kwargs["expected"]))
-        return real(root, stream, **kwargs)
+        return real(publisher, stream, **kwargs)
 
-    monkeypatch.setattr(loading, "read_layer", read)
+    monkeypatch.setattr(loading, "unpack_layer", read)
     return parsed
 
 
