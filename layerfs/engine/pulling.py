@@ -24,11 +24,11 @@ Policy = Literal["always", "missing", "never"]
 POLICIES = ("always", "missing", "never")
 
 
-def _registries(settings: Settings | None = None) -> Registries:
+def _registries(store: Store | None = None, settings: Settings | None = None) -> Registries:
     from layerfs.registry.config import Settings
     from layerfs.registry.connect import Registries
 
-    return Registries(settings or Settings.load(os.environ))
+    return Registries(settings or Settings.load(os.environ), kept=store.connections if store else None)
 
 
 def pull(
@@ -44,7 +44,7 @@ def pull(
     from layerfs.registry.pull import Puller
 
     reference, wanted = Reference.parse(name), Platform.parse(platform) if platform else None
-    with _registries(settings) as registries, store.root.leases.acquire("pull") as lease:
+    with _registries(store, settings) as registries, store.root.leases.acquire("pull") as lease:
         return Puller(store.root, registries, reference, lease, progress).pull(wanted, everything=all_platforms)
 
 
@@ -52,7 +52,7 @@ def tags_to_pull(name: str, *, settings: Settings | None = None) -> list[Referen
     """Every tag that a repository has in its registry."""
     from layerfs.registry.pull import all_tags
 
-    with _registries(settings) as registries:
+    with _registries(settings=settings) as registries:
         return all_tags(registries, Reference.parse(name))
 
 
@@ -96,7 +96,7 @@ def fetched_layers(store: Store, diff_id: DiffID) -> Iterator[BinaryIO]:
     if any(source.kind == "registry" for source in get_sources(store.root, diff_id)):
         from layerfs.registry import again
 
-        with _registries() as registries:
+        with _registries(store) as registries:
             yield from again.fetched_layers(store.root, diff_id, registries)
 
 
@@ -104,5 +104,5 @@ def fetched_blobs(store: Store, digest: Digest) -> Iterator[BinaryIO]:
     """A blob from the registries it came from."""
     from layerfs.registry import again
 
-    with _registries() as registries:
+    with _registries(store) as registries:
         yield from again.fetched_blobs(store.root, digest, registries)

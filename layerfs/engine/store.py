@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from layerfs.image.usage import ImagesUsage
     from layerfs.layer.progress import Report
     from layerfs.registry.config import Settings
+    from layerfs.registry.connect import Kept
     from layerfs.registry.push import Pushed
     from layerfs.snapshot import ContainerRecord, Containers, MountRecord
     from layerfs.snapshot.options import Options
@@ -98,6 +99,8 @@ class Store:
 
     def close(self) -> None:
         """Mounts stay."""
+        if kept := self.__dict__.get("connections"):
+            kept.close()
         self.root.close()
 
     def sync(self) -> None:
@@ -248,6 +251,13 @@ class Store:
         return image_of(self, record)
 
     # registries
+
+    @functools.cached_property
+    def connections(self) -> Kept:
+        """Connections to registries that wait a while for the next push or pull; a fork's child has its own."""
+        from layerfs.registry.connect import Kept
+
+        return Kept()
 
     def push(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -14,11 +15,12 @@ from layerfs.layer.layers import Layer
 from layerfs.layer.progress import Report
 from layerfs.layer.split import open_layer, write_layer
 from layerfs.oci import Descriptor, media
-from layerfs.store.durable import write_all, writing
+from layerfs.store.durable import writing
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
 
 Compression = Literal["none", "gzip", "zstd", "original"]
+_SMALL = 1 << 18  # bytes of a tar that is kept in memory when it is compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,12 @@ class Form:
     layer: Layer
     descriptor: Descriptor
     file: Path | None = None  # compressed anew
+    data: bytes | None = None  # the same of a small layer
 
     def open(self) -> BinaryIO:
         """The bytes; their reader verifies a plain layer itself. Raises Corrupt, NotFound."""
+        if self.data is not None:
+            return io.BytesIO(self.data)
         if self.file is not None:
             return self.file.open("rb")
         if self.descriptor.digest == self.layer.diff_id:
@@ -72,23 +77,34 @@ def _kept(root: StoreRoot, layer: Layer, lease: Lease) -> Descriptor | None:
 def _compress(
     root: StoreRoot, layer: Layer, compression: Literal["gzip", "zstd"], lease: Lease, progress: Report | None
 ) -> Form:
+    if layer.tar_size <= _SMALL:
+        kept = io.BytesIO()
+        return Form(root, layer, _packed(root, layer, compression, kept, progress), data=kept.getvalue())
     path = lease.tmp / f"layer-{os.urandom(8).hex()}"
     with writing("a compressed layer"), path.open("xb", buffering=0) as file:
-        sink = _Sink(file)
-        packer = compressor(compression, sink.write)
-        write_layer(root, layer.diff_id, _AsFile(packer.write), size=layer.tar_size, progress=progress)  # type: ignore[arg-type]
-        packer.close()
-    descriptor = Descriptor(media.oci_layer(compression), Digest(sink.sha.hexdigest()), sink.size)
+        descriptor = _packed(root, layer, compression, file, progress)
     return Form(root, layer, descriptor, path)
+
+
+def _packed(
+    root: StoreRoot, layer: Layer, compression: Literal["gzip", "zstd"], file: BinaryIO, progress: Report | None
+) -> Descriptor:
+    sink = _Sink(file)
+    packer = compressor(compression, sink.write)
+    write_layer(root, layer.diff_id, _AsFile(packer.write), size=layer.tar_size, progress=progress)  # type: ignore[arg-type]
+    packer.close()
+    return Descriptor(media.oci_layer(compression), Digest(sink.sha.hexdigest()), sink.size)
 
 
 class _Sink:
     def __init__(self, file: BinaryIO) -> None:
-        self._fd = file.fileno()
+        self._file = file
         self.sha, self.size = hashlib.sha256(), 0
 
     def write(self, data: bytes) -> None:
-        write_all(self._fd, data)
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
         self.sha.update(data)
         self.size += len(data)
 

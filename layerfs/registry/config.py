@@ -137,11 +137,10 @@ def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
     A web server's programs get a client's `Proxy:` header as HTTP_PROXY, which is not ours to obey.
     """
     found: dict[str, str] = {}
-    for name, value in sorted(environ.items(), key=lambda item: item[0].islower()):
-        scheme = name.lower().removesuffix("_proxy")
+    for name in sorted((name for name in environ if name.lower().endswith("_proxy")), key=str.islower):
         forged = name == "HTTP_PROXY" and "REQUEST_METHOD" in environ
-        if name.lower().endswith("_proxy") and (value or name.islower()) and not forged:
-            found[scheme] = value
+        if (environ[name] or name.islower()) and not forged:
+            found[name.lower().removesuffix("_proxy")] = environ[name]
     return {scheme: value for scheme, value in found.items() if value}
 
 

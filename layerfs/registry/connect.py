@@ -11,6 +11,31 @@ from layerfs.registry.credentials import AuthFiles, Credential
 from layerfs.registry.names import api_host, domain_of
 from layerfs.registry.session import Session
 from layerfs.registry.transport import Transport
+from layerfs.registry.wire import Idle
+
+
+class Kept:
+    """Connections that outlive a command, for the next one with the same settings. Safe from threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: tuple[Settings, Idle] | None = None
+
+    def idle(self, settings: Settings) -> Idle:
+        """Those of other settings, who may trust somebody else, are closed."""
+        with self._lock:
+            if self._last is None or self._last[0] != settings:
+                if self._last is not None:
+                    self._last[1].close()
+                self._last = settings, Idle()
+            return self._last[1]
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._lock:
+            last, self._last = self._last, None
+        if last is not None:
+            last[1].close()
 
 
 class Registries:
@@ -18,10 +43,11 @@ class Registries:
 
     Args:
         stop: set it to cancel: waits end, and no new request begins.
+        kept: where connections wait for the next of these.
     """
 
-    def __init__(self, settings: Settings, stop: threading.Event | None = None) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, stop: threading.Event | None = None, *, kept: Kept | None = None) -> None:
+        self.settings, self._idle = settings, kept.idle(settings) if kept else None
         self.stop = stop or threading.Event()
         self._lock = threading.Lock()
         self._clients: dict[tuple[str, str], Client] = {}
@@ -40,7 +66,9 @@ class Registries:
         with self._lock:
             client = self._clients.get(key)
             if client is None:
-                client = self._clients[key] = open_client(self.settings, domain, address, repository, self.stop)
+                client = self._clients[key] = open_client(
+                    self.settings, domain, address, repository, self.stop, idle=self._idle
+                )
         return client
 
     def cancel(self) -> None:
@@ -73,17 +101,19 @@ def open_client(
     repository: str = "",
     stop: threading.Event | None = None,
     credential: Credential | None = None,
+    idle: Idle | None = None,
 ) -> Client:
     """A client of its own; nothing is sent yet.
 
     Args:
         address: a host, or a URL when it is reached in this way only; the domain's own API when None.
         credential: instead of what the files say.
+        idle: where connections wait that outlive it.
     """
     address = address or api_host(domain)
     addresses = (address,) if "://" in address else settings.addresses(address)
     name = domain_of(domain) if "://" in domain else domain
-    transport = Transport(settings.context, settings.proxy, settings.limits, stop)
+    transport = Transport(settings.context, settings.proxy, settings.limits, stop, idle)
 
     def lookup() -> Credential | None:
         files: AuthFiles | None = settings.auth

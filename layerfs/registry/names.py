@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from urllib.parse import urlsplit
 
@@ -44,6 +45,7 @@ def host_name(host: str) -> str:
         return host
 
 
+@functools.lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine by its name or address; nothing is resolved."""
     name = host_name(host)

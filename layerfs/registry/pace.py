@@ -34,6 +34,10 @@ class PacedReader(io.RawIOBase):
         """The header is over."""
         self._in_head, self._got, self._waited = False, 0, 0.0
 
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """As sockets have it."""
+        return io.BufferedReader(self)
+
     def readable(self) -> bool:
         return True
 

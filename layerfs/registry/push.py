@@ -152,7 +152,7 @@ class Pusher:
                 self._begin(tag)
             with self._root.leases.acquire("push") as lease:
                 self._forms.clear()
-                pushed = self._attempt(tag, everything, lease, believing=not self._exact)
+                pushed = self._attempt(tag, everything, lease, believing=not self._exact and not self._begun)
                 if pushed is None:
                     pushed = self._attempt(tag, everything, lease, believing=False)
                 assert pushed is not None  # nothing was believed
@@ -171,7 +171,8 @@ class Pusher:
         """What is in the registry now; None when a blob that was believed to be there is not.
 
         believing: a layer that came from this repository, or went there, is not asked for before it is named, but while
-            the manifest is on its way. Most registries refuse a manifest that names what they lack.
+            the manifest is on its way. Most registries refuse a manifest that names what they lack. Where new layers
+            are sent first, it is asked for meanwhile.
         """
         self._believing = believing
         self._believed.clear()
@@ -442,11 +443,15 @@ class Pusher:
         """
         once = {blob.key: blob for blob in blobs}
         new = any(isinstance(blob, _Unmade) for blob in blobs) and config.size <= _NO_QUESTION
+        keys = sorted(once, key=lambda key: key not in self._begun)  # what the registry expects goes first
+        at = sum(key in self._begun for key in keys)
         begun = self._begun.pop(config.digest, None)
         opened = partial(io.BytesIO, raw)
-        last = self._uploads.gives(self._repository, config, opened, known_missing=new, begun=begun)
-        tasks: list[Task[_Blob | _Unmade | PushedLayer | Sent]] = [self._settles(blob) for blob in once.values()]
-        settled = dict(zip(once, cast(list[_Blob | _Unmade | PushedLayer], in_turns([*tasks, last])), strict=False))
+        tasks: list[Task[_Blob | _Unmade | PushedLayer | Sent]] = [self._settles(once[key]) for key in keys]
+        tasks.insert(at, self._uploads.gives(self._repository, config, opened, known_missing=new, begun=begun))
+        done = in_turns(tasks)
+        del done[at]
+        settled = dict(zip(keys, cast(list[_Blob | _Unmade | PushedLayer], done), strict=True))
         left = {key: blob for key, blob in settled.items() if not isinstance(blob, PushedLayer)}
         jobs = [partial(self._send_one, blob) for blob in left.values()]
         sent = settled | dict(zip(left, in_parallel(jobs, self._registries.cancel), strict=True))

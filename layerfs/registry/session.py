@@ -115,7 +115,9 @@ class Session:
         answer.discard()
 
     def url(self, path: str) -> str:
-        return urljoin(self.base, path)
+        base = self.base
+        plain = path.startswith("/v2/") and base.count("/") == 2  # which need no joining
+        return base + path if plain else urljoin(base, path)
 
     def request(
         self,

@@ -7,6 +7,7 @@ it leads to nothing but HTTP, and never from https to http.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import random
 import socket
@@ -15,17 +16,16 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Mapping
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from layerfs._record import dataclass
 from layerfs._version import __version__
 from layerfs.errors import LayerfsError, RegistryError, RegistryUnreachable
 from layerfs.registry.failures import action, chain, connection_failure, place
 from layerfs.registry.parallel import finished
-from layerfs.registry.wire import BLOCK, Answer, ConnectFailed, Wire
+from layerfs.registry.wire import BLOCK, Answer, ConnectFailed, Idle, Origin, Wire
 
 if TYPE_CHECKING:
     import ssl
@@ -62,13 +62,18 @@ class Body:
     open: Callable[[], BinaryIO]
 
 
-def origin(url: str) -> tuple[str, str, int]:
+def origin(url: str) -> Origin:
     """Scheme, host and port: what credentials belong to. Raises RegistryError: a port or an address that is none."""
     try:
-        parts = urlsplit(url)
-        return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)
+        return _origin(*urlsplit(url)[:2])
     except ValueError as error:
         raise RegistryError(f"bad address {url[:200]!r}: {str(error)[:200]}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _origin(scheme: str, place: str) -> Origin:
+    parts = SplitResult(scheme, place, "", "", "")
+    return scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(scheme, 0)
 
 
 def redirected(method: str, url: str, location: str) -> str:
@@ -173,6 +178,10 @@ class _Sockets:
         if self._stop.is_set():
             _end(one)
 
+    def forget(self, one: socket.socket) -> None:
+        with self._lock:
+            self._all.discard(one)
+
     def end(self) -> None:
         for one in self.all():
             _end(one)
@@ -194,6 +203,7 @@ class Transport:
         trust: the TLS context for a host (`host[:port]`).
         proxy: the proxy's URL for a URL, or None.
         stop: set it and waits end, and no new request begins.
+        idle: where connections wait that outlive it; only for transports with the same `trust`.
     """
 
     def __init__(
@@ -202,12 +212,14 @@ class Transport:
         proxy: Callable[[str], str | None] = lambda url: None,
         limits: Limits = LIMITS,
         stop: threading.Event | None = None,
+        idle: Idle | None = None,
     ) -> None:
+        self._idle, self._is_own = idle or Idle(), idle is None
         self._trust, self._proxy, self.limits = trust, proxy, limits
         self.stop = stop or threading.Event()
         self._lock = threading.Lock()
-        self._wires: dict[tuple[str, str, int], Wire | Proxied] = {}
-        self._met: set[tuple[str, str, int]] = set()
+        self._wires: dict[Origin, Wire | Proxied] = {}
+        self._met: set[Origin] = set()
         self._sockets = _Sockets(self.stop)
 
     def request(
@@ -236,7 +248,7 @@ class Transport:
         attempts: int | None = None,
     ) -> Exchange:
         """`request`, which yields whenever something is sent and an answer would be waited for."""
-        send = partial(self._follow, method, url, dict(headers or {}), body)
+        send = functools.partial(self._follow, method, url, dict(headers or {}), body)
         attempts = self.limits.attempts if attempts is None else attempts
         for attempt in range(1, attempts + 1):
             try:
@@ -294,7 +306,7 @@ class Transport:
         if body is not None:
             headers["Content-Length"] = str(body.size if isinstance(body, Body) else len(body))
         try:
-            raw = yield from self._wire(url).send(method, url, source, headers)
+            raw = yield from self._wire(there, url).send(method, url, source, headers)
         except (http.client.HTTPException, OSError, ValueError) as error:
             for each in chain(error):
                 if each.__context__ is handled:
@@ -316,9 +328,8 @@ class Transport:
             failure.again = True
         return failure
 
-    def _wire(self, url: str) -> Wire | Proxied:
-        """The connections to a URL's origin."""
-        key = origin(url)
+    def _wire(self, key: Origin, url: str) -> Wire | Proxied:
+        """The connections to an origin, which is a URL's."""
         with self._lock:
             wire = self._wires.get(key)
             if wire is None:
@@ -330,7 +341,7 @@ class Transport:
         context = self._trust(host) if url.startswith("https:") else None
         proxy = self._proxy(url)
         if proxy is None:
-            return Wire(url, context, self.limits.connect, self.limits.read, self._sockets)
+            return Wire(url, context, self.limits.connect, self.limits.read, self._sockets, self._idle)
         from layerfs.registry.proxied import Proxied
 
         return Proxied(proxy, context, self.limits.connect, self.limits.read, self._sockets)
@@ -344,7 +355,10 @@ class Transport:
         with self._lock:
             wires, self._wires = self._wires, {}
         for wire in wires.values():
-            wire.clear()
+            if not isinstance(wire, Wire):
+                wire.clear()
+        if self._is_own:
+            self._idle.close()
         for one in self._sockets.all():  # of answers that nobody read to the end
             one.close()
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import http.client
-import io
+import os
 import select
 import socket
 import threading
+import time
 import weakref
-from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from collections.abc import Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import quote, urlsplit
 
 from layerfs.errors import LayerfsError
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     import ssl
 
 BLOCK = 1 << 18
-_IDLE_MAX = 8
+_IDLE_MAX = 16
+_IDLE_SECONDS = 30.0
 _TRAILERS_MAX = 100
+Origin = tuple[str, str, int]  # scheme, host, port
 _PORTS = {"http": 80, "https": 443}
 _PLAIN = "/:?&=%~+!$,;'@()*[]"  # in a path and a query as they are; signed ones must not change
 
@@ -50,6 +53,8 @@ class Sockets(Protocol):
     """Who wants to know of every connection that is opened, to be able to end it."""
 
     def note(self, one: socket.socket) -> None: ...
+
+    def forget(self, one: socket.socket) -> None: ...
 
 
 class Headers:
@@ -91,10 +96,8 @@ class PacedAnswer(http.client.HTTPResponse):
     """An answer that is given up like a silent server's when its header, or 16 KiB of its body, take as long."""
 
     def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
-        super().__init__(sock, *arguments, **named)
-        self.fp.close()
         self._pace = PacedReader(sock)
-        self.fp = io.BufferedReader(self._pace)
+        super().__init__(cast(socket.socket, self._pace), *arguments, **named)  # which is asked for a file alone
 
     def begin(self) -> None:
         super().begin()
@@ -107,43 +110,61 @@ class PacedAnswer(http.client.HTTPResponse):
         raise http.client.HTTPException(f"more than {_TRAILERS_MAX} trailers")
 
 
-class _Connection(http.client.HTTPConnection):
-    """Plain or, with a context, TLS. The seconds to connect in are the constructor's `timeout`."""
+class _Connection:
+    """Plain or, with a context, TLS. Requests are written here, a small one in one piece; http.client reads answers."""
 
-    response_class = PacedAnswer
-
-    def __init__(
-        self, host: str, port: int, context: ssl.SSLContext | None, connect: float, read: float, sockets: Sockets
-    ) -> None:
-        super().__init__(host, port, timeout=connect, blocksize=BLOCK)
-        self.default_port = _PORTS["https" if context else "http"]
-        self._context, self._connect, self._read, self._sockets = context, connect, read, sockets
+    def __init__(self, host: str, port: int, context: ssl.SSLContext | None, seconds: float) -> None:
+        self._host, self._port, self._context, self._seconds = host, port, context, seconds
+        self.sock: socket.socket | None = None
+        self._method = ""
         self._unsent: OSError | None = None
 
-    def connect(self) -> None:
-        name: Any = self.host
+    def open(self, read: float, sockets: Sockets) -> socket.socket:
+        """Connects, where that is not done yet. read: seconds."""
+        sock = self.sock
+        if sock is None:
+            sock = self._connect(sockets)
+        else:
+            sockets.note(sock)
+        sock.settimeout(read)
+        return sock
+
+    def leave(self, sockets: Sockets) -> None:
+        if self.sock is not None:
+            sockets.forget(self.sock)
+
+    def _connect(self, sockets: Sockets) -> socket.socket:
+        name: Any = self._host
         with contextlib.suppress(UnicodeEncodeError):
-            name = self.host.encode("ascii")  # as bytes it needs no codec for other alphabets
+            name = self._host.encode("ascii")  # as bytes it needs no codec for other alphabets
         try:
-            self.sock = socket.create_connection((name, self.port), self._connect)
+            sock = self.sock = socket.create_connection((name, self._port), self._seconds)
         except TimeoutError as error:
             raise ConnectTimeout(str(error)) from error
         except UnicodeError as error:
             raise BadAddress(str(error)) from error
         except OSError as error:
             raise ConnectFailed(str(error)) from error
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sockets.note(self.sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sockets.note(sock)
         if self._context is not None:
-            self.sock = self._context.wrap_socket(self.sock, server_hostname=name, do_handshake_on_connect=False)
-            self._sockets.note(self.sock)  # the handshake may be what hangs
-            self.sock.do_handshake()
-        self.sock.settimeout(self._read)
+            secure = self._context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+            sock = self.sock = secure
+            sockets.note(secure)  # the handshake may be what hangs
+            secure.do_handshake()
+        return sock
 
     def ask(self, method: str, target: str, body: bytes | BinaryIO | None, headers: Mapping[str, str]) -> None:
         """A server that ends it meanwhile may have said why."""
+        self._method, data = method, self._head(method, target, headers)
         try:
-            self.request(method, target, body, dict(headers))
+            for piece in _pieces(body):
+                if len(data) + len(piece) > BLOCK:
+                    self._write(data)
+                    data = piece
+                else:
+                    data += piece
+            self._write(data)
         except LayerfsError:  # of what reads the body
             raise
         except OSError as error:
@@ -151,15 +172,49 @@ class _Connection(http.client.HTTPConnection):
                 raise
             self._unsent = error
 
-    def answer(self) -> Any:
+    def _write(self, data: bytes) -> None:
+        assert self.sock is not None
+        self.sock.sendall(data)
+
+    def _head(self, method: str, target: str, headers: Mapping[str, str]) -> bytes:
+        """Raises ValueError: something in it would end a line."""
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self._authority()}", "Accept-Encoding: identity"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        text = "\r\n".join(lines)
+        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
+            raise ValueError("a header of several lines")
+        return f"{text}\r\n\r\n".encode("latin-1")
+
+    def _authority(self) -> str:
+        host = self._host if self._host.isascii() else self._host.encode("idna").decode()
+        host = f"[{host}]" if ":" in host else host
+        return host if self._port == _PORTS["https" if self._context else "http"] else f"{host}:{self._port}"
+
+    def answer(self) -> PacedAnswer:
         """The answer's beginning."""
         if self._unsent is None:
-            return self.getresponse()
+            return self._begun()
         with contextlib.suppress(OSError, http.client.HTTPException):
-            answer = self.getresponse()
+            answer = self._begun()
             answer.will_close = True
             return answer
         raise self._unsent
+
+    def _begun(self) -> PacedAnswer:
+        assert self.sock is not None
+        answer = PacedAnswer(self.sock, method=self._method)
+        try:
+            answer.begin()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def close(self) -> None:
+        """Idempotent."""
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            sock.close()
 
     def is_dropped(self) -> bool:
         """Whether the server has ended what was idle (or says something that nobody asked for)."""
@@ -192,7 +247,7 @@ class _Answer:
             return
         self._over = True
         self._raw.close()
-        if self._raw.will_close or self._connection.sock is None:
+        if self._raw.will_close:
             self._connection.close()
         else:
             self._wire.keep(self._connection)
@@ -206,25 +261,97 @@ class _Answer:
     __del__ = close
 
 
+def _pieces(body: bytes | BinaryIO | None) -> Iterator[bytes]:
+    if isinstance(body, bytes):
+        yield body
+    elif body is not None:
+        while piece := body.read(BLOCK):
+            yield piece
+
+
+class Idle:
+    """Connections that wait for their next request, by where they lead. Safe from threads; a fork's child has none.
+
+    Those that have waited long are closed when it is used again, or closed: servers, and what is on the way to them,
+    forget such without a word.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Origin, float, _Connection]] = []  # the last to come is the first to go
+        self._closed = False
+        weakref.finalize(self, _close_all, self._waiting)  # for who does not close it
+        _idles.add(self)
+
+    def take(self, origin: Origin) -> _Connection | None:
+        """One that the server has not ended either."""
+        while True:
+            with self._lock:
+                self._drop_old()
+                at = next((n for n in reversed(range(len(self._waiting))) if self._waiting[n][0] == origin), None)
+                connection = None if at is None else self._waiting.pop(at)[2]
+            if connection is None or not connection.is_dropped():
+                return connection
+            connection.close()
+
+    def give(self, origin: Origin, connection: _Connection) -> None:
+        with self._lock:
+            self._drop_old()
+            if not self._closed and len(self._waiting) < _IDLE_MAX:
+                self._waiting.append((origin, _now(), connection))
+                return
+        connection.close()
+
+    def _drop_old(self) -> None:
+        while self._waiting and self._waiting[0][1] + _IDLE_SECONDS < _now():
+            self._waiting.pop(0)[2].close()
+
+    def close(self) -> None:
+        """Idempotent; what is given from now on is closed."""
+        with self._lock:
+            self._closed = True
+            _close_all(self._waiting)
+
+    def forget(self) -> None:
+        """In a forked child: they are the parent's."""
+        self._lock = threading.Lock()
+        _close_all(self._waiting)
+
+
+_idles: weakref.WeakSet[Idle] = weakref.WeakSet()
+
+
+def _after_in_child() -> None:
+    for idle in list(_idles):
+        idle.forget()
+
+
+os.register_at_fork(after_in_child=_after_in_child)
+
+
+def _now() -> float:
+    """A clock that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Wire:
     """The connections to one origin. Safe from threads.
 
     Args:
         context: TLS, or None for plain HTTP.
         connect, read: seconds.
+        idle: where they wait.
     """
 
-    def __init__(self, url: str, context: ssl.SSLContext | None, connect: float, read: float, sockets: Sockets) -> None:
+    def __init__(
+        self, url: str, context: ssl.SSLContext | None, connect: float, read: float, sockets: Sockets, idle: Idle
+    ) -> None:
         parts = urlsplit(url)
         try:
-            self._host, port = parts.hostname or "", parts.port
+            self._origin = (parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme])
         except ValueError as error:
             raise BadAddress(str(error)) from None
-        self._port = port or _PORTS[parts.scheme]
-        self._how = (context, connect, read, sockets)
-        self._lock = threading.Lock()
-        self._idle: list[_Connection] = []
-        weakref.finalize(self, _close_all, self._idle)  # for who does not clear it
+        self._how, self._read, self._sockets, self._idle = (context, connect), read, sockets, idle
 
     def send(
         self, method: str, url: str, body: bytes | BinaryIO | None, headers: Mapping[str, str]
@@ -234,11 +361,9 @@ class Wire:
         Raises:
             OSError, http.client.HTTPException, BadAddress; and what reading the body raises.
         """
-        connection = self._taken() or _Connection(self._host, self._port, *self._how)
+        connection = self._idle.take(self._origin) or _Connection(*self._origin[1:], *self._how)
         try:
-            if connection.sock is None:
-                connection.connect()
-            sock = connection.sock
+            sock = connection.open(self._read, self._sockets)
             connection.ask(method, _target(url), body, headers)
             yield sock.fileno()
             raw = connection.answer()
@@ -247,29 +372,14 @@ class Wire:
             raise
         return _Answer(self, connection, sock, raw)
 
-    def _taken(self) -> _Connection | None:
-        while True:
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            if connection is None or not connection.is_dropped():
-                return connection
-            connection.close()
-
     def keep(self, connection: _Connection) -> None:
-        with self._lock:
-            if len(self._idle) < _IDLE_MAX:
-                self._idle.append(connection)
-                return
-        connection.close()
-
-    def clear(self) -> None:
-        with self._lock:
-            _close_all(self._idle)
+        connection.leave(self._sockets)
+        self._idle.give(self._origin, connection)
 
 
-def _close_all(connections: list[_Connection]) -> None:
-    while connections:
-        connections.pop().close()
+def _close_all(waiting: list[tuple[Origin, float, _Connection]]) -> None:
+    while waiting:
+        waiting.pop()[2].close()
 
 
 def _target(url: str) -> str:

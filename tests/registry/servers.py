@@ -49,12 +49,17 @@ class Registry:
 
 @contextlib.contextmanager
 def docker_registry(
-    place: Path, *, tls: Certificates | None = None, auth: dict[str, Any] | None = None, client_ca: Path | None = None
+    place: Path,
+    *,
+    tls: Certificates | None = None,
+    auth: dict[str, Any] | None = None,
+    client_ca: Path | None = None,
+    host: str = "",
 ) -> Iterator[Registry]:
-    """Debian's docker-registry on a free port; with `tls` it answers https alone."""
+    """Debian's docker-registry at `host`, or on a free port; with `tls` it answers https alone."""
     assert PROGRAM is not None
     place.mkdir(parents=True, exist_ok=True)
-    host = f"127.0.0.1:{free_port()}"
+    host = host or f"127.0.0.1:{free_port()}"
     config: dict[str, Any] = {
         "version": "0.1",
         "log": {"level": "error", "accesslog": {"disabled": True}},
@@ -187,6 +192,7 @@ class Request:
     path: str
     headers: Any
     body: bytes
+    peer: Any = None  # the address of the client's end
 
 
 @dataclass(frozen=True)
@@ -209,7 +215,7 @@ def scripted(answer: Callable[[Request], Answer]) -> Iterator[tuple[str, list[Re
 
         def _any(self) -> None:
             count = int(self.headers.get("Content-Length") or 0)
-            request = Request(self.command, self.path, self.headers, self.rfile.read(count))
+            request = Request(self.command, self.path, self.headers, self.rfile.read(count), self.client_address)
             seen.append(request)
             reply = answer(request)
             if not reply.status:
