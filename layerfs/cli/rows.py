@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from layerfs._lazy import TYPE_CHECKING
+from layerfs.errors import ContainerNotFound
 from layerfs.image.text import ellipsis, history_ago, human_ago, human_duration, human_size
 
 if TYPE_CHECKING:
@@ -152,31 +154,37 @@ def _now() -> int:
 
 
 def container_rows(boxes: Iterable[Container], *, truncate: bool, size: bool) -> list[Row]:
+    """Without those that are removed meanwhile."""
     rows = []
     for box in boxes:
-        config = box.config()
-        command = _quoted([*(config.entrypoint or ()), *(config.cmd or ())])
-        record = box.record
-        row: Row = {
-            "ID": _cut(box.id, truncate),
-            "Image": _image_shown(box.image_name, truncate),
-            "Command": go_quoted(ellipsis(command, 20) if truncate else command),
-            "RunningFor": human_ago(record.created_ns),
-            "CreatedAt": moment(record.created_ns),
-            "Status": status_text(box),
-            "State": box.status,
-            "Ports": _ports(box, config.exposed_ports),
-            "Names": record.name,
-            "Labels": ",".join(f"{k}={v}" for k, v in config.labels),
-            "Mounts": ",".join(_shortened(source, truncate) for source in _sources(box)),
-            "Networks": box.settings.network,
-            "LocalVolumes": str(sum(not source.startswith("/") for source in _sources(box))),
-        }
-        if size:
-            sizes = box.sizes()
-            row["Size"] = f"{human_size(sizes.writable)} (virtual {human_size(sizes.writable + sizes.image)})"
-        rows.append(row)
+        with contextlib.suppress(ContainerNotFound):
+            rows.append(_container_row(box, truncate=truncate, size=size))
     return rows
+
+
+def _container_row(box: Container, *, truncate: bool, size: bool) -> Row:
+    config = box.config()
+    command = _quoted([*(config.entrypoint or ()), *(config.cmd or ())])
+    record = box.record
+    row: Row = {
+        "ID": _cut(box.id, truncate),
+        "Image": _image_shown(box.image_name, truncate),
+        "Command": go_quoted(ellipsis(command, 20) if truncate else command),
+        "RunningFor": human_ago(record.created_ns),
+        "CreatedAt": moment(record.created_ns),
+        "Status": status_text(box),
+        "State": box.status,
+        "Ports": _ports(box, config.exposed_ports),
+        "Names": record.name,
+        "Labels": ",".join(f"{k}={v}" for k, v in config.labels),
+        "Mounts": ",".join(_shortened(source, truncate) for source in _sources(box)),
+        "Networks": box.settings.network,
+        "LocalVolumes": str(sum(not source.startswith("/") for source in _sources(box))),
+    }
+    if size:
+        sizes = box.sizes()
+        row["Size"] = f"{human_size(sizes.writable)} (virtual {human_size(sizes.writable + sizes.image)})"
+    return row
 
 
 def _image_shown(name: str, truncate: bool) -> str:
@@ -277,13 +285,15 @@ def box_usage_rows(boxes: Sequence[Container]) -> list[Row]:
     from layerfs.engine.space import frozen_sizes
 
     found, frozen = [], frozen_sizes(boxes[0].store) if boxes else {}
-    for box, row in zip(boxes, container_rows(boxes, truncate=True, size=True), strict=True):
-        usage = box.usage()
-        freed = usage.bytes + frozen.get(box.id, 0)
-        limits = [human_size(usage.bytes_limit)] if usage.bytes_limit else []
-        limits += [f"{usage.entries_limit} entries"] if usage.entries_limit else []
-        disk = {"DiskSize": human_size(usage.bytes), "Entries": str(usage.entries), "Limits": ", ".join(limits) or "-"}
-        found.append(row | disk | {"Reclaimable": "-" if box.state.running else human_size(freed)})
+    for box in boxes:
+        with contextlib.suppress(ContainerNotFound):  # removed meanwhile
+            row, usage = _container_row(box, truncate=True, size=True), box.usage()
+            freed = usage.bytes + frozen.get(box.id, 0)
+            limits = [human_size(usage.bytes_limit)] if usage.bytes_limit else []
+            limits += [f"{usage.entries_limit} entries"] if usage.entries_limit else []
+            row |= {"DiskSize": human_size(usage.bytes), "Entries": str(usage.entries)}
+            row |= {"Limits": ", ".join(limits) or "-"}
+            found.append(row | {"Reclaimable": "-" if box.state.running else human_size(freed)})
     return found
 
 

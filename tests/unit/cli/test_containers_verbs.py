@@ -7,7 +7,9 @@ import re
 
 import pytest
 
+import layerfs
 from layerfs.cli.launch import _pairs
+from layerfs.cli.rows import box_usage_rows, container_rows
 from layerfs.errors import InvalidInput
 
 
@@ -18,6 +20,16 @@ def test_create_prints_the_id_and_ps_shows_it(shell, small):
     heading, row = shell("ps", "-a").lines
     assert heading.split("  ")[0] == "CONTAINER ID"
     assert re.fullmatch(rf"{box[:12]}   small:1   \"sh -c 'a b'\"   .* ago   Created  +cc", row)
+
+
+def test_a_container_that_is_removed_meanwhile_has_no_row(shell, small, tmp_path):
+    shell("create", "--name", "stays", "small:1")
+    shell("create", "--name", "goes", "small:1")
+    with layerfs.Store(tmp_path / "store") as store:
+        boxes = store.containers()
+        store.container("goes").remove()
+        for rows in (container_rows(boxes, truncate=True, size=True), box_usage_rows(boxes)):
+            assert [row["Names"] for row in rows] == ["stays"]
 
 
 def test_ps_shows_running_ones_only(shell, small):
