@@ -7,6 +7,7 @@ directory goes through `BlockContent`, and other engines get it after `complete_
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import hashlib
@@ -14,7 +15,7 @@ import itertools
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,13 +108,7 @@ class BlockReader:
     def _extents(self) -> Iterator[tuple[int, int]]:
         base = list(self._base.extents())
         for offset, length, own in self.runs():
-            if own:
-                yield offset, length
-                continue
-            for start, count in base:
-                first, end = max(start, offset), min(start + count, offset + length)
-                if first < end:
-                    yield first, end - first
+            yield from [(offset, length)] if own else _within(base, offset, offset + length)
         for start, length in data_extents(self._fd, self.size):
             first = max(start, self.valid)
             if first < start + length:
@@ -150,10 +145,11 @@ class BlockReader:
                 yield os.pread(self._fd, count, at), self._base.pread(count, at)
 
     def complete(self) -> None:
-        """Writes what the file lacks."""
+        """Writes what the file lacks; where the base has holes, the file keeps its own."""
+        base = list(self._base.extents())
         for offset, length, own in list(self.runs()):
-            if not own:
-                _copy(self._base, self._fd, offset, length)
+            for start, count in _within(base, offset, offset + length) if not own else ():
+                _copy(self._base, self._fd, start, count)
 
     def own_ranges(self) -> Iterator[tuple[int, int]]:
         """Where the bytes are the file's, holes beyond the base left out."""
@@ -257,6 +253,17 @@ class DeltaContent:
     def confirm(self) -> None:
         """Raises InUse when the file has changed since the delta was made."""
         os.close(self.file.open())
+
+
+def _within(ranges: Sequence[tuple[int, int]], offset: int, end: int) -> Iterator[tuple[int, int]]:
+    """What of sorted ranges lies between two places."""
+    at = max(0, bisect.bisect_right(ranges, (offset, 0)) - 1)
+    for start, count in (ranges[index] for index in range(at, len(ranges))):
+        if start >= end:
+            return
+        first, last = max(start, offset), min(start + count, end)
+        if first < last:
+            yield first, last - first
 
 
 def _ends(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

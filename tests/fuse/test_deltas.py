@@ -95,6 +95,24 @@ def test_a_commit_stores_what_changed(store: layerfs.Store, base: layerfs.Image)
     assert (store.fsck(), bytes_of(base, "native")) == ([], DATA)
 
 
+@pytest.mark.parametrize("engine", ["python", "kernel"])
+def test_holes_of_the_base_stay_holes_in_whole_files(store: layerfs.Store, tmp_path: Path, engine: str) -> None:
+    """Both of the container's file, and of the object that its commit makes."""
+    source = tmp_path / "source"
+    source.mkdir()
+    with (source / "big").open("wb") as out:
+        out.truncate(128 * MIB)
+        os.pwrite(out.fileno(), DATA, 64 * MIB)
+    box = store.create(store.import_archive(source))
+    with box.mount(engine="native") as root, (root / "big").open("r+b", buffering=0) as out:
+        os.pwrite(out.fileno(), b"!", 3)
+    for each in (box.commit(), box):
+        with each.mount(engine=engine) as root, (root / "big").open("rb") as file:
+            assert file.read(8) == b"\0\0\0!\0\0\0\0"
+            assert os.pread(file.fileno(), len(DATA) + 2, 64 * MIB - 1) == b"\0" + DATA + b"\0"
+    assert disk(store.path) < 40 * MIB
+
+
 def test_a_delta_of_a_delta_is_one_of_the_whole_object(store: layerfs.Store, base: layerfs.Image) -> None:
     image, wanted = base, DATA
     for number in range(4):
