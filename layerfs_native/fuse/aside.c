@@ -36,7 +36,7 @@ int lfs_aside(struct lfs_server *server, struct lfs_job *job)
 	int rc = 0;
 	job->next = NULL;
 	pthread_mutex_lock(&aside->lock);
-	if (aside->idle <= aside->waiting && aside->count < LFS_ASIDE_MAX) {
+	if (aside->idle <= aside->waiting && aside->count < LFS_ASIDE_MAX && !aside->ending) {
 		rc = -pthread_create(&aside->threads[aside->count], NULL, work, server);
 		aside->count += rc == 0;
 		aside->idle += rc == 0;

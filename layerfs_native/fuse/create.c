@@ -181,6 +181,8 @@ int lfs_create(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 		rc = make_place(server, dir, &place, what);
 	if (rc >= 0)
 		rc = adopt(server, dir, place.text, what->fd ? *what->fd : LFS_NO_FD, out, attr);
+	if (rc >= 0 && S_ISREG(what->mode))
+		(*out)->flags |= LFS_INCAPABLE;
 	if (rc >= 0 && S_ISREG(what->mode) && !place.whiteout)
 		lfs_newest_made(server, dir, *out);
 	if (rc < 0 && what->fd && *what->fd >= 0)

@@ -141,7 +141,7 @@ static int bring_down(struct freeze *freeze, struct lfs_node *node)
 {
 	if (!goes_down(freeze->server, node))
 		return 0;
-	node->flags = (uint16_t)((node->flags & ~(LFS_HERE | LFS_ALTERNATE | LFS_IMPURE | LFS_METACOPY | LFS_BLOCKS)) | LFS_LATE);
+	node->flags = (uint16_t)((node->flags & ~(LFS_HERE | LFS_ALTERNATE | LFS_IMPURE | LFS_METACOPY | LFS_BLOCKS | LFS_INCAPABLE)) | LFS_LATE);
 	if (lfs_node_is_file(node) && node->file) {
 		lfs_file_frozen(node->file);
 		if (node->file->mode == LFS_MODE_PASS_UPPER)

@@ -4,7 +4,9 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
@@ -123,8 +125,8 @@ static void trim(struct lfs_server *server)
 	}
 }
 
-/* Closing the last descriptor of a nameless file frees its blocks: half the cost of removing it. The lock is let go first, except where
- * limits must see the space at once. */
+/* Closing the last descriptor of a nameless file frees its blocks: half the cost of removing it, and more where the host discards them at
+ * once. Another thread does that, so that no request waits for it; except where limits must see the space at once. */
 void lfs_close_later(struct lfs_server *server, int fd)
 {
 	struct lfs_closing *closing = &server->closing;
@@ -134,13 +136,33 @@ void lfs_close_later(struct lfs_server *server, int fd)
 		closing->fds[closing->count++] = fd;
 }
 
+static void close_all(struct lfs_job *job)
+{
+	struct lfs_closing *closing = (struct lfs_closing *)((char *)job - offsetof(struct lfs_closing, job));
+	struct lfs_server *server = (struct lfs_server *)((char *)closing - offsetof(struct lfs_server, closing));
+	int fds[LFS_CLOSING_MAX];
+	pthread_mutex_lock(&server->lock);
+	while (closing->count) {
+		unsigned count = closing->count;
+		memcpy(fds, closing->fds, count * sizeof *fds);
+		closing->count = 0;
+		pthread_mutex_unlock(&server->lock);
+		for (unsigned i = 0; i < count; i++)
+			close(fds[i]);
+		pthread_mutex_lock(&server->lock);
+	}
+	closing->begun = false;
+	pthread_mutex_unlock(&server->lock);
+}
+
 void lfs_unlock_and_close(struct lfs_server *server)
 {
-	struct lfs_closing closing = server->closing;
-	server->closing.count = 0;
+	struct lfs_closing *closing = &server->closing;
+	closing->begun = true;
+	closing->job.run = close_all;
 	pthread_mutex_unlock(&server->lock);
-	for (unsigned i = 0; i < closing.count; i++)
-		close(closing.fds[i]);
+	if (lfs_aside(server, &closing->job) < 0)
+		close_all(&closing->job);
 }
 
 void lfs_file_free(struct lfs_server *server, struct lfs_node *node)
@@ -446,7 +468,10 @@ static int prepare_write(struct lfs_server *server, struct lfs_node *node, uint3
 static bool writes_past_cache(struct lfs_server *server, struct lfs_node *node, uint32_t flags)
 {
 	const struct lfs_bytes name = {LFS_CAPABILITY, sizeof LFS_CAPABILITY - 1};
-	return (flags & O_ACCMODE) == O_WRONLY && node->flags & LFS_BLOCKS && server->minor >= 45 && lfs_xattr_get(server, node, name, NULL, 0) < 0;
+	if ((flags & O_ACCMODE) != O_WRONLY || !(node->flags & LFS_BLOCKS) || server->minor < 45)
+		return false;
+	int rc = lfs_xattr_get(server, node, name, NULL, 0);
+	return rc == -ENODATA || rc == -EOPNOTSUPP;
 }
 
 int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, bool kill, int fd, struct fuse_open_out *out)

@@ -113,6 +113,7 @@ enum lfs_node_flag {
 	LFS_APPEND = 1024,     /* append-only */
 	LFS_BLOCKS = 2048,     /* regular file in the upper: blocks that are missing are the base's */
 	LFS_LATE = 4096,       /* its upper was frozen: `low` is to be looked up before it is used */
+	LFS_INCAPABLE = 8192,  /* regular file in the upper: it is known to have no LFS_CAPABILITY, which the kernel asks for again and again */
 };
 
 struct lfs_name {
@@ -482,16 +483,22 @@ struct lfs_files {
 	uint64_t handles; /* the kernel's */
 	uint64_t busy;	  /* sum over all files */
 };
+struct lfs_job { /* embedded in what it is about; it may be gone when run() returns */
+	struct lfs_job *next;
+	void (*run)(struct lfs_job *job);
+};
 #define LFS_CLOSING_MAX 64u
-struct lfs_closing { /* descriptors to be closed when the lock is let go */
+struct lfs_closing { /* descriptors to be closed without the lock, by a thread that nobody waits for */
 	int fds[LFS_CLOSING_MAX];
 	unsigned count;
+	bool begun; /* one is at it, and takes what comes meanwhile */
+	struct lfs_job job;
 };
 void lfs_unlock_and_close(struct lfs_server *server);
 int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, bool kill, int fd, struct fuse_open_out *out);
 	/* fd: owned descriptor of the upper file, or -1. May let the lock go. */
 void lfs_release(struct lfs_server *server, struct lfs_node *node, uint64_t fh);
-void lfs_close_later(struct lfs_server *server, int fd); /* when the lock is let go */
+void lfs_close_later(struct lfs_server *server, int fd); /* by another thread, when the lock is let go */
 struct lfs_file *lfs_file_get(struct lfs_node *node); /* makes it; NULL: no memory */
 void lfs_file_free(struct lfs_server *server, struct lfs_node *node);
 int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, struct lfs_content *content);
@@ -611,10 +618,6 @@ int lfs_name_argument(const struct lfs_request *request, size_t *at, struct lfs_
 
 /* --- aside.c: threads for what may take long --- */
 #define LFS_ASIDE_MAX 16u
-struct lfs_job { /* embedded in what it is about; it may be gone when run() returns */
-	struct lfs_job *next;
-	void (*run)(struct lfs_job *job);
-};
 struct lfs_aside {
 	pthread_mutex_t lock;
 	pthread_cond_t wanted;
@@ -811,7 +814,7 @@ static inline void lfs_lock(struct lfs_server *server)
 }
 static inline void lfs_unlock(struct lfs_server *server)
 {
-	if (server->closing.count)
+	if (server->closing.count && !server->closing.begun)
 		lfs_unlock_and_close(server);
 	else
 		pthread_mutex_unlock(&server->lock);

@@ -181,6 +181,11 @@ int lfs_xattr_copy(struct lfs_server *server, uint64_t low, int fd)
 
 /* --- both --- */
 
+static bool is_capability(struct lfs_bytes name)
+{
+	return name.size == strlen(LFS_CAPABILITY) && !memcmp(name.data, LFS_CAPABILITY, name.size);
+}
+
 int lfs_xattr_get(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, void *out, size_t size)
 {
 	char path[300], stored[NAME_ROOM];
@@ -188,13 +193,19 @@ int lfs_xattr_get(struct lfs_server *server, struct lfs_node *node, struct lfs_b
 	node = real_node(server, node);
 	if (!(node->flags & LFS_HERE))
 		return low_get(server, node, name, out, size);
+	bool capability = is_capability(name) && lfs_node_is_file(node);
+	if (capability && node->flags & LFS_INCAPABLE)
+		return -ENODATA;
 	int rc = escape(server, name, stored);
 	if (rc >= 0)
 		rc = entry_path(server, node, path, &follow);
 	if (rc < 0)
 		return rc;
 	ssize_t got = follow ? getxattr(path, stored, out, size) : lgetxattr(path, stored, out, size);
-	return got < 0 ? -errno : (int)got;
+	rc = got < 0 ? -errno : (int)got;
+	if (capability && rc == -ENODATA)
+		node->flags |= LFS_INCAPABLE;
+	return rc;
 }
 
 int lfs_xattr_list(struct lfs_server *server, struct lfs_node *node, char *out, size_t size)
@@ -224,11 +235,6 @@ int lfs_xattr_list(struct lfs_server *server, struct lfs_node *node, char *out, 
 	return (int)used;
 }
 
-static bool is_capability(struct lfs_bytes name)
-{
-	return name.size == strlen(LFS_CAPABILITY) && !memcmp(name.data, LFS_CAPABILITY, name.size);
-}
-
 int lfs_xattr_set(struct lfs_server *server, struct lfs_node *node, struct lfs_bytes name, struct lfs_bytes value, int flags)
 {
 	char path[300], stored[NAME_ROOM];
@@ -243,6 +249,8 @@ int lfs_xattr_set(struct lfs_server *server, struct lfs_node *node, struct lfs_b
 	node = real_node(server, node);
 	if ((rc = lfs_quota_want(server, 0, value.size)) < 0)
 		return rc;
+	if (is_capability(name))
+		node->flags &= (uint16_t)~LFS_INCAPABLE;
 	uint64_t weight = lfs_quota_weight(server, node);
 	rc = follow ? setxattr(path, stored, value.data, value.size, flags) : lsetxattr(path, stored, value.data, value.size, flags);
 	rc = rc < 0 ? -errno : 0;

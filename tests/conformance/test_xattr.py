@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 
 import pytest
 from trees import directory, file
@@ -65,3 +66,22 @@ def test_values_of_any_bytes_and_sizes(world: World) -> None:
     for value in (b"", b"\x00\xff" * 100, b"v" * 3000):
         os.setxattr(world.root / "f", "user.v", value)
         assert os.getxattr(world.root / "f", "user.v") == value
+
+
+@base
+def test_a_capability_is_seen_whoever_asked_before(world: World) -> None:
+    """Each first write asks for it: of a new file, one that was copied up, and one that lost it by a write."""
+    name, value = "security.capability", struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
+    (world.root / "new").write_bytes(b"x")
+    with (world.root / "f").open("ab") as out:
+        out.write(b"x")
+    for path in (world.root / "new", world.root / "f", world.root / "f"):
+        os.setxattr(path, name, value)
+        assert os.getxattr(path, name) == value
+        with path.open("ab") as out:
+            out.write(b"x")
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(path, name)
+    os.setxattr(world.root / "new", name, value)
+    world.remount()
+    assert os.getxattr(world.root / "new", name) == value
