@@ -23,11 +23,16 @@ def out(text: str) -> None:
 def fail(message: str, code: int = 1) -> int:
     """Print one line on stderr, whatever the message holds; returns the code."""
     sys.stdout.flush()
-    line = " ".join(_decoded(message).split())
     with contextlib.suppress(OSError):  # nobody reads it; the exit code still says it
-        sys.stderr.write(f"layerfs: {''.join(c if c.isprintable() else _escaped(c) for c in line)}\n")
+        sys.stderr.write(f"layerfs: {harmless(message)}\n")
         sys.stderr.flush()
     return code
+
+
+def harmless(text: str) -> str:
+    """What others have written, as one line that does nothing to a terminal."""
+    line = " ".join(_decoded(text).split())
+    return "".join(c if c.isprintable() else _escaped(c) for c in line)
 
 
 def _decoded(text: str) -> str:

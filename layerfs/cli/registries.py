@@ -9,7 +9,7 @@ import click
 
 from layerfs.cli import transfers
 from layerfs.cli.options import filter_option, format_option, image_argument, no_trunc_option
-from layerfs.cli.output import fail, out
+from layerfs.cli.output import fail, harmless, out
 from layerfs.cli.progress import bars
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
@@ -79,7 +79,7 @@ def _known(server: str) -> bool:
     try:
         registries.check_login(server)
     except RegistryDenied as error:
-        _warn(f"Login did not succeed, error: {error}")
+        _warn(f"Login did not succeed, error: {harmless(str(error))}")
         return False
     out("Login Succeeded")
     return True
@@ -153,7 +153,7 @@ def tags_command(name: str) -> None:
     from layerfs.engine import registries
 
     for tag in registries.tags(name):
-        out(tag)
+        out(harmless(tag))
 
 
 @verb("inspect")

@@ -45,7 +45,7 @@ def _time(ns: int | None) -> str:
 def inspect_image(image: Image) -> dict[str, Any]:
     """The OCI subset that docker 28 shows, in its order."""
     config, record = image.config, image.record
-    digests = [str(t.reference) for t in _digest_names(image)]
+    digests = [t.reference.familiar for t in _digest_names(image)]
     history = config.history[-1] if config.history else None
     root = image.store.root
     return {

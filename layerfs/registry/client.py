@@ -141,13 +141,13 @@ class Client:
         return Fetched(parse_document(raw, _media_type(answer), what=what), repository)
 
     def head_manifest(self, repository: str, reference: str | Digest) -> Digest | None:
-        """What a tag means now, as the registry says; None when there is none (or it does not say)."""
+        """What a tag means now, as the registry says; None when it does not say, which some never do to HEAD."""
         answer = self._ask_manifest("HEAD", repository, reference)
         answer.discard()
-        if answer.status == HTTPStatus.NOT_FOUND:
-            return None
-        if answer.status != HTTPStatus.OK:
+        if answer.status == HTTPStatus.UNAUTHORIZED:
             raise self._manifest_failure(answer, repository, reference)
+        if answer.status != HTTPStatus.OK:
+            return None
         try:
             return Digest.parse(answer.headers.get("Docker-Content-Digest", ""))
         except OSError:

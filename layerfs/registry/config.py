@@ -30,7 +30,7 @@ from layerfs.oci.fields import Fields
 from layerfs.reference import DEFAULT_DOMAIN
 from layerfs.registry.credentials import AuthFiles
 from layerfs.registry.names import HUB_API, domain_of, host_name, is_loopback
-from layerfs.registry.transport import Limits
+from layerfs.registry.transport import Limits, origin
 
 if TYPE_CHECKING:
     from layerfs.layer.read import KeepBlob
@@ -126,7 +126,7 @@ class Settings:
         """The proxy for a URL; never for this machine, as Go has it."""
         parts = urlsplit(url)
         found = self.proxies.get(parts.scheme) or self.proxies.get("all")
-        if not found or is_loopback(parts.netloc) or _without_proxy(parts.netloc, self.proxies.get("no", "")):
+        if not found or is_loopback(parts.netloc) or _without_proxy(url, self.proxies.get("no", "")):
             return None
         return found if "://" in found else f"http://{found}"
 
@@ -144,16 +144,25 @@ def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
     return {scheme: value for scheme, value in found.items() if value}
 
 
-def _without_proxy(host: str, exceptions: str) -> bool:
+def _without_proxy(url: str, exceptions: str) -> bool:
     """Whether `no_proxy` has a host: `*`, a name with all below it, an address, a network, each with a port or not."""
-    name, wanted = host_name(host).lower(), host.lower()
+    _, host, port = origin(url)
     for text in filter(None, (entry.strip().lower() for entry in exceptions.split(","))):
-        part = text.removeprefix("*").lstrip(".")
-        if text == "*" or part in (name, wanted) or name.endswith(f".{part}") or wanted.endswith(f".{part}"):
-            return True
-        if "/" in text and _is_in(name, text):
+        name, only = _with_port(text.removeprefix("*").strip("."))
+        if not name and not text.startswith("*"):
+            continue
+        if only in ("", str(port)) and (name in ("", host) or host.endswith(f".{name}") or _is_in(host, name)):
             return True
     return False
+
+
+def _with_port(text: str) -> tuple[str, str]:
+    """A host and its port; of `[::1]:5000`, `::1`, `host:80` and `10.0.0.0/8` alike."""
+    if text.startswith("["):
+        name, _, port = text[1:].partition("]")
+        return name, port.removeprefix(":")
+    name, _, port = text.partition(":") if text.count(":") == 1 else (text, "", "")
+    return name.rstrip("."), port
 
 
 def _is_in(address: str, network: str) -> bool:

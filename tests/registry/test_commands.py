@@ -183,6 +183,12 @@ def test_an_image_is_inspected_where_it_is(
     assert f"manifest for {plain.host}/{repository}:2 not found: manifest unknown" in missing.stderr
 
 
+def test_tags_do_nothing_to_a_terminal(run: Run) -> None:
+    with hostile.Registry() as registry:
+        registry.manifests["app", "1"] = registry.manifests["app", "2\x1b[31m\n"] = (media.OCI_MANIFEST, b"{}")
+        assert run("tags", f"{registry.host}/app").stdout == "1\n2\\x1b[31m\n"
+
+
 def test_an_artifact_is_not_inspected_as_an_image(run: Run) -> None:
     with hostile.Registry() as registry:
         registry.manifest("app:1", {"config": registry.put(b"{}", media.OCI_EMPTY), "layers": []})

@@ -17,7 +17,9 @@ from layerfs.engine.pulling import pull, tags_to_pull
 from layerfs.errors import InvalidArchive, RegistryNotFound
 from layerfs.image.record import read_tag
 from layerfs.reference import Reference
+from layerfs.registry.config import Settings
 from tests.registry.hostile import Registry
+from tests.registry.servers import QUICK
 from tests.unit.image.make import docker_archive, tar
 
 CHANCE = random.Random(0)
@@ -99,6 +101,23 @@ def test_a_tag_that_moved_is_pulled_anew(registry: Registry, store: Store) -> No
     assert new.changed
     assert new.image.id != old.record.id
     assert old.tags == ()
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 500])
+def test_a_registry_that_does_not_answer_to_head(registry: Registry, store: Store, status: int) -> None:
+    registry.image("app:1", [BASE])
+    registry.tricks.append(lambda ask: ask.command == "HEAD" and ask.other(b"", "text/plain", status))
+    assert [pull(store, f"{registry.host}/app:1", settings=Settings(limits=QUICK)).changed for _ in range(2)] == [
+        True,
+        False,
+    ]
+
+
+def test_names_of_docker_hub_are_short(registry: Registry, store: Store) -> None:
+    entry = registry.image("library/app:latest", [BASE])
+    store.pull("app", settings=Settings(mirrors={"docker.io": (f"http://{registry.host}",)}))
+    found = store.inspect("index.docker.io/library/app")
+    assert (found["RepoTags"], found["RepoDigests"]) == (["app:latest"], [f"app@{entry['digest']}"])
 
 
 def test_by_digest(registry: Registry, store: Store) -> None:

@@ -150,11 +150,15 @@ def test_proxies_are_those_of_the_environment(load) -> None:  # type: ignore[no-
         assert settings.proxy(direct) is None
 
 
-NO_PROXY = "near.example, .inner,*.wild, 10.0.0.0/8,fd00::/8,r.example:5000"
+NO_PROXY = "near.example, .inner,*.wild, 10.0.0.0/8,fd00::/8,r.example:5000,[fe80::1],tls.example:443,dot.example."
 
 
 @pytest.mark.parametrize(
-    "host", ["near.example", "a.near.example:9", "b.wild", "10.1.2.3:80", "[fd00::1]:5", "r.example:5000"]
+    "host",
+    [
+        *("near.example", "a.near.example:9", "b.wild", "10.1.2.3:80", "[fd00::1]:5", "[fe80::1]:5", "r.example:5000"),
+        *("tls.example", "NEAR.example", "dot.example", "near.example."),
+    ],
 )
 def test_hosts_that_are_reached_without_a_proxy(load, host: str) -> None:  # type: ignore[no-untyped-def]
     assert load(https_proxy="p:1", no_proxy=NO_PROXY).proxy(f"https://{host}/") is None
@@ -162,7 +166,7 @@ def test_hosts_that_are_reached_without_a_proxy(load, host: str) -> None:  # typ
     assert load(https_proxy="p:1").proxy(f"https://{host}/") == "http://p:1"
 
 
-@pytest.mark.parametrize("host", ["example", "notnear.example", "r.example", "11.0.0.1", "[fe00::1]"])
+@pytest.mark.parametrize("host", ["example", "notnear.example", "r.example", "11.0.0.1", "[fe00::1]", "[fe80::2]"])
 def test_hosts_that_are_not(load, host: str) -> None:  # type: ignore[no-untyped-def]
     assert load(https_proxy="p:1", no_proxy=NO_PROXY).proxy(f"https://{host}/") == "http://p:1"
 
