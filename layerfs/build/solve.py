@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Literal
 
 import layerfs.build.instructions as i
 from layerfs._record import dataclass, field, replace
+from layerfs._threads import LISTEN
 from layerfs.build.cachekeys import step_key
 from layerfs.build.config import State, changed
 from layerfs.build.events import BuildEvent, Clock, Report
@@ -60,6 +61,11 @@ class _Where:
 Keep = Callable[[State], str]  # makes an image of a state; its ID
 
 
+def _until_done(task: Future[Built]) -> None:
+    while not task.done():
+        wait([task], LISTEN)
+
+
 class Solver:
     """Of one build. `named` are the contexts of --build-context, `keep` is for builds that keep every step."""
 
@@ -90,7 +96,7 @@ class Solver:
                         self._tasks[number] = pool.submit(self._guarded, number)
                 for number in wanted if self._request.legacy else ():
                     self._tasks[number] = pool.submit(self._guarded, number)
-                    self._tasks[number].exception()
+                    _until_done(self._tasks[number])
                 return self._result()
             except BaseException:
                 self.stop()
@@ -100,6 +106,7 @@ class Solver:
         """The first failure that is nobody else's consequence, if there is one."""
         failed: BaseException | None = None
         for number in self._plan.order:
+            _until_done(self._tasks[number])
             try:
                 self._tasks[number].result()
             except (_Stopped, CancelledError) as error:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs import _native
 from layerfs._record import dataclass, replace
+from layerfs._threads import join
 from layerfs.engine.events import record_event
 from layerfs.engine.running import place_of
 from layerfs.engine.userns import maps_of
@@ -150,11 +151,11 @@ def _pump(write: Callable[[BinaryIO], None], read: Callable[[BinaryIO], None]) -
         with open(source, "rb") as file:  # noqa: PTH123
             read(file)
     except BaseException:
-        thread.join()
+        join([thread])
         if problems and not isinstance(problems[0], BrokenPipeError):
             raise problems[0] from None
         raise
-    thread.join()
+    join([thread])
     if problems:
         raise problems[0]
 

@@ -346,8 +346,8 @@ class Networks:
 
     def take_down(self, network: Network) -> None:
         """Bridge and rules, when nobody is connected any more. Under the lock."""
+        from layerfs._threads import begin
         from layerfs.runtime import firewall
-        from layerfs.runtime.beside import begin
 
         with Netlink() as host:
             link = host.find(network.bridge)

@@ -197,7 +197,7 @@ class Elsewhere:
     def _push(self, reference: Reference, manifest: Manifest, raw: bytes, forms: Sequence[Form]) -> None:
         import io
 
-        from layerfs.registry.parallel import in_parallel
+        from layerfs._threads import in_parallel
         from layerfs.registry.upload import Uploads
 
         registries = self.registries()

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from layerfs._threads import join
 from layerfs.errors import InvalidInput
 
 _CHUNK = 1 << 16
@@ -70,7 +71,7 @@ def _output(stream: Any) -> Iterator[int]:
         yield sink
     finally:
         os.close(sink)
-        thread.join()
+        join([thread])
     if problems:
         raise problems[0]
 

@@ -14,12 +14,13 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from layerfs._threads import in_parallel
 from layerfs.digest import DiffID, Digest, VerifyingReader
 from layerfs.errors import Corrupt, ImageNotFound, InvalidArchive, InvalidInput
 from layerfs.image.archive import Archive
@@ -151,18 +152,8 @@ class _Loader:
         return Loaded(record, plan.names)
 
     def _read_all(self, layers: list[LayerPlan], vouched: dict[Digest, DiffID]) -> None:
-        if len(layers) == 1:
-            return self._ensure(layers[0], vouched)
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="load") as pool:
-            try:  # around the submitting too: a signal may come as soon as the first job runs
-                futures = [pool.submit(self._ensure, layer, vouched) for layer in layers]
-                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    future.result()
-            except BaseException:  # also when the user interrupts: no layer is read to its end for nothing
-                self._stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return None
+        """Those that are missing. When one fails, or the user interrupts, no other is read to its end for nothing."""
+        in_parallel([partial(self._ensure, layer, vouched) for layer in layers], self._stop.set, _THREADS)
 
     def _ensure(self, plan: LayerPlan, vouched: dict[Digest, DiffID]) -> None:
         layer = has_layer(self._root, plan.diff_id)

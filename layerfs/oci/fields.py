@@ -152,8 +152,6 @@ def parse_time(text: str) -> int:
     Raises:
         InvalidInput: not such a time.
     """
-    if usual := _utc_seconds(text):
-        return usual[0] * 1_000_000_000 + usual[1]
     from datetime import UTC, datetime, timedelta
 
     match = _TIME.match(text)
@@ -167,26 +165,6 @@ def parse_time(text: str) -> int:
     except (ValueError, OverflowError):
         raise InvalidInput(f"{text!r} is not an RFC 3339 time") from None
     return seconds * 1_000_000_000 + int((fraction or "").ljust(9, "0"))
-
-
-def _utc_seconds(text: str) -> tuple[int, int] | None:
-    """Seconds and nanoseconds of `YYYY-MM-DDTHH:MM:SS[.…]Z`, the form that nearly every image has, without the modules
-    for all forms; None for another one, right or wrong."""
-    head, fraction = text[:19], text[19:-1]
-    digits = head[:4] + head[5:7] + head[8:10] + head[11:13] + head[14:16] + head[17:] + fraction[1:]
-    marks = head[4:5] + head[7:8] + head[10:11] + head[13:14] + head[16:17]
-    whole = len(head) == 19 and marks == "--T::" and digits.isdecimal() and digits.isascii()
-    if not whole or text[-1] != "Z" or (fraction and (fraction[0] != "." or not 1 < len(fraction) <= 10)):
-        return None
-    year, month, day, hour, minute, second = (int(digits[at : at + 2]) for at in (2, 4, 6, 8, 10, 12))
-    year += int(digits[:2]) * 100
-    leap = not year % 4 and (year % 100 != 0 or not year % 400)
-    last = 0 if not 1 <= month <= 12 else 28 + leap if month == 2 else 30 + ((month + month // 8) & 1)
-    if not (year and 1 <= day <= last and hour < 24 and minute < 60 and second < 60):
-        return None
-    before = year - (month < 3)  # years begin in March, so that the day that some have more is their last
-    days = 365 * before + before // 4 - before // 100 + before // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day
-    return (days - 719469) * 86400 + hour * 3600 + minute * 60 + second, int(fraction[1:].ljust(9, "0"))
 
 
 def format_time(ns: int) -> str:

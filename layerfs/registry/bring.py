@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from layerfs._record import dataclass, field
+from layerfs._threads import LISTEN
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, InvalidArchive, LayerfsError, NoSpace, NotFound
 from layerfs.layer.codec import Readable
@@ -21,7 +22,6 @@ from layerfs.layer.publish import Publisher
 from layerfs.layer.read import KeepBlob, unpack_layer
 from layerfs.oci import Descriptor
 from layerfs.registry.download import MOMENT, Cancelled, Download, Upstream
-from layerfs.registry.parallel import LISTEN
 from layerfs.store.leases import Lease
 from layerfs.store.partial import Partial, claim
 from layerfs.store.root import StoreRoot

@@ -15,9 +15,9 @@ from layerfs.errors import Corrupt, InvalidArchive, NotFound, RegistryDenied, Re
 from layerfs.oci import Descriptor, Index, Manifest, Platform, media, parse_document
 from layerfs.oci.fields import DOCUMENT_MAX, Fields, load_object
 from layerfs.registry.failures import action, words
-from layerfs.registry.parallel import finished
 from layerfs.registry.session import Session
 from layerfs.registry.transport import Response, origin
+from layerfs.registry.turns import finished
 from layerfs.registry.wire import BLOCK
 
 ACCEPT = ", ".join(

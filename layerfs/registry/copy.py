@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from layerfs._record import dataclass, field, replace
+from layerfs._threads import in_parallel
 from layerfs.digest import Digest
 from layerfs.errors import InvalidArchive, InvalidInput, RegistryNotFound
 from layerfs.image.output import GrownLayout, Output, TarOutput, output_file
@@ -30,7 +31,6 @@ from layerfs.registry.client import INDEX_DEPTH
 from layerfs.registry.connect import Registries
 from layerfs.registry.download import upstream_of
 from layerfs.registry.origins import Origin, RegistryOrigin, open_archive_origin
-from layerfs.registry.parallel import in_parallel
 from layerfs.registry.places import Place
 from layerfs.registry.upload import Uploads
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import BinaryIO, Literal, cast
 
 from layerfs._record import dataclass, replace
+from layerfs._threads import in_parallel
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError, NotFound, RegistryError
 from layerfs.image.forms import Form, layer_form, plain_form
@@ -26,8 +27,8 @@ from layerfs.oci import Descriptor, Index, Manifest, build_manifest, media, pars
 from layerfs.reference import Reference, parse
 from layerfs.registry.client import INDEX_DEPTH, Client
 from layerfs.registry.connect import Registries
-from layerfs.registry.parallel import Begun, Task, finished, in_parallel, in_turns
 from layerfs.registry.transport import Response
+from layerfs.registry.turns import Begun, Task, finished, in_turns
 from layerfs.registry.upload import Sent, Uploads
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot

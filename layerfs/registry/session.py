@@ -14,8 +14,8 @@ from layerfs.errors import RegistryError, RegistryUnreachable
 from layerfs.registry.auth import Authorizer
 from layerfs.registry.credentials import Credential
 from layerfs.registry.failures import action, refused
-from layerfs.registry.parallel import finished
 from layerfs.registry.transport import Body, Exchange, Response, Transport, origin, retry_after
+from layerfs.registry.turns import finished
 
 _PUZZLING = frozenset({400, 408, 429, 500, 502, 503, 504})  # 400 is what TLS servers say to plain HTTP
 _REMEMBERED = 300.0  # seconds for which a process takes it that a registry still answers as it did

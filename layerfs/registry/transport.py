@@ -24,7 +24,7 @@ from layerfs._record import dataclass
 from layerfs._version import __version__
 from layerfs.errors import LayerfsError, RegistryError, RegistryUnreachable
 from layerfs.registry.failures import action, chain, connection_failure, place
-from layerfs.registry.parallel import finished
+from layerfs.registry.turns import finished
 from layerfs.registry.wire import BLOCK, Answer, ConnectFailed, Idle, Origin, Wire
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from layerfs.errors import (
 )
 from layerfs.oci import Descriptor, Index, Manifest, build_index
 from layerfs.registry.client import Client, pull_scope, push_scope, referrers_tag
-from layerfs.registry.parallel import Begun, Task, finished
 from layerfs.registry.transport import Body, Exchange, Limits, Response
+from layerfs.registry.turns import Begun, Task, finished
 
 CHUNK = 64 << 20
 _MOUNTS_MAX = 3  # repositories that are tried

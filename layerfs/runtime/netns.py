@@ -9,8 +9,8 @@ from pathlib import Path
 
 from layerfs import mount
 from layerfs._lazy import TYPE_CHECKING
+from layerfs._threads import begin
 from layerfs.errors import RunError
-from layerfs.runtime.beside import begin
 from layerfs.runtime.helper import holder_of_namespaces
 from layerfs.runtime.idmaps import IdMaps
 

@@ -78,8 +78,10 @@ class StoreRoot:
 
     def close(self) -> None:
         """Idempotent. Waits for what goes on beside."""
-        for thread in self._beside:
-            thread.join()
+        if self._beside:
+            from layerfs._threads import join
+
+            join(self._beside)
         for contents in self._contents.values():
             contents.forget_packs()
         self.index.close()

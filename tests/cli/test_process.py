@@ -199,7 +199,6 @@ def test_run_loads_little(store):
     heavy |= {"asyncio", "logging", "rich", "urllib3", "zstandard", "layerfs.build", "layerfs.layer.entry"}
     heavy |= {"layerfs.registry", "layerfs.union", "layerfs.image.filters", "layerfs.runtime.seccomp"}
     heavy |= {
-        "datetime",
         "typing",
         "weakref",
         "binascii",

@@ -12,11 +12,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "layerfs"
 
+EVERYWHERE = ("_lazy", "_record", "_threads")
 BELOW = {  # part -> parts it may import
     "errors": set(),
     "_version": set(),
-    "_lazy": set(),
-    "_record": set(),  # these two everywhere
+    **{part: set() for part in EVERYWHERE},
     "digest": {"errors", "native"},
     "reference": {"digest", "errors"},
     "oci": {"digest", "errors"},
@@ -90,7 +90,7 @@ def test_imports_follow_the_arrows(file: Path) -> None:
         head, _, rest = name.partition(".")
         if head == "layerfs" and rest:
             target = rest.split(".")[0]
-            assert target in (part, "_lazy", "_record") or target in BELOW[part], f"{part} must not import {target}"
+            assert target in (part, *EVERYWHERE) or target in BELOW[part], f"{part} must not import {target}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))

@@ -1,13 +1,12 @@
-"""Tasks that take turns, and jobs shared by threads."""
+"""Tasks that take turns."""
 
 from __future__ import annotations
 
 import os
-import threading
 
 import pytest
 
-from layerfs.registry.parallel import PARALLEL, Begun, Task, finished, in_parallel, in_turns
+from layerfs.registry.turns import Begun, Task, finished, in_turns
 
 
 def step(told: list[str], name: str, fd: int | None = None) -> Task[str]:
@@ -61,29 +60,3 @@ def test_a_task_without_requests_is_over_at_once() -> None:
         return 7
 
     assert finished(Begun(nothing()).rest()) == 7
-
-
-def test_jobs_run_side_by_side_and_give_results_in_order() -> None:
-    together = threading.Barrier(PARALLEL, timeout=30)
-
-    def job(number: int) -> int:
-        together.wait()
-        return number
-
-    assert in_parallel([lambda number=number: job(number) for number in range(PARALLEL)], together.abort) == [
-        *range(PARALLEL)
-    ]  # type: ignore[misc]
-
-
-def test_the_first_failure_cancels_the_others() -> None:
-    cancelled = threading.Event()
-
-    def waits() -> None:
-        assert cancelled.wait(30)
-        raise ValueError
-
-    def fails() -> None:
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        in_parallel([waits, fails, waits], cancelled.set)
