@@ -209,14 +209,15 @@ def _unmount(target: Path, lazy: bool) -> None:
 def busy_processes(target: Path, *, limit: int = 3) -> list[str]:
     """Some processes with a working directory, root or open file in the mount, as `name (pid)`: a hint, not a proof."""
     try:
-        return device_users(target.stat().st_dev, limit=limit)
+        return device_users(_call("unmounting").device_of(target), limit=limit)
     except OSError:
         return []
 
 
 def device_users(device: int, *, source: bytes | None = None, limit: int = 3) -> list[str]:
     """The same for a file system by its device number, wherever it is mounted; mapped files count too. `source` tells
-    it from another one that has been given the number meanwhile."""
+    it from another one that has been given the number meanwhile. File systems of others, which may not answer, are not
+    asked."""
     found: list[str] = []
     for process in Path("/proc").iterdir():
         if len(found) < limit and process.name.isdigit() and _uses(process, device) and _sees(process, device, source):
@@ -234,7 +235,7 @@ def _uses(process: Path, device: int) -> bool:
         return False
     for link in links:
         with contextlib.suppress(OSError):
-            if link.stat().st_dev == device:
+            if _call("looking for users").device_of(link) == device:
                 return True
     return False
 

@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -301,6 +303,24 @@ static PyObject *syncfs_method(PyObject *module, PyObject *arguments)
 	return rc ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
 }
 
+/* Asks for nothing that a server, here or on the network, would have to be asked for: it may be one that does not answer. */
+static PyObject *device_of_method(PyObject *module, PyObject *arguments)
+{
+	PyObject *path;
+	if (!PyArg_ParseTuple(arguments, "O&:device_of", PyUnicode_FSConverter, &path))
+		return NULL;
+	struct statx found;
+	int rc;
+	Py_BEGIN_ALLOW_THREADS
+	rc = statx(AT_FDCWD, PyBytes_AsString(path), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, 0, &found) < 0 ? errno : 0;
+	Py_END_ALLOW_THREADS
+	errno = rc;
+	PyObject *device = rc ? PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path)
+			      : PyLong_FromUnsignedLongLong(makedev(found.stx_dev_major, found.stx_dev_minor));
+	Py_DECREF(path);
+	return device;
+}
+
 /* --- children --- */
 
 #define REAPER_STACK (256u << 10) /* of address space; thread-local data of other libraries count, too */
@@ -374,6 +394,7 @@ PyMethodDef lfs_linux_methods[] = {
 	{"openat2", openat2_method, METH_VARARGS, "openat2(2), always close-on-exec"},
 	{"renameat2", renameat2_method, METH_VARARGS, "renameat2(2)"},
 	{"syncfs", syncfs_method, METH_VARARGS, "syncfs(2)"},
+	{"device_of", device_of_method, METH_VARARGS, "The number of the device a path is on, which is not asked anything."},
 	{"reap", reap_method, METH_VARARGS, "Waits for a child's end, beside the caller, and forgets how it ended."},
 	{"unshare", unshare_method, METH_VARARGS, "unshare(2), of the calling thread"},
 	{"setns", setns_method, METH_VARARGS, "setns(2), of the calling thread"},

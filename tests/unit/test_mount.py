@@ -54,6 +54,22 @@ def test_a_busy_mount_is_in_use_and_says_by_whom(place: Path) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.timeout(60)
+def test_who_uses_a_mount_is_found_beside_a_file_system_that_does_not_answer(place: Path, tmp_path: Path) -> None:
+    stuck = tmp_path / "stuck"
+    stuck.mkdir()
+    with open("/dev/fuse", "r+b", buffering=0) as device:
+        options = [("fd", str(device.fileno())), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")]
+        mount.attach("fuse", options, stuck)
+        held = os.open(stuck, os.O_PATH)
+        try:
+            test_a_busy_mount_is_in_use_and_says_by_whom(place)
+        finally:
+            os.close(held)
+            mount.detach(stuck, lazy=True)
+
+
+@pytest.mark.root
 def test_a_lazy_detach_works_while_busy(place: Path) -> None:
     mount.attach("tmpfs", [], place)
     with (place / "file").open("w"):
