@@ -30,6 +30,8 @@ uint64_t lfs_layer_number(const struct lfs_server *layer, const struct lfs_node 
 {
 	if (!(node->flags & LFS_HERE))
 		return node->low;
+	if (node->slot > SLOT_MASK)
+		return 0;
 	return LFS_FROZEN | (uint64_t)layer->layer_count << SLOT_BITS | node->slot;
 }
 

@@ -395,7 +395,7 @@ static void same_link(struct lfs_nodes *nodes, struct lfs_same *same)
 	*place = *slot = same;
 }
 
-static void same_remove(struct lfs_nodes *nodes, struct lfs_node *node)
+static struct lfs_same *same_unlink(struct lfs_nodes *nodes, struct lfs_node *node)
 {
 	struct lfs_same *same = same_of(nodes, node), **at = &nodes->same[same_index(nodes, same->key)];
 	while (*at != same)
@@ -405,9 +405,14 @@ static void same_remove(struct lfs_nodes *nodes, struct lfs_node *node)
 	while (*at != same)
 		at = &(*at)->slot_chain;
 	*at = same->slot_chain;
-	free(same);
 	node->flags &= (uint16_t)~LFS_SHARED;
 	nodes->same_count--;
+	return same;
+}
+
+static void same_remove(struct lfs_nodes *nodes, struct lfs_node *node)
+{
+	free(same_unlink(nodes, node));
 }
 
 static void same_grow(struct lfs_nodes *nodes)
@@ -435,12 +440,12 @@ static void same_grow(struct lfs_nodes *nodes)
 int lfs_same_set(struct lfs_server *server, struct lfs_node *node, uint64_t key)
 {
 	struct lfs_nodes *nodes = &server->nodes;
-	if (node->flags & LFS_SHARED)
-		same_remove(nodes, node);
-	if (!key)
+	struct lfs_same *same = node->flags & LFS_SHARED ? same_unlink(nodes, node) : NULL;
+	if (!key) {
+		free(same);
 		return 0;
-	struct lfs_same *same = malloc(sizeof *same);
-	if (!same)
+	}
+	if (!same && !(same = malloc(sizeof *same)))
 		return -ENOMEM;
 	if (nodes->same_count >> nodes->same_bits)
 		same_grow(nodes);

@@ -307,7 +307,7 @@ int lfs_op_statfs(struct lfs_request *request)
 	request->out_size = sizeof *out;
 	if (!server->upper.present)
 		return 0;
-	if (fstatvfs(server->upper.root, &host) < 0)
+	if (fstatvfs(lfs_upper_root(server), &host) < 0)
 		return -errno;
 	out->blocks = host.f_blocks, out->bfree = host.f_bfree, out->bavail = host.f_bavail;
 	out->files = host.f_files, out->ffree = host.f_ffree;

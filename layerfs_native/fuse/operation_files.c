@@ -29,12 +29,9 @@ static int bring_up(struct lfs_server *server, struct lfs_node *node)
 	return rc;
 }
 
-/* The body of a request's node, to be given back by end(). */
-static int begin(struct lfs_request *request, uint64_t id, bool write, struct body *body)
+/* The body of a node, to be given back by end(). With the lock. */
+static int use(struct lfs_server *server, uint64_t id, bool write, struct body *body)
 {
-	struct lfs_server *server = request->server;
-	lfs_lock(server);
-	lfs_await_thaw(server);
 	body->node = lfs_node_find(server, id);
 	int rc = !body->node ? -ESTALE : !lfs_node_is_file(body->node) ? -EINVAL : 0;
 	if (rc >= 0 && write)
@@ -47,6 +44,29 @@ static int begin(struct lfs_request *request, uint64_t id, bool write, struct bo
 		body->delta = body->node->file->fd_lower ? body->node->file->delta : NULL;
 		body->capable = body->node->file->capable;
 	}
+	return rc;
+}
+
+/* The request's. Never while another is in use: a freeze waits for that one's end. */
+static int begin(struct lfs_request *request, bool write, struct body *body)
+{
+	struct lfs_server *server = request->server;
+	lfs_lock(server);
+	lfs_await_thaw(server);
+	int rc = use(server, request->header.nodeid, write, body);
+	lfs_unlock(server);
+	return rc;
+}
+
+/* The request's and the one that is written to: that one first, as the lock may be let go for it. */
+static int begin_both(struct lfs_request *request, uint64_t target, struct body *from, struct body *to)
+{
+	struct lfs_server *server = request->server;
+	lfs_lock(server);
+	lfs_await_thaw(server);
+	int rc = use(server, target, true, to);
+	if (rc >= 0 && (rc = use(server, request->header.nodeid, false, from)) < 0)
+		lfs_file_done(server, to->node);
 	lfs_unlock(server);
 	return rc;
 }
@@ -120,7 +140,7 @@ int lfs_op_read(struct lfs_request *request)
 	memcpy(&in, request->args, sizeof in);
 	if (in.size > request->out_room || in.offset > INT64_MAX)
 		return -EINVAL;
-	int rc = begin(request, request->header.nodeid, false, &body);
+	int rc = begin(request, false, &body);
 	if (rc < 0)
 		return rc;
 	if (body.fd < 0)
@@ -157,7 +177,7 @@ int lfs_op_write(struct lfs_request *request)
 	memcpy(&in, request->args, sizeof in);
 	if (in.size > request->args_size - sizeof in || in.offset > INT64_MAX)
 		return -EINVAL;
-	int rc = begin(request, request->header.nodeid, true, &body);
+	int rc = begin(request, true, &body);
 	if (rc < 0)
 		return rc;
 	if (in.write_flags & FUSE_WRITE_KILL_SUIDGID)
@@ -181,34 +201,36 @@ int lfs_op_write(struct lfs_request *request)
 	return 0;
 }
 
-/* What takes long and may go on while the upper is being frozen: nobody has to wait for that. */
-static void changes_nothing(struct lfs_server *server, bool now)
+static int sync_data(int fd, uint32_t flags)
 {
-	lfs_lock(server);
-	server->files.busy = now ? server->files.busy - 1 : server->files.busy + 1;
-	if (!server->files.busy && atomic_load(&server->freezing))
-		pthread_cond_broadcast(&server->quiet);
-	lfs_unlock(server);
+	int rc = flags & FUSE_FSYNC_DATA ? fdatasync(fd) : fsync(fd);
+	return rc < 0 ? -errno : 0;
 }
 
+/* It takes long, and others may go on meanwhile, who freezes the upper too: so through a descriptor of its own. */
 int lfs_op_fsync(struct lfs_request *request)
 {
+	struct lfs_server *server = request->server;
 	struct fuse_fsync_in in;
 	struct body body;
 	memcpy(&in, request->args, sizeof in);
-	int rc = begin(request, request->header.nodeid, false, &body);
+	int rc = begin(request, false, &body);
 	if (rc < 0)
 		return rc;
-	bool syncs = body.fd >= 0 && !request->server->options.volatile_;
-	changes_nothing(request->server, true);
-	if (syncs && (in.fsync_flags & FUSE_FSYNC_DATA ? fdatasync(body.fd) : fsync(body.fd)) < 0)
-		rc = -errno;
-	changes_nothing(request->server, false);
-	lfs_lock(request->server);
-	if (syncs && rc >= 0)
-		lfs_newest_synced(request->server, body.node);
-	lfs_file_done(request->server, body.node);
-	lfs_unlock(request->server);
+	bool syncs = body.fd >= 0 && !server->options.volatile_;
+	LFS_AUTO_FD fd = syncs ? fcntl(body.fd, F_DUPFD_CLOEXEC, 0) : LFS_NO_FD;
+	rc = syncs && fd < 0 ? -errno : 0;
+	lfs_lock(server);
+	lfs_node_get(body.node);
+	lfs_file_done(server, body.node);
+	lfs_unlock(server);
+	if (fd >= 0)
+		rc = sync_data(fd, in.fsync_flags);
+	lfs_lock(server);
+	if (fd >= 0 && rc >= 0)
+		lfs_newest_synced(server, body.node);
+	lfs_node_put(server, body.node);
+	lfs_unlock(server);
 	return rc;
 }
 
@@ -234,7 +256,7 @@ int lfs_op_fsyncdir(struct lfs_request *request)
 int lfs_op_syncfs(struct lfs_request *request)
 {
 	struct lfs_server *server = request->server;
-	return server->writable && !server->options.volatile_ && syncfs(server->upper.root) < 0 ? -errno : 0;
+	return server->writable && !server->options.volatile_ && syncfs(lfs_upper_root(server)) < 0 ? -errno : 0;
 }
 
 int lfs_op_fallocate(struct lfs_request *request)
@@ -244,7 +266,7 @@ int lfs_op_fallocate(struct lfs_request *request)
 	memcpy(&in, request->args, sizeof in);
 	if (in.offset > INT64_MAX || in.length > INT64_MAX - in.offset)
 		return in.offset > INT64_MAX || in.length > INT64_MAX ? -EINVAL : -EFBIG;
-	int rc = begin(request, request->header.nodeid, true, &body);
+	int rc = begin(request, true, &body);
 	if (rc < 0)
 		return rc;
 	uint64_t reserved = 0;
@@ -303,7 +325,7 @@ int lfs_op_lseek(struct lfs_request *request)
 		return -EINVAL;
 	if (in.offset > INT64_MAX)
 		return -ENXIO; /* a negative one is out of the file, as any other file system has it */
-	int rc = begin(request, request->header.nodeid, false, &body);
+	int rc = begin(request, false, &body);
 	if (rc < 0)
 		return rc;
 	int64_t found = seek_bytes(request->server, &body, &in);
@@ -320,14 +342,9 @@ static int64_t copy_range(struct lfs_request *request, uint64_t limit)
 	memcpy(&in, request->args, sizeof in);
 	if (in.off_in > INT64_MAX || in.off_out > INT64_MAX)
 		return -EINVAL;
-	int rc = begin(request, request->header.nodeid, false, &from);
+	int rc = begin_both(request, in.nodeid_out, &from, &to);
 	if (rc < 0)
 		return rc;
-	rc = begin(request, in.nodeid_out, true, &to);
-	if (rc < 0) {
-		end(request, &from);
-		return rc;
-	}
 	int64_t done = -EOPNOTSUPP; /* a packed file, or one that is partly here: the kernel copies through its cache */
 	off_t at = (off_t)in.off_in, put = (off_t)in.off_out;
 	if (from.fd >= 0 && !from.blocks && !from.delta && !to.blocks) {

@@ -195,7 +195,7 @@ int lfs_name_add(struct lfs_server *server, struct lfs_node *dir, struct lfs_byt
 void lfs_name_drop(struct lfs_server *server, struct lfs_name *name);
 struct lfs_node *lfs_same_find(struct lfs_server *server, uint64_t key);
 uint64_t lfs_same_key(const struct lfs_server *server, const struct lfs_node *node); /* 0: LFS_SHARED is not set */
-int lfs_same_set(struct lfs_server *server, struct lfs_node *node, uint64_t key); /* also moves to another key */
+int lfs_same_set(struct lfs_server *server, struct lfs_node *node, uint64_t key); /* also moves to another key, which takes no memory */
 
 /* --- object.c: contents over 128 KiB --- */
 struct lfs_delta; /* one that is kept as what differs from another: its bytes, and that one's */
@@ -252,7 +252,7 @@ int lfs_low_readlink(const struct lfs_server *server, uint64_t low, void *out, s
 #define LFS_LAYERS_MAX 62u
 #define LFS_KIND_FROZEN 100 /* content: bytes in a frozen file; `block`: its number; flags: whether blocks of it are its base's */
 struct lfs_server *lfs_layer(const struct lfs_server *server, uint64_t low, struct lfs_node **node); /* of a frozen inode */
-uint64_t lfs_layer_number(const struct lfs_server *layer, const struct lfs_node *node); /* how others know a node of it */
+uint64_t lfs_layer_number(const struct lfs_server *layer, const struct lfs_node *node); /* how others know a node of it; 0: it is one too many */
 int lfs_layers_open(struct lfs_server *server, struct lfs_error *error); /* as options.frozen say */
 int lfs_layer_add(struct lfs_server *server, struct lfs_server **layer); /* an empty one on top of those there are */
 void lfs_layer_free(struct lfs_server *layer);
@@ -305,6 +305,7 @@ struct lfs_marks { /* overlayfs's marks of an entry */
 };
 int lfs_upper_open(struct lfs_server *server, struct lfs_error *error);
 void lfs_upper_close(struct lfs_server *server);
+int lfs_upper_root(struct lfs_server *server); /* borrowed; without the lock */
 int lfs_dir_fd(struct lfs_server *server, struct lfs_node *dir); /* borrowed until the next hundred calls */
 int lfs_dir_reopen(struct lfs_server *server, struct lfs_node *dir); /* owned, with a position of its own */
 void lfs_dir_forget(struct lfs_server *server, struct lfs_node *dir);

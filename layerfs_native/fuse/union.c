@@ -144,7 +144,10 @@ static int make_node(struct lfs_server *server, const struct verdict *verdict, s
 	(*out)->flags |= verdict->flags;
 	(*out)->low = verdict->low;
 	(*out)->ino = verdict->ino;
-	return verdict->key ? lfs_same_set(server, *out, verdict->key) : 0;
+	rc = verdict->key ? lfs_same_set(server, *out, verdict->key) : 0;
+	if (rc < 0)
+		lfs_node_put(server, *out);
+	return rc;
 }
 
 /* Also by what is the last name now: the one that the node was known by may be gone, while it is open. */
@@ -194,6 +197,10 @@ int lfs_look_through(struct lfs_server *layer, struct lfs_node *dir, struct lfs_
 			return rc;
 	}
 	*low = lfs_layer_number(layer, node);
+	if (!*low) {
+		lfs_node_put(layer, node);
+		return -ENOMEM;
+	}
 	if (node->flags & LFS_HERE && node->lookups != LFS_LOOKUPS_MAX)
 		node->lookups = LFS_LOOKUPS_MAX; /* it keeps the reference for as long as its number may be known */
 	else

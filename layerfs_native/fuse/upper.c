@@ -249,6 +249,15 @@ int lfs_dir_reopen(struct lfs_server *server, struct lfs_node *dir)
 	return copy < 0 ? rc : copy;
 }
 
+/* A freeze puts another in its place, but closes neither. */
+int lfs_upper_root(struct lfs_server *server)
+{
+	lfs_lock(server);
+	int root = server->upper.root;
+	lfs_unlock(server);
+	return root;
+}
+
 /* --- entries --- */
 
 int lfs_place(struct lfs_server *server, struct lfs_node *node, const char **name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 
 import layerfs
 from layerfs.errors import InUse
-from layerfs.snapshot import control
+from layerfs.snapshot import control, native
 from tests.fuse.users import as_other
 from tests.looking import eventually
 
@@ -45,6 +46,7 @@ def test_it_holds_what_was_written_before_the_call(box: layerfs.Container) -> No
         open_file = (root / "open").open("wb", buffering=0)
         open_file.write(b"first")
         first = box.snapshot("first")
+        assert os.statvfs(root).f_bfree
         open_file.write(b" second")
         (root / "d").rename(root / "e")
         second = box.snapshot("second")
@@ -324,3 +326,59 @@ def test_an_open_file_with_several_names_goes_on_with_all_of_them(box: layerfs.C
     with box.mount(engine="native") as root:
         assert linked(root, b"1" * 5000 + b"2")
     assert box.store.fsck() == []
+
+
+@pytest.fixture
+def slow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that lets others go first whenever it has let a lock go."""
+    if "LAYERFS_TEST_SERVER" in os.environ:
+        pytest.skip("a sanitizer's library has to be the first one")
+    library, script = tmp_path / "slow.so", tmp_path / "server"
+    source = Path(__file__).with_name("slow.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source], check=True)
+    script.write_text(f"#!/bin/sh\nLD_PRELOAD={library} exec {native.SERVER}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(native, "SERVER", script)
+
+
+def test_a_copy_that_has_begun_with_one_file_begins_with_the_other(slow_server: None, box: layerfs.Container) -> None:
+    """It does not wait for the end of the freeze, which would wait for its end."""
+    with box.mount(engine="native") as root:
+        stop, copied = threading.Event(), set[int]()
+
+        def work(number: int) -> None:
+            with (root / f"from{number}").open("w+b", 0) as source, (root / f"to{number}").open("wb") as target:
+                source.write(b"1")
+                while not stop.is_set():
+                    os.copy_file_range(source.fileno(), target.fileno(), 1, 0, 0)
+                    copied.add(number)
+
+        writers = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(4)]
+        for writer in writers:
+            writer.start()
+        try:
+            for _ in range(5):
+                box.snapshot()
+                copied.clear()
+                assert eventually(lambda: len(copied) == len(writers), 20)
+        finally:
+            stop.set()
+            for writer in writers:
+                writer.join(20)
+
+
+def test_a_long_sync_keeps_nothing_of_what_was_frozen_meanwhile(slow_server: None, box: layerfs.Container) -> None:
+    with box.mount(engine="native", options="size=100m") as root:
+        server = Path("/proc", str(control.request(box.store.root, box.store.mounts()[0].id, "ping")["pid"]), "fd")
+        with (root / "kept").open("wb", buffering=0) as file:
+            file.truncate(100 * 65536)
+            sync = threading.Thread(target=os.fdatasync, args=(file.fileno(),))
+            sync.start()
+            time.sleep(0.5)
+            for number in range(3):
+                box.snapshot()
+                with (root / "kept").open("r+b", buffering=0) as other:  # copied up
+                    assert os.pread(other.fileno(), 1, number * 30 * 65536) == b"\0"
+            assert sync.is_alive()  # else this would test nothing
+            sync.join()
+        assert eventually(lambda: not [link for link in server.iterdir() if link.readlink().name.startswith("kept")], 5)
