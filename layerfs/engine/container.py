@@ -440,13 +440,13 @@ class Container(Programs):
             NotFound: no such snapshot. InUse: it is mounted or runs.
         """
         from layerfs.engine.running import inherit_points, release_root
-        from layerfs.engine.snapshots import drop_later, find_snapshot
+        from layerfs.engine.snapshots import drop_later
         from layerfs.snapshot.freezing import rollback
 
         release_root(self)
-        name = find_snapshot(self, snapshot).name
-        place = rollback(self.store.root, self.record, name, lambda: self.image.tree())
-        inherit_points(self)
+        name = snapshot if isinstance(snapshot, str) else snapshot.name
+        place, points = rollback(self.store.root, self.record, name, lambda: self.image.tree())
+        inherit_points(self, points)
         drop_later(self.store.root, place)
 
     def fork(self, name: str | None = None, *, snapshot: str | Snapshot | None = None) -> Container:
@@ -466,7 +466,7 @@ class Container(Programs):
         state = find_snapshot(self, snapshot).record.state if snapshot is not None else None
         wanted, record = check_name(name) if name is not None else None, self.record
         with self.store.root.lock("userns") if record.config.get("auto_ids") else contextlib.nullcontext():
-            child = fork(
+            child, points = fork(
                 self.store.root,
                 record,
                 wanted,
@@ -476,7 +476,7 @@ class Container(Programs):
                 lambda: held(self),
             )
         made = Container(self.store, child, made_here=True)
-        inherit_points(made, child)
+        inherit_points(made, points)
         return made
 
     def update(self, **limits: Any) -> None:

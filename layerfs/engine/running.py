@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING
@@ -22,7 +22,6 @@ from layerfs.engine.points import clear_points, make_points
 from layerfs.engine.state import KILLED, State
 from layerfs.engine.surroundings import clear, leftovers
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
-from layerfs.snapshot.states import States
 from layerfs.store.durable import write_all, writing
 from layerfs.store.reserve import make_directory
 from layerfs.store.trash import remove_tree
@@ -30,7 +29,6 @@ from layerfs.store.trash import remove_tree
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
     from layerfs.runtime import Process
-    from layerfs.snapshot import ContainerRecord
 
 _MOUNT_SECONDS, _RUN = 30, "run"
 _OWN_FILES = {"lock", "mount", "points"}
@@ -132,8 +130,8 @@ def release(box: Container) -> None:
 def release_root(box: Container) -> None:
     """The same, as far as it is seen in the container's files: cheap, when nothing has run. Who is clearing up after a
     program that has ended is waited for."""
-    home = _home(box)
-    if (home / "mount").exists() or (home / "points").exists():
+    home = f"{box.directory}/{_RUN}"
+    if os.path.exists(f"{home}/mount") or os.path.exists(f"{home}/points"):
         if box.state.running:
             release(box)
         else:
@@ -141,16 +139,13 @@ def release_root(box: Container) -> None:
                 pass
 
 
-def inherit_points(box: Container, record: ContainerRecord | None = None) -> None:
+def inherit_points(box: Container, points: Sequence[str]) -> None:
     """Of a container that stands on a state in which a run went on, and on nothing else: what that run had made is
     taken away as if it had been one of its own."""
-    base = (record or box.record).base
-    with box.store.root.index.view() as txn:
-        state = States(txn).find(base)
-    if state is not None and state.points:
+    if points:
         home = box.store.container_table.home(box.id) / _RUN
         home.mkdir(0o700, exist_ok=True)
-        (home / "points").write_bytes(b"".join(os.fsencode(path) + b"\n" for path in state.points))
+        (home / "points").write_bytes(b"".join(os.fsencode(path) + b"\n" for path in points))
 
 
 @contextlib.contextmanager

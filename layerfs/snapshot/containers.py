@@ -347,7 +347,7 @@ class Containers:
     def touched(self, record: ContainerRecord) -> Look | None:
         """How its upper looks when something has happened in it, else None. May be given too often: then a state is
         kept for nothing."""
-        upper = upper_below(self._root.path, record.place) / "upper"
+        upper = f"{upper_below(self._root.path, record.place)}/upper"
         try:
             look = Look.of_upper(upper)
             return None if look.row() == record.look and is_empty(upper) else look

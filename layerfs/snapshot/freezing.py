@@ -54,17 +54,12 @@ def _at_rest(root: StoreRoot, record: ContainerRecord, *, mounted: bool) -> Iter
     """In the body no server writes to its upper. `mounted`: there are rows to be looked at. Raises InUse when it is
     mounted. Whether we have its lock; who mounts it makes that first, so where there is none nobody has done so yet.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(bare_lock(root, _home(root, record), record.id, make=False))
-            locked = True
-        except FileNotFoundError:
-            locked = False
+    with bare_lock(root, _home(root, record), record.id, make=False) as lock:
         if mounted:
             check_rows(MountTable(root), record.id)
             for each in MountTable(root).of_container(record.id):
                 raise InUse(f"container {record.name} is mounted: unmount it first", path=each.target)
-        yield locked
+        yield lock >= 0
 
 
 def _unmoved(root: StoreRoot, txn: Txn, record: ContainerRecord, locked: bool) -> ContainerRecord:
@@ -109,18 +104,31 @@ def fork(
     tree: TreeOf,
     state: str | None,
     hold: Hold,
-) -> ContainerRecord:
-    """A new container that holds what this one does now, or (`state`) what it once did.
+) -> tuple[ContainerRecord, tuple[str, ...]]:
+    """A new container that holds what this one does now, or (`state`) what it once did; and what runs had made in that
+    (StateRecord.points).
 
     Raises:
         AlreadyExists: the name is taken. InUse: see `_freeze_live` (when no state was given).
     """
     containers = Containers(root)
 
-    def add(txn: Txn, below: str, parent: ContainerRecord, look: dict[str, Any]) -> ContainerRecord:
-        made, owner = time.time_ns(), containers.owner(parent)
-        child = ContainerRecord(containers.new_id(), "", parent.image, made, parent.engine, config, {}, below)
-        return containers.add(txn, replace(child, look=look, parent=parent.id, owner=owner), name)
+    def add(
+        txn: Txn, below: str, parent: ContainerRecord, look: dict[str, Any]
+    ) -> tuple[ContainerRecord, tuple[str, ...]]:
+        child = ContainerRecord(
+            containers.new_id(),
+            "",
+            parent.image,
+            time.time_ns(),
+            parent.engine,
+            config,
+            base=below,
+            look=look,
+            parent=parent.id,
+            owner=containers.owner(parent),
+        )
+        return containers.add(txn, child, name), States(txn).points(below)
 
     if state is None:
         return _freeze(root, record, hold, add)
@@ -129,9 +137,9 @@ def fork(
         return add(txn, state, containers.find(txn, record.id), States(txn).get(state).look if state else look)
 
 
-def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> str:
-    """The container holds again what the snapshot does; the place of what it held since, to be dropped when that is
-    durable.
+def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> tuple[str, tuple[str, ...]]:
+    """The container holds again what the snapshot (its name, or a start of its ID) does. The place of what it held
+    since, to be dropped when that is durable; and what runs had made in the snapshot (StateRecord.points).
 
     Raises:
         NotFound: no such snapshot. InUse: it is mounted.
@@ -139,20 +147,19 @@ def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) 
     return _until_unmoved(root, record, lambda now: _roll_back(root, now, name, tree))
 
 
-def _roll_back(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> str:
+def _roll_back(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> tuple[str, tuple[str, ...]]:
     with root.index.view() as txn:
         snapshot, mounted = States(txn).snapshot(record.id, name), has_rows_of(txn, record.id)
-        look = States(txn).get(snapshot.state).look if snapshot.state else {}
+        frozen = States(txn).get(snapshot.state) if snapshot.state else None
     for each in _writable_mounts(root, record) if mounted else ():
         raise InUse(f"container {record.name} is mounted: stop or unmount it first", path=each.target)
-    if not snapshot.state:
-        look = Look.of_tree(tree()).row()
+    look, points = (frozen.look, frozen.points) if frozen else (Look.of_tree(tree()).row(), ())
     with _at_rest(root, record, mounted=mounted) as locked, root.index.update(durable=False) as txn:
         now = _unmoved(root, txn, record, locked)
         if States(txn).snapshot(record.id, snapshot.name) != snapshot:
             raise _Moved
         Containers.put(txn, replace(now, base=snapshot.state, upper=_new_name(), look=look))
-    return record.place  # states that only this needed go with the next sweep
+    return record.place, points  # states that only this needed go with the next sweep
 
 
 def remove_snapshots(root: StoreRoot, container: str, names: list[str]) -> list[Path]:

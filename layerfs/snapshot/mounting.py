@@ -325,10 +325,16 @@ def container_lock(root: StoreRoot, writable: Writable) -> Iterator[int]:
 
 @contextlib.contextmanager
 def bare_lock(root: StoreRoot, home: Path, container: str, *, make: bool = True) -> Iterator[int]:
-    """The lock alone: kernel mounts are yet to be looked for (`check_rows`). Unless `make`, raises FileNotFoundError
-    when nobody has ever taken it."""
-    with writing("the lock of a container"):
-        fd = os.open(f"{home}/lock", os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, 0o600)
+    """The lock alone: kernel mounts are yet to be looked for (`check_rows`). Unless `make`, -1 (and no lock) where
+    nobody has ever taken it."""
+    try:
+        with writing("the lock of a container"):
+            fd = os.open(f"{home}/lock", os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        if make:
+            raise
+        yield -1
+        return
     try:
         _take(fd, container, MountTable(root))
         yield fd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 
@@ -52,7 +53,7 @@ def is_name(text: str) -> bool:
 def generate_name(taken: Callable[[str], bool]) -> str:
     """`adjective_surname`; a digit is added when all tries are taken."""
     for attempt in range(1000):
-        name = f"{_any_of(_ADJECTIVE_WORDS.split())}_{_any_of(_SURNAME_WORDS.split())}"
+        name = f"{_any_of(_words(_ADJECTIVE_WORDS))}_{_any_of(_words(_SURNAME_WORDS))}"
         if name == "boring_wozniak":  # tradition
             continue
         if attempt >= 5:
@@ -60,6 +61,11 @@ def generate_name(taken: Callable[[str], bool]) -> str:
         if not taken(name):
             return name
     return f"container_{os.urandom(8).hex()}"
+
+
+@functools.cache
+def _words(text: str) -> list[str]:
+    return text.split()
 
 
 def _any_of(words: Sequence[str]) -> str:

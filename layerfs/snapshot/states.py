@@ -130,6 +130,11 @@ class States:
             raise Corrupt(f"the state {id} of a container is missing from the index")
         return found
 
+    def points(self, id: str) -> tuple[str, ...]:
+        """What a run that went on had made in it."""
+        row = self._txn.get_json(_STATES, id.encode()) if id else None
+        return tuple(row.get("points", ())) if row else ()
+
     def stack_of(self, id: str, image: tuple[DiffID, ...]) -> tuple[DiffID, ...]:
         """The layers of an absorbed state, of the image when `id` is ""."""
         return self.get(id).stack if id else image

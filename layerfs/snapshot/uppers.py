@@ -56,9 +56,9 @@ class Look:
         return cls(stat.S_IMODE(root.mode), root.uid, root.gid, root.mtime_ns, xattrs)
 
     @classmethod
-    def of_upper(cls, upper: Path) -> Look:
-        status, names = upper.stat(), os.listxattr(upper)
-        xattrs = _shown(upper, names) if names else {}
+    def of_upper(cls, upper: str | Path) -> Look:
+        status, names = os.stat(upper), os.listxattr(upper)  # noqa: PTH116 (in every snapshot)
+        xattrs = _shown(Path(upper), names) if names else {}
         return cls(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
 
     @classmethod
@@ -128,7 +128,7 @@ def new_place(root: StoreRoot, look: Look, owner: tuple[int, int]) -> str:
     return name
 
 
-def is_empty(upper: Path) -> bool:
+def is_empty(upper: str) -> bool:
     with os.scandir(upper) as entries:
         return next(entries, None) is None
 

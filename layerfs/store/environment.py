@@ -42,7 +42,8 @@ class Environment:
         self.users = 0
         self.lost = False  # forked with an open transaction: unusable in this process
         self.pending = False  # this process has committed what the disk may not have yet
-        self._gate = threading.Condition()
+        self._mutex = threading.RLock()
+        self._gate = threading.Condition(self._mutex)
         self._closed_gate = False
         self._active: dict[int, int] = {}
         self.write_lock = threading.Lock()
@@ -92,14 +93,14 @@ class Environment:
     def enter(self) -> None:
         """Counts a transaction of this thread, until it calls `leave`; waits while a fork or a resize is under way."""
         thread = threading.get_ident()
-        with self._gate:
+        with self._mutex:
             while self._closed_gate and thread not in self._active:
                 self._gate.wait()
             self._active[thread] = self._active.get(thread, 0) + 1
 
     def leave(self) -> None:
         thread = threading.get_ident()
-        with self._gate:
+        with self._mutex:
             left = self._active.get(thread, 1) - 1
             if left:
                 self._active[thread] = left
@@ -160,7 +161,8 @@ class Environment:
     def abandon(self) -> None:
         """In a forked child: drop what the parent opened; the next use opens anew."""
         clean = not self._active
-        self._gate, self._closed_gate = threading.Condition(), False
+        self._mutex = threading.RLock()
+        self._gate, self._closed_gate = threading.Condition(self._mutex), False
         self._active, self.write_lock, self.writer = {}, threading.Lock(), None
         self.pending = False  # the parent's
         env, self._env = self._env, None

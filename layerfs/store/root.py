@@ -21,8 +21,7 @@ from layerfs.store.reserve import keep_reserve
 from layerfs.store.version import raise_format, write_format
 
 if TYPE_CHECKING:
-    from threading import Thread
-
+    from layerfs.store.beside import Beside
     from layerfs.store.contents import Contents
     from layerfs.store.format import TreeKind
 
@@ -42,7 +41,7 @@ class StoreRoot:
         self.leases = Leases(path / "tmp", self._shared_gc_lock)
         self._contents: dict[str, Contents] = {}  # one, once it was asked for
         self.blobs = Blobs(path, self.index, self._shared_gc_lock)
-        self._beside: list[Thread] = []
+        self._beside: list[Beside] = []
 
     @classmethod
     def open(cls, path: Path, *, create: bool = True) -> StoreRoot:
@@ -78,10 +77,8 @@ class StoreRoot:
 
     def close(self) -> None:
         """Idempotent. Waits for what goes on beside."""
-        if self._beside:
-            from layerfs._threads import join
-
-            join(self._beside)
+        for each in self._beside:
+            each.wait()
         for contents in self._contents.values():
             contents.forget_packs()
         self.index.close()
@@ -96,11 +93,9 @@ class StoreRoot:
 
     def beside(self, action: Callable[[], object]) -> None:
         """Does it in a thread, which `close` waits for, and the interpreter at its end."""
-        from threading import Thread
+        from layerfs.store.beside import Beside
 
-        thread = Thread(target=action, name="layerfs-beside")
-        thread.start()
-        self._beside = [*(each for each in self._beside if each.is_alive()), thread]
+        self._beside = [*(each for each in self._beside if each.going), Beside(action)]
 
     @property
     def contents(self) -> Contents:

@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ import pytest
 import layerfs
 from layerfs.store.environment import Environment
 from layerfs.store.index import _Transaction
+from layerfs.store.root import StoreRoot
 
 pytestmark = pytest.mark.root
 STEPS = int(os.environ.get("LAYERFS_STEPS", "40"))
-BESIDE = "layerfs-beside"
+BESIDE = threading.local()  # `on` in a thread that does something beside
 METAS = 8192  # LMDB's two meta pages: the later one counts
 Contents = dict[str, dict[str, bytes]]
 
@@ -41,12 +43,22 @@ class Power:
             commit(txn)
 
         def syncing(environment: Environment) -> None:
-            if threading.current_thread().name == BESIDE and self.late:
+            if getattr(BESIDE, "on", False) and self.late:
                 self._on.wait()
             sync(environment)
             if environment.path == self._index:
                 self._before = b""
 
+        beside = StoreRoot.beside
+
+        def marking(root: StoreRoot, action: Callable[[], object]) -> None:
+            def act() -> None:
+                BESIDE.on = True
+                action()
+
+            beside(root, act)
+
+        monkeypatch.setattr(StoreRoot, "beside", marking)
         monkeypatch.setattr(_Transaction, "_commit", committing)
         monkeypatch.setattr(Environment, "sync", syncing)
 
@@ -59,9 +71,8 @@ class Power:
         if self.late:
             self._copy(target)
         self._on.set()
-        for thread in threading.enumerate():
-            if thread.name == BESIDE:
-                thread.join()
+        for each in self._store.root._beside:
+            each.wait()
         self._on.clear()
         if not self.late:
             before = self._before

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,8 +119,8 @@ def killed(place: Path, deed: Callable[[layerfs.Container], object], moment: int
         store = layerfs.Store(place / "store")
         sys.addaudithook(watch)
         deed(store.container("box"))
-        for thread in [each for each in threading.enumerate() if each.name == "layerfs-beside"]:
-            thread.join()
+        for each in store.root._beside:
+            each.wait()
         os._exit(0)
     except BaseException:
         import traceback
