@@ -18,6 +18,7 @@ _PULLING = {  # docker's words
     "read": "Extracting",
 }
 _SENDING = {"write": "Writing", "push": "Pushing", "copy": "Copying"}
+_ROOM = 72  # columns for a name, some bar, sizes, rate and time
 _OVER = ("exists", "done")
 
 
@@ -84,14 +85,12 @@ def _display(quiet: bool) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()]
+    columns.append(TimeRemainingColumn(compact=True))
+    if console.width < _ROOM:  # what does not fit would be cut to dots
+        columns[1:] = [TextColumn("{task.percentage:>3.0f}%")]
     # rich would print what goes to stdout on stderr, above the bars: good only where both are the terminal
     redirect = sys.stdout.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=redirect) as display:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as display:
         yield display
