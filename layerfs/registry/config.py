@@ -1,4 +1,4 @@
-"""How registries are reached: a TOML file, docker's daemon.json, directories of certificates, the environment.
+"""How registries are reached: TOML files, docker's daemon.json, podman's registries.conf, certificates, variables.
 
 # /etc/layerfs/registries.toml, then ~/.config/layerfs/registries.toml, or LAYERFS_REGISTRIES alone
 insecure-registries = ["registry.example:5000", "10.0.0.0/8"]   # docker's words
@@ -28,6 +28,7 @@ from layerfs._record import dataclass, field, replace
 from layerfs.errors import InvalidInput
 from layerfs.oci.fields import Fields
 from layerfs.reference import DEFAULT_DOMAIN
+from layerfs.registry import containersconf
 from layerfs.registry.credentials import AuthFiles
 from layerfs.registry.names import HUB_API, domain_of, host_name, is_loopback
 from layerfs.registry.transport import Limits, origin
@@ -80,6 +81,8 @@ class Settings:
             proxies=_proxies(environ),
             auth=AuthFiles.of(environ, home),
         )
+        told = containersconf.read(environ, personal)
+        settings = replace(settings, insecure=tuple(told.insecure), mirrors=told.mirrors)
         settings = _with_daemon(settings, _DAEMON)
         if alone := environ.get("LAYERFS_REGISTRIES"):
             return _with_toml(settings, Path(alone), must=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.errors import InvalidInput
-from layerfs.registry import config
+from layerfs.errors import InvalidInput, LayerfsError
+from layerfs.registry import config, containersconf
 from layerfs.registry.config import Settings
 from layerfs.registry.connect import Registries
 from layerfs.registry.names import api_host, credential_key, domain_of, is_loopback
@@ -32,6 +32,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-un
     """load("toml", **environment): settings of a home of our own."""
     monkeypatch.setattr(config, "_SYSTEM", tmp_path / "none")
     monkeypatch.setattr(config, "_DAEMON", tmp_path / "daemon.json")
+    monkeypatch.setattr(containersconf, "SYSTEM", tmp_path / "etc/registries.conf")
     monkeypatch.setattr(config, "_CERTS", (tmp_path / "certs.d",))
 
     def load(toml: str = "", **environ: str) -> Settings:
@@ -169,6 +170,52 @@ def test_hosts_that_are_reached_without_a_proxy(load, host: str) -> None:  # typ
 @pytest.mark.parametrize("host", ["example", "notnear.example", "r.example", "11.0.0.1", "[fe00::1]", "[fe80::2]"])
 def test_hosts_that_are_not(load, host: str) -> None:  # type: ignore[no-untyped-def]
     assert load(https_proxy="p:1", no_proxy=NO_PROXY).proxy(f"https://{host}/") == "http://p:1"
+
+
+PODMAN = """
+unqualified-search-registries = ["docker.io"]
+[[registry]]
+prefix = "a.example"
+insecure = true
+[[registry.mirror]]
+location = "near.example:5000"
+insecure = true
+[[registry.mirror]]
+location = "part.example/of/it"
+[[registry.mirror]]
+location = "digests.example"
+pull-from-mirror = "digest-only"
+[[registry]]
+location = "b.example/part"
+insecure = true
+[[registry]]
+prefix = "c.example"
+location = "d.example"
+insecure = true
+[[registry]]
+prefix = "*.e.example"
+insecure = true
+"""
+
+
+def test_podmans_registries_are_known(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "etc/registries.conf.d").mkdir(parents=True)
+    (tmp_path / "etc/registries.conf").write_text(PODMAN)
+    settings = load()
+    assert settings.mirrors == {"a.example": ("near.example:5000",)}
+    assert settings.insecure == ("a.example", "near.example:5000")
+    assert load('[registry."a.example"]\nmirrors = []\ninsecure = false').addresses("a.example") == (
+        "https://a.example",
+    )
+    (tmp_path / "etc/registries.conf.d/x.conf").write_text('[[registry]]\nlocation = "a.example"')
+    assert (load().insecure, load().mirrors) == ((), {})
+    (tmp_path / "old.conf").write_text('[registries.insecure]\nregistries = ["f.example:5000"]')
+    assert load(CONTAINERS_REGISTRIES_CONF=str(tmp_path / "old.conf")).insecure == ("f.example:5000",)
+    (tmp_path / ".config/containers").mkdir(parents=True)
+    for wrong in ("[[registry", "[registry]\n[[registry.x]]", '[[registry]]\nprefix = "a b"'):
+        (tmp_path / ".config/containers/registries.conf").write_text(wrong)
+        with pytest.raises(LayerfsError, match=r"registries\.conf"):
+            load()
 
 
 def test_an_empty_proxy_is_none_and_a_client_of_a_web_server_sets_none(load) -> None:  # type: ignore[no-untyped-def]
