@@ -71,13 +71,18 @@ def inspect(session: Session, names: Sequence[str], options: dict[str, Any], kin
 
 
 def _inspect_all(names: Sequence[str], options: dict[str, Any], inspect: Callable[[str], Any]) -> int:
-    """docker's: one JSON array of what was found, or a line for each name by the template. `table` and -q: ours."""
-    from layerfs.cli.gotypes import to_json, typed
-    from layerfs.cli.template import Template
-
+    """`inspect_all`, or what is ours: `table` and -q."""
     format_, quiet = options["format_"], options["quiet"]
     if quiet or format_ == "table":
         return _inspect_table(names, quiet, inspect)
+    return inspect_all(names, format_, inspect)
+
+
+def inspect_all(names: Sequence[str], format_: str | None, inspect: Callable[[str], Any]) -> int:
+    """docker's: one JSON array of what was found, or a line for each name by the template. The exit code."""
+    from layerfs.cli.gotypes import to_json, typed
+    from layerfs.cli.template import Template
+
     template = Template(unescape(format_)) if format_ and format_ != "json" else None
     found: list[Any] = []
     code = 0

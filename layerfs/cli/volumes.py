@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.gotypes import to_json, typed
+from layerfs.cli.listing import inspect_all
 from layerfs.cli.options import filter_option, format_option, prune_filter_option, quiet_option
-from layerfs.cli.output import fail, for_each, out
+from layerfs.cli.output import for_each, out
 from layerfs.cli.session import Session
-from layerfs.cli.table import render, unescape
-from layerfs.cli.template import Template
+from layerfs.cli.table import render
 from layerfs.cli.verbs import verb
 from layerfs.errors import InvalidInput, NotFound
 from layerfs.image.text import human_size
@@ -85,19 +83,7 @@ def _row(volume: Volume) -> dict[str, Any]:
 @click.pass_obj
 def volume_inspect_command(session: Session, names: tuple[str, ...], format_: str | None) -> int:
     """All about volumes, as JSON."""
-    documents, code = [], 0
-    for name in names:
-        try:
-            documents.append(inspected(session, name))
-        except NotFound as error:
-            code = fail(str(error))
-    if format_ and format_ != "json":
-        template = Template(unescape(format_))
-        for document in documents:
-            out(template(typed(document)))
-    else:
-        out(to_json(documents) if format_ else json.dumps(documents, indent=4, ensure_ascii=False))
-    return code
+    return inspect_all(names, format_, lambda name: inspected(session, name))
 
 
 def inspected(session: Session, name: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from layerfs.engine.bench import BenchRow
     from layerfs.engine.networks import Networks
     from layerfs.engine.records import Changes, LoadedImage
+    from layerfs.engine.settings import Settings as ContainerSettings
     from layerfs.engine.volumes import Volumes
     from layerfs.image.filters import ImageSummary
     from layerfs.image.record import ImageRecord
@@ -360,14 +361,22 @@ class Store:
         from layerfs.engine.settings import Settings
         from layerfs.engine.volumes import with_names
 
-        if engine is not None:
-            check_engine(engine)
         wanted = Settings().changed(settings)
         if engine is not None:
+            check_engine(engine)
             wanted.mount_options.check_engine(engine)
         found = self.image(image) if isinstance(image, str) else image
         called = image if isinstance(image, str) else next(iter(found.tags), found.id)
         wanted = with_names(wanted, found.config.config.volumes)
+        record = self._add_container(found, called, wanted, name, engine)
+        box = Container(self, record, found if found.store is self else None, made_here=True)
+        record_event(box, "create")
+        return box
+
+    def _add_container(
+        self, found: Image, called: str, wanted: ContainerSettings, name: str | None, engine: str | None
+    ) -> ContainerRecord:
+        """The row, with the user namespace's ids that are its own."""
 
         def still_there(txn: Txn) -> None:
             if txn.get("images", found.record.id.raw) is None:
@@ -381,7 +390,7 @@ class Store:
 
                 stack.enter_context(self.root.lock("userns"))
                 wanted = chosen(self, wanted)
-            record = self.container_table.create(
+            return self.container_table.create(
                 found.record.id.hex,
                 name,
                 wanted.row() | kept,
@@ -390,9 +399,6 @@ class Store:
                 durable=not wanted.auto_remove,  # else nobody wants it after a power cut
                 check=still_there,
             )
-        box = Container(self, record, found if found.store is self else None, made_here=True)
-        record_event(box, "create")
-        return box
 
     def container(self, name: str) -> Container:
         """By name, ID or a unique start of one. Raises ContainerNotFound, Ambiguous."""

@@ -89,12 +89,8 @@ def write_files(directory: Path, hostname: bytes, options: RunOptions) -> Contai
 
 def _write(path: Path, text: bytes, owner: tuple[int, int] | None) -> None:
     """For everybody to read, whatever the umask says."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        while text:
-            text = text[os.write(fd, text) :]
-        os.fchmod(fd, 0o644)
+    with path.open("wb") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), 0o644)
         if owner is not None:
-            os.fchown(fd, *owner)
-    finally:
-        os.close(fd)
+            os.fchown(file.fileno(), *owner)

@@ -189,15 +189,9 @@ def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: P
     line = os.read(report, 4096).decode("utf-8", "replace").strip() if ready else ""
     if line == "ready":
         return process.pid
-    if not ready:
-        process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
-    with contextlib.suppress(LayerfsError):
-        mount.detach(target, lazy=True)
+    from layerfs.snapshot.unready import give_up
+
+    give_up(process, target, silent=not ready)
     raise _failure(line or os.pread(errors, 4096, 0).decode("utf-8", "replace").strip())
 
 

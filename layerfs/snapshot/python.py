@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from layerfs import mount
 from layerfs.errors import LayerfsError, MountError, Unsupported
 
 __all__ = ["start_server"]
@@ -76,15 +75,9 @@ def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: P
     if message.get("ready"):
         _detach_child(process)
         return process.pid
-    if not ready:
-        process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
-    with contextlib.suppress(LayerfsError):
-        mount.detach(target, lazy=True)
+    from layerfs.snapshot.unready import give_up
+
+    give_up(process, target, silent=not ready)
     raise _failure(message, _tail(errors))
 
 

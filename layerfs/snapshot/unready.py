@@ -1,0 +1,27 @@
+"""What is left to do when a server does not come to serve its mount."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from pathlib import Path
+
+from layerfs import mount
+from layerfs.errors import LayerfsError
+
+__all__ = ["give_up"]
+
+_SECONDS = 5  # for a server that was asked to end, or that has said why it ends
+
+
+def give_up(process: subprocess.Popen[bytes], target: Path, *, silent: bool) -> None:
+    """The server ends, or is ended; nothing stays mounted at `target`. `silent`: it has not said that it ends."""
+    if silent:
+        process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_SECONDS)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    with contextlib.suppress(LayerfsError):
+        mount.detach(target, lazy=True)
