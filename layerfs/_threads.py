@@ -56,7 +56,7 @@ def begin(action: Callable[[], T]) -> Callable[[], T]:
 
 def in_parallel(jobs: Sequence[Callable[[], T]], cancel: Callable[[], object], at_once: int = PARALLEL) -> list[T]:
     """The results in order. The first failure, or a signal's exception, ends it: `cancel` stops what goes on."""
-    return _Crew(jobs, cancel).run(at_once)
+    return _Crew(jobs, cancel).run(at_once) if jobs else []
 
 
 class _Crew:

@@ -29,12 +29,19 @@ if TYPE_CHECKING:
     from layerfs.store.root import StoreRoot
 
 
-_SMALL = 1 << 16  # bytes of a config that is kept parsed: nearly all have a few thousand
+_SMALL = 1 << 16  # bytes of a config, or a manifest, that is kept parsed: nearly all have a few thousand
 
 
 @functools.lru_cache(maxsize=64)
 def _parsed(raw: bytes, what: str) -> ImageConfig:
     return ImageConfig.parse(raw, what=what)
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed_manifest(raw: bytes, kind: str) -> Manifest:
+    from layerfs.oci import Manifest
+
+    return Manifest.parse(raw, kind)
 
 
 class Images:
@@ -119,23 +126,26 @@ class Images:
             return find_image(txn, name)
 
     def config(self, record: ImageRecord) -> ImageConfig:
-        """The parsed config, verified.
+        """The parsed config, verified. Raises as `raw_config`."""
+        raw, what = self.raw_config(record), f"config of image {record.id.short}"
+        return _parsed(raw, what) if len(raw) <= _SMALL else ImageConfig.parse(raw, what=what)
+
+    def raw_config(self, record: ImageRecord) -> bytes:
+        """The config's bytes, verified.
 
         Raises:
             ImageNotFound: it was removed meanwhile. Corrupt: the blob is damaged or missing.
         """
         try:
-            raw = self._read_config(record.id)
+            return self._read_config(record.id)
         except NotFound:  # removed, and perhaps there again by now
             with self._root.index.view() as txn:
                 if read_image(txn, record.id) is None:
                     raise ImageNotFound(f"No such image: {record.id}") from None
             try:
-                raw = self._read_config(record.id)
+                return self._read_config(record.id)
             except NotFound:
                 raise Corrupt(f"the config of image {record.id} is missing from the store") from None
-        what = f"config of image {record.id.short}"
-        return _parsed(raw, what) if len(raw) <= _SMALL else ImageConfig.parse(raw, what=what)
 
     def _read_config(self, id: Digest) -> bytes:
         return self._root.blobs.read(id, limit=CONFIG_MAX)
@@ -144,10 +154,8 @@ class Images:
         """A manifest that an image or a name came with, if it is still kept."""
         if digest is None or not self._root.blobs.has(digest):
             return None
-        from layerfs.oci import Manifest
-
-        row = self._root.blobs.stat(digest)
-        return Manifest.parse(self._root.blobs.read(digest), str(row.get("media_type", "")))
+        raw, kind = self._root.blobs.read(digest), str(self._root.blobs.stat(digest).get("media_type", ""))
+        return _parsed_manifest(raw, kind) if len(raw) <= _SMALL else _parsed_manifest.__wrapped__(raw, kind)
 
     def tags(self, image: Digest) -> list[Tag]:
         """All names of an image, sorted."""

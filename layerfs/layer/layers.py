@@ -102,10 +102,15 @@ def has_layer(root: StoreRoot, diff_id: DiffID) -> Layer | None:
 def get_layer(root: StoreRoot, diff_id: DiffID) -> Layer:
     """The layer's record. Raises NotFound."""
     with root.index.view() as txn:
-        row = txn.get_json("layers", diff_id.raw)
-    if row is None:
+        layer = layer_row(txn, diff_id)
+    if layer is None:
         raise NotFound(f"no layer {diff_id} in the store")
-    return Layer.from_row(diff_id, row)
+    return layer
+
+
+def layer_row(txn: Txn, diff_id: DiffID) -> Layer | None:
+    row = txn.get_json("layers", diff_id.raw)
+    return None if row is None else Layer.from_row(diff_id, row)
 
 
 def get_sources(root: StoreRoot, diff_id: DiffID) -> list[Source]:

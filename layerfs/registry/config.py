@@ -15,8 +15,10 @@ ca = "/etc/ssl/example.pem"
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
+import os
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
@@ -77,7 +79,7 @@ class Settings:
         home = home or _home(environ)
         personal = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
         settings = cls(
-            certificates=(personal / "layerfs/certs.d", personal / "containers/certs.d", *_CERTS),
+            certificates=_certificates(personal),
             proxies=_proxies(environ),
             auth=AuthFiles.of(environ, home),
         )
@@ -123,7 +125,8 @@ class Settings:
 
     def _certificate_dirs(self, host: str) -> Iterable[Path]:
         names = {host, DEFAULT_DOMAIN} if host == HUB_API else {host}
-        return [path for top in self.certificates for name in sorted(names) if (path := top / name).is_dir()]
+        places = [f"{top}/{name}" for top in self.certificates for name in sorted(names)]
+        return [Path(place) for place in places if os.path.isdir(place)]  # noqa: PTH112 (asked for each registry)
 
     def proxy(self, url: str) -> str | None:
         """The proxy for a URL; never for this machine, as Go has it."""
@@ -132,6 +135,11 @@ class Settings:
         if not found or is_loopback(parts.netloc) or _without_proxy(url, self.proxies.get("no", "")):
             return None
         return found if "://" in found else f"http://{found}"
+
+
+@functools.lru_cache(maxsize=4)
+def _certificates(personal: Path) -> tuple[Path, ...]:
+    return (personal / "layerfs/certs.d", personal / "containers/certs.d", *_CERTS)
 
 
 def _proxies(environ: Mapping[str, str]) -> dict[str, str]:

@@ -77,7 +77,7 @@ class Proxied:
 
 class _Answer:
     def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
-        self._raw, self.status = raw, raw.status
+        self._raw, self.status, self.is_empty = raw, raw.status, False
         self.headers = Headers(list(raw.headers.iteritems()))
 
     def read1(self, count: int) -> bytes:

@@ -21,7 +21,7 @@ from layerfs.errors import ImageNotFound, InvalidInput, LayerfsError, NotFound, 
 from layerfs.image.forms import Form, layer_form, plain_form
 from layerfs.image.images import Images
 from layerfs.image.record import ImageRecord, Tag, read_image, read_tag, scan_images, scan_tags
-from layerfs.layer.layers import Layer, Source, add_source, get_layer, get_sources
+from layerfs.layer.layers import Layer, Source, add_source, get_layer, get_sources, layer_row
 from layerfs.layer.progress import Progress, Report
 from layerfs.oci import Descriptor, Index, Manifest, build_manifest, media, parse_document
 from layerfs.reference import Reference, parse
@@ -30,6 +30,7 @@ from layerfs.registry.connect import Registries
 from layerfs.registry.transport import Response
 from layerfs.registry.turns import Begun, Task, finished, in_turns
 from layerfs.registry.upload import Sent, Uploads
+from layerfs.store.index import Txn
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
 
@@ -157,7 +158,7 @@ class Pusher:
                 if pushed is None:
                     pushed = self._attempt(tag, everything, lease, believing=False)
                 assert pushed is not None  # nothing was believed
-                for layer in dict.fromkeys(pushed.layers):
+                for layer in dict.fromkeys(pushed.layers) if self._believed else ():
                     if layer.descriptor.digest in self._believed:
                         self._tell(layer)
                 self._note(tag, pushed)
@@ -218,24 +219,28 @@ class Pusher:
 
     def _begin(self, tag: Tag) -> None:
         """Opens the uploads that an image which has been nowhere needs for certain: the registry takes its time."""
-        record = self._images.get(tag.image)
-        if tag.manifest is None and record.manifest is None:
-            for key in (record.id, *self._new_layers(record)):
-                self._begun[key] = self._uploads.begin(self._repository)
+        with self._root.index.view() as txn:
+            record = read_image(txn, tag.image)
+            if record is None or tag.manifest is not None or record.manifest is not None:
+                return
+            keys = [record.id, *self._new_layers(txn, record)]
+        for key in keys:
+            self._begun[key] = self._uploads.begin(self._repository)
 
-    def _new_layers(self, record: ImageRecord) -> list[DiffID]:
+    def _new_layers(self, txn: Txn, record: ImageRecord) -> list[DiffID]:
         """Of the topmost layers the small ones that are neither kept compressed nor known to be anywhere."""
         found = []
         for diff_id in dict.fromkeys(record.diff_ids[-_AHEAD:]):
-            layer = get_layer(self._root, diff_id)
-            if layer.blob is None and layer.tar_size <= _SMALL and not get_sources(self._root, diff_id):
+            layer = layer_row(txn, diff_id)
+            is_new = layer is not None and layer.blob is None and txn.get("sources", diff_id.raw) is None
+            if layer is not None and is_new and layer.tar_size <= _SMALL:
                 found.append(diff_id)
         return found
 
     def _image(self, tag: Tag, lease: Lease) -> Pushed:
         record = self._images.get(tag.image)
         lease.pin(b"".join(key.raw for key in (record.id, *record.diff_ids, *record.layer_blobs)))
-        config = self._images.config(record).raw
+        config = self._images.raw_config(record)
         manifest = self._images.manifest(tag.manifest or record.manifest)
         lacking: tuple[Digest, ...] = ()
         if manifest is not None and _is_of(manifest, record):
@@ -284,7 +289,7 @@ class Pusher:
                 blobs, lacking = self._given(record, manifest, lease)
                 if lacking:
                     raise NotFound(f"manifest {manifest.digest}: {_lacks(lacking)}")
-                return self._send(blobs, manifest.config, self._images.config(record).raw)
+                return self._send(blobs, manifest.config, self._images.raw_config(record))
         self._blobs([manifest.config, *manifest.layers], lease)
         return ()
 

@@ -205,11 +205,12 @@ class Session:
         if not text:
             raise RegistryError(f"{what}: the answer has no Location")
         try:
-            target = urljoin(answer.url, text)
+            target = text if text.startswith(("http://", "https://")) else urljoin(answer.url, text)
             parts, here = urlsplit(target), urlsplit(answer.url)
             if here.scheme == "https" and parts.scheme == "http" and parts.hostname == here.hostname:
-                target = here._replace(path=parts.path, query=parts.query, fragment="").geturl()
-            scheme = urlsplit(target).scheme
+                parts = here._replace(path=parts.path, query=parts.query, fragment="")
+                target = parts.geturl()
+            scheme = parts.scheme
         except ValueError:
             scheme = ""
         if scheme not in ("http", "https") or (scheme == "http" and here.scheme == "https"):

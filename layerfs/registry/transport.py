@@ -138,7 +138,9 @@ class Response:
 
     def discard(self) -> None:
         """Ends it so that the connection can be used again, when little is left."""
-        if self.method == "HEAD" or (self.length or 0) <= _DRAIN:
+        if self._raw.is_empty:
+            self._ended = True
+        elif self.method == "HEAD" or (self.length or 0) <= _DRAIN:
             self.beginning()
         self.close()
 

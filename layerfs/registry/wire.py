@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import quote, urlsplit
 
@@ -60,7 +60,7 @@ class Sockets(Protocol):
 class Headers:
     """An answer's headers; names in any case."""
 
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         self._values: dict[str, list[str]] = {}
         for name, value in pairs:
             self._values.setdefault(name.lower(), []).append(value)
@@ -82,6 +82,10 @@ class Answer(Protocol):
 
     @property
     def headers(self) -> Headers: ...
+
+    @property
+    def is_empty(self) -> bool:
+        """It has no body, for certain."""
 
     def read1(self, count: int) -> bytes: ...
 
@@ -126,7 +130,8 @@ class _Connection:
             sock = self._connect(sockets)
         else:
             sockets.note(sock)
-        sock.settimeout(read)
+        if sock.gettimeout() != read:
+            sock.settimeout(read)
         return sock
 
     def leave(self, sockets: Sockets) -> None:
@@ -229,7 +234,8 @@ class _Answer:
     def __init__(self, wire: Wire, connection: _Connection, sock: socket.socket, raw: http.client.HTTPResponse) -> None:
         self._wire, self._connection, self._sock, self._raw = wire, connection, sock, raw
         self.status = raw.status
-        self.headers = Headers(raw.getheaders())
+        self.headers = Headers(raw.headers.raw_items())
+        self.is_empty = raw.length == 0
         self._over = False
 
     def read1(self, count: int) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -55,7 +56,7 @@ class LeaseRecord:
         return cls(
             id=os.urandom(16).hex(),
             pid=os.getpid(),
-            pid_start=process_start(os.getpid()) or 0,
+            pid_start=_own_start(os.getpid()) or 0,
             pid_ns=pid_namespace(),
             boot=boot_id(),
             purpose=purpose,
@@ -260,7 +261,7 @@ class Leases:
 def newborn_name() -> str:
     """A name that tells whose it is, for what this process is about to lock."""
     pid = os.getpid()
-    return f"{NEWBORN}{pid}.{process_start(pid)}.{pid_namespace()}.{os.urandom(8).hex()}"
+    return f"{NEWBORN}{pid}.{_own_start(pid)}.{pid_namespace()}.{os.urandom(8).hex()}"
 
 
 def _being_born(name: str) -> bool:
@@ -298,10 +299,22 @@ def process_start(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+@functools.lru_cache(maxsize=1)
+def _own_start(pid: int) -> int | None:
+    """Of this process; a fork's child has another number."""
+    return process_start(pid)
+
+
 def pid_namespace() -> int:
     """The inode number of this process's PID namespace; 0 when the kernel does not say."""
+    return _pid_namespace(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _pid_namespace(pid: int) -> int:
+    """No process ever leaves its own; the first child may begin in another."""
     try:
-        return Path("/proc/self/ns/pid").stat().st_ino
+        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
     except OSError:
         return 0
 
@@ -331,6 +344,8 @@ def _note(lease: Lease) -> None:
 
 
 def _after_in_child() -> None:
+    _own_start.cache_clear()  # its number may be its parent's in another namespace
+    _pid_namespace.cache_clear()
     for leases in _open_leases:
         for lease in list(leases):
             lease._forget()

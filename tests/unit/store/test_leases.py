@@ -8,7 +8,7 @@ import time
 import pytest
 
 from layerfs.errors import StoreError
-from layerfs.store import StoreRoot
+from layerfs.store import StoreRoot, leases
 from layerfs.store.leases import LeaseRecord, pid_namespace, process_start
 
 
@@ -75,6 +75,16 @@ def test_a_forked_child_does_not_end_or_keep_its_parents_lease(root: StoreRoot) 
         os.waitpid(pid, 0)
         assert lease.tmp.is_dir()
         lease.pin(b"a" * 32)
+
+
+def test_a_forked_child_finds_out_anew_who_it_is() -> None:
+    """In a new PID namespace it may have its parent's number."""
+    LeaseRecord.of_this_process("x")
+    child = os.fork()
+    if not child:
+        known = leases._own_start.cache_info().currsize + leases._pid_namespace.cache_info().currsize
+        os._exit(known or LeaseRecord.of_this_process("x").pid_start != process_start(os.getpid()))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_strangers_in_tmp_go_and_newborn_ones_when_they_are_old(root: StoreRoot) -> None:
