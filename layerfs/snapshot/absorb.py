@@ -67,6 +67,7 @@ def absorb_loose(root: StoreRoot, *, container: str = "", yielding: bool = False
 def _absorb(root: StoreRoot, id: str, yielding: bool) -> StateRecord:
     """One whose parent is absorbed (or the image)."""
     from layerfs.snapshot.freezing import settle_served
+    from layerfs.snapshot.reunite import reunite
 
     settle_served(root, id)
     with (
@@ -79,6 +80,7 @@ def _absorb(root: StoreRoot, id: str, yielding: bool) -> StateRecord:
             if state.absorbed:
                 return state
             below = States(txn).get(state.parent).layers if state.parent else ()
+        reunite(upper_below(root.path, state.place))
         with _moving(root, state) as move:
             return _absorb_files(root, state, below, lease, move, check)
 

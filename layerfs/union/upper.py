@@ -18,6 +18,7 @@ from layerfs.union.format import Marks, marks_of
 from layerfs.union.host import EXCHANGE, NOREPLACE, WHITEOUT, HostDir, rename
 from layerfs.union.layerview import LayerNode, LayerView, require
 from layerfs.union.node import Attributes, Content, View, join, split
+from layerfs.union.parted import file_of, noted_names
 from layerfs.union.treeview import TreeView
 
 SCRATCH = "scratch"  # below work/; overlayfs itself only touches work/work and work/index
@@ -36,7 +37,7 @@ class Upper:
         self.view, self.host, self.marks, self._sync = view, view.host, view.marks, sync
         scratch = work / SCRATCH
         scratch.mkdir(mode=0o700, exist_ok=True)
-        self.scratch = HostDir(scratch)
+        self.scratch, self._place = HostDir(scratch), scratch
         self._names = itertools.count()
         self._alternate = False  # whiteouts in their xattr form
         self._recover()
@@ -48,7 +49,11 @@ class Upper:
     # scratch
 
     def _recover(self) -> None:
-        """What a crash left: hard-linked copies that have not got all their names get them; the rest goes."""
+        """What a crash left: hard-linked files that have not got all their names get them; the rest goes."""
+        for note, paths in noted_names(self._place):
+            for path in paths:
+                self.copy_parents(path)
+            self._finish_links(os.fsencode(file_of(note).name), paths)
         for entry in self.scratch.scan(b""):
             if entry.name.startswith(_LINKS):
                 names = self.view.named(int(entry.name[len(_LINKS) :], 16))

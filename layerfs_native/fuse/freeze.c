@@ -24,6 +24,7 @@ struct kept { /* a name of a file that goes on in the new upper; those of one fi
 	struct lfs_node *node;
 	const struct lfs_name *name;
 	bool more;		  /* not the file's first one */
+	char note[LFS_TEMP_SIZE]; /* of the first of several: see parted.c; empty: none */
 	char temp[LFS_TEMP_SIZE]; /* in the old scratch: first the copy, then the file itself */
 	int copy;		  /* of the first one: to be synced when others go on */
 };
@@ -243,6 +244,24 @@ static int link_copy(struct lfs_server *server, const struct kept *first, const 
 	return linkat(server->upper.scratch, first->temp, server->upper.scratch, kept->temp, 0) < 0 ? -errno : 0;
 }
 
+static int note_names(struct freeze *freeze)
+{
+	int rc = 0;
+	for (size_t i = 0; rc >= 0 && i + 1 < freeze->kept_count; i++) {
+		struct kept *kept = &freeze->kept[i];
+		if (!kept->more && kept[1].more && (rc = lfs_parted_note(freeze->server, kept->node, kept->note)) < 0)
+			kept->note[0] = 0;
+	}
+	return rc;
+}
+
+static void forget_notes(struct freeze *freeze)
+{
+	for (size_t i = 0; i < freeze->kept_count; i++)
+		if (freeze->kept[i].note[0])
+			lfs_parted_forget(freeze->server, freeze->kept[i].note);
+}
+
 static int copy_all(struct freeze *freeze)
 {
 	int rc = 0;
@@ -250,6 +269,8 @@ static int copy_all(struct freeze *freeze)
 		first = freeze->kept[i].more ? first : i;
 		rc = i == first ? copy_kept(freeze->server, &freeze->kept[i]) : link_copy(freeze->server, &freeze->kept[first], &freeze->kept[i]);
 	}
+	if (rc >= 0)
+		rc = note_names(freeze);
 	for (; rc >= 0 && freeze->kept_done < freeze->kept_count; freeze->kept_done += rc >= 0)
 		rc = exchange(freeze->server, &freeze->kept[freeze->kept_done]);
 	return rc;
@@ -261,6 +282,7 @@ static void undo(struct freeze *freeze)
 		exchange(freeze->server, &freeze->kept[--freeze->kept_done]);
 	for (size_t i = 0; i < freeze->kept_count; i++)
 		unlinkat(freeze->server->upper.scratch, freeze->kept[i].temp, 0);
+	forget_notes(freeze);
 }
 
 /* --- the change --- */
@@ -333,6 +355,21 @@ static int place_kept(struct freeze *freeze, const struct kept *kept)
 	return node->flags & LFS_SHARED ? lfs_same_set(server, node, status.st_ino) : 0;
 }
 
+/* All files that go on, under all their names. From the moving of its note on a file's names are the new upper's. */
+static int place_all(struct freeze *freeze)
+{
+	int rc = 0;
+	for (size_t i = 0; i < freeze->kept_count; i++)
+		if (freeze->kept[i].note[0])
+			lfs_parted_move(freeze->server, freeze->kept[i].note, freeze->old_scratch);
+	for (size_t i = 0; i < freeze->kept_count; i++) {
+		int placed = place_kept(freeze, &freeze->kept[i]);
+		rc = rc < 0 ? rc : placed;
+	}
+	forget_notes(freeze);
+	return rc;
+}
+
 static int freeze_now(struct freeze *freeze, struct lfs_frozen_result *result)
 {
 	struct lfs_server *server = freeze->server;
@@ -351,10 +388,8 @@ static int freeze_now(struct freeze *freeze, struct lfs_frozen_result *result)
 	change_places(freeze);
 	rc = each_node(server, bring_down, freeze); /* from here on there is no way back */
 	lfs_quota_frozen(server);
-	for (size_t i = 0; i < freeze->kept_count; i++) {
-		int placed = place_kept(freeze, &freeze->kept[i]);
-		rc = rc < 0 ? rc : placed;
-	}
+	int placed = place_all(freeze);
+	rc = rc < 0 ? rc : placed;
 	int parked = each_node(server, move_parked, freeze);
 	each_node(server, weigh_nameless, freeze);
 	lfs_close_fd(&freeze->layer->upper.work);

@@ -8,7 +8,7 @@
  * rights.c       what the host allows us                        fusermount.c  mounting as an ordinary user
  * view.c         the host's directories, through mounts of our own
  * orphan.c       entries in use that lost their name            blocks.c    upper files of which only changed blocks are there
- * frozen.c       layers of frozen uppers below this one         freeze.c    the upper becomes such a layer, while we serve
+ * frozen.c       layers of frozen uppers below this one         freeze.c parted.c  the upper becomes such a layer, while we serve
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
  * stats.c        what is counted                                  flags.c     immutable, append-only; what they forbid
  *
@@ -25,6 +25,7 @@
 #include "layerfs.h"
 #include "protocol.h"
 
+#define LFS_TEMP_SIZE 64 /* names in scratch */
 #define LFS_TREE_INO (1ull << 63) /* st_ino of a tree's inode: this | nid; no host number */
 #define LFS_MAX_WRITE (1u << 20)
 #define LFS_PASS_LOWER_SIZE (1u << 20)
@@ -274,6 +275,11 @@ struct lfs_frozen_result {
 int lfs_freeze(struct lfs_server *server, const char *name, struct lfs_frozen_result *result); /* name: of the new place in upper.uppers; without the lock */
 void lfs_await_thaw(struct lfs_server *server); /* requests begin after it */
 
+/* --- parted.c: who is killed while a file's names go to the new upper leaves a note of them --- */
+int lfs_parted_note(struct lfs_server *server, const struct lfs_node *node, char note[LFS_TEMP_SIZE]); /* in scratch; its name */
+int lfs_parted_move(struct lfs_server *server, const char *note, int from);			       /* another scratch, to ours */
+void lfs_parted_forget(struct lfs_server *server, const char *note);
+
 /* --- upper.c --- */
 #define LFS_KEPT_DIRS 128
 struct lfs_kept { /* one kept directory descriptor */
@@ -295,7 +301,6 @@ struct lfs_upper {
 	const char *marks; /* "trusted.overlay." or "user.overlay." */
 	size_t marks_size;
 };
-#define LFS_TEMP_SIZE 64
 struct lfs_marks { /* overlayfs's marks of an entry */
 	bool opaque, alternate, impure, metacopy, blocks, whiteout, has_redirect;
 	char *redirect; /* owned */

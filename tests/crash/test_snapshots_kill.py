@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import layerfs
 from layerfs.errors import AlreadyExists, NotFound
+from layerfs.snapshot import control
 from layerfs.snapshot.absorb import absorb_loose
 from layerfs.snapshot.folding import fold_states
 from layerfs.store.index import _Transaction
@@ -205,6 +208,63 @@ def test_a_live_snapshot_ended_at_any_moment(tmp_path: Path) -> None:
             assert store.fsck() == []
         moment += 1 if STEP == 1 else 3
     assert moment > 8
+
+
+def test_a_file_keeps_all_its_names_when_the_server_is_killed_while_freezing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is open, so it goes on in the fresh upper: its names go there one after the other, and a copy stays."""
+    names, took = ["d/f", *(f"{'d/' * (n % 2)}l{n}" for n in range(40))], 0.0
+    ask = control.request
+
+    def linked(root: Path, data: bytes) -> bool:
+        found = (root / "d/f").stat()
+        return found.st_nlink == len(names) and all(
+            (root / name).stat().st_ino == found.st_ino and (root / name).read_bytes() == data for name in names
+        )
+
+    def asked(*arguments: Any) -> dict[str, Any]:
+        began.set()
+        return ask(*arguments)
+
+    def kill(pid: int, after: float) -> None:
+        assert began.wait(60)
+        time.sleep(after)
+        os.kill(pid, signal.SIGKILL)
+
+    (tmp_path / "plain/d").mkdir(parents=True)
+    with layerfs.Store(tmp_path / "store") as store:
+        image = store.import_archive(tmp_path / "plain", tag="small:1")
+        for number in range(100 if STEP == 1 else 6):
+            box, began = store.create(image, name=f"box{number}"), threading.Event()
+            handle = box.mount(engine="native")
+            with (handle.path / "d/f").open("wb", buffering=0) as out:
+                for name in names[1:]:
+                    os.link(handle.path / "d/f", handle.path / name)
+                out.write(b"1")
+                box.snapshot("first")
+                out.write(b"2")
+                killer = threading.Thread(target=kill, args=(store.mounts()[0].pid, random.uniform(0, took)))
+                start = time.perf_counter()
+                with monkeypatch.context() as patch:
+                    patch.setattr(control, "request", asked)
+                    if number:
+                        killer.start()
+                    box.snapshot("new")
+                took = took or time.perf_counter() - start
+            if number:
+                killer.join()
+            else:
+                handle.unmount()
+            for snapshot, data in (("first", b"1"), ("new", b"12")):
+                with box.find_snapshot(snapshot).mount() as root:
+                    assert linked(root, data)
+            with box.mount() as root:
+                assert linked(root, b"12")
+                (root / "d/f").write_bytes(b"3")
+                assert linked(root, b"3")
+            box.remove()
+        assert store.fsck() == []
 
 
 def test_absorbing_killed_in_the_middle_of_a_file(tmp_path: Path) -> None:
