@@ -131,7 +131,7 @@ def _mount_upper(
     stacked = wanted == "native" or (not wanted and supported("native"))
     state, places = lower_of(store, record, stacked=stacked)
     frozen = tuple(upper_below(store.path, place) / "upper" for place in places)
-    own, home = table.home(record.id), table.place(record)
+    own, home = table.home(record), table.place(record)
     writable = Writable(record.id, home / "upper", home / "work", frozen, own)
     try:
         make_directory(store.path, writable.work, "what a mount needs")
@@ -155,7 +155,7 @@ def _mount_upper(
                 shown=state,
                 places=places,
                 options=options,
-                check=lambda: check_unmoved(store, record, state, stack, places),
+                check=lambda txn: check_unmoved(store, txn, record, state, stack, places),
             ),
         )
 
@@ -183,7 +183,7 @@ def mount_state(
                 image=record.image,
                 shown=state,
                 options=options,
-                check=lambda: check_state(store, state, stack),
+                check=lambda txn: check_state(txn, state, stack),
             ),
         )
 

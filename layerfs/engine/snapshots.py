@@ -192,7 +192,8 @@ def with_stack(store: Store, record: ContainerRecord, state: str, use: Callable[
             stack = absorb(root, state).stack
             pin_stack(lease, stack)
             try:
-                check_state(store, state, stack)  # so it was pinned while it still counted
+                with root.index.view() as txn:
+                    check_state(txn, state, stack)  # so it was pinned while it still counted
             except Moved:
                 continue
             return use(merged_tree(root, stack), stack)
@@ -240,26 +241,20 @@ def _loose(store: Store, record: ContainerRecord) -> tuple[str, tuple[str, ...]]
 
 
 def check_unmoved(
-    store: Store, record: ContainerRecord, state: str, stack: tuple[DiffID, ...], frozen: tuple[str, ...] = ()
+    store: Store, txn: Txn, record: ContainerRecord, state: str, stack: tuple[DiffID, ...], frozen: tuple[str, ...] = ()
 ) -> None:
     """Raises Moved when the container has another upper, or stands on other layers or directories, than was read."""
-    with store.root.index.view() as txn:
-        now = store.container_table.find(txn, record.id)
-        if (now.base, now.place) != (record.base, record.place):
-            raise Moved("the container was changed while it was being mounted")
-        loose = States(txn).loose(record.base) if frozen else []
-        if tuple(each.place for each in reversed(loose)) != frozen or any(each.moving for each in loose):
-            raise Moved("a snapshot was absorbed while it was being mounted")
-        _check_layers(txn, state, stack)
+    now = store.container_table.find(txn, record.id)
+    if (now.base, now.place) != (record.base, record.place):
+        raise Moved("the container was changed while it was being mounted")
+    loose = States(txn).loose(record.base) if frozen else []
+    if tuple(each.place for each in reversed(loose)) != frozen or any(each.moving for each in loose):
+        raise Moved("a snapshot was absorbed while it was being mounted")
+    check_state(txn, state, stack)
 
 
-def check_state(store: Store, state: str, stack: tuple[DiffID, ...]) -> None:
+def check_state(txn: Txn, state: str, stack: tuple[DiffID, ...]) -> None:
     """Raises Moved when the state has other layers now, NotFound when it is gone."""
-    with store.root.index.view() as txn:
-        _check_layers(txn, state, stack)
-
-
-def _check_layers(txn: Txn, state: str, stack: tuple[DiffID, ...]) -> None:
     if not state:
         return
     found = States(txn).find(state)

@@ -324,25 +324,38 @@ class Containers:
             self._make(record)
         return home
 
-    def home(self, id: str) -> Path:
+    def home(self, container: str | ContainerRecord) -> Path:
         """The container's own directory, made when it is not there: a fork begins without.
 
         Raises:
             ContainerNotFound: it was removed.
         """
-        path = self.path(id)
-        while not os.path.exists(path):  # noqa: PTH110
-            record = self.get(id)
-            if not record.upper:
+        path = self.path(container if isinstance(container, str) else container.id)
+        if not os.path.exists(path):  # noqa: PTH110
+            record = self.get(container) if isinstance(container, str) else container
+            if record.upper:
+                self._make_own(record, path)
+            else:
                 self._make(record)
-                continue
-            owner = self.owner(record)
-            with writing("a container"), contextlib.suppress(FileExistsError):
-                path.mkdir(0o700)
-                if owner[0] != os.geteuid():
-                    os.chown(path, *owner)
-            self._check_there(record, path)
         return path
+
+    def _make_own(self, record: ContainerRecord, path: Path) -> None:
+        owner = self.owner(record)
+        with writing("a container"), contextlib.suppress(FileExistsError):
+            path.mkdir(0o700)
+            if owner[0] != os.geteuid():
+                os.chown(path, *owner)
+
+    def _make(self, record: ContainerRecord) -> None:
+        """Also on a full disk, for those who look. Should the container have another place by now, or be gone, this one
+        is garbage for gc."""
+        look = record.look
+        if not look:  # a row of before
+            with self._root.index.view() as txn:
+                state = States(txn).find(record.base)
+            look = state.look if state else {}
+        owner = self.owner(record)
+        reading(self._root.path, lambda: make_place(self._root, record.place, Look.from_row(look), owner))
 
     def touched(self, record: ContainerRecord) -> Look | None:
         """How its upper looks when something has happened in it, else None. May be given too often: then a state is
@@ -369,25 +382,6 @@ class Containers:
         except FileNotFoundError:
             user, group = record.owner or (os.geteuid(), os.getegid())
             return user, group
-
-    def _make(self, record: ContainerRecord) -> None:
-        """Also on a full disk, for those who look."""
-        with self._root.index.view() as txn:
-            if self.find(txn, record.id).place != record.place:
-                return
-            state = States(txn).find(record.base)
-        look = Look.from_row(record.look or (state.look if state else {}))
-        reading(self._root.path, lambda: make_place(self._root, record.place, look, self.owner(record)))
-        if not record.upper:
-            self._check_there(record, self.path(record.id))
-
-    def _check_there(self, record: ContainerRecord, made: Path) -> None:
-        """Who removes a container removes its row first, then what there is of its directory."""
-        try:
-            self.get(record.id)
-        except ContainerNotFound:
-            remove_tree(made)
-            raise
 
     def merged(self, id: str) -> Path:
         return self.path(id) / "merged"

@@ -35,6 +35,8 @@ from layerfs.store.root import StoreRoot
 if TYPE_CHECKING:
     from typing import Any
 
+    from layerfs.store.index import Txn
+
 __all__ = [
     "ENGINES",
     "MountHandle",
@@ -108,7 +110,7 @@ def mount_tree(
     shown: str = "",
     places: tuple[str, ...] = (),
     options: Options = (),
-    check: Callable[[], object] = lambda: None,
+    check: Callable[[Txn], object] = lambda txn: None,
     in_process: bool = False,
 ) -> MountHandle:
     """Mount a merged tree at `target`, an empty directory (made when missing).
@@ -116,7 +118,7 @@ def mount_tree(
     Without `writable` the mount is read-only. With it and `read_only` the container's changes are shown but not
     changed. `options`: see MountOptions.parse; limits (size, inodes) need a writable mount. `image`, `shown`: what the
     tree is of, for those who ask what is in use: an image, and the state above it; `places`: where the frozen uppers of
-    `writable` are. `check` is called, and may raise, when others see the mount's row.
+    `writable` are. `check` is called in the transaction of the mount's row, and may raise.
     `in_process` (engine native, for tests): its server is a thread of this process, and ends with it.
 
     Raises:
@@ -165,14 +167,13 @@ def _mount_and_record(
     writable: Writable | None,
     wanted: MountOptions,
     lock_fd: int | None,
-    check: Callable[[], object],
+    check: Callable[[Txn], object],
     in_process: bool,
 ) -> None:
     """The row comes before the mount, so that a kill in between leaves nothing that no one knows of."""
 
     def begin(pid: int | None = None) -> None:
-        MountTable(root).add(record.with_process(os.getpid() if pid is None else pid))
-        check()
+        MountTable(root).add(record.with_process(os.getpid() if pid is None else pid), check)
 
     native = record.engine == "native"
     if not native or in_process:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from layerfs import mount
@@ -99,8 +99,10 @@ class MountTable:
     def __init__(self, root: StoreRoot) -> None:
         self._root = root
 
-    def add(self, record: MountRecord) -> None:
+    def add(self, record: MountRecord, check: Callable[[Txn], object] = lambda txn: None) -> None:
+        """`check` is called in the same transaction, and may raise."""
         with self._root.index.update(durable=False) as txn:  # no mount outlives a power cut
+            check(txn)
             txn.put_json(_TABLE, record.id.encode(), record.row())
 
     def remove(self, id: str) -> None:
