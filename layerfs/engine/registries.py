@@ -277,7 +277,7 @@ def _config(client: Client, reference: Reference, document: Manifest) -> ImageCo
 
     check_kind(document, reference.familiar)
     raw = read_blob(client, reference.path, document.config, limit=CONFIG_MAX)
-    return ImageConfig.parse(raw, what=f"config {document.config.digest}")
+    return ImageConfig.parse(raw, what=f"{client.place(reference.path)}: config {document.config.digest}")
 
 
 def _inspected(

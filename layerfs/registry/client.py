@@ -10,7 +10,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from layerfs._lazy import pattern
 from layerfs._record import dataclass
-from layerfs.digest import Digest
+from layerfs.digest import Digest, is_hex
 from layerfs.errors import Corrupt, InvalidArchive, NotFound, RegistryDenied, RegistryError, RegistryNotFound
 from layerfs.oci import Descriptor, Index, Manifest, Platform, media, parse_document
 from layerfs.oci.fields import DOCUMENT_MAX, Fields, load_object
@@ -401,6 +401,10 @@ def read_blob(client: Client, repository: str, descriptor: Descriptor, *, limit:
 def referrers_tag(digest: Digest) -> str:
     """The tag that holds the index of referrers where a registry has no API for them."""
     return f"sha256-{digest.hex}"
+
+
+def is_referrers_tag(tag: str) -> bool:
+    return tag.startswith("sha256-") and is_hex(tag.removeprefix("sha256-"))
 
 
 def _document(answer: Response, what: str) -> bytes:

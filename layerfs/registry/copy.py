@@ -222,9 +222,9 @@ class _ToDockerArchive:
         manifest = tree.top
         if isinstance(manifest, Index):
             raise InvalidInput("a docker archive holds no index; choose a platform")
-        config = _config(origin, manifest)
+        config = _config(origin, manifest, str(self._source))
         if len(config.diff_ids) != len(manifest.layers):
-            raise InvalidArchive("invalid manifest, layers length mismatch")
+            raise InvalidArchive(f"{self._source}: invalid manifest, layers length mismatch")
         streams: dict[str, tuple[int, Callable[[], BinaryIO]]] = {
             layout.blob_path(config.id): (len(config.raw), partial(io.BytesIO, config.raw))
         }
@@ -252,25 +252,26 @@ class _ToDockerArchive:
 
     def _plain(self, origin: Origin, diff_id: Digest, descriptor: Descriptor) -> Path:
         """A layer's tar in a file, checked against its diff ID."""
-        path = self._tmp / diff_id.hex
+        path, where = self._tmp / diff_id.hex, f"{self._source}: layer {descriptor.digest}"
         sha = hashlib.sha256()
         with _told(partial(origin.open, descriptor), descriptor, self._progress)() as stream, path.open("wb") as file:
-            for piece in Decompressed(stream).pieces():
-                sha.update(piece)
-                file.write(piece)
+            try:
+                for piece in Decompressed(stream).pieces():
+                    sha.update(piece)
+                    file.write(piece)
+            except InvalidArchive as error:
+                raise InvalidArchive(f"{where}: {error.message}", path=error.filename) from error
         if sha.hexdigest() != diff_id.hex:
-            raise InvalidArchive(
-                f"layer {descriptor.digest} has the diff ID sha256:{sha.hexdigest()} instead of {diff_id}"
-            )
+            raise InvalidArchive(f"{where} has the diff ID sha256:{sha.hexdigest()} instead of {diff_id}")
         return path
 
 
-def _config(origin: Origin, manifest: Manifest) -> ImageConfig:
+def _config(origin: Origin, manifest: Manifest, where: str) -> ImageConfig:
     if manifest.config.size > CONFIG_MAX or manifest.config.media_type not in media.CONFIGS:
-        raise InvalidArchive(f"{manifest.digest} is not an image: its config is {manifest.config.media_type!r}")
+        raise InvalidArchive(f"{where}: not an image: its config is {manifest.config.media_type!r}")
     with origin.open(manifest.config) as file:
         raw = b"".join(iter(lambda: file.read(_PIECE), b""))
-    return ImageConfig.parse(raw, what=f"config {manifest.config.digest}")
+    return ImageConfig.parse(raw, what=f"{where}: config {manifest.config.digest}")
 
 
 def _children(document: Manifest | Index) -> Sequence[Descriptor]:

@@ -22,7 +22,7 @@ from layerfs.oci import Descriptor, ImageConfig, Index, Manifest, Platform, medi
 from layerfs.oci.config import CONFIG_MAX
 from layerfs.reference import Reference
 from layerfs.registry.bring import Bringer, Need, claim_when_free
-from layerfs.registry.client import INDEX_DEPTH, Client, Fetched
+from layerfs.registry.client import INDEX_DEPTH, Client, Fetched, is_referrers_tag
 from layerfs.registry.connect import Registries
 from layerfs.registry.download import Upstream, pieces
 from layerfs.store.leases import Lease
@@ -261,7 +261,7 @@ class Puller:
     def _config(self, manifest: Manifest) -> ImageConfig:
         descriptor = manifest.config
         self._lease.pin(descriptor.digest.raw)
-        return ImageConfig.parse(self._small(descriptor), what=f"config {descriptor.digest}")
+        return ImageConfig.parse(self._small(descriptor), what=f"{self._upstream.place}: config {descriptor.digest}")
 
     def _small(self, descriptor: Descriptor) -> bytes:
         """A small blob, verified."""
@@ -299,7 +299,7 @@ class Puller:
 
 
 def all_tags(registries: Registries, reference: Reference) -> list[Reference]:
-    """Every tag of a repository, as names."""
+    """Every tag of a repository, as names, but for those that list referrers where there is no API for that."""
     if reference.tag or reference.digest:
         raise InvalidInput("tag can't be used with --all-tags/-a")
     upstream = Upstream(registries.readers(reference.domain, reference.path), reference.path, registries.stop)
@@ -307,7 +307,7 @@ def all_tags(registries: Registries, reference: Reference) -> list[Reference]:
     def listed(client: Client) -> Sequence[str]:
         return list(client.tags(reference.path))
 
-    return [reference.with_tag(tag) for tag in upstream.ask(listed)]
+    return [reference.with_tag(tag) for tag in upstream.ask(listed) if not is_referrers_tag(tag)]
 
 
 def _one_at_a_time(progress: Report | None) -> Callable[[Progress], None]:

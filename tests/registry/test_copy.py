@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from layerfs.errors import AlreadyExists, ImageNotFound, InvalidArchive, InvalidInput, LayerfsError, RegistryNotFound
-from layerfs.oci import Platform
+from layerfs.oci import Platform, media
 from layerfs.registry.connect import Registries
 from layerfs.registry.copy import Copied, copy
 from layerfs.registry.places import Place
+from tests.registry import hostile
 from tests.registry.servers import Registry, get
 from tests.registry.test_push import skopeo
+from tests.unit.image import make
 
 Copy = Callable[..., Copied]
 
@@ -97,6 +100,19 @@ def test_damaged_blobs_are_not_copied(
     layer.write_bytes(whole)
     copied(f"oci:{image_layout}", f"oci:{tmp_path}/x:1")  # what the failed one has left is gone on with
     copied(f"oci:{tmp_path}/x:1", f"oci:{tmp_path}/y")
+
+
+def test_what_is_wrong_in_an_image_is_said_of_it(copied: Copy, tmp_path: Path) -> None:
+    with hostile.Registry() as registry:
+        source, target = f"docker://{registry.host}/app:1", f"docker-archive:{tmp_path}/x.tar"
+        registry.manifest("app:1", {"config": registry.put(b"{}", media.OCI_CONFIG), "layers": []})
+        with pytest.raises(InvalidArchive, match=rf"^{source}: config sha256:\w+\.rootfs is missing$"):
+            copied(source, target)
+        config = registry.put(make.config([b"a"]), media.OCI_CONFIG)
+        layer = registry.put(gzip.compress(b"a")[:-4], media.OCI_LAYER_GZIP)
+        registry.manifest("app:1", {"config": config, "layers": [layer]})
+        with pytest.raises(InvalidArchive, match=rf"^{source}: layer {layer['digest']}: truncated gzip stream$"):
+            copied(source, target)
 
 
 def test_a_target_that_cannot_be_is_named(image_layout: Path, copied: Copy) -> None:

@@ -217,6 +217,7 @@ def test_an_artifact_is_no_image(registry: Registry, store: Store) -> None:
 def test_all_tags(registry: Registry, store: Store) -> None:
     registry.image("app:1", [BASE])
     registry.image("app:2", [TOP])
+    registry.index(f"app:sha256-{0:064}", [])  # what lists referrers where there is no API for them
     assert [each.tag for each in tags_to_pull(f"{registry.host}/app")] == ["1", "2"]
 
 
