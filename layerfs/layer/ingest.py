@@ -178,7 +178,9 @@ class Ingest:
 
 
 class _Worker:
-    """A thread that takes pieces in order. After an error it only drains, so the caller is never stuck behind it."""
+    """A thread that takes pieces in order; one piece alone, as of most layers of a file or two, is worth no thread.
+    After an error it only drains, so the caller is never stuck behind it.
+    """
 
     def __init__(self, work: Callable[[_Piece], None]) -> None:
         self._work = work
@@ -188,8 +190,6 @@ class _Worker:
         self._running = self._cancelled = False
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self._running = True
         return self
 
     def __exit__(
@@ -201,9 +201,18 @@ class _Worker:
     def put(self, data: _Piece) -> None:
         if self._error is not None:
             raise self._error
+        if not self._running and self._queue.unfinished_tasks:
+            self._start()
         self._queue.put(data)
 
+    def _start(self) -> None:
+        self._thread.start()
+        self._running = True
+
     def join(self) -> None:
+        if not self._running:
+            self._queue.put(None)
+            self._run()
         self._stop()
         if self._error is not None:
             raise self._error
@@ -212,10 +221,13 @@ class _Worker:
         if self._running:
             self._queue.put(None)
             self._running = False
-        self._thread.join()  # also after an interrupt of the wait for it
+        if self._thread.ident is not None:
+            self._thread.join()  # also after an interrupt of the wait for it
 
     def settle(self) -> None:
         """Until all pieces are done."""
+        if not self._running:
+            self._start()
         self._queue.join()
 
     def _run(self) -> None:
