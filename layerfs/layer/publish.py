@@ -242,8 +242,8 @@ class Publisher:
         try:
             layers = _Group(self.root, self.lease, group, self._withdraw).publish()
         finally:
+            self._forget(group)
             for each in group:
-                self._withdraw(each)
                 each.close()
         for each, layer in zip(group, layers, strict=True):
             each.wish.done(layer)
@@ -265,6 +265,14 @@ class Publisher:
             self._relied.add(ContentValue.decode(value).pack)
         return value
 
+    def _forget(self, group: Sequence[Ready]) -> None:
+        """The index has their contents."""
+        with self._changed:
+            if not self._waiting:
+                self._rows.clear()
+        for each in group if self._rows else ():
+            self._withdraw(each)
+
     def _withdraw(self, ready: Ready) -> bool:
         """Nobody finds its contents here any more; whether somebody has."""
         with self._changed:
@@ -284,6 +292,6 @@ class Publisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         waiting, self._waiting = self._waiting, []
+        self._forget(waiting)
         for each in waiting:
-            self._withdraw(each)
             each.close()

@@ -181,10 +181,13 @@ class Contents:
     def find(self, txn: Txn, identities: bytes) -> bytes:
         """`lookup` in an open transaction, without pins."""
         packs: dict[bytes, bool] = {}
+        wanted = [identities[start : start + ID_SIZE] for start in range(0, len(identities), ID_SIZE)]
+        found = txn.get_many("contents", wanted)
+        if not found:
+            return bytes(len(identities))
         answer = []
-        for start in range(0, len(identities), ID_SIZE):
-            identity = identities[start : start + ID_SIZE]
-            value = txn.get("contents", identity)
+        for identity in wanted:
+            value = found.get(identity)
             answer.append(value if value is not None and self._has_file(txn, identity, value, packs) else UNKNOWN)
         return b"".join(answer)
 

@@ -44,6 +44,12 @@ class Txn:
             raise translate(error, self._path) from error
         return None if value is None else bytes(value)
 
+    def get_many(self, table: str, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The rows that there are: quicker than `get` for thousands."""
+        prefix, get = _PREFIX[table], self._txn.get
+        with translated(self._path):
+            return {key: bytes(value) for key in keys if (value := get(prefix + key)) is not None}
+
     def put(self, table: str, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
         """Stores a row; False when it exists and `overwrite` is false. Raises InvalidInput, NoSpace, StoreReadOnly."""
         if not 0 < len(key) <= KEY_MAX:

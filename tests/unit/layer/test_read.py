@@ -236,6 +236,7 @@ def test_the_parser_has_ended_also_when_waiting_for_it_was_interrupted():
 
     with pytest.raises(KeyboardInterrupt), worker:
         worker.put(b"piece")
+        worker.put(b"another")
         worker._thread.join = interrupted
         worker.join()
     assert not worker._thread.is_alive()
