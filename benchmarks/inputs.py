@@ -3,7 +3,9 @@ PyPI and npm (kept in real_input's cache)."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import random
 import subprocess
@@ -108,3 +110,25 @@ def work_layer(place: Path, count: int) -> Path:
     place.mkdir(parents=True)
     files = [*_sources(), *_packages(), *_repository(place, count)]
     return write_layer(place / "work.tar", files)
+
+
+def _files(archive: Path, without: Iterable[str] = ()) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo, bytes]]:
+    """Regular files with contents in the layers of a docker archive: layer, its tar, member, digest."""
+    with tarfile.open(archive) as outer:
+        manifest = outer.extractfile("manifest.json")
+        assert manifest is not None
+        for name in set(json.load(manifest)[0]["Layers"]) - set(without):
+            with tarfile.open(fileobj=outer.extractfile(name)) as layer:
+                for member in layer:
+                    if member.isreg() and member.size and (file := layer.extractfile(member)) is not None:
+                        yield name, layer, member, hashlib.file_digest(file, "sha256").digest()
+
+
+def unpack_new_files(archive: Path, base: Path, place: Path) -> None:
+    """What an image's layers have that no file of another image has, as tar leaves it on a disk."""
+    known = list(_files(base))
+    seen = {digest for *_, digest in known}
+    for _, layer, member, digest in _files(archive, {name for name, *_ in known}):
+        if digest not in seen:
+            seen.add(digest)
+            layer.extract(member, place, filter="fully_trusted")
