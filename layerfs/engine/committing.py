@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from layerfs.digest import DiffID
 from layerfs.engine.image import Image
 from layerfs.engine.points import made_points
-from layerfs.engine.snapshots import stack_of_state
+from layerfs.engine.snapshots import stack_of_state, steady
 from layerfs.image.commit import commit_image
 from layerfs.image.images import Images
 from layerfs.layer.commit import commit_layer
@@ -20,6 +20,7 @@ from layerfs.snapshot.absorb import pin_stack
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
     from layerfs.layer.progress import Report
+    from layerfs.snapshot import ContainerRecord
     from layerfs.store.leases import Lease
 
 
@@ -39,10 +40,14 @@ def commit(
     parent = box.store.image_of(box.record)
     config = box.settings.config(Images(root).config(parent).config)
     with root.leases.acquire("commit") as lease:
+
+        def made(record: ContainerRecord) -> DiffID | None:
+            return _layer(box, record, lease, parent.diff_ids, state, progress)
+
         image = commit_image(
             root,
             parent,
-            _layer(box, lease, parent.diff_ids, state, progress),
+            steady(box, made) if state is None else made(box.record),
             config,
             command=[*(config.entrypoint or ()), *(config.cmd or ())],
             author=author,
@@ -54,10 +59,15 @@ def commit(
 
 
 def _layer(
-    box: Container, lease: Lease, image: tuple[DiffID, ...], state: str | None, progress: Report | None
+    box: Container,
+    record: ContainerRecord,
+    lease: Lease,
+    image: tuple[DiffID, ...],
+    state: str | None,
+    progress: Report | None,
 ) -> DiffID | None:
     """What makes of the image what is wanted; None when that is nothing."""
-    root, record = box.store.root, box.record
+    root = box.store.root
     stack = stack_of_state(box.store, record, record.base if state is None else state)
     pin_stack(lease, stack)
     tree = merged_tree(root, stack)

@@ -261,13 +261,16 @@ class Container(Programs):
 
     def sizes(self) -> Sizes:
         """Bytes of its own files (with what snapshots have frozen of them) and of its image's."""
+        from layerfs.engine.snapshots import steady
         from layerfs.engine.space import state_size
         from layerfs.engine.upkeep import Sizes, upper_size
 
-        record = self.record
-        upper = self.store.container_table.made_upper(record)
-        own, frozen = upper_size(upper) if upper else 0, state_size(self.store, record.base) if record.base else 0
-        return Sizes(own + frozen, self.image.size)
+        def counted(record: ContainerRecord) -> Sizes:
+            upper = self.store.container_table.made_upper(record)
+            own, frozen = upper_size(upper) if upper else 0, state_size(self.store, record.base) if record.base else 0
+            return Sizes(own + frozen, self.image.size)
+
+        return steady(self, counted)
 
     def usage(self) -> Usage:
         """What its upper directory takes on the disk: `.bytes`, `.entries`, and the limits that it was made with
@@ -334,20 +337,23 @@ class Container(Programs):
         from layerfs.engine.points import made_points
         from layerfs.engine.records import Change, Changes
         from layerfs.engine.running import release_root
-        from layerfs.engine.snapshots import diff_from_image
+        from layerfs.engine.snapshots import diff_from_image, steady
         from layerfs.layer.changes import changes
 
+        def found(record: ContainerRecord) -> Changes:
+            table = self.store.container_table
+            if record.base:
+                return diff_from_image(self, record)
+            upper = table.made_upper(record)
+            if upper is None:
+                return Changes()
+            index, hidden = table.work(record) / "index", made_points(self.directory)
+            objects = self.store.root.path / "objects"
+            each = changes(upper, self.tree(), index=index, objects=objects, hidden=hidden)
+            return Changes(Change(change.kind, os.fsdecode(change.path)) for change in each)
+
         release_root(self)
-        record, table = self.record, self.store.container_table
-        if record.base:
-            return diff_from_image(self)
-        upper = table.made_upper(record)
-        if upper is None:
-            return Changes()
-        objects = self.store.root.path / "objects"
-        hidden = made_points(self.directory)
-        found = changes(upper, self.tree(), index=table.work(record) / "index", objects=objects, hidden=hidden)
-        return Changes(Change(change.kind, os.fsdecode(change.path)) for change in found)
+        return steady(self, found)
 
     def export(self, target: str | os.PathLike[str] | BinaryIO) -> None:
         """Write its whole file system as one tar. Raises AlreadyExists, NoSpace, MountError."""

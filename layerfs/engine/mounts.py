@@ -107,8 +107,11 @@ def mount_container(
     while True:
         try:
             return _mount_upper(store, record, place, engine, read_only, wanted, tree)
-        except Moved:
-            record = store.container_table.get(record.id)
+        except (Moved, FileNotFoundError) as error:
+            now = store.container_table.get(record.id)
+            if not isinstance(error, Moved) and (now.base, now.place) == (record.base, record.place):
+                raise
+            record = now
 
 
 def _mount_upper(

@@ -264,12 +264,33 @@ def check_state(txn: Txn, state: str, stack: tuple[DiffID, ...]) -> None:
         raise Moved("the snapshot's layers were folded while it was being mounted")
 
 
-def diff_from_image(box: Container) -> Changes:
+def steady(box: Container, use: Callable[[ContainerRecord], T]) -> T:
+    """What `use` finds in a container's own directory; again when somebody took a snapshot or rolled back meanwhile, as
+    that directory is frozen or removed then. Raises ContainerNotFound.
+    """
+    while True:
+        record = box.record
+        try:
+            found = use(record)
+        except OSError:
+            if _stands_as(box, record):
+                raise
+            continue
+        if _stands_as(box, record):
+            return found
+
+
+def _stands_as(box: Container, record: ContainerRecord) -> bool:
+    now = box.record
+    return (now.base, now.place) == (record.base, record.place)
+
+
+def diff_from_image(box: Container, record: ContainerRecord) -> Changes:
     """See Container.diff, for one that stands on a state."""
     from layerfs.engine.records import Change, Changes
     from layerfs.layer.since import changes_since
 
-    record, table = box.record, box.store.container_table
+    table = box.store.container_table
     image = image_layers(box.store, record)
     root = box.store.root
 

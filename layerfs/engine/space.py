@@ -7,11 +7,13 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest
 from layerfs.engine.mounts import storage_options, writable_mounts
+from layerfs.engine.snapshots import steady
 from layerfs.engine.upkeep import entries_of, files_of
 from layerfs.errors import LayerfsError
 from layerfs.image.record import scan_images
@@ -60,14 +62,20 @@ def usage_of(box: Container) -> Usage:
             told = control.request(box.store.root, mounted.id, "quota")
             if told["limited"]:
                 return Usage(told["used"], told["used_inodes"], told["size"] or None, told["inodes"] or None)
+    taken, entries = steady(box, lambda record: _counted(box.store.container_table.upper(record)))
+    return Usage(taken, entries, limits.size, limits.inodes)
+
+
+def _counted(upper: Path) -> tuple[int, int]:
+    """Bytes and entries of an upper directory."""
     seen: set[tuple[int, int]] = set()
     taken = 0
-    upper = box.upper  # with the directory itself, as du does; a store that cannot be written may lack it
+    # with the directory itself, as du does, which a store that cannot be written may lack
     for found in (upper.stat(), *entries_of(upper)) if upper.exists() else ():
         if not is_whiteout(found) and (found.st_dev, found.st_ino) not in seen:
             seen.add((found.st_dev, found.st_ino))
             taken += found.st_blocks * 512
-    return Usage(taken, len(seen), limits.size, limits.inodes)
+    return taken, len(seen)
 
 
 def is_whiteout(status: os.stat_result) -> bool:

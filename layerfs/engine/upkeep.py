@@ -165,10 +165,20 @@ def check_store(store: Store, *, repair: bool, quick: bool, progress: Report | N
 
 
 def _block_problems(store: Store) -> Iterator[Problem]:
-    """Block-level files of containers whose base is gone. A container that changes or goes meanwhile is left out."""
+    """Block-level files of containers, and of frozen states, whose base is gone. What changes or goes meanwhile is left
+    out.
+    """
     from layerfs.layer.blocks import damaged_files
+    from layerfs.snapshot.uppers import upper_below
     from layerfs.store.fsck import Problem
 
+    with store.root.index.view() as txn:
+        states = [state for state in States(txn).all() if not state.absorbed]
+    for state in states:
+        frozen = upper_below(store.path, state.place) / "upper"
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, InUse):
+            for path, reason in damaged_files(frozen, store.root.path / "objects", prefix_of(frozen)):
+                yield Problem("error", "state", state.id, f"/{os.fsdecode(path)}: {reason}")
     for box in store.containers():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, InUse):
             upper = store.container_table.made_upper(box.record)

@@ -34,6 +34,7 @@ __all__ = [
     "Delta",
     "DeltaContent",
     "Whole",
+    "bases_of",
     "complete_upper",
     "damaged_files",
     "open_object",
@@ -320,6 +321,13 @@ def complete_upper(upper: Path, objects: Path, prefix: bytes, *, sync: bool = Tr
         count += 1
     os.removexattr(upper, name)
     return count
+
+
+def bases_of(upper: Path, prefix: bytes) -> set[bytes]:
+    """The objects that block-level files of an upper directory need. Raises Corrupt: a damaged mark."""
+    name = prefix + MARK
+    files = _block_files(upper, name) if _mark(upper, name) is not None else ()
+    return {Base.parse(value).identity for _, _, _, value in files}
 
 
 def damaged_files(upper: Path, objects: Path, prefix: bytes) -> Iterator[tuple[bytes, str]]:

@@ -1,5 +1,6 @@
 """Folding the layers of states: where a state in between has gone, the layers it left become one, so that what was
-overwritten since is stored no more, and the depth follows the states that there are.
+overwritten since is stored no more, and the depth follows the states that there are. What files of the containers above
+need for their missing blocks stays.
 
 The tree stays, byte for byte, what it was; but it has another name, so nothing that is mounted, or whose upper has
 notes about its lower tree beside it (the kernel's index), is touched.
@@ -13,11 +14,15 @@ from typing import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt
+from layerfs.layer.blocks import bases_of
 from layerfs.layer.fold import fold_layers
+from layerfs.layer.upper import prefix_of
 from layerfs.snapshot.states import StateRecord, States
 from layerfs.snapshot.uppers import upper_below
+from layerfs.store.treefile import TreeFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from layerfs.store.index import Txn
@@ -60,11 +65,9 @@ def _busy(root: StoreRoot, txn: Txn, states: dict[str, StateRecord]) -> set[str]
     and those below frozen uppers, which are read against them."""
     pending = [str(row.get("shown", "")) for _, row in txn.scan_json("mounts")]
     pending += [state.parent for state in states.values() if not state.absorbed]
-    for key, row in txn.scan_json("containers"):
-        place = f"uppers/{row['upper']}" if row.get("upper") else f"containers/{key.decode()}"
-        work = upper_below(root.path, place) / "work"
-        if any(_has_entries(work / name) for name in ("index", "scratch")):
-            pending.append(str(row.get("base", "")))
+    for base, place in _standing(root, txn):
+        if any(_has_entries(place / "work" / name) for name in ("index", "scratch")):
+            pending.append(base)
     found: set[str] = set()
     while pending:
         id = pending.pop()
@@ -72,6 +75,13 @@ def _busy(root: StoreRoot, txn: Txn, states: dict[str, StateRecord]) -> set[str]
             found.add(id)
             pending.append(states[id].parent)
     return found
+
+
+def _standing(root: StoreRoot, txn: Txn) -> Iterator[tuple[str, Path]]:
+    """The state that each container stands on, and the place of its upper."""
+    for key, row in txn.scan_json("containers"):
+        place = f"uppers/{row['upper']}" if row.get("upper") else f"containers/{key.decode()}"
+        yield str(row.get("base", "")), upper_below(root.path, place)
 
 
 def _has_entries(directory: Path) -> bool:
@@ -94,8 +104,32 @@ def _fold(root: StoreRoot, lease: Lease, id: str) -> int:
         layer = fold_layers(root, below, above, lease=lease)
     except Corrupt:
         return 0  # a damaged layer is fsck's to tell
+    lost = _contents(root, above) - _contents(root, [layer.diff_id] if layer else [])
+    if lost and lost & _bases(root, id, states):
+        return 0
     layers = (*state.layers[:kept], *([layer.diff_id.hex] if layer else []))
     return _publish(root, state, layers)
+
+
+def _contents(root: StoreRoot, layers: Iterable[DiffID]) -> set[bytes]:
+    return {each for diff_id in layers for each in TreeFile(root.tree_path("layer", diff_id.hex)).identities()}
+
+
+def _bases(root: StoreRoot, id: str, states: dict[str, StateRecord]) -> set[bytes]:
+    """What block-level files of containers that stand on a state, or above it, have their missing blocks from. That may
+    be hidden in its tree: by the file as it was at a snapshot in between, which has the same base.
+    """
+    with root.index.view() as txn:
+        places = [place for base, place in _standing(root, txn) if base == id or _above(base, id, states)]
+    found: set[bytes] = set()
+    for place in places:
+        with contextlib.suppress(FileNotFoundError):  # it has just gone, or was never made
+            found |= bases_of(place / "upper", prefix_of(place / "upper"))
+    return found
+
+
+def _above(at: str, ancestor: str, states: dict[str, StateRecord]) -> bool:
+    return at in states and _descends(states[at], ancestor, states)
 
 
 def _publish(root: StoreRoot, state: StateRecord, layers: tuple[str, ...]) -> int:

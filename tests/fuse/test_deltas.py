@@ -392,3 +392,29 @@ def test_commits_on_other_hosts(kind: str, limits: dict[str, str], form: type, t
             assert bytes_of(image, engine) == wanted
         assert isinstance(object_of(store, image), Whole)
         assert (store.fsck(), bytes_of(store.image("base:1"), "native")) == ([], DATA)
+
+
+def test_the_base_of_a_file_that_went_on_after_a_live_snapshot_stays(store: layerfs.Store, base: layerfs.Image) -> None:
+    """What it stands on is hidden by the snapshot's layer, and would go when that is folded into the one below."""
+    box = store.create(base)
+    with box.mount(engine="native") as root, (root / "big").open("r+b", buffering=0) as out:
+        os.pwrite(out.fileno(), b"1", 1)
+    box.snapshot("one")
+    store.absorb(box.name)
+    with box.mount(engine="native") as root, (root / "big").open("r+b", buffering=0) as out:
+        os.pwrite(out.fileno(), b"2", 2 * MIB)
+        box.snapshot("two")
+        os.pwrite(out.fileno(), b"3", 3 * MIB)
+    store.absorb(box.name)
+    for each in box.snapshots():
+        each.remove()
+    store.gc()
+    wanted = patch(patch(patch(DATA, 1, b"1"), 2 * MIB, b"2"), 3 * MIB, b"3")
+    assert store.fsck() == []
+    with box.mount(engine="native") as root:
+        assert (root / "big").read_bytes() == wanted
+    box.snapshot("three")  # now nothing stands on it any more
+    store.gc()
+    assert bytes_of(box.commit(), "python") == wanted
+    with store.root.index.view() as txn:
+        assert txn.count("deltas") == 1

@@ -55,7 +55,7 @@ def truncate(root: Path, path: str, size: int) -> None:
 
 
 OPERATIONS: list[st.SearchStrategy[tuple[Callable[..., Any], tuple[Any, ...]]]] = [
-    st.tuples(st.just(write), st.tuples(paths, sizes, st.sampled_from([0, 5, 200_000]))),
+    st.tuples(st.just(write), st.tuples(paths, sizes, st.sampled_from([0, 5, 200_000, 1_000_000]))),
     st.tuples(st.just(truncate), st.tuples(paths, st.sampled_from([0, 3, 100_000]))),
     st.tuples(st.just(remove), st.tuples(paths)),
     st.tuples(st.just(lambda root, path: (root / path).mkdir()), st.tuples(paths)),
@@ -137,6 +137,7 @@ class Machine(RuleBasedStateMachine):
         (plain / "d/e").mkdir(parents=True)
         (plain / "d/e/a").write_bytes(BIG)
         (plain / "a").write_bytes(b"lower")
+        (plain / "b").write_bytes(BIG * 5)  # one that is changed by blocks
         os.link(plain / "a", plain / "d/b")
         (plain / "x").mkdir()
         (plain / "x/a").write_bytes(b"x")

@@ -6,12 +6,16 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import layerfs
+from layerfs.engine import committing, mounts
+from layerfs.engine.snapshots import steady
 from layerfs.engine.space import frozen_sizes
 from layerfs.errors import AlreadyExists, InUse, InvalidInput, NotFound
+from layerfs.snapshot import ContainerRecord
 from layerfs.snapshot.states import States
 
 pytestmark = pytest.mark.root
@@ -366,3 +370,52 @@ def test_closing_a_store_waits_for_what_a_rollback_drops(store: layerfs.Store, b
         box.rollback(snapshot)
     store.close()
     assert list((store.path / "uppers").iterdir()) == []  # the last one's comes with its first use
+
+
+def test_a_commit_beside_a_rollback_has_one_of_both_states(
+    store: layerfs.Store, box: layerfs.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(box, {"kept": b"1"})
+    box.snapshot("one")
+    write(box, {"dropped": b"2"})
+    real = committing.commit_layer
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(committing, "commit_layer", real)
+        box.rollback("one")
+        shutil.rmtree(arguments[1])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(committing, "commit_layer", interrupted)
+    with box.commit().mount() as root:
+        assert contents(root) == {"etc/motd": b"Welcome\n", "kept": b"1"}
+
+
+def test_who_looks_at_an_upper_that_goes_looks_at_the_next_one(box: layerfs.Container) -> None:
+    write(box, {"a": b"1"})
+    looked = []
+
+    def look(record: ContainerRecord) -> str:
+        looked.append(record.place)
+        if len(looked) == 1:
+            box.snapshot("one")
+            raise FileNotFoundError
+        return record.place
+
+    assert steady(box, look) == looked[1] == box.record.place != looked[0]
+    with pytest.raises(FileNotFoundError, match="another"):
+        steady(box, lambda record: Path("/no/such/another").stat())
+
+
+def test_a_mount_of_what_is_being_removed_says_so(
+    store: layerfs.Store, box: layerfs.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mounts._mount_upper
+
+    def removed(*arguments: Any) -> Any:
+        box.remove()
+        return real(*arguments)
+
+    monkeypatch.setattr(mounts, "_mount_upper", removed)
+    with pytest.raises(layerfs.errors.ContainerNotFound):
+        box.mount()
