@@ -270,6 +270,8 @@ def _freeze_served(root: StoreRoot, record: ContainerRecord, mounted: MountRecor
     record = containers.get(record.id)
     if record.base:
         settle_served(root, record.base)
+    with contextlib.suppress(InvalidInput, NotFound, MountError):  # one of before, or it is just ending
+        control.request(root, mounted.id, "names")  # which takes long where there are many, so before all is held up
     look = Look.of_upper(containers.upper(record))
     upper = new_place(root, look, containers.owner(record))
     with _or_discarded(root, upper), root.index.update() as txn:

@@ -70,6 +70,13 @@ static int answer_stop(struct lfs_server *server, struct answer *answer)
 	return rc < 0 ? rc : print(answer, "{\"stopped\":true}\n");
 }
 
+/* Before it is frozen, and before its processes are held up: names that must be known then. */
+static int answer_names(struct lfs_server *server, struct answer *answer)
+{
+	int found = lfs_find_names(server);
+	return found < 0 ? found : print(answer, "{\"found\":%d}\n", found);
+}
+
 /* `freeze NAME`: what was written up to now stays where it is, and what is written from now on goes to that place in `uppers`. */
 static void answer_freeze(struct lfs_server *server, const char *name, struct answer *answer)
 {
@@ -85,7 +92,7 @@ static void answer_freeze(struct lfs_server *server, const char *name, struct an
 static const struct {
 	const char *request;
 	int (*answer)(struct lfs_server *server, struct answer *answer);
-} requests[] = {{"ping", answer_ping}, {"stats", answer_stats}, {"quota", answer_quota}, {"stop", answer_stop}};
+} requests[] = {{"ping", answer_ping}, {"stats", answer_stats}, {"quota", answer_quota}, {"stop", answer_stop}, {"names", answer_names}};
 
 static void answer_request(struct lfs_server *server, const char *text, size_t size, struct answer *answer)
 {

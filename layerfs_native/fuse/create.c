@@ -275,7 +275,7 @@ static int link_place(struct lfs_server *server, struct lfs_node *node, struct l
 	return rc;
 }
 
-static void named_again(struct lfs_server *server, struct lfs_node *node)
+void lfs_named_again(struct lfs_server *server, struct lfs_node *node)
 {
 	node->flags &= (uint16_t)~LFS_UNLINKED;
 	if (!lfs_is_pinned(node))
@@ -316,7 +316,7 @@ int lfs_link(struct lfs_server *server, struct lfs_node *node, struct lfs_node *
 		rc = lfs_name_add(server, dir, name, node);
 	if (rc < 0)
 		return rc;
-	named_again(server, node);
+	lfs_named_again(server, node);
 	lfs_listing_add(server, dir, place.text, status.st_mode);
 	return status.st_nlink ? lfs_same_set(server, node, status.st_ino) : 0;
 }

@@ -100,7 +100,7 @@ static bool goes_down(const struct lfs_server *server, const struct lfs_node *no
 	return node != server->nodes.root && node->flags & LFS_HERE && !(node->flags & LFS_UNLINKED) && !lfs_is_pinned(node);
 }
 
-static bool goes_on(const struct lfs_server *server, const struct lfs_node *node, const struct stat *status)
+bool lfs_goes_on(const struct lfs_server *server, const struct lfs_node *node, const struct stat *status)
 {
 	const struct lfs_file *file = node->file;
 	return file->writers || server->options.strict || (uint64_t)status->st_size < server->options.pass_lower_size;
@@ -135,7 +135,7 @@ static int collect(struct freeze *freeze, struct lfs_node *node)
 	if (!lfs_node_is_file(node) || !node->file || !node->file->handles || node->file->mode != LFS_MODE_PASS_UPPER)
 		return 0;
 	int rc = lfs_entry_stat(server, node, &status);
-	return rc < 0 || !goes_on(server, node, &status) ? rc : keep_names(freeze, node, (unsigned)status.st_nlink);
+	return rc < 0 || !lfs_goes_on(server, node, &status) ? rc : keep_names(freeze, node, (unsigned)status.st_nlink);
 }
 
 static int bring_down(struct freeze *freeze, struct lfs_node *node)

@@ -9,6 +9,7 @@
  * view.c         the host's directories, through mounts of our own
  * orphan.c       entries in use that lost their name            blocks.c    upper files of which only changed blocks are there
  * frozen.c       layers of frozen uppers below this one         freeze.c parted.c  the upper becomes such a layer, while we serve
+ * unseen.c       names that must be known for that
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
  * stats.c        what is counted                                  flags.c     immutable, append-only; what they forbid
  *
@@ -274,6 +275,10 @@ struct lfs_frozen_result {
 };
 int lfs_freeze(struct lfs_server *server, const char *name, struct lfs_frozen_result *result); /* name: of the new place in upper.uppers; without the lock */
 void lfs_await_thaw(struct lfs_server *server); /* requests begin after it */
+bool lfs_goes_on(const struct lfs_server *server, const struct lfs_node *node, const struct stat *status); /* an open file, in the new upper */
+
+/* --- unseen.c --- */
+int lfs_find_names(struct lfs_server *server); /* before a freeze: those of files that must have all names known; without the lock */
 
 /* --- parted.c: who is killed while a file's names go to the new upper leaves a note of them --- */
 int lfs_parted_note(struct lfs_server *server, const struct lfs_node *node, char note[LFS_TEMP_SIZE]); /* in scratch; its name */
@@ -454,6 +459,7 @@ int lfs_create(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes
 	       struct fuse_attr *attr);
 int lfs_tmpfile(struct lfs_server *server, struct lfs_node *dir, const struct lfs_new *what, struct lfs_node **out);
 int lfs_link(struct lfs_server *server, struct lfs_node *node, struct lfs_node *dir, struct lfs_bytes name);
+void lfs_named_again(struct lfs_server *server, struct lfs_node *node); /* a nameless entry has a name: it needs no pin */
 int lfs_unlink(struct lfs_server *server, struct lfs_node *dir, struct lfs_bytes name, bool directory);
 int lfs_rename(struct lfs_server *server, struct lfs_node *old_dir, struct lfs_bytes old_name, struct lfs_node *new_dir,
 	       struct lfs_bytes new_name, unsigned flags);
