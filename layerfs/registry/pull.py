@@ -279,11 +279,13 @@ class Puller:
         return raw
 
     def _layers(self, manifest: Manifest, config: ImageConfig) -> None:
-        pairs = dict(zip(config.diff_ids, manifest.layers, strict=True))
-        self._lease.pin(b"".join(d.raw + layer.digest.raw for d, layer in pairs.items()))
-        self._bringer.bring(
-            [Need(layer, diff_id, has_layer(self._root, diff_id) is not None) for diff_id, layer in pairs.items()]
-        )
+        """Each layer is fetched once; of one that comes in several forms it is noted where the others are."""
+        pairs = list(dict.fromkeys(zip(config.diff_ids, manifest.layers, strict=True)))
+        self._lease.pin(b"".join(d.raw + layer.digest.raw for d, layer in pairs))
+        first = dict(reversed(pairs))
+        needs = [Need(layer, diff_id, has_layer(self._root, diff_id) is not None) for diff_id, layer in first.items()]
+        self._bringer.bring(needs[::-1])
+        self._bringer.bring([Need(layer, diff_id, True) for diff_id, layer in pairs if first[diff_id] != layer])
         self._bringer.bring([Need(blob) for blob in self._unkept(manifest, config.diff_ids)])
 
     def _unkept(self, manifest: Manifest, diff_ids: Sequence[DiffID]) -> list[Descriptor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import os
@@ -27,6 +28,7 @@ from layerfs.registry.places import Place
 from layerfs.registry.push import Pushed
 from tests.registry import hostile
 from tests.registry.servers import PASSWORD, QUICK, USER, Answer, Registry, Request, TokenServer, get, scripted
+from tests.unit.image.make import config as make_config
 from tests.unit.image.make import digest, tar
 
 Push = Callable[..., list[Pushed]]
@@ -344,6 +346,21 @@ def test_a_whole_index_goes_with_all_platforms(
         (one,) = other.push(there, settings=settings)
     index = get(plain.host, f"/v2/{repository}/manifests/all", media.OCI_INDEX)
     assert (whole.document.raw, isinstance(one.document, Manifest)) == (index, True)
+
+
+def test_a_layer_in_two_forms_goes_in_both(
+    plain: Registry, repository: str, settings: Settings, store: layerfs.Store
+) -> None:
+    layer = tar({"f": repository.encode()})
+    with hostile.Registry() as source:
+        image = {"config": source.put(make_config([layer, layer]), media.OCI_CONFIG)}
+        forms = ((gzip.compress(layer, mtime=0), media.OCI_LAYER_GZIP), (layer, media.OCI_LAYER))
+        entry = source.manifest("app:1", image | {"layers": [source.put(*form) for form in forms]})
+        store.pull(f"{source.host}/app:1", settings=settings)
+        assert len(source.fetched()) == 2  # the config and one of them
+        store.tag(f"{source.host}/app:1", f"{plain.host}/{repository}:1")
+        (pushed,) = store.push(f"{plain.host}/{repository}:1", settings=settings, exact=True)
+    assert str(pushed.digest) == entry["digest"]
 
 
 def test_an_index_goes_with_what_it_names_beside_manifests(
