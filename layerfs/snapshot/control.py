@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import socket
     from typing import Any
 
-__all__ = ["forget", "listening", "paused", "request", "sockets"]
+__all__ = ["forget", "listen", "new_socket", "paused", "request", "sockets"]
 
 _SECONDS = 10
 _ANSWER_MAX = 1 << 20
@@ -42,19 +42,18 @@ def _folder(root: StoreRoot, *, make: bool = False) -> Iterator[str]:
         os.close(fd)
 
 
-def listening(root: StoreRoot, id: str) -> socket.socket:
-    """A new socket of the mount with this id, for its server."""
+def new_socket() -> socket.socket:
+    """For a server, of a mount that is to come (`listen`)."""
     import socket  # which those who only look at mounts are without
 
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        with _folder(root, make=True) as folder:
-            made.bind(f"{folder}/{id}")
-        made.listen(64)
-    except BaseException:
-        made.close()
-        raise
-    return made
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def listen(root: StoreRoot, id: str, made: socket.socket) -> None:
+    """The socket is the one of the mount with this id from now on."""
+    with _folder(root, make=True) as folder:
+        made.bind(f"{folder}/{id}")
+    made.listen(64)
 
 
 def sockets(root: StoreRoot) -> list[str]:

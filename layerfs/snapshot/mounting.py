@@ -20,7 +20,7 @@ from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, NoSpac
 from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED, prefix_of
 from layerfs.snapshot import control
-from layerfs.snapshot.native import SERVER, join_thread, serve_in_thread, start_native
+from layerfs.snapshot.native import SERVER, Server, join_thread, serve_in_thread
 from layerfs.snapshot.options import MountOptions, Options
 from layerfs.snapshot.pending import await_mounted, pending
 from layerfs.snapshot.settle import settle
@@ -50,6 +50,8 @@ __all__ = [
 
 ENGINES = ("kernel", "native", "python")
 _END_SECONDS, _COPIED_SECONDS, _PATIENCE = 10, 1.0, 2.0
+Orders = tuple[dict[str, str], list[str], list[tuple[str, str]]]  # what native.start_native is given
+Serve = Callable[[str, Orders, Callable[[int], object]], int | None]  # of `_server`
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +148,13 @@ def mount_tree(
     )
     with contextlib.ExitStack() as stack:
         lock_fd = stack.enter_context(container_lock(root, writable)) if writable else None
+        serve = _server(root, stack, lock_fd, in_process=in_process) if engine == "native" else None
         made = _prepare_target(root, target)
         record = replace(record, made=made)
         stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it
         stack.enter_context(pending(root, record.id))
         try:
-            _mount_and_record(root, tree, record, writable, wanted, lock_fd, check, in_process)
+            _mount_and_record(root, tree, record, writable, wanted, lock_fd, check, in_process, serve)
         except BaseException:
             with contextlib.suppress(LayerfsError):
                 _unmount(root, record.id, lazy=True)
@@ -169,20 +172,23 @@ def _mount_and_record(
     lock_fd: int | None,
     check: Callable[[Txn], object],
     in_process: bool,
+    serve: Serve | None,
 ) -> None:
     """The row comes before the mount, so that a kill in between leaves nothing that no one knows of."""
 
     def begin(pid: int | None = None) -> None:
         MountTable(root).add(record.with_process(os.getpid() if pid is None else pid), check)
 
-    native = record.engine == "native"
-    if not native or in_process:
+    if serve is None or in_process:
         begin()
-    if writable is not None and not native:
+    if writable is not None and serve is None:
         _complete(root, writable, sync="volatile" not in wanted.flags)
     if writable is not None and not root.read_only:
         _settle(tree, writable, record.engine, read_only=record.read_only)
-    pid = _mount(root, tree, record, writable, wanted, lock_fd, begin, in_process=in_process)
+    if serve is not None:
+        pid = serve(record.id, _native_orders(root, tree, record, writable, wanted), begin)
+    else:
+        pid = _mount(root, tree, record, writable, wanted, lock_fd)
     if pid is not None:
         MountTable(root).add(record.with_process(pid))
 
@@ -222,11 +228,8 @@ def _mount(
     writable: Writable | None,
     options: MountOptions,
     lock_fd: int | None,
-    begin: Callable[[int], None],
-    *,
-    in_process: bool = False,
 ) -> int | None:
-    """Makes the mount; the pid of its server, if it has one."""
+    """Makes the mount, by another engine than the native one; the pid of its server, if it has one."""
     frozen: Sequence[Path] = writable.frozen if writable else ()
     upper: Path | None = writable.upper if writable else None
     if record.engine == "python":
@@ -246,8 +249,6 @@ def _mount(
         if writable is not None:
             orders |= {"upper": str(writable.upper), "work": str(writable.work)}
         return start_server(orders, lock_fd=lock_fd)
-    if record.engine == "native":
-        return _mount_native(root, tree, record, writable, options, lock_fd, begin, in_process)
     if writable is not None and prefix_of(writable.upper) != TRUSTED:
         raise Unsupported("the engine kernel cannot mount an ordinary user's container: use another engine")
     from layerfs.snapshot.kernel import mount_kernel
@@ -272,17 +273,26 @@ def _mount(
     return None
 
 
-def _mount_native(
-    root: StoreRoot,
-    tree: Tree,
-    record: MountRecord,
-    writable: Writable | None,
-    options: MountOptions,
-    lock_fd: int | None,
-    begin: Callable[[int], None],
-    in_process: bool,
-) -> int | None:
-    """The row is written, with its process, while the server starts."""
+def _server(root: StoreRoot, stack: contextlib.ExitStack, lock_fd: int | None, *, in_process: bool) -> Serve:
+    """Begins the server of a native mount: it loads while we prepare what it needs. What is returned has it mount; in a
+    thread of ours it gives our pid. The mount's row is written by `begin`, with its process, while it prepares itself.
+    """
+    listener = stack.enter_context(control.new_socket())
+    server = None if in_process else stack.enter_context(Server(lock_fd, listener.fileno()))
+
+    def serve(id: str, orders: Orders, begin: Callable[[int], object]) -> int | None:
+        control.listen(root, id, listener)
+        if server is None:
+            return serve_in_thread(*orders, lock_fd=lock_fd, control_fd=listener.fileno())
+        server.mount(*orders, before=begin)
+        return None
+
+    return serve
+
+
+def _native_orders(
+    root: StoreRoot, tree: Tree, record: MountRecord, writable: Writable | None, options: MountOptions
+) -> Orders:
     orders = {
         "tree": str(tree.path),
         "packs": f"{root.path}/packs",
@@ -296,20 +306,7 @@ def _mount_native(
             root.raise_format(BLOCKS_VERSION)  # what it makes of big files only we read right
     frozen = [("frozen", str(path)) for path in (writable.frozen if writable else ())]
     flags = [*options.switches(), *(["read_only"] if record.read_only else [])]
-    with control.listening(root, record.id) as listener:
-        if in_process:
-            return serve_in_thread(
-                orders | options.orders(), flags, frozen, lock_fd=lock_fd, control_fd=listener.fileno()
-            )
-        start_native(
-            orders | options.orders(),
-            flags,
-            frozen,
-            lock_fd=lock_fd,
-            control_fd=listener.fileno(),
-            before=begin,
-        )
-        return None
+    return orders | options.orders(), flags, frozen
 
 
 @contextlib.contextmanager

@@ -12,11 +12,12 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import IO
 
 from layerfs import mount
 from layerfs.errors import LayerfsError, MountError, Unsupported
 
-__all__ = ["SERVER", "SWITCHES", "encode_orders", "join_thread", "serve_in_thread", "start_native"]
+__all__ = ["SERVER", "SWITCHES", "Server", "encode_orders", "join_thread", "serve_in_thread", "start_native"]
 
 SERVER = Path(__file__).resolve().parents[1] / "libexec" / "layerfs-fuse"
 SWITCHES = (
@@ -48,6 +49,77 @@ def encode_orders(
     return b"".join(records)
 
 
+class Server:
+    """The server's process: it loads, and waits for its orders, while we prepare what it needs. Without them it ends
+    with the block that it was started for, or with us. `lock_fd` is held by it as long as it lives; `control_fd` is its
+    control socket. `program`: another build of it.
+
+    Raises:
+        Unsupported: the program is missing.
+    """
+
+    def __init__(
+        self,
+        lock_fd: int | None = None,
+        control_fd: int | None = None,
+        program: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._control_fd = control_fd
+        self._report, self._report_end = os.pipe()
+        self._errors = os.memfd_create("layerfs-native", os.MFD_CLOEXEC)
+        passed = [self._report_end, *(fd for fd in (lock_fd, control_fd) if fd is not None)]
+        try:
+            self._process = _spawn(program or SERVER, passed, self._errors, environment)
+        except BaseException:
+            self._close()
+            raise
+        self._going = False
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._orders.close()
+        if not self._going and self._process.returncode is None:
+            self._process.kill()
+            self._process.wait()
+        elif self._process.returncode is None:
+            _reap_later(self._process)
+        self._close()
+
+    def _close(self) -> None:
+        for fd in (self._report, self._errors, *([self._report_end] if self._report_end >= 0 else [])):
+            os.close(fd)
+
+    @property
+    def _orders(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def mount(
+        self,
+        orders: Mapping[str, str],
+        flags: Iterable[str] = (),
+        several: Iterable[tuple[str, str]] = (),
+        *,
+        before: Callable[[int], object] = lambda pid: None,
+    ) -> int:
+        """See `start_native`. Once."""
+        control = {} if self._control_fd is None else {"control": str(self._control_fd)}
+        data = encode_orders({**orders, **control, "report": str(self._report_end)}, flags, several)
+        with contextlib.suppress(BrokenPipeError):
+            self._orders.write(data + _MORE)
+        before(self._process.pid)
+        with contextlib.suppress(BrokenPipeError):
+            self._orders.write(b"g")
+        self._going = True
+        os.close(self._report_end)
+        self._report_end = -1  # so that its end is seen
+        return _await(self._process, self._report, self._errors, Path(orders["target"]))
+
+
 def start_native(
     orders: Mapping[str, str],
     flags: Iterable[str] = (),
@@ -59,38 +131,19 @@ def start_native(
     environment: Mapping[str, str] | None = None,
     before: Callable[[int], object] = lambda pid: None,
 ) -> int:
-    """Returns the server's pid when the mount answers. `lock_fd` is held by the server as long as it lives;
-    `control_fd` is its control socket.
+    """A `Server` that mounts at once; its pid when the mount answers.
 
     `orders`: `tree`, `packs`, `objects` (paths), `target`, `name` (shown as the mount's source), and optionally
     `upper`, `work`, and `uppers` (where the next upper will be, should this one be frozen). `several`: orders that come
     more than once: `frozen`, upper directories below, the newest first. `flags`: read_only, volatile, nosuid, nodev,
-    noexec, noatime, and SWITCHES, each of which turns a feature off. `server`: another build of the program. `before`
-    is called with the server's pid while it starts, and ends before it mounts.
+    noexec, noatime, and SWITCHES, each of which turns a feature off. `before` is called with the server's pid while it
+    prepares what it can, and ends before it mounts.
 
     Raises:
         Unsupported: no FUSE device, or the program is missing. MountError: what the server says went wrong.
     """
-    program = server or SERVER
-    read_end, write_end = os.pipe()
-    errors = os.memfd_create("layerfs-native", os.MFD_CLOEXEC)
-    try:
-        passed = [write_end, *(fd for fd in (lock_fd, control_fd) if fd is not None)]
-        control = {} if control_fd is None else {"control": str(control_fd)}
-        data = encode_orders({**orders, **control, "report": str(write_end)}, flags, several)
-        process = _spawn(program, data, passed, errors, environment, before)
-        os.close(write_end)
-        write_end = -1
-        try:
-            return _await(process, read_end, errors, Path(orders["target"]))
-        finally:
-            if process.returncode is None:
-                _reap_later(process)
-    finally:
-        os.close(read_end)
-        os.close(errors)
-        if write_end >= 0:
-            os.close(write_end)
+    with Server(lock_fd, control_fd, server, environment) as started:
+        return started.mount(orders, flags, several, before=before)
 
 
 def serve_in_thread(
@@ -145,16 +198,10 @@ def join_thread(name: str, seconds: float) -> None:
 
 
 def _spawn(
-    program: Path,
-    orders: bytes,
-    passed: list[int],
-    errors: int,
-    environment: Mapping[str, str] | None,
-    before: Callable[[int], object],
+    program: Path, passed: list[int], errors: int, environment: Mapping[str, str] | None
 ) -> subprocess.Popen[bytes]:
-    """The server prepares what it can, and mounts when it is told to; it ends when we do so before."""
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [program],
             bufsize=0,
             stdin=subprocess.PIPE,
@@ -167,20 +214,6 @@ def _spawn(
         )
     except FileNotFoundError as error:
         raise Unsupported("the engine native is not built here (libexec/layerfs-fuse is missing)") from error
-    assert process.stdin is not None
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(orders + _MORE)
-        before(process.pid)
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(b"g")
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    finally:
-        process.stdin.close()
-    return process
 
 
 def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterable
@@ -133,6 +134,7 @@ def is_empty(upper: str) -> bool:
         return next(entries, None) is None
 
 
+@functools.lru_cache(maxsize=64)
 def upper_below(top: Path, place: str) -> Path:
     """The directory of a place, `uppers/NAME` or `containers/ID`."""
     kind, _, name = place.partition("/")
@@ -143,9 +145,9 @@ def upper_below(top: Path, place: str) -> Path:
 
 def unfinished(root: StoreRoot, place: str) -> bool:
     """Whether hard links wait for their names there: a killed server's, or those that the kernel keeps in its index."""
-    work = upper_below(root.path, place) / "work"
+    work = f"{upper_below(root.path, place)}/work"
     for name in ("index", "scratch"):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(work / name) as entries:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{work}/{name}") as entries:
             if any(entry.name != "whiteout" for entry in entries):
                 return True
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,7 +116,7 @@ class StoreRoot:
         return self.path / "trees" / check_hex(diff_hex)[:2] / f"split-{diff_hex}"
 
     def container_path(self, id: str) -> Path:
-        return self._containers / check_hex(id)
+        return _container_path(self._containers, id)
 
     def place(self, source: Path, target: Path) -> None:
         """Renames a finished file to its final name, over an orphan of that name; makes its directory."""
@@ -150,6 +151,12 @@ class StoreRoot:
 
     def _shared_gc_lock(self) -> contextlib.AbstractContextManager[None]:
         return self.lock("gc", exclusive=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _container_path(containers: Path, id: str) -> Path:
+    """Asked for some ten times by whoever does something with a container."""
+    return containers / check_hex(id)
 
 
 def _create(path: Path, create: bool) -> None:
