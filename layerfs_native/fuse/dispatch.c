@@ -94,6 +94,8 @@ static int run(struct lfs_request *request, const struct entry *entry)
 	struct lfs_server *server = request->server;
 	if (entry->free)
 		return entry->run(request);
+	if (makes_entry(request->header.opcode) || request->header.opcode == FUSE_OPEN)
+		lfs_await_room(server);
 	if (server->quota.on && makes_entry(request->header.opcode))
 		lfs_quota_await(server, 1, 0);
 	lfs_lock(server);

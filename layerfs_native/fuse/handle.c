@@ -6,8 +6,10 @@
 #include <fcntl.h>
 #include <stddef.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "server.h"
@@ -126,29 +128,39 @@ static void trim(struct lfs_server *server)
 }
 
 /* Closing the last descriptor of a nameless file frees its blocks: half the cost of removing it, and more where the host discards them at
- * once. Another thread does that, so that no request waits for it; except where limits must see the space at once. */
-void lfs_close_later(struct lfs_server *server, int fd)
+ * once. For small files another thread does that, so that no request waits for it; for large ones who had the lock. */
+void lfs_close_later(struct lfs_server *server, int fd, uint64_t leaving)
 {
 	struct lfs_closing *closing = &server->closing;
-	if (server->quota.on || closing->count == LFS_CLOSING_MAX)
+	struct lfs_closed *list = leaving > LFS_CLOSING_SMALL ? &closing->large : &closing->small;
+	if (server->quota.on || list->count == LFS_CLOSING_MAX) {
 		close(fd);
-	else
-		closing->fds[closing->count++] = fd;
+		atomic_fetch_sub(&server->files.leaving, leaving);
+		return;
+	}
+	list->fds[list->count++] = fd;
+	list->bytes += leaving;
 }
 
-static void close_all(struct lfs_job *job)
+/* Lets the lock go. */
+static void close_unlocked(struct lfs_server *server, struct lfs_closed *list)
+{
+	struct lfs_closed taken = *list;
+	list->count = 0;
+	list->bytes = 0;
+	pthread_mutex_unlock(&server->lock);
+	for (unsigned i = 0; i < taken.count; i++)
+		close(taken.fds[i]);
+	atomic_fetch_sub(&server->files.leaving, taken.bytes);
+}
+
+static void close_small(struct lfs_job *job)
 {
 	struct lfs_closing *closing = (struct lfs_closing *)((char *)job - offsetof(struct lfs_closing, job));
 	struct lfs_server *server = (struct lfs_server *)((char *)closing - offsetof(struct lfs_server, closing));
-	int fds[LFS_CLOSING_MAX];
 	pthread_mutex_lock(&server->lock);
-	while (closing->count) {
-		unsigned count = closing->count;
-		memcpy(fds, closing->fds, count * sizeof *fds);
-		closing->count = 0;
-		pthread_mutex_unlock(&server->lock);
-		for (unsigned i = 0; i < count; i++)
-			close(fds[i]);
+	while (closing->small.count) {
+		close_unlocked(server, &closing->small);
 		pthread_mutex_lock(&server->lock);
 	}
 	closing->begun = false;
@@ -158,11 +170,38 @@ static void close_all(struct lfs_job *job)
 void lfs_unlock_and_close(struct lfs_server *server)
 {
 	struct lfs_closing *closing = &server->closing;
-	closing->begun = true;
-	closing->job.run = close_all;
-	pthread_mutex_unlock(&server->lock);
-	if (lfs_aside(server, &closing->job) < 0)
-		close_all(&closing->job);
+	bool begin = closing->small.count && !closing->begun;
+	closing->begun |= begin;
+	closing->job.run = close_small;
+	close_unlocked(server, &closing->large);
+	if (begin && lfs_aside(server, &closing->job) < 0)
+		close_small(&closing->job);
+}
+
+#define LITTLE_ROOM (64ull << 20)
+
+static bool is_short_of_room(struct lfs_server *server, uint64_t leaving)
+{
+	struct statfs disk;
+	return fstatfs(server->upper.root, &disk) == 0 && (uint64_t)disk.f_bavail * (uint64_t)disk.f_bsize < leaving + LITTLE_ROOM;
+}
+
+/* unlink(2) returns before the kernel's FORGET, by which a removed file leaves the disk, has come; who writes next may need its space. */
+void lfs_await_room(struct lfs_server *server)
+{
+	const struct timespec moment = {0, 200000};
+	struct lfs_files *files = &server->files;
+	uint64_t leaving = atomic_load(&files->leaving), stuck = atomic_load(&files->stuck);
+	if (leaving < stuck)
+		atomic_store(&files->stuck, leaving);
+	if (leaving <= stuck || !is_short_of_room(server, leaving))
+		return;
+	for (unsigned tries = 0; tries < 500; tries++) {
+		if ((leaving = atomic_load(&files->leaving)) <= stuck)
+			return;
+		nanosleep(&moment, NULL);
+	}
+	atomic_store(&files->stuck, leaving); /* somebody holds it without having it open: by O_PATH, or a watch */
 }
 
 void lfs_file_free(struct lfs_server *server, struct lfs_node *node)
@@ -539,6 +578,7 @@ void lfs_release(struct lfs_server *server, struct lfs_node *node, uint64_t fh)
 			lfs_backing_close(server, file->backing);
 		file->backing = 0;
 		file->mode = LFS_MODE_NONE;
+		lfs_pinned_leaves(server, node);
 	}
 	rest(server, node);
 }

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "server.h"
 
@@ -55,6 +56,16 @@ static int park(struct lfs_server *server, struct lfs_node *node, int dir_fd, co
 	return -errno;
 }
 
+void lfs_pinned_leaves(struct lfs_server *server, struct lfs_node *node)
+{
+	struct stat found;
+	struct lfs_file *file = node->file;
+	if (lfs_node_is_dir(node) || file->handles || file->leaving || file->pinned < 0 || fstat(file->pinned, &found) < 0)
+		return;
+	file->leaving = (uint64_t)found.st_blocks * 512;
+	atomic_fetch_add(&server->files.leaving, file->leaving);
+}
+
 int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd)
 {
 	struct lfs_file *file = lfs_file_get(node);
@@ -64,6 +75,7 @@ int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd)
 	} else {
 		file->pinned = fd;
 		server->files.pinned++;
+		lfs_pinned_leaves(server, node);
 	}
 	if (file && !had)
 		atomic_fetch_add(&server->quota.doomed, 1);
@@ -100,7 +112,8 @@ void lfs_pin_end(struct lfs_server *server, struct lfs_node *node)
 	char name[LFS_TEMP_SIZE];
 	if (file->pinned >= 0) {
 		server->files.pinned--;
-		lfs_close_later(server, file->pinned);
+		lfs_close_later(server, file->pinned, file->leaving);
+		file->leaving = 0;
 	} else if (file->parked) {
 		parked_name(file, name);
 		unlinkat(server->upper.scratch, name, 0);

@@ -477,6 +477,7 @@ struct lfs_file {
 	struct lfs_delta *delta;	 /* of the lower bytes at `fd` or `old_fd` */
 	int pinned;			 /* O_PATH or better, of an entry without a name */
 	uint64_t parked;		 /* instead: the number of its name in scratch; 0: none */
+	uint64_t leaving;		 /* bytes on the disk that come back when `pinned` is closed, which will be soon; 0: who knows */
 	uint32_t handles, writers, busy; /* busy: fd is in use without the lock */
 	int32_t backing;		 /* 0: none */
 	uint8_t mode;
@@ -494,23 +495,31 @@ struct lfs_files {
 	int lent; /* of a parked entry, for one operation; 0: none */
 	uint64_t handles; /* the kernel's */
 	uint64_t busy;	  /* sum over all files */
+	atomic_ullong leaving; /* the same */
+	atomic_ullong stuck;   /* as much of that stays for longer than anybody waits */
 };
 struct lfs_job { /* embedded in what it is about; it may be gone when run() returns */
 	struct lfs_job *next;
 	void (*run)(struct lfs_job *job);
 };
 #define LFS_CLOSING_MAX 64u
-struct lfs_closing { /* descriptors to be closed without the lock, by a thread that nobody waits for */
+#define LFS_CLOSING_SMALL (64u << 10) /* bytes on the disk */
+struct lfs_closed {
 	int fds[LFS_CLOSING_MAX];
 	unsigned count;
-	bool begun; /* one is at it, and takes what comes meanwhile */
+	uint64_t bytes; /* that come back */
+};
+struct lfs_closing { /* descriptors to be closed without the lock: of large files by who lets it go, of small ones by a thread */
+	struct lfs_closed small, large;
+	bool begun; /* the thread is at it, and takes what comes meanwhile */
 	struct lfs_job job;
 };
 void lfs_unlock_and_close(struct lfs_server *server);
 int lfs_open(struct lfs_server *server, struct lfs_node *node, uint32_t flags, bool kill, int fd, struct fuse_open_out *out);
 	/* fd: owned descriptor of the upper file, or -1. May let the lock go. */
 void lfs_release(struct lfs_server *server, struct lfs_node *node, uint64_t fh);
-void lfs_close_later(struct lfs_server *server, int fd); /* by another thread, when the lock is let go */
+void lfs_close_later(struct lfs_server *server, int fd, uint64_t leaving); /* when the lock is let go */
+void lfs_await_room(struct lfs_server *server); /* without the lock: until files that were removed have left a disk that is nearly full */
 struct lfs_file *lfs_file_get(struct lfs_node *node); /* makes it; NULL: no memory */
 void lfs_file_free(struct lfs_server *server, struct lfs_node *node);
 int lfs_file_use(struct lfs_server *server, struct lfs_node *node, bool write, struct lfs_content *content);
@@ -586,6 +595,7 @@ int lfs_pinned_fd(struct lfs_server *server, struct lfs_node *node); /* of one t
 int lfs_pin(struct lfs_server *server, struct lfs_node *node, int fd); /* fd: owned; it has lost its last name */
 int lfs_pin_before(struct lfs_server *server, struct lfs_node *node, bool last); /* it is about to lose a name: a descriptor for lfs_pin, if needed */
 void lfs_pin_undo(struct lfs_server *server, struct lfs_node *node, int fd); /* it did not */
+void lfs_pinned_leaves(struct lfs_server *server, struct lfs_node *node); /* nobody has it open (any more): it goes with the kernel's FORGET */
 void lfs_pin_end(struct lfs_server *server, struct lfs_node *node);
 
 /* --- xattr.c --- */
@@ -826,7 +836,7 @@ static inline void lfs_lock(struct lfs_server *server)
 }
 static inline void lfs_unlock(struct lfs_server *server)
 {
-	if (server->closing.count && !server->closing.begun)
+	if (server->closing.large.count || (server->closing.small.count && !server->closing.begun))
 		lfs_unlock_and_close(server);
 	else
 		pthread_mutex_unlock(&server->lock);

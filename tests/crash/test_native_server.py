@@ -180,3 +180,19 @@ def test_a_full_disk_is_an_error_and_nothing_else(disk: Path, shelf: Shelf, tree
     finally:
         os.close(note)
         box.unmount()
+
+
+@pytest.mark.parametrize("size", [60_000, 8 << 20])
+def test_what_a_removed_file_took_is_there_for_the_next(tmp_path: Path, shelf: Shelf, tree: Tree, size: int) -> None:
+    """On a disk with no other room. unlink(2) returns before the kernel has told the server to forget the file."""
+    with small_disk("ext4", tmp_path, size=24 << 20) as disk:
+        box = Box(shelf, tree, disk / "box", ())
+        try:
+            file = box.mount() / "file"
+            file.write_bytes(b"0" * size)
+            with filled(disk, 16_384):
+                for _ in range(100):
+                    file.unlink()
+                    file.write_bytes(b"1" * size)
+        finally:
+            box.unmount()
