@@ -1,5 +1,5 @@
 """Names of a package that load when they are first used (PEP 562), and patterns that are compiled then: importing costs
-next to nothing. `TYPE_CHECKING` is `typing`'s, which takes longer to load than most of our modules."""
+next to nothing. What has a name of `typing`'s stands for it: that takes longer to load than most of our modules."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 
-__all__ = ["TYPE_CHECKING", "loader", "pattern"]
+__all__ = ["TYPE_CHECKING", "Generic", "Protocol", "cast", "loader", "pattern"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from re import compile as pattern
-    from typing import Any
+    from typing import Any, Generic, Protocol, cast
 
 
 def loader(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -46,6 +46,18 @@ if not TYPE_CHECKING:
             for method in ("match", "fullmatch", "search", "sub", "finditer", "findall", "split"):
                 setattr(self, method, getattr(compiled, method))
             return getattr(compiled, name)
+
+    Protocol = object
+
+    class Generic:
+        """A class of which there are kinds for the type checker."""
+
+        def __class_getitem__(cls, kind):
+            return cls
+
+    def cast(kind, value):
+        """`typing.cast`."""
+        return value
 
     def pattern(text, flags=0):
         """`re.compile` for modules that are loaded more often than their patterns are needed."""

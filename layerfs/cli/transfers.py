@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.cli.flags import Plain, option
 from layerfs.cli.output import fail, out
 from layerfs.cli.progress import bars, blob_bars
@@ -14,6 +14,8 @@ from layerfs.errors import InvalidInput, LayerfsError
 from layerfs.reference import Reference
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.engine.pulling import Pulled
     from layerfs.engine.registries import Pushed, PushedLayer
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import replace
 from layerfs.errors import InvalidInput, RegistryError
 from layerfs.oci import ImageConfig, Index, Manifest, Platform, build_index
@@ -20,6 +20,7 @@ from layerfs.registry.names import credential_key, domain_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from layerfs.engine.store import Store
     from layerfs.layer.progress import Report

@@ -6,8 +6,8 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from typing import BinaryIO, Literal
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.digest import Digest
 from layerfs.layer.codec import compressor
@@ -19,7 +19,11 @@ from layerfs.store.durable import writing
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
 
-Compression = Literal["none", "gzip", "zstd", "original"]
+if TYPE_CHECKING:
+    from typing import BinaryIO, Literal
+
+    Compression = Literal["none", "gzip", "zstd", "original"]
+
 _SMALL = 1 << 18  # bytes of a tar that is kept in memory when it is compressed
 
 

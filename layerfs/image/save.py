@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import InvalidInput, NotFound
-from layerfs.image.forms import Compression, Form, layer_form
+from layerfs.image.forms import Form, layer_form
 from layerfs.image.images import Images
 from layerfs.image.output import DirectoryOutput, Output, TarOutput, output_file
 from layerfs.image.record import ImageRecord, Tag, scan_tags
@@ -25,6 +25,9 @@ from layerfs.oci.fields import dump
 from layerfs.reference import Reference
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
+
+if TYPE_CHECKING:
+    from layerfs.image.forms import Compression
 
 Format = Literal["docker", "oci", "oci-dir"]
 _EMPTY = "0" * 64

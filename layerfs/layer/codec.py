@@ -17,15 +17,17 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from layerfs._lazy import TYPE_CHECKING, Protocol
 from layerfs._record import dataclass
 from layerfs.errors import InvalidArchive
 
 if TYPE_CHECKING:
     import concurrent.futures
+    from typing import Any, Literal
 
-Codec = Literal["plain", "gzip", "zstd", "bzip2", "xz"]
+    Codec = Literal["plain", "gzip", "zstd", "bzip2", "xz"]
+
 PIECE = 1 << 20  # largest piece handed on, bytes
 READ = 1 << 18
 ZSTD_WINDOW = 1 << 27

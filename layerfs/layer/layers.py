@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt, NotFound
 from layerfs.native import verify_tree
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.oci.descriptor import Descriptor
     from layerfs.store import StoreRoot
     from layerfs.store.index import Txn

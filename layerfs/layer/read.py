@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import Corrupt
-from layerfs.layer.codec import MEDIA_TYPES, READ, Codec, Decompressed, Limits, Readable, detect
+from layerfs.layer.codec import MEDIA_TYPES, READ, Decompressed, Limits, Readable, detect
 from layerfs.layer.ingest import Ingest
 from layerfs.layer.layers import Layer, Source
 from layerfs.layer.progress import Progress, Report
@@ -18,6 +18,7 @@ from layerfs.layer.publish import Publisher, Wish
 from layerfs.oci.descriptor import Descriptor
 
 if TYPE_CHECKING:
+    from layerfs.layer.codec import Codec
     from layerfs.store import StoreRoot
     from layerfs.store.blobs import BlobWriter
     from layerfs.store.leases import Lease

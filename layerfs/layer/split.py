@@ -6,8 +6,8 @@ import hashlib
 import io
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.digest import DiffID
 from layerfs.errors import Corrupt, InvalidArchive, NotFound
 from layerfs.layer.codec import Decompressed
@@ -16,6 +16,8 @@ from layerfs.store.durable import pread_all
 from layerfs.store.format import BLOCK, KIND_NONE, KIND_PACK
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from layerfs.store import StoreRoot
     from layerfs.store.contents import ContentReader
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.digest import Digest
 from layerfs.errors import InvalidArchive
 from layerfs.oci import media
 from layerfs.oci.descriptor import Descriptor, Platform
 from layerfs.oci.fields import Fields, dump, load_object
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclass(frozen=True, slots=True)

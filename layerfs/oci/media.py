@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from layerfs._lazy import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Compression = Literal["plain", "gzip", "zstd"]
+
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -28,8 +34,6 @@ SCHEMA_1 = frozenset(
         "application/vnd.docker.distribution.manifest.v1+prettyjws",
     }
 )
-
-Compression = Literal["plain", "gzip", "zstd"]
 
 _NONDISTRIBUTABLE = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 _FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar"

@@ -16,16 +16,15 @@ ca = "/etc/ssl/example.pem"
 from __future__ import annotations
 
 import functools
-import ipaddress
 import json
 import os
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from layerfs._lazy import TYPE_CHECKING, cast
 from layerfs._record import dataclass, field, replace
 from layerfs.errors import InvalidInput
 from layerfs.oci.fields import Fields
@@ -36,6 +35,8 @@ from layerfs.registry.names import HUB_API, domain_of, host_name, is_loopback
 from layerfs.registry.transport import Limits, origin
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from layerfs.layer.read import KeepBlob
 
 _SYSTEM = Path("/etc/layerfs/registries.toml")
@@ -177,6 +178,8 @@ def _with_port(text: str) -> tuple[str, str]:
 
 
 def _is_in(address: str, network: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(address) in ipaddress.ip_network(network, strict=False)
     except ValueError:
@@ -184,6 +187,8 @@ def _is_in(address: str, network: str) -> bool:
 
 
 def _within(host: str, networks: Iterable[str]) -> bool:
+    import ipaddress
+
     try:
         addresses = {str(info[4][0]) for info in socket.getaddrinfo(host_name(host), None)}
     except OSError:
@@ -311,6 +316,8 @@ def _host(entry: str, where: str) -> str:
     text = entry.strip().rstrip("/")
     try:
         if "/" in text and "://" not in text:
+            import ipaddress
+
             ipaddress.ip_network(text, strict=False)
             return text
         _ = urlsplit(text if "://" in text else f"//{text}").port  # ValueError

@@ -10,12 +10,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, pattern
 from layerfs._record import dataclass, field
 from layerfs.errors import InvalidInput, RegistryError
 from layerfs.registry.names import credential_key, domain_of
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _FILE_MAX = 4 << 20
 _HELPER_SECONDS = 60

@@ -8,9 +8,9 @@ import socket
 import sys
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import RegistryDenied, RegistryError, RegistryNotFound, RegistryUnreachable
 from layerfs.registry.pace import HeadTooLong, TooSlow
 from layerfs.registry.wire import BadAddress, ConnectFailed, ConnectTimeout, ProxyFailed

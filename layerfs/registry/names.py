@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import ipaddress
+import socket
 from urllib.parse import urlsplit
 
 from layerfs.errors import InvalidInput
@@ -12,6 +13,7 @@ from layerfs.reference import DEFAULT_DOMAIN
 HUB_API = "registry-1.docker.io"
 HUB_KEY = "https://index.docker.io/v1/"  # docker.io in docker's config.json, since the first version of its API
 _HUB = frozenset({DEFAULT_DOMAIN, "index.docker.io", HUB_API})
+_LOOPBACK = ((socket.AF_INET, b"\x7f"), (socket.AF_INET6, bytes(15) + b"\1"))  # and how addresses begin there
 
 
 def api_host(domain: str) -> str:
@@ -51,7 +53,7 @@ def is_loopback(host: str) -> bool:
     name = host_name(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    for family, beginning in _LOOPBACK:
+        with contextlib.suppress(OSError, ValueError):
+            return socket.inet_pton(family, name.partition("%")[0]).startswith(beginning)
+    return False

@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import socket
 import time
-from typing import Any, cast
+
+from layerfs._lazy import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from typing import Any
 
 SLOWEST = 16 << 10  # bytes that must come in the time in which a silent connection is given up
 _HEAD_MAX = 1 << 20  # bytes of a header, and of all the interim ones before it

@@ -12,8 +12,8 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import BinaryIO, Literal, cast
 
+from layerfs._lazy import TYPE_CHECKING, cast
 from layerfs._record import dataclass, replace
 from layerfs._threads import in_parallel
 from layerfs.digest import DiffID, Digest
@@ -34,12 +34,16 @@ from layerfs.store.index import Txn
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
 
+if TYPE_CHECKING:
+    from typing import BinaryIO, Literal
+
+    Compression = Literal["gzip", "zstd", "none"]
+
 _NO_QUESTION = 1 << 16  # bytes of a blob that was just made, which costs less to send than to ask for
 _SMALL = 1 << 20  # bytes that go in turns; of a tar: compressed in not much more time than a registry takes to answer
 _AHEAD = 3  # small new layers whose uploads are opened before they are compressed
 _LACKS = frozenset({400, 404, 422})  # what registries say to a manifest that names a blob which they do not have
 _ANCESTORS = 100  # that are looked at for a manifest before all images are
-Compression = Literal["gzip", "zstd", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +350,7 @@ class Pusher:
         kind = media.layer_compression(descriptor.media_type)
         if kind not in ("gzip", "zstd"):
             return None
-        form = self._form(get_layer(self._root, diff_id), cast(Compression, kind), lease)
+        form = self._form(get_layer(self._root, diff_id), cast("Compression", kind), lease)
         return _Blob(diff_id, descriptor, form.open) if form.descriptor.digest == descriptor.digest else None
 
     def _form(self, layer: Layer, compression: Compression, lease: Lease) -> Form:
@@ -457,7 +461,7 @@ class Pusher:
         tasks.insert(at, self._uploads.gives(self._repository, config, opened, known_missing=new, begun=begun))
         done = in_turns(tasks)
         del done[at]
-        settled = dict(zip(keys, cast(list[_Blob | _Unmade | PushedLayer], done), strict=True))
+        settled = dict(zip(keys, cast("list[_Blob | _Unmade | PushedLayer]", done), strict=True))
         left = {key: blob for key, blob in settled.items() if not isinstance(blob, PushedLayer)}
         jobs = [partial(self._send_one, blob) for blob in left.values()]
         sent = settled | dict(zip(left, in_parallel(jobs, self._registries.cancel), strict=True))
@@ -555,7 +559,7 @@ def _lacks(blobs: Sequence[Digest]) -> str:
 
 
 def _opened(client: Client, repository: str, digest: Digest) -> BinaryIO:
-    return cast(BinaryIO, client.blob(repository, digest))
+    return cast("BinaryIO", client.blob(repository, digest))
 
 
 def tags_to_push(root: StoreRoot, reference: Reference, *, all_tags: bool = False) -> list[Tag]:

@@ -6,9 +6,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import ClassVar
 from urllib.parse import urljoin, urlsplit
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs.errors import RegistryError, RegistryUnreachable
 from layerfs.registry.auth import Authorizer
@@ -16,6 +16,9 @@ from layerfs.registry.credentials import Credential
 from layerfs.registry.failures import action, refused
 from layerfs.registry.transport import Body, Exchange, Response, Transport, origin, retry_after
 from layerfs.registry.turns import finished
+
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 _PUZZLING = frozenset({400, 408, 429, 500, 502, 503, 504})  # 400 is what TLS servers say to plain HTTP
 _REMEMBERED = 300.0  # seconds for which a process takes it that a registry still answers as it did

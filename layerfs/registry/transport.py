@@ -17,9 +17,9 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass
 from layerfs._version import __version__
 from layerfs.errors import LayerfsError, RegistryError, RegistryUnreachable
@@ -29,6 +29,7 @@ from layerfs.registry.wire import BLOCK, Answer, ConnectFailed, Idle, Origin, Wi
 
 if TYPE_CHECKING:
     import ssl
+    from typing import BinaryIO
 
     from layerfs.registry.proxied import Proxied
 

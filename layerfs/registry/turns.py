@@ -10,13 +10,19 @@ from __future__ import annotations
 import select
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from typing import Generic, TypeVar
 
+from layerfs._lazy import TYPE_CHECKING, Generic
 from layerfs._threads import PARALLEL
 
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    Task = Generator[int | None, None, T]
+else:
+    Task, T = Generator, None
+
 _PATIENCE = 1000  # ms for which several answers are waited for together
-T = TypeVar("T")
-Task = Generator[int | None, None, T]
 
 
 def finished(task: Task[T]) -> T:

@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import BinaryIO, cast
 from urllib.parse import quote, urlsplit
 
-from layerfs._lazy import pattern
+from layerfs._lazy import TYPE_CHECKING, cast, pattern
 from layerfs._record import dataclass, replace
 from layerfs.digest import Digest
 from layerfs.errors import (
@@ -28,6 +27,9 @@ from layerfs.oci import Descriptor, Index, Manifest, build_index
 from layerfs.registry.client import Client, pull_scope, push_scope, referrers_tag
 from layerfs.registry.transport import Body, Exchange, Limits, Response
 from layerfs.registry.turns import Begun, Task, finished
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 CHUNK = 64 << 20
 _MOUNTS_MAX = 3  # repositories that are tried
@@ -345,7 +347,7 @@ class _Source:
             self._file, self.at = self._open(), 0
             while self.at < start:
                 self.at += len(self._piece(min(_SKIP, start - self.at)))
-        return cast(BinaryIO, _Window(self, count))
+        return cast("BinaryIO", _Window(self, count))
 
     def read(self, count: int) -> bytes:
         data = self._piece(count)

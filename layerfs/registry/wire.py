@@ -15,14 +15,15 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import quote, urlsplit
 
+from layerfs._lazy import TYPE_CHECKING, Protocol, cast
 from layerfs.errors import LayerfsError
 from layerfs.registry.pace import PacedReader
 
 if TYPE_CHECKING:
     import ssl
+    from typing import Any, BinaryIO
 
 BLOCK = 1 << 18
 _IDLE_MAX = 16

@@ -213,6 +213,14 @@ def test_run_loads_little(store):
     assert done.stdout == "x\n\n"
 
 
+def test_pushing_loads_little():
+    heavy = {"concurrent.futures", "dataclasses", "logging", "typing", "urllib3", "zstandard"}
+    code = "import sys; before = set(sys.modules); import layerfs.cli.transfers, layerfs.registry.push; "
+    code += f"print(*sorted({heavy!r} & set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 def test_importing_the_package_loads_next_to_nothing():
     code = "import sys; import layerfs; print(sorted(m for m in sys.modules if m.startswith('layerfs')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
