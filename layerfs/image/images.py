@@ -136,16 +136,18 @@ class Images:
         Raises:
             ImageNotFound: it was removed meanwhile. Corrupt: the blob is damaged or missing.
         """
-        try:
-            return self._read_config(record.id)
-        except NotFound:  # removed, and perhaps there again by now
-            with self._root.index.view() as txn:
-                if read_image(txn, record.id) is None:
-                    raise ImageNotFound(f"No such image: {record.id}") from None
+        known = record
+        while True:
             try:
-                return self._read_config(record.id)
+                return self._read_config(known.id)
             except NotFound:
-                raise Corrupt(f"the config of image {record.id} is missing from the store") from None
+                with self._root.index.view() as txn:
+                    now = read_image(txn, known.id)
+                if now is None:
+                    raise ImageNotFound(f"No such image: {known.id}") from None
+                if now.added_ns == known.added_ns:  # else it was removed, and is there again
+                    raise Corrupt(f"the config of image {known.id} is missing from the store") from None
+                known = now
 
     def _read_config(self, id: Digest) -> bytes:
         return self._root.blobs.read(id, limit=CONFIG_MAX)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -228,7 +228,8 @@ def test_importing_the_package_loads_next_to_nothing():
 
 
 def test_the_version_is_there_at_once():
-    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([*LAYERFS, "--version"], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stdout.startswith(b"layerfs version ")
-    assert time.perf_counter() - began < 2  # a guard against loading everything; benchmarks/ measure
+    assert after.ru_utime - before.ru_utime < 2  # a guard against loading everything; benchmarks/ measure

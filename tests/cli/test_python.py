@@ -87,7 +87,7 @@ def test_exec_takes_file_objects_and_a_timeout_ends_it(shell):
     box.start()
     written = io.BytesIO()
     with pytest.raises(layerfs.errors.RunTimeout):
-        box.exec(["sh", "-c", "echo before; sleep 100"], stdout=written, timeout=1)
+        box.exec(["sh", "-c", "echo before; sleep 100"], stdout=written, timeout=3)
     assert written.getvalue() == b"before\n"
     box.remove(force=True)
 

@@ -167,9 +167,12 @@ def test_a_signal_ends_a_pull_that_waits(far: hostile.Registry, tmp_path: Path, 
     command = [Path(sys.executable).parent / "layerfs", "--store", place, "pull", f"{far.host}/app:1"]
     environment = os.environ | {"HOME": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        wait_for(lambda: any(file.stat().st_size == 60 for file in (place / "partial").glob("*")))
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)  # before the far end gives up
+        try:
+            wait_for(lambda: any(file.stat().st_size == 60 for file in (place / "partial").glob("*")))
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)  # before the far end gives up
+        finally:
+            process.kill()
     assert process.returncode == 128 + number
     assert err == b""
     with layerfs.Store(place) as store:

@@ -186,6 +186,22 @@ def test_the_config_of_an_image_that_was_removed_meanwhile_is_not_found(root, ad
         images.config(image)
 
 
+def test_the_config_of_an_image_that_comes_and_goes_is_read_when_it_is_there(root, add, images, monkeypatch) -> None:
+    """Found by many processes that load and remove the same image."""
+    image, read, times = add([1], "x"), images._read_config, [1, 2]
+
+    def comes_and_goes(id):
+        if not times:
+            return read(id)
+        times.pop()
+        images.remove("x", users=lambda image: [])
+        add([1], "x")
+        raise NotFound("it was gone just now")
+
+    monkeypatch.setattr(images, "_read_config", comes_and_goes)
+    assert images.config(image).id == image.id
+
+
 def test_images_of_one_store_are_seen_by_another_opening(root, add) -> None:
     image = add([1], "x")
     assert Images(type(root).open(root.path)).resolve("x") == image
