@@ -22,8 +22,6 @@ from layerfs.errors import Corrupt, StoreVersionError
 if TYPE_CHECKING:
     from typing import Literal, Self
 
-_MAX_INDEXES = 1 << 16
-
 
 class Inode(NamedTuple):
     """An inode as stored. `mode` has its type bits; `rdev` is the host's dev_t. The last four say where its data is."""

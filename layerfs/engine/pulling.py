@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs.engine.image import Image
 from layerfs.errors import ImageNotFound, InvalidInput
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from layerfs.registry.connect import Registries
     from layerfs.registry.pull import Pulled as Pulled
 
-Policy = Literal["always", "missing", "never"]
 POLICIES = ("always", "missing", "never")
 
 

@@ -182,19 +182,6 @@ class IdMap:
     size: int
 
 
-def parse_id_maps(text: str) -> tuple[IdMap, ...]:
-    """`INSIDE:OUTSIDE:SIZE[,...]`, as podman's --uidmap has it; `keep` things simple: numbers only."""
-    maps = []
-    for part in text.split(","):
-        numbers = part.split(":")
-        if len(numbers) != 3 or not all(n.isdigit() and len(n) < 11 for n in numbers):
-            raise InvalidInput(f"invalid id map: '{part}' is not INSIDE:OUTSIDE:SIZE")
-        maps.append(IdMap(*map(int, numbers)))
-    if any(m.size < 1 or max(m.inside, m.outside) + m.size > 2**32 - 1 for m in maps):
-        raise InvalidInput(f"invalid id map: '{text}'")
-    return tuple(maps)
-
-
 def unique(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))
 

@@ -173,14 +173,6 @@ class HostDir:
         fd, entry = self.place(path)
         os.setxattr(b"/proc/self/fd/%d/%s" % (fd, entry), name, value, follow_symlinks=False)
 
-    def drop_mark(self, path: bytes, name: bytes) -> None:
-        fd, entry = self.place(path)
-        try:
-            os.removexattr(b"/proc/self/fd/%d/%s" % (fd, entry), name, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in (errno.ENODATA, errno.ENOTSUP):
-                raise
-
     def remove_tree(self, path: bytes) -> None:
         """Remove an entry and, when it is a directory, everything below."""
         fd, name = self.place(path)

@@ -219,13 +219,6 @@ static int dress(struct lfs_server *server, uint64_t low, const struct lfs_inode
 	return utimensat(server->upper.links, path, times, 0) < 0 ? -errno : 0;
 }
 
-int lfs_dress(struct lfs_server *server, uint64_t low, int fd)
-{
-	struct lfs_inode inode;
-	int rc = lfs_low_inode(server, low, &inode);
-	return rc < 0 ? rc : dress(server, low, &inode, fd);
-}
-
 /* --- publishing --- */
 
 struct times { /* a copy-up is no change of the directory that it happens in, nor does that need to be writable */

@@ -420,7 +420,6 @@ int lfs_copy_up(struct lfs_server *server, struct lfs_node *node, enum lfs_data 
 int lfs_dir_here(struct lfs_server *server, struct lfs_node *dir);
 int lfs_copy_extents(int source, int target, uint64_t size); /* of whole files; without the lock */
 int lfs_publish(struct lfs_server *server, const char *temp, struct lfs_node *dir, const char *name, uint32_t mode); /* from scratch */
-int lfs_dress(struct lfs_server *server, uint64_t low, int fd); /* attributes of a lower inode */
 
 /* --- blocks.c: without the server's lock where nothing else is said --- */
 struct lfs_blocks; /* of an open file */

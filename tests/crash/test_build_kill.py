@@ -16,9 +16,9 @@ import layerfs
 from layerfs.build.steps import StepFailed
 from layerfs.errors import NoSpace
 from tests.build.conftest import BUSYBOX, Events, make_base, read, write_files
-from tests.crash.disk import filled, small_disk
 from tests.crash.harness import crash_rounds
 from tests.crash.world import mounted_sources, processes, whole
+from tests.disks import filled, small_disk
 from tests.looking import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not BUSYBOX.exists(), reason="needs busybox-static")]

@@ -22,9 +22,9 @@ import pytest
 
 import layerfs
 from tests.conftest import PROJECT
-from tests.crash.disk import small_disk
 from tests.crash.world import base_tar, command, compare, docker_archive, judge, member, own_tar, said, tar, whole
 from tests.crash.world import expected_listing as listing_of
+from tests.disks import small_disk
 from tests.looking import eventually
 
 pytestmark = pytest.mark.root

@@ -15,9 +15,9 @@ import pytest
 
 import layerfs
 from layerfs.errors import NoSpace
-from tests.crash.disk import filled, small_disk
 from tests.crash.world import base_tar, command, compare, docker_archive, judge, own_tar, said, whole
 from tests.crash.world import expected_listing as listing_of
+from tests.disks import filled, small_disk
 
 pytestmark = pytest.mark.root
 LEAVES = (700_000, 150_000, 20_000, 0)

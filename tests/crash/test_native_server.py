@@ -24,8 +24,8 @@ from trees import Shelf, directory, file, hardlink
 from layerfs import mount
 from layerfs.layer.tree import Tree
 from layerfs.snapshot.settle import settle
-from tests.crash.disk import filled, small_disk
 from tests.crash.harness import finish, start
+from tests.disks import filled, small_disk
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(36_000)]
 

@@ -14,6 +14,7 @@ import layerfs
 from layerfs.engine.events import read_events
 from layerfs.errors import NoSpace, StoreReadOnly
 from layerfs.store import StoreRoot, check, collect
+from tests.disks import filled, small_disk
 from tests.unit.store.content import identity_of
 from tests.unit.store.layers import Wanted, add_layer
 
@@ -23,45 +24,16 @@ pytestmark = pytest.mark.root
 @pytest.fixture(params=["tmpfs", "ext4"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A mounted file system of about 16 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if request.param == "tmpfs":
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", place], check=True)
-    else:
-        image = tmp_path / "image"
-        with image.open("wb") as file:
-            file.truncate(16 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image], check=True)
-        subprocess.run(["mount", "-o", "loop", image, place], check=True)
-    try:
+    with small_disk(request.param, tmp_path, size=16 << 20) as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
-
-
-def fill(place: Path, leave: int) -> Path:
-    """Takes all space but `leave` bytes."""
-    filler = place / "filler"
-    with filler.open("wb", buffering=0) as file:
-        while True:
-            status = os.statvfs(place)
-            left = status.f_bavail * status.f_frsize - leave
-            if left <= 0:
-                return filler
-            try:
-                file.write(bytes(min(left, 1 << 20)))
-            except OSError:
-                return filler
 
 
 def test_an_import_onto_a_full_disk_fails_clearly_and_loses_nothing(disk: Path) -> None:
     with StoreRoot.open(disk / "store") as root:
         kept = add_layer(root, {"kept": b"kept" * 1000, "big": b"big" * 60_000})
         for leave in (1_200_000, 400_000, 60_000, 8_192, 0):
-            filler = fill(disk, leave)
-            with pytest.raises(NoSpace):
+            with filled(disk, leave), pytest.raises(NoSpace):
                 add_layer(root, {f"f{i}": os.urandom(60_000) for i in range(20)} | {"b": os.urandom(400_000)})
-            filler.unlink()
             assert check(root) == []
         collect(root, Wanted(kept))
         assert [path.name for path in (root.path / "tmp").iterdir()] == []
@@ -72,13 +44,12 @@ def test_an_import_onto_a_full_disk_fails_clearly_and_loses_nothing(disk: Path) 
 
 def test_blobs_and_rows_on_a_full_disk(disk: Path) -> None:
     with StoreRoot.open(disk / "store") as root:
-        filler = fill(disk, 0)
-        with pytest.raises(NoSpace):
-            root.blobs.put(os.urandom(500_000), media_type="x")
-        with pytest.raises(NoSpace), root.index.update() as txn:
-            for number in range(3000):
-                txn.put("meta", b"%d" % number, bytes(1000))
-        filler.unlink()
+        with filled(disk):
+            with pytest.raises(NoSpace):
+                root.blobs.put(os.urandom(500_000), media_type="x")
+            with pytest.raises(NoSpace), root.index.update() as txn:
+                for number in range(3000):
+                    txn.put("meta", b"%d" % number, bytes(1000))
         with root.index.view() as txn:
             assert txn.count("meta") == 0
         root.blobs.put(b"{}", media_type="x")
@@ -86,10 +57,8 @@ def test_blobs_and_rows_on_a_full_disk(disk: Path) -> None:
 
 
 def test_a_store_cannot_be_made_on_a_full_disk_but_later(disk: Path) -> None:
-    filler = fill(disk, 0)
-    with pytest.raises(NoSpace):
+    with filled(disk), pytest.raises(NoSpace):
         StoreRoot.open(disk / "store")
-    filler.unlink()
     with StoreRoot.open(disk / "store") as root:
         root.blobs.put(b"{}", media_type="x")
 
@@ -138,10 +107,9 @@ def test_gc_makes_room_on_a_full_disk(disk: Path) -> None:
     with StoreRoot.open(disk / "store") as root:
         for number in range(4):
             add_layer(root, {f"f{i}": os.urandom(5000) for i in range(200)} | {"n": b"%d" % number})
-        fill(disk, 0)
-        result = collect(root, Wanted())
+        with filled(disk):
+            result = collect(root, Wanted())
         assert result.layers == 4
         assert result.bytes > 3_000_000
-        (disk / "filler").unlink()
         add_layer(root, {"f": b"data"})
         assert check(root) == []

@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import uring
-from hosts import KINDS, host, is_shared
 from test_native import MODES, Box
 from trees import Shelf, file, hardlink, tar
 
@@ -32,6 +31,7 @@ from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED
 from layerfs.native import sha256
 from layerfs.union import Contents, Union
+from tests.disks import KINDS, host, is_shared
 
 pytestmark = pytest.mark.root
 

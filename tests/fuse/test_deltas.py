@@ -15,12 +15,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hosts import host
-
 import layerfs
 from layerfs.layer.tree import Tree
 from layerfs.store.delta import Delta, DeltaHead, Whole, open_object
 from layerfs.store.whole import make_whole
+from tests.disks import host
 
 pytestmark = pytest.mark.root
 

@@ -4,13 +4,11 @@ promised to allocate (delayed allocation) hold bytes that no disk has.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import mmap
 import os
 import shutil
 import struct
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from limited import OptionBox
 
 from layerfs.layer.tree import Tree
 from layerfs.store.root import StoreRoot
+from tests.disks import make_image, mounted
 
 pytestmark = pytest.mark.root
 
@@ -110,23 +109,10 @@ def test_volatile_syncs_nothing(box: OptionBox) -> None:
 # --- names: what a loss of power leaves is what the disk holds at that moment ---------------------------------------
 
 
-@contextlib.contextmanager
-def mounted(image: Path, place: Path) -> Iterator[Path]:
-    place.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-o", "loop", image, place], check=True)
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
-
-
 @pytest.fixture
 def disk_box(store: StoreRoot, tree: Tree, tmp_path: Path) -> Iterator[OptionBox]:
     """Its upper directory is on an ext4 of its own."""
-    image = tmp_path / "disk.image"
-    image.write_bytes(b"")
-    os.truncate(image, 32 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    image = make_image(tmp_path / "disk.image", ["mkfs.ext4", "-q"], 32 << 20)
     with mounted(image, tmp_path / "disk") as disk:
         made = OptionBox(store, tree, disk / "box")
         made.mount()

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "fuse"), str(Path(__file__).parents[1] / "conformance")]
 
-from hosts import host
 from test_native import Box
 from trees import Shelf, file
 
@@ -30,6 +29,7 @@ from layerfs import mount
 from layerfs.layer.blocks import Base, BlockReader, complete_upper
 from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED
+from tests.disks import host
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(36_000)]
 

@@ -10,7 +10,7 @@ import pytest
 
 from layerfs import Store
 from layerfs.errors import NoSpace
-from tests.crash.disk import filled, free, small_disk
+from tests.disks import filled, free, small_disk
 from tests.registry.hostile import Registry
 from tests.unit.image.make import tar
 

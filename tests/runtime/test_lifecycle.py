@@ -18,6 +18,7 @@ import pytest
 from layerfs.runtime import RunOptions, helper, start
 from layerfs.runtime.plan import plan
 from layerfs.store.leases import process_start
+from tests.disks import make_image
 from tests.looking import eventually, processes
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -227,11 +228,8 @@ for _ in range(5):
 def test_the_root_of_an_ended_container_is_free_at_once(root, tmp_path):
     """A file system that the container had can be unmounted and its device detached when run() has returned. In a
     mount namespace of its own: whoever copies that of the host has the file system, too, for a while."""
-    image, place = tmp_path / "disk", tmp_path / "disk-mount"
-    with image.open("wb") as file:
-        file.truncate(32 << 20)
+    image, place = make_image(tmp_path / "disk", ["mkfs.ext4", "-q"], 32 << 20), tmp_path / "disk-mount"
     place.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
     apart = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", FREE_AT_ONCE]
     subprocess.run([*apart, image, place, root / "bin"], check=True, cwd=PROJECT)
 

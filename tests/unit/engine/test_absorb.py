@@ -21,8 +21,7 @@ from layerfs._record import replace
 from layerfs.errors import NoSpace
 from layerfs.snapshot.absorb import GaveWay, absorb, absorb_loose
 from layerfs.snapshot.states import States
-from tests.crash.disk import filled, small_disk
-from tests.fuse.hosts import host, is_shared
+from tests.disks import filled, host, is_shared, small_disk
 
 pytestmark = pytest.mark.root
 BIG = os.urandom(300_000)

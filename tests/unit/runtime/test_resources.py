@@ -10,7 +10,7 @@ from layerfs.errors import InvalidInput, Unsupported
 from layerfs.runtime.cgroup_bpf import program
 from layerfs.runtime.cgroup_plan import DEVICES, settings_v1, settings_v2, weight_of_shares
 from layerfs.runtime.cgroups import Hierarchies
-from layerfs.runtime.flags import Device, Resolver, parse_host, parse_id_maps, parse_ulimit
+from layerfs.runtime.flags import Device, Resolver, parse_host, parse_ulimit
 from layerfs.runtime.resources import DeviceRule, Resources, parse_size
 
 
@@ -154,13 +154,3 @@ def test_hosts_and_resolvers():
         Resolver(("x",))
     with pytest.raises(InvalidInput, match="valid domain"):
         Resolver((), ("a\nb",))
-
-
-def test_id_maps():
-    assert [(m.inside, m.outside, m.size) for m in parse_id_maps("0:1000:1,1:100000:65536")] == [
-        (0, 1000, 1),
-        (1, 100000, 65536),
-    ]
-    for text in ("", "0:1", "a:b:c", "0:0:0", "0:4294967295:9"):
-        with pytest.raises(InvalidInput):
-            parse_id_maps(text)
