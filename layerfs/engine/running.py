@@ -23,7 +23,7 @@ from layerfs.engine.state import KILLED, State
 from layerfs.engine.surroundings import clear, leftovers
 from layerfs.errors import ContainerNotFound, InUse, LayerfsError, MountError, RunError
 from layerfs.store.durable import write_all, writing
-from layerfs.store.reserve import make_directory
+from layerfs.store.reserve import make_directory, reading
 from layerfs.store.trash import remove_tree
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _entered(box: Container, engine: str | None) -> Iterator[tuple[Path, int, Pl
         place = Place(root, files)
         try:
             if made := make_points(root):
-                _note(home, made)
+                reading(box.store.path, lambda: _note(home, made))
         except BaseException:
             _give_back(box, home, lock, place)
             raise
@@ -94,11 +94,12 @@ def _entered(box: Container, engine: str | None) -> Iterator[tuple[Path, int, Pl
 
 def _note(home: Path, made: list[bytes]) -> None:
     """Several runs at once may each have made some."""
-    fd = os.open(f"{home}/points", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    try:
-        write_all(fd, b"".join(path + b"\n" for path in made))
-    finally:
-        os.close(fd)
+    with writing("the files of a run"):
+        fd = os.open(f"{home}/points", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            write_all(fd, b"".join(path + b"\n" for path in made))
+        finally:
+            os.close(fd)
 
 
 def _give_back(box: Container, home: Path, lock: int, place: Place) -> None:
