@@ -1,6 +1,6 @@
 """`dataclass`, `field`, `fields`, `replace` and `asdict` of the standard library, as far as we use them, without
 generated code: a command starts up in the time that the standard ones take for the classes it needs, and they bring
-`inspect` with them. And `NamedTuple`, without `typing`.
+`inspect` with them (50 ms of processor time for `create`, a third of all). And `NamedTuple`, without `typing` (5 ms).
 
 What they make are dataclasses for the standard functions, too. To the type checker they are the standard ones.
 Making an instance takes a few microseconds: classes with very many instances use the standard decorator.
