@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,15 +67,6 @@ REFUSED_LAYOUTS = {
     "trivy_test_invalid_oci_image.oci": "only entries of unknown types .*badmedia",
     "trivy_test_no_valid_manifests.oci": "no manifests",
 }
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[StoreRoot]:
-    memory = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(dir=memory)) if os.access(memory, os.W_OK) else tmp_path
-    with StoreRoot.open(place / "store") as opened:
-        yield opened
-    shutil.rmtree(place, ignore_errors=True)
 
 
 def paths(root: StoreRoot, diff_ids) -> str:

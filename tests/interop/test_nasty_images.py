@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import stat
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -41,15 +38,6 @@ def _suite() -> ModuleType | None:
 
 NASTY = _suite()
 CASES = NASTY.C if NASTY else {}
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[StoreRoot]:
-    memory = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(dir=memory)) if os.access(memory, os.W_OK) else tmp_path
-    with StoreRoot.open(place / "store") as opened:
-        yield opened
-    shutil.rmtree(place, ignore_errors=True)
 
 
 def told(root: StoreRoot, tree: Tree, inode: Inode) -> str:
