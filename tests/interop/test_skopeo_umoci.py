@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,10 @@ needs_umoci = pytest.mark.skipif(shutil.which("umoci") is None, reason="umoci is
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[StoreRoot]:
-    memory = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(dir=memory)) if os.access(memory, os.W_OK) else tmp_path
-    with StoreRoot.open(place / "store") as opened:
-        load_archive(opened, io.BytesIO(docker_archive([(LAYERS, ["app:1"])])))
-        yield opened
-    shutil.rmtree(place, ignore_errors=True)
+def root(root: StoreRoot) -> StoreRoot:
+    """With app:1."""
+    load_archive(root, io.BytesIO(docker_archive([(LAYERS, ["app:1"])])))
+    return root
 
 
 def run(*command: object) -> str:
