@@ -1,6 +1,6 @@
 """BuildKit's checks of a Dockerfile, with its rule names and texts: `build --check`.
 
-`check` is pure: what base images say (their environment, SHELL and platform) comes through a function. The directive
+`check` is pure: what base images say (their environment and SHELL) comes through a function. The directive
 `# check=skip=RULE,...;error=true;experimental=RULE` at the top, and `# check=skip=RULE` above an instruction, count.
 """
 
@@ -94,6 +94,7 @@ RULES = {
             "Multiple instructions of the same type should not be used in the same stage",
         ),
         Rule("LegacyKeyValueFormat", "Legacy key/value format with whitespace separator should not be used"),
+        # never told here, where an image of another platform is refused; but it may be named after `skip`
         Rule("InvalidBaseImagePlatform", "Base image platform does not match expected target platform"),
         Rule(
             "RedundantTargetPlatform",
@@ -279,14 +280,6 @@ def _options(dockerfile: Dockerfile) -> Options:
             with dockerfile.place(Source("", "", directive.line, directive.line)):
                 return Options.parse(directive.value.partition(" ")[0])
     return Options()
-
-
-def platform_warning(image: str, expected: Platform, actual: Platform, at: Source) -> Warning | None:
-    """The one rule that needs the image: it is for another platform than the build."""
-    if (expected.os, expected.architecture) == (actual.os, actual.architecture):
-        return None
-    message = f"Base image {image} was pulled with platform {quote(str(actual))}, expected {quote(str(expected))} "
-    return Warning(RULES["InvalidBaseImagePlatform"], message + "for current build", at.first, at.last)
 
 
 @dataclass(slots=True)

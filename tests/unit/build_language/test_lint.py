@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from layerfs.build.ignore import Matcher
-from layerfs.build.instructions import Source
-from layerfs.build.lint import RULES, Options, check, check_text, platform_warning
+from layerfs.build.lint import RULES, Options, check, check_text
 from layerfs.build.parse import parse
 from layerfs.build.stages import plan
 from layerfs.errors import InvalidDockerfile
@@ -75,16 +74,6 @@ def test_a_warning_reads_as_docker_prints_it() -> None:
     assert str(warning) == "MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label (line 2)"
     assert warning.rule.url == "https://docs.docker.com/go/dockerfile/rule/maintainer-deprecated/"
     assert RULES["JSONArgsRecommended"].url.endswith("/json-args-recommended/")
-
-
-def test_a_base_image_of_another_platform() -> None:
-    at = Source("FROM", "FROM a", 1, 1)
-    warning = platform_warning("a", ARM, AMD, at)
-    assert warning is not None
-    assert warning.message == (
-        'Base image a was pulled with platform "linux/amd64", expected "linux/arm64" for current build'
-    )
-    assert platform_warning("a", AMD, AMD, at) is None
 
 
 @pytest.mark.parametrize("text", ["skip", "error=perhaps", "what=1"])
