@@ -84,10 +84,7 @@ int lfs_layer_add(struct lfs_server *server, struct lfs_server **out)
 
 void lfs_layer_free(struct lfs_server *layer)
 {
-	for (size_t i = 0; i < layer->same_spot_count; i++)
-		free(layer->same_spots[i].name);
-	free(layer->same_spots);
-	free(layer->same_inodes);
+	lfs_linked_forget(layer);
 	lfs_moves_forget(layer);
 	lfs_nodes_free(layer);
 	lfs_upper_close(layer);

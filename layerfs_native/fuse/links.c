@@ -94,30 +94,53 @@ static int push(struct stack *stack, struct lfs_node *node)
 	return 0;
 }
 
-static int scan_directory(struct lfs_server *server, struct lfs_node *dir, struct stack *stack)
+static int open_stream(struct lfs_server *server, struct lfs_node *dir, DIR **stream)
 {
 	int fd = lfs_dir_reopen(server, dir);
-	DIR *stream = fd < 0 ? NULL : fdopendir(fd);
-	if (!stream) {
+	*stream = fd < 0 ? NULL : fdopendir(fd);
+	int rc = fd < 0 ? fd : *stream ? 0 : -errno;
+	if (!*stream)
 		lfs_close_fd(&fd);
-		return fd < 0 ? fd : -errno;
+	return rc;
+}
+
+/* What cannot be looked at shows nothing, but for one who is short of something now: he must not remember that. */
+static int unless_short(int rc)
+{
+	return rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM ? rc : 0;
+}
+
+static int scan_name(struct lfs_server *server, struct lfs_node *dir, const char *text, struct stack *stack)
+{
+	struct lfs_bytes name = {text, strlen(text)};
+	struct lfs_node *node;
+	if (!strcmp(text, ".") || !strcmp(text, ".."))
+		return 0;
+	int rc = lfs_look(server, dir, name, &node, NULL);
+	if (rc < 0)
+		return unless_short(rc);
+	if (lfs_node_is_dir(node) && node->flags & LFS_HERE) {
+		if (is_moved(server, dir, node, name))
+			rc = add_move(server, node);
+		if (rc >= 0 && (rc = push(stack, node)) >= 0)
+			return 0; /* the stack has the reference */
 	}
-	int rc = 0;
-	for (struct dirent *entry; rc >= 0 && (entry = readdir(stream));) {
-		struct lfs_bytes name = {entry->d_name, strlen(entry->d_name)};
-		struct lfs_node *node;
-		if ((entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN) || !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
-			continue;
-		if (lfs_look(server, dir, name, &node, NULL) < 0)
-			continue;
-		if (lfs_node_is_dir(node) && node->flags & LFS_HERE) {
-			if (is_moved(server, dir, node, name))
-				rc = add_move(server, node);
-			if (rc >= 0 && (rc = push(stack, node)) >= 0)
-				continue; /* the stack has the reference */
-		}
-		lfs_node_put(server, node);
-	}
+	lfs_node_put(server, node);
+	return rc;
+}
+
+static int scan_directory(struct lfs_server *server, struct lfs_node *dir, struct stack *stack)
+{
+	DIR *stream;
+	int rc = open_stream(server, dir, &stream);
+	if (rc < 0)
+		return rc;
+	const struct dirent *entry;
+	for (errno = 0; rc >= 0 && (entry = readdir(stream)); errno = 0)
+		if (entry->d_type == DT_DIR || entry->d_type == DT_UNKNOWN)
+			rc = scan_name(server, dir, entry->d_name, stack);
+	if (rc >= 0)
+		rc = -errno;
 	closedir(stream);
 	return rc;
 }
@@ -144,92 +167,125 @@ static int find_moves(struct lfs_server *server)
 	return rc;
 }
 
-/* --- visible names --- */
-
 /* --- names in a frozen layer --- */
 
-struct index { /* being made */
-	struct lfs_server *layer;
-	struct stack stack;
-	size_t capacity;
-};
-
-static int index_entry(struct index *index, struct lfs_node *dir, const char *name, const struct stat *status)
+void lfs_linked_forget(struct lfs_server *layer)
 {
-	struct lfs_server *layer = index->layer;
-	if (layer->same_spot_count == index->capacity) {
-		size_t wider = index->capacity ? index->capacity * 2 : 64;
-		struct lfs_spot *spots = realloc(layer->same_spots, wider * sizeof *spots);
-		uint64_t *inodes = spots ? realloc(layer->same_inodes, wider * sizeof *inodes) : NULL;
-		layer->same_spots = spots ? spots : layer->same_spots;
-		if (!inodes)
+	struct lfs_linked *linked = &layer->linked;
+	for (size_t i = 0; i < linked->count; i++) {
+		lfs_node_put(layer, linked->items[i].spot.dir);
+		free(linked->items[i].spot.name);
+	}
+	free(linked->items);
+	*linked = (struct lfs_linked){0};
+}
+
+static int index_entry(struct lfs_server *layer, struct lfs_node *dir, const char *name, const struct stat *status)
+{
+	struct lfs_linked *linked = &layer->linked;
+	if (linked->count == linked->capacity) {
+		size_t wider = linked->capacity ? linked->capacity * 2 : 64;
+		struct lfs_linked_name *grown = realloc(linked->items, wider * sizeof *grown);
+		if (!grown)
 			return -ENOMEM;
-		layer->same_inodes = inodes;
-		index->capacity = wider;
+		linked->items = grown;
+		linked->capacity = wider;
 	}
 	char *copy = strdup(name);
 	if (!copy)
 		return -ENOMEM;
 	lfs_node_get(dir);
-	layer->same_inodes[layer->same_spot_count] = status->st_ino;
-	layer->same_spots[layer->same_spot_count++] = (struct lfs_spot){dir, copy};
+	linked->items[linked->count++] = (struct lfs_linked_name){status->st_ino, {dir, copy}};
 	return 0;
 }
 
-static int index_directory(struct index *index, struct lfs_node *dir)
+static int index_name(struct lfs_server *layer, struct lfs_node *dir, int fd, const char *name, struct stack *stack)
 {
-	int fd = lfs_dir_reopen(index->layer, dir), rc = 0;
-	DIR *stream = fd < 0 ? NULL : fdopendir(fd);
-	if (!stream) {
-		lfs_close_fd(&fd);
-		return fd < 0 ? fd : -errno;
-	}
-	for (struct dirent *entry; rc >= 0 && (entry = readdir(stream));) {
-		struct stat status;
-		struct lfs_node *node;
-		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") || fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0)
-			continue;
-		if (!S_ISDIR(status.st_mode)) {
-			if (status.st_nlink > 1 && !lfs_is_whiteout(&status))
-				rc = index_entry(index, dir, entry->d_name, &status);
-		} else if (lfs_look(index->layer, dir, (struct lfs_bytes){entry->d_name, strlen(entry->d_name)}, &node, NULL) >= 0) {
-			if ((rc = push(&index->stack, node)) < 0)
-				lfs_node_put(index->layer, node);
-		}
-	}
+	struct stat status;
+	struct lfs_node *node;
+	if (!strcmp(name, ".") || !strcmp(name, ".."))
+		return 0;
+	if (fstatat(fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return unless_short(-errno);
+	if (!S_ISDIR(status.st_mode))
+		return status.st_nlink > 1 && !lfs_is_whiteout(&status) ? index_entry(layer, dir, name, &status) : 0;
+	int rc = lfs_look(layer, dir, (struct lfs_bytes){name, strlen(name)}, &node, NULL);
+	if (rc < 0)
+		return unless_short(rc);
+	if ((rc = push(stack, node)) < 0)
+		lfs_node_put(layer, node);
+	return rc;
+}
+
+static int index_directory(struct lfs_server *layer, struct lfs_node *dir, struct stack *stack)
+{
+	DIR *stream;
+	int rc = open_stream(layer, dir, &stream);
+	if (rc < 0)
+		return rc;
+	const struct dirent *entry;
+	for (errno = 0; rc >= 0 && (entry = readdir(stream)); errno = 0)
+		rc = index_name(layer, dir, dirfd(stream), entry->d_name, stack);
+	if (rc >= 0)
+		rc = -errno;
 	closedir(stream);
 	return rc;
 }
 
+static int by_inode(const void *a, const void *b)
+{
+	uint64_t x = ((const struct lfs_linked_name *)a)->ino, y = ((const struct lfs_linked_name *)b)->ino;
+	return (x > y) - (x < y);
+}
+
 static int make_index(struct lfs_server *layer)
 {
-	struct index index = {.layer = layer};
-	if (layer->same_known)
+	struct stack stack = {0};
+	if (layer->linked.known)
 		return 0;
 	lfs_node_get(layer->nodes.root);
-	int rc = push(&index.stack, layer->nodes.root);
-	while (index.stack.count) {
-		struct lfs_node *dir = index.stack.items[--index.stack.count];
+	int rc = push(&stack, layer->nodes.root);
+	while (stack.count) {
+		struct lfs_node *dir = stack.items[--stack.count];
 		if (rc >= 0)
-			rc = index_directory(&index, dir);
+			rc = index_directory(layer, dir, &stack);
 		lfs_node_put(layer, dir);
 	}
-	free(index.stack.items);
-	layer->same_known = rc >= 0;
+	free(stack.items);
+	if (rc < 0)
+		lfs_linked_forget(layer);
+	else if (layer->linked.count)
+		qsort(layer->linked.items, layer->linked.count, sizeof *layer->linked.items, by_inode);
+	layer->linked.known = rc >= 0;
 	return rc;
+}
+
+static size_t first_linked(const struct lfs_linked *linked, uint64_t ino)
+{
+	size_t low = 0, high = linked->count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (linked->items[middle].ino < ino)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
 }
 
 /* Where an inode is to be seen in a layer: one that its directory has. */
 static int own_spots(struct lfs_server *layer, struct lfs_node *node, struct lfs_spots *spots)
 {
+	const struct lfs_linked *linked = &layer->linked;
 	struct stat status;
-	int rc = lfs_entry_stat(layer, node, &status);
+	int rc = make_index(layer);
 	if (rc >= 0)
-		rc = make_index(layer);
-	for (size_t i = 0; rc >= 0 && i < layer->same_spot_count; i++) {
-		const struct lfs_spot *spot = &layer->same_spots[i];
-		if (layer->same_inodes[i] == status.st_ino)
-			rc = add_spot(spots, spot->dir, (struct lfs_bytes){spot->name, strlen(spot->name)});
+		rc = lfs_entry_stat(layer, node, &status);
+	if (rc < 0)
+		return rc;
+	for (size_t i = first_linked(linked, status.st_ino); rc >= 0 && i < linked->count && linked->items[i].ino == status.st_ino; i++) {
+		const struct lfs_spot *spot = &linked->items[i].spot;
+		rc = add_spot(spots, spot->dir, (struct lfs_bytes){spot->name, strlen(spot->name)});
 	}
 	return rc;
 }

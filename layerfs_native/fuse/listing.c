@@ -93,7 +93,7 @@ static int add_item(struct lfs_server *server, struct lfs_listing *listing, cons
 	}
 	if (listing->names_size + size + 1 > listing->names_capacity) {
 		uint32_t wider = (listing->names_capacity + (uint32_t)size + 1) * 2;
-		char *grown = realloc(listing->names, wider);
+		char *grown = wider > listing->names_capacity ? realloc(listing->names, wider) : NULL; /* names of over 2 GiB */
 		if (!grown)
 			return -ENOMEM;
 		listing->names = grown;

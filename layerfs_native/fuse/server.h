@@ -377,6 +377,16 @@ struct lfs_moves {
 	size_t count, capacity;
 	bool known;
 };
+struct lfs_linked_name {
+	uint64_t ino; /* of the host */
+	struct lfs_spot spot;
+};
+struct lfs_linked { /* all names of files that have several, by inode; made when first needed */
+	struct lfs_linked_name *items;
+	size_t count, capacity;
+	bool known;
+};
+void lfs_linked_forget(struct lfs_server *layer);
 int lfs_visible_links(struct lfs_server *server, uint64_t low, struct lfs_spots *spots);
 void lfs_spots_free(struct lfs_server *server, struct lfs_spots *spots);
 void lfs_moves_forget(struct lfs_server *server);
@@ -786,10 +796,7 @@ struct lfs_server {
 	struct lfs_upper upper;
 	struct lfs_server *layers[LFS_LAYERS_MAX]; /* frozen ones, the lowest first */
 	unsigned layer_count;	       /* also a layer's own place */
-	struct lfs_spot *same_spots;   /* of a layer: names of files that have several, by inode; made when first needed */
-	uint64_t *same_inodes;
-	size_t same_spot_count;
-	bool same_known;
+	struct lfs_linked linked; /* of a layer */
 	struct lfs_moves moves;
 	struct lfs_listings listings;
 	struct lfs_files files;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -406,3 +407,30 @@ def test_an_open_file_that_lost_the_name_it_was_opened_by(box: layerfs.Container
         with shows.mount() as root:
             assert (root / "new/deep/other").read_bytes() == data and (root / "new/link").readlink() == Path("file")
             assert not (root / "file").exists() and not (root / "symlink").exists()
+
+
+def test_a_server_short_of_descriptors_finds_names_of_frozen_files_later(box: layerfs.Container) -> None:
+    """Also when it has seen some of them before it could not go on: once that ended in memory it did not own."""
+    with box.mount(engine="native") as root:
+        for directory in range(12):
+            (root / f"dir{directory}").mkdir()
+        for directory in range(12):
+            for number in range(200):
+                (root / f"dir{directory}/a{number}").touch()
+                os.link(root / f"dir{directory}/a{number}", root / f"dir{11 - directory}/b{directory}-{number}")
+    box.snapshot()
+    with box.mount(engine="native") as root:
+        server = control.request(box.store.root, box.store.mounts()[0].id, "ping")["pid"]
+        limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
+        used = len(list(Path(f"/proc/{server}/fd").iterdir()))
+        failed = 0
+        for number in range(40):
+            resource.prlimit(server, resource.RLIMIT_NOFILE, (used + number, limits[1]))
+            try:
+                (root / f"dir5/a{number}").stat()
+            except OSError:
+                failed += 1
+        resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
+        assert failed  # else this would test nothing
+        assert {path.stat().st_nlink for path in root.glob("dir*/*")} == {2}
+        assert (root / "dir7/a7").samefile(root / "dir4/b7-7")
