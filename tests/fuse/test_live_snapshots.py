@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -331,7 +332,7 @@ def test_an_open_file_with_several_names_goes_on_with_all_of_them(box: layerfs.C
 
 @pytest.fixture
 def slow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that lets others go first whenever it has let a lock go."""
+    """One that lets others go first whenever it has let a lock go, or waited for something."""
     if "LAYERFS_TEST_SERVER" in os.environ:
         pytest.skip("a sanitizer's library has to be the first one")
     library, script = tmp_path / "slow.so", tmp_path / "server"
@@ -434,3 +435,24 @@ def test_a_server_short_of_descriptors_finds_names_of_frozen_files_later(box: la
         assert failed  # else this would test nothing
         assert {path.stat().st_nlink for path in root.glob("dir*/*")} == {2}
         assert (root / "dir7/a7").samefile(root / "dir4/b7-7")
+
+
+def test_who_waits_for_a_copy_does_not_make_another_after_a_freeze(slow_server: None, tmp_path: Path) -> None:
+    """That would be one of what the file was before all of its changes."""
+    (tmp_path / "plain").mkdir()
+    for number in range(40):
+        (tmp_path / f"plain/{number}").write_bytes(b"%d" % number * 500_000)
+    with layerfs.Store(tmp_path / "store") as store:
+        box = store.create(store.import_archive(tmp_path / "plain", tag="small:1"), name="box")
+        with box.mount(engine="native") as root, ThreadPoolExecutor() as pool:
+
+            def change(number: int) -> None:
+                cut = pool.submit(os.truncate, root / f"{number}", 100)
+                (root / f"{number}").open("r+b").close()
+                cut.result()
+
+            changes = pool.submit(lambda: [change(number) for number in range(40)])
+            while not changes.done():
+                box.snapshot()
+            changes.result()
+            assert {(root / f"{number}").stat().st_size for number in range(40)} == {100}
