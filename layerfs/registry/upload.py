@@ -36,6 +36,7 @@ _MOUNTS_MAX = 3  # repositories that are tried
 _SKIP = 1 << 20
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _AGAIN = _BUSY | {404, 416}  # 404: the upload is not known any more
+_NO_CHUNKS = frozenset({400, 405, 411, 413, 416, 501})  # of registries that take none, none that large, or miscount
 _SENT = pattern(r"(?:bytes=)?0-(\d{1,18})\Z", re.ASCII)
 Report = Callable[[int], object]
 
@@ -48,6 +49,10 @@ class Sent:
     source: str = ""
 
 
+class _Astray(RegistryError):
+    """A registry and we do not agree how far an upload is."""
+
+
 def _begin(client: Client, repository: str) -> Exchange:
     return client.session.exchange(
         "POST", f"/v2/{repository}/blobs/uploads/", scopes=[push_scope(repository)], body=b""
@@ -58,11 +63,13 @@ class Uploads:
     """Writing to one registry. Safe from threads.
 
     Args:
-        chunk: bytes; blobs that are larger go in such pieces, and go on after a broken connection.
+        chunk: bytes; blobs that are larger go in such pieces, and go on after a broken connection. Where the registry
+            does not get along with that, they go in one, as from docker.
     """
 
     def __init__(self, client: Client, *, chunk: int = CHUNK) -> None:
         self.client, self._chunk = client, chunk
+        self._in_one = False
 
     def blob(
         self,
@@ -132,10 +139,21 @@ class Uploads:
         started: Response | None,
         report: Report | None,
     ) -> Task[None]:
-        upload = _Upload(self.client, repository, descriptor, open, report)
+        upload = partial(_Upload, self.client, repository, descriptor, open, report)
+        if not self._in_one and descriptor.size > self._chunk:
+            try:
+                yield from self._upload(upload(), started, self._chunk)
+                return
+            except RegistryError as error:
+                if not isinstance(error, _Astray) and error.status not in _NO_CHUNKS:
+                    raise
+            self._in_one, started = True, None
+        yield from self._upload(upload(), started, descriptor.size)
+
+    def _upload(self, upload: _Upload, started: Response | None, chunk: int) -> Task[None]:
         yield from upload.begin(started)
         try:
-            yield from upload.send(self._chunk)
+            yield from upload.send(chunk)
         except BaseException:
             upload.abandon()
             raise
@@ -290,11 +308,11 @@ class _Upload:
         if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             answer.discard()
             yield from self._ask()
-            if self._sent == start:
-                raise RegistryError(f"{self._what}: the registry does not go on with an upload at byte {start}")
-            return
-        self._expect(answer, HTTPStatus.ACCEPTED)
-        self._sent = self._told(answer, start + count)
+        else:
+            self._expect(answer, HTTPStatus.ACCEPTED)
+            self._sent = self._told(answer, start + count)
+        if self._sent <= start:
+            raise _Astray(f"{self._what}: the registry does not go on with an upload at byte {start}")
 
     def _ask(self) -> Task[None]:
         """How far the registry says that it is."""
@@ -310,9 +328,7 @@ class _Upload:
         end = int(match[1])
         sent = end + 1 if end else 0  # `0-0` is said of nothing
         if sent > self._descriptor.size:
-            raise RegistryError(
-                f"{self._what}: the registry says that it has {sent} bytes of an upload, more than there are"
-            )
+            raise _Astray(f"{self._what}: the registry says that it has {sent} bytes of an upload, more than there are")
         return sent
 
     def _request(

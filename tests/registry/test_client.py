@@ -367,6 +367,36 @@ def test_an_upload_goes_on_where_a_busy_registry_refused_it(settings: Settings) 
     assert [request.method for request in seen].count("POST") == 1
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Answer(416),
+        Answer(405),
+        Answer(413),
+        Answer(202, headers={"Range": "0-0"}),
+        Answer(202, headers={"Range": "0-9999999"}),
+    ],
+)
+def test_where_chunks_do_not_work_blobs_go_in_one(settings: Settings, refusal: Answer) -> None:
+    """GitHub's registry takes none over 4 MiB (416), Amazon's tells a range that stays behind."""
+    got: list[bytes] = []
+
+    def answer(request: Request) -> Answer:
+        place = {"Location": "/v2/a/blobs/uploads/one"}
+        if request.method == "PUT":
+            got.append(request.body)
+        refused = replace(refusal, headers=place | refusal.headers)
+        status = {"HEAD": 404, "POST": 202, "PUT": 201, "GET": 200 if request.path == "/v2/" else 405}
+        return refused if request.method == "PATCH" else Answer(status.get(request.method, 204), headers=place)
+
+    with scripted(answer) as (host, seen), open_client(settings, host) as client:
+        uploads = Uploads(client, chunk=100_000)
+        for _ in range(2):
+            uploads.blob("a", describe(DATA), lambda: io.BytesIO(DATA))
+    assert got == [DATA, DATA]
+    assert [request.method for request in seen].count("PATCH") == 1  # it is learnt once
+
+
 def test_a_refused_upload_obeys_retry_after(settings: Settings) -> None:
     place = {"Location": "/v2/a/blobs/uploads/one"}
 
