@@ -104,19 +104,21 @@ class Authorizer:
                 token = self._tokens[scopes] = self._fetch(challenge, scopes)
             return f"Bearer {token.text}"
 
-    def learn(self, answer: Response) -> Challenge | None:
-        """Remembers how a 401 says that one is let in."""
+    def learn(self, answer: Response, sent: str | None = None) -> Challenge | None:
+        """Remembers how a 401 says that one is let in. To a token that is none any more some say Basic (Harbor)."""
         challenges = parse_challenges(answer.headers.getlist("WWW-Authenticate"))
         wanted = next((c for c in challenges if c.scheme == "bearer" and c.parameters.get("realm")), None)
-        wanted = wanted or next((c for c in challenges if c.scheme == "basic"), None)
-        if wanted is not None:
-            with self._lock:
+        with self._lock:
+            if wanted is None and sent is not None and sent.startswith("Bearer "):
+                wanted = self._challenge
+            wanted = wanted or next((c for c in challenges if c.scheme == "basic"), None)
+            if wanted is not None:
                 self._challenge = wanted
         return wanted
 
     def renew(self, answer: Response, scopes: frozenset[str], sent: str | None) -> bool:
         """After a 401 to `sent`: whether there is something else to send now; `header` gives it."""
-        wanted = self.learn(answer)
+        wanted = self.learn(answer, sent)
         if wanted is None:
             return False
         with self._lock:

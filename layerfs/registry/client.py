@@ -232,13 +232,13 @@ class Client:
             return None
         raise self.session.failure(answer, self.place(repository))
 
-    def blob(self, repository: str, digest: Digest, offset: int = 0) -> BlobStream:
-        """A blob's bytes from an offset on.
+    def blob(self, repository: str, digest: Digest, offset: int = 0, size: int | None = None) -> BlobStream:
+        """A blob's bytes from an offset on. `size`: the whole blob's; some registries want a range to have an end.
 
         Raises:
             RegistryNotFound, RegistryDenied, RegistryUnreachable, RegistryError.
         """
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        headers = {"Range": f"bytes={offset}-{size - 1 if size else ''}"} if offset else {}
         answer = self._pull(f"/v2/{repository}/blobs/{digest}", repository, headers=headers)
         return self._stream(answer, offset, f"{self.place(repository)}: blob {digest}")
 

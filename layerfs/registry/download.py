@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MOMENT = 0.05  # seconds that are waited before something else is done
 _CUTS = 1000  # connections that may break off with some bytes each, and one more for each _CUT bytes
 _CUT = 16 << 10
+_NO_RANGES = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, HTTPStatus.NOT_IMPLEMENTED})
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class Upstream:
     def open(self, descriptor: Descriptor, offset: int) -> BlobStream:
         """The bytes of a blob from an offset on; a foreign layer's also from where its descriptor says."""
         try:
-            return self.ask(lambda client: client.blob(self.repository, descriptor.digest, offset))
+            return self.ask(lambda client: client.blob(self.repository, descriptor.digest, offset, descriptor.size))
         except RegistryNotFound as missing:
             for url in descriptor.urls if media.is_foreign(descriptor.media_type) else ():
                 with contextlib.suppress(RegistryError):
@@ -129,9 +130,9 @@ def _connection(upstream: Upstream, descriptor: Descriptor, at: int) -> Iterator
     try:
         opened = upstream.open(descriptor, at)
     except RegistryError as error:
-        if error.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise _wrong_size(upstream, descriptor, f"{at} bytes") from None
-        raise
+        if not at or error.status not in _NO_RANGES:
+            raise
+        opened = upstream.open(descriptor, 0)  # which also tells whether it is as long as it should be
     with upstream.watched(opened) as stream:
         if stream.size is not None and stream.size != size:
             raise _wrong_size(upstream, descriptor, f"{stream.size} bytes")

@@ -72,7 +72,7 @@ class Ask(BaseHTTPRequestHandler):
     @property
     def start(self) -> int:
         """The first byte that is asked for."""
-        return int(re.sub(r"\D", "", self.headers.get("Range", "0")) or 0)
+        return int(re.findall(r"\d+", self.headers.get("Range", "0"))[0])
 
     def well(self) -> None:
         """The right answer."""

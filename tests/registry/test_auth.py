@@ -153,6 +153,7 @@ class _TokenRegistry:
     def __init__(self) -> None:
         self.given = 0
         self.address = ""
+        self.basic = False  # as Harbor says to a token that it does not take
 
     def __call__(self, request: Request) -> Answer:
         if request.path.startswith("/token"):
@@ -160,12 +161,16 @@ class _TokenRegistry:
             return Answer(200, json.dumps({"access_token": f"t{self.given}", "expires_in": 3600}).encode())
         if request.headers.get("Authorization") != f"Bearer t{self.given}":
             challenge = f'Bearer realm="http://{self.address}/token",service="s"'
+            if self.basic and "Authorization" in request.headers:
+                challenge = 'Basic realm="harbor"'
             return Answer(401, headers={"WWW-Authenticate": challenge})
         return Answer(404)
 
 
-def test_a_token_that_is_taken_no_more_is_replaced(opened: Open) -> None:
+@pytest.mark.parametrize("basic", [False, True])
+def test_a_token_that_is_taken_no_more_is_replaced(opened: Open, basic: bool) -> None:
     registry = _TokenRegistry()
+    registry.basic = basic
     with scripted(registry) as (host, seen):
         registry.address = host
         client = opened(host)

@@ -82,6 +82,30 @@ def test_a_copy_goes_on_where_a_connection_broke_off(registry: Registry, tmp_pat
     assert registry.sent <= 1.05 * size(registry)
 
 
+@pytest.mark.parametrize("status", [400, 416, 501])
+def test_a_registry_that_takes_few_ranges(registry: Registry, path: Path, status: int) -> None:
+    """None without an end (go-containerregistry's own), or none at all."""
+    (name,) = [name for name, data in registry.blobs.items() if len(data) > 1 << 20]
+    ends = f"-{len(registry.blobs[name]) - 1}"
+    cuts, asked = [3 << 20, 2 << 20], list[str]()
+
+    def answer(ask: Ask) -> bool:
+        if not (ask.is_blob and ask.reference == name):
+            return False
+        asked.append(ask.headers.get("Range", ""))
+        if ask.start and not (status == 416 and asked[-1].endswith(ends)):
+            ask.refuse(status, "RANGE_INVALID")
+            return True
+        return bool(cuts) and ask.cut(cuts.pop())
+
+    registry.tricks.append(answer)
+    with Store(path) as store:
+        store.pull(f"{registry.host}/app:1", settings=QUICK)
+        assert_whole(store, registry)
+    assert any(asked)
+    assert ("" in asked[1:]) == (status != 416)
+
+
 def test_a_registry_without_ranges(registry: Registry, path: Path) -> None:
     left = iter(range(3))
 
