@@ -19,6 +19,7 @@ from layerfs.layer.tree import Tree
 from layerfs.snapshot import Containers, MountTable, Writable, mount_tree, unmount
 from layerfs.snapshot import kernel as kernel_module
 from layerfs.snapshot import mounting as mounting_module
+from layerfs.snapshot.native import Server
 from layerfs.snapshot.table import SERVED
 from layerfs.store.leases import process_start
 from layerfs.store.root import StoreRoot
@@ -370,6 +371,28 @@ def test_an_unmount_ends_copies_in_other_namespaces_that_nobody_uses(
         finally:
             os.killpg(other.pid, signal.SIGKILL)
     assert eventually(lambda: MountTable(store).live() == [])
+
+
+@engines
+def test_a_check_that_fails_leaves_no_row_and_no_server(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
+) -> None:
+    def check(txn: object) -> None:
+        raise InUse("somebody was faster")
+
+    for target in (tmp_path / "one", tmp_path / "two"):
+        with pytest.raises(InUse, match="somebody was faster"):
+            mount_tree(store, tree, engine=engine, target=target, writable=box, check=check)
+        assert not target.exists() and MountTable(store).records() == []
+    with mount_tree(store, tree, engine=engine, target=tmp_path / "one", writable=box) as root:  # the lock is free
+        assert (root / "d/f").exists()
+
+
+def test_a_server_without_orders_ends_with_its_block() -> None:
+    with Server() as server:
+        pid = server._process.pid
+        assert process_start(pid)
+    assert process_start(pid) is None
 
 
 # --- what a kernel mount leaves ----------------------------------------------------------------------------------
