@@ -17,6 +17,7 @@ import pytest
 import layerfs
 from layerfs import mount
 from layerfs.errors import InUse, Unsupported
+from layerfs.snapshot.states import States
 from layerfs.store.leases import process_start
 from tests.fuse.users import USER, as_other
 from tests.looking import eventually, mountinfo
@@ -252,3 +253,35 @@ def test_root_reads_a_users_container_right_and_the_kernel_engine_refuses_it() -
             assert {(each.kind, each.path) for each in box.diff()} == {("C", "/big"), ("D", "/gone")}
 
     as_other("user", part, then=then)
+
+
+@everybody
+def test_forks_and_rollbacks_whose_directories_come_late(who: str) -> None:
+    """An upper that could not be made as the image has it still counts as untouched, once it was frozen so."""
+
+    def part(place: Path) -> None:
+        with layerfs.Store(place / "store") as store:
+            box = store.create(store.import_archive(image_file(place), tag="x:1"), name="box")
+            with box.mount(engine="native") as root:
+                (root / "plain").write_bytes(b"changed")
+                looks = root.stat()
+            before = {path.name for path in (place / "store/containers").iterdir()}
+            child = box.fork("child")
+            child.rollback(child.snapshot())
+            grandchild = child.fork("grandchild")
+            assert {path.name for path in (place / "store/containers").iterdir()} == before
+            for each in (box, child, grandchild):
+                with each.mount(engine="native") as root:
+                    found = root.stat()
+                    assert (found.st_mode, found.st_uid) == (looks.st_mode, looks.st_uid)
+                    assert (root / "plain").read_bytes() == b"changed" and (root / "big").stat().st_size == 2_000_000
+                each.snapshot()
+            with store.root.index.view() as txn:
+                assert len(States(txn).all()) == 1
+            assert store.fsck() == []
+            owners = {
+                path.stat().st_uid for top in ("containers", "uppers") for path in (place / "store" / top).iterdir()
+            }
+            assert owners == {os.geteuid()}
+
+    as_other(who, part)
