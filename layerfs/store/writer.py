@@ -266,15 +266,20 @@ class ContentWriter:
         """Puts the rows. A row that is there stays, unless its file is gone."""
         if self._sealed is None or not self._placed:
             raise StoreError("publish() before stage()")
-        known = self._contents.find(txn, _identities(self._sealed))
-        rows = [row for number, row in enumerate(self._sealed) if known[number * 32 : number * 32 + 32] == UNKNOWN]
-        txn.put_many("contents", rows)
-        for identity, _ in rows if self._bases else ():
-            if identity in self._bases:
-                txn.put("deltas", identity, self._bases[identity])
+        if self._bases or txn.put_many("contents", self._sealed, overwrite=False) < len(self._sealed):
+            self._mend(txn, self._sealed)
         if self._pack_blocks:
             row = {"blocks": self._pack_blocks, "created": self._lease.record.created}
             txn.put_json("packs", pack_key(self.pack_id), row)
+
+    def _mend(self, txn: Txn, sealed: list[tuple[bytes, bytes]]) -> None:
+        """Some rows may be there, of files that may not."""
+        known = self._contents.find(txn, _identities(sealed))
+        rows = [row for number, row in enumerate(sealed) if known[number * 32 : number * 32 + 32] == UNKNOWN]
+        txn.put_many("contents", rows)
+        for identity, _ in rows:
+            if identity in self._bases:
+                txn.put("deltas", identity, self._bases[identity])
 
     def drop_pack(self) -> None:
         """Removes the pack, wherever it is: nothing will be published. Idempotent."""

@@ -150,3 +150,20 @@ def test_what_was_not_published_leaves_nothing(root, lease) -> None:
             put(publisher, gzip.compress(data))
     assert {path.name for path in lease.tmp.iterdir()} == {"lease", "pins"}
     assert not list((root.path / "packs").iterdir())
+
+
+def test_a_layer_that_somebody_else_publishes_in_the_last_moment(root, lease, publisher, monkeypatch) -> None:
+    data, lock = tar({"a": b"x" * 9000}), StoreRoot.lock
+    theirs: list[Layer] = []
+
+    def late(root: StoreRoot, name: str, **how: Any) -> Any:
+        if name == "trees" and not theirs:
+            monkeypatch.undo()
+            theirs.append(read_layer(root, io.BytesIO(data), lease=lease))
+        return lock(root, name, **how)
+
+    done = put(publisher, data)
+    monkeypatch.setattr(StoreRoot, "lock", late)
+    publisher.flush()
+    assert done == theirs
+    assert packs(root) == 3 * 4096
