@@ -192,7 +192,7 @@ class Publisher:
         self.root, self.lease = root, lease
         self._changed = threading.Condition()
         self._waiting: list[Ready] = []
-        self._busy = False
+        self._busy = self._wanted = False
         self._error: BaseException | None = None
         self._rows: dict[bytes, bytes] = {}
         self._relied: set[int] = set()  # packs of such contents
@@ -207,19 +207,22 @@ class Publisher:
                 raise self._error
             self._waiting.append(ready)
             self._rows.update(ready.rows)
-            full = self._is_full()
-        if full:
-            self.flush()
-
-    def _is_full(self) -> bool:
-        return len(self._waiting) >= WAITING or sum(each.layer.tar_size for each in self._waiting) > LARGE
+        self._work()
 
     def flush(self) -> None:
         """What waits is published when this returns, or before another thread's `add` or `flush` does. Raises what any
         of those that are published together meets: NoSpace, Corrupt, StoreError.
         """
         with self._changed:
-            if self._busy or not self._waiting:
+            self._wanted = True
+        self._work()
+
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= WAITING or sum(each.layer.tar_size for each in self._waiting) > LARGE
+
+    def _work(self) -> None:
+        with self._changed:
+            if self._busy:
                 return
             self._busy = True
         try:
@@ -230,10 +233,14 @@ class Publisher:
             raise
 
     def _next(self) -> list[Ready]:
-        """What waits; when that is nothing the turn is over. A layer that is there twice waits once more."""
+        """What waits; when that is nothing, or not enough yet, the turn is over. A layer that is there twice waits
+        once more.
+        """
         with self._changed:
-            group = {each.diff_id: each for each in reversed(self._waiting)}
-            self._waiting = [each for each in self._waiting if group[each.diff_id] is not each]
+            due = self._waiting if self._error is None and (self._wanted or self._is_full()) else ()
+            group = {each.diff_id: each for each in reversed(due)}
+            self._waiting = [each for each in self._waiting if group.get(each.diff_id) is not each]
+            self._wanted = self._wanted and bool(self._waiting)
             self._busy = bool(group)
             self._changed.notify_all()
             return list(reversed(group.values()))

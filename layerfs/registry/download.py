@@ -19,7 +19,7 @@ from layerfs.store.partial import Partial
 if TYPE_CHECKING:
     from layerfs.registry.connect import Registries
 
-MOMENT = 0.05  # seconds that are waited before something else is done
+MOMENT = 0.2  # seconds that are waited before something else is done
 _CUTS = 1000  # connections that may break off with some bytes each, and one more for each _CUT bytes
 _CUT = 16 << 10
 _NO_RANGES = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, HTTPStatus.NOT_IMPLEMENTED})

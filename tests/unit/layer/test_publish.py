@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,11 +146,13 @@ def test_an_error_ends_it_for_all(root, publisher, monkeypatch) -> None:
 
 
 def test_what_was_not_published_leaves_nothing(root, lease) -> None:
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     with Publisher(root, lease) as publisher:
         for data in layers(3):
             put(publisher, gzip.compress(data))
     assert {path.name for path in lease.tmp.iterdir()} == {"lease", "pins"}
     assert not list((root.path / "packs").iterdir())
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
 def test_a_layer_that_somebody_else_publishes_in_the_last_moment(root, lease, publisher, monkeypatch) -> None:
