@@ -15,25 +15,24 @@ from layerfs.registry.wire import Idle
 
 
 class Kept:
-    """Connections that outlive a command, for the next one with the same settings. Safe from threads."""
+    """Connections that outlive a command, for the next one with the same settings. Safe from threads, without a lock,
+    which a fork's child might find taken: of two that begin at once one's connections end with its command.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._last: tuple[Settings, Idle] | None = None
 
     def idle(self, settings: Settings) -> Idle:
         """Those of other settings, who may trust somebody else, are closed."""
-        with self._lock:
-            if self._last is None or self._last[0] != settings:
-                if self._last is not None:
-                    self._last[1].close()
-                self._last = settings, Idle()
-            return self._last[1]
+        last = self._last
+        if last is None or last[0] != settings:
+            self.close()
+            last = self._last = settings, Idle()
+        return last[1]
 
     def close(self) -> None:
         """Idempotent."""
-        with self._lock:
-            last, self._last = self._last, None
+        last, self._last = self._last, None
         if last is not None:
             last[1].close()
 
