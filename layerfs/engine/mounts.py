@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING
-from layerfs.errors import ContainerNotFound, InvalidInput, NoSpace, NotFound, Unsupported
+from layerfs.errors import ContainerNotFound, Corrupt, InvalidInput, NoSpace, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from typing import Any
@@ -107,7 +107,7 @@ def mount_container(
     while True:
         try:
             return _mount_upper(store, record, place, engine, read_only, wanted, tree)
-        except (Moved, FileNotFoundError) as error:
+        except (Moved, FileNotFoundError, Corrupt) as error:
             now = store.container_table.get(record.id)
             if not isinstance(error, Moved) and (now.base, now.place) == (record.base, record.place):
                 raise
@@ -171,7 +171,7 @@ def mount_state(
     store: Store, record: ContainerRecord, state: str, target: Path, engine: str | None, options: Options = ()
 ) -> MountHandle:
     """A state of a container, read-only."""
-    from layerfs.engine.snapshots import check_state, with_stack
+    from layerfs.engine.snapshots import Moved, check_state, with_stack
     from layerfs.snapshot import mount_tree
 
     def mount(tree: Tree, stack: tuple[DiffID, ...]) -> MountHandle:
@@ -190,7 +190,9 @@ def mount_state(
             ),
         )
 
-    return with_stack(store, record, state, mount)
+    while True:
+        with contextlib.suppress(Moved):
+            return with_stack(store, record, state, mount)
 
 
 def storage_options(record: ContainerRecord) -> MountOptions:

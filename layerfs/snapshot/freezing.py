@@ -277,7 +277,7 @@ def _freeze_served(root: StoreRoot, record: ContainerRecord, mounted: MountRecor
     with _or_discarded(root, upper), root.index.update() as txn:
         now, row = containers.find(txn, record.id), txn.get_json("mounts", mounted.id.encode())
         if now.place != record.place or row is None:
-            raise InUse("the container was unmounted meanwhile: try again")
+            raise _Moved  # unmounted meanwhile, or frozen by somebody else
         served, points = f"{mounted.id}/{upper}", _points(root, now)
         state = _add_state(txn, now, place=now.place, look=look.row(), served=served, points=points)
         containers.put(txn, replace(now, base=state, upper=upper, look=look.row()))
@@ -343,7 +343,7 @@ def _freeze_copy(root: StoreRoot, record: ContainerRecord, mounted: MountRecord,
         with root.index.update() as txn:
             now = containers.find(txn, record.id)
             if now.place != record.place:
-                raise InUse("the container was unmounted meanwhile: try again")
+                raise _Moved  # unmounted meanwhile, or frozen by somebody else
             state = _add_state(txn, now, place=f"uppers/{place}", look=look, points=_points(root, now))
             return act(txn, state, now, look)
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from layerfs._lazy import pattern
 from layerfs.errors import InvalidInput
 
-__all__ = ["check_name", "generate_name", "is_name"]
+__all__ = ["NAME_MAX", "check_name", "generate_name", "is_name"]
 
-_SNAPSHOT = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}\Z")
+NAME_MAX = 255  # of a snapshot
+_SNAPSHOT = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
 _PATTERN = pattern(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 
 _ADJECTIVE_WORDS = """
@@ -47,7 +48,7 @@ def check_name(name: str) -> str:
 
 def is_name(text: str) -> bool:
     """Whether it could name a snapshot."""
-    return bool(_SNAPSHOT.match(text))
+    return len(text) <= NAME_MAX and bool(_SNAPSHOT.match(text))
 
 
 def generate_name(taken: Callable[[str], bool]) -> str:

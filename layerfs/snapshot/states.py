@@ -17,7 +17,7 @@ from layerfs._lazy import TYPE_CHECKING
 from layerfs._record import dataclass, field, replace
 from layerfs.digest import DiffID, Digest
 from layerfs.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
-from layerfs.snapshot.names import is_name
+from layerfs.snapshot.names import NAME_MAX, is_name
 from layerfs.snapshot.uppers import discard, remove_discarded, upper_below
 from layerfs.store.index import Txn
 
@@ -186,6 +186,8 @@ class States:
         """Raises AlreadyExists, InvalidInput when a snapshot cannot be called so."""
         if name is None:
             return
+        if len(name) > NAME_MAX:
+            raise InvalidInput(f"a snapshot's name has at most {NAME_MAX} characters, this one {len(name)}")
         if not is_name(name):
             raise InvalidInput(f"Invalid snapshot name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
         if self._txn.get(_SNAPSHOTS, f"{container}/{name}".encode()) is not None:

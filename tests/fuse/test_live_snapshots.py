@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import layerfs
 from layerfs.errors import InUse
-from layerfs.snapshot import control, native
+from layerfs.snapshot import control, freezing, native
 from tests.fuse.users import as_other
 from tests.looking import eventually
 
@@ -456,3 +457,21 @@ def test_who_waits_for_a_copy_does_not_make_another_after_a_freeze(slow_server: 
                 box.snapshot()
             changes.result()
             assert {(root / f"{number}").stat().st_size for number in range(40)} == {100}
+
+
+def test_one_beside_another_of_the_same_mount_is_taken_too(
+    box: layerfs.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = freezing.new_place
+
+    def interrupted(*arguments: Any) -> str:
+        monkeypatch.setattr(freezing, "new_place", real)
+        box.snapshot("between")
+        return real(*arguments)
+
+    with box.mount(engine="native") as root:
+        (root / "new").write_bytes(b"1")
+        monkeypatch.setattr(freezing, "new_place", interrupted)
+        box.snapshot("outer")
+        (root / "new").write_bytes(b"2")
+    assert [shown(each)["new"] for each in box.snapshots()] == [b"1", b"1"]

@@ -216,6 +216,8 @@ def test_what_cannot_be(store: layerfs.Store, box: layerfs.Container) -> None:
         box.snapshot("taken")
     with pytest.raises(InvalidInput):
         box.snapshot("no/name")
+    with pytest.raises(InvalidInput, match="at most 255 characters, this one 300"):
+        box.snapshot("x" * 300)
     with pytest.raises(NotFound, match="missing"):
         box.rollback("missing")
     with pytest.raises(AlreadyExists):
