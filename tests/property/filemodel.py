@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass, field
+from typing import Any
 
 NOREPLACE, EXCHANGE = 1, 2
 
@@ -177,3 +178,32 @@ class Model:
             raise Refused(errno.ENOTDIR)
         if target.kind == "dir" and target.children:
             raise Refused(errno.ENOTEMPTY)
+
+
+class Beside:
+    """For a machine: `model`, and `tested` drivers by name, which must answer as it does."""
+
+    model: Any
+    tested: dict[str, Any]
+
+    def act(self, operation: str, *arguments: Any) -> None:
+        try:
+            wanted: Any = getattr(self.model, operation)(*arguments)
+        except Refused as refused:
+            wanted = refused.number
+        for name, driver in self.tested.items():
+            try:
+                got = getattr(driver, operation)(*arguments)
+            except OSError as error:
+                got = error.errno
+            assert got == wanted, f"{name}: {operation}{arguments!s:.200} gave {got!s:.200}, not {wanted!s:.200}"
+
+    def act_on_tree(self, path: str) -> None:
+        """Removes all that is there, from below."""
+        try:
+            node = self.model.find(path)
+        except Refused:
+            return
+        for where, child in reversed(self.model.walk(node, path) if node.kind == "dir" else []):
+            self.act("rmdir" if child.kind == "dir" else "unlink", where)
+        self.act("rmdir" if node.kind == "dir" else "unlink", path)

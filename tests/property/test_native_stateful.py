@@ -27,7 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "conformance")]
 
 from calls import renameat2
-from filemodel import EXCHANGE, NOREPLACE, Inode, Model, Refused
+from filemodel import EXCHANGE, NOREPLACE, Beside, Inode, Model, Refused
 from trees import directory, file, hardlink, symlink, tar
 from worlds import OverlayWorld
 
@@ -427,7 +427,7 @@ def assert_shows(driver: Mounted, model: KeptModel, when: str) -> None:
     assert not shown, f"{driver.world} shows another tree {when}"
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(Beside, RuleBasedStateMachine):
     scratch: ClassVar[Path]
 
     @initialize()
@@ -462,18 +462,6 @@ class Machine(RuleBasedStateMachine):
         for slot in list(self.model.kept):
             self.act("drop", slot)
 
-    def act(self, operation: str, *arguments: Any) -> None:
-        try:
-            wanted: Any = getattr(self.model, operation)(*arguments)
-        except Refused as refused:
-            wanted = refused.number
-        for name, driver in self.tested.items():
-            try:
-                got = getattr(driver, operation)(*arguments)
-            except OSError as error:
-                got = error.errno
-            assert got == wanted, f"{name}: {operation}{arguments!s:.200} gave {got!s:.200}, not {wanted!s:.200}"
-
     def with_kept(self, operation: str, slot: int, *arguments: Any) -> None:
         if slot in self.model.kept:
             self.act(operation, slot, *arguments)
@@ -494,13 +482,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(path=st.sampled_from(FOLDERS[1:]))
     def remove_tree(self, path: str) -> None:
-        try:
-            node = self.model.find(path)
-        except Refused:
-            return
-        for where, child in reversed(self.model.walk(node, path) if node.kind == "dir" else []):
-            self.act("rmdir" if child.kind == "dir" else "unlink", where)
-        self.act("rmdir" if node.kind == "dir" else "unlink", path)
+        self.act_on_tree(path)
 
     @rule(old=paths, new=paths)
     def link(self, old: str, new: str) -> None:

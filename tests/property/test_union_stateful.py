@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "conformance")]
 
 from calls import renameat2
-from filemodel import EXCHANGE, NOREPLACE, Inode, Model, Refused
+from filemodel import EXCHANGE, NOREPLACE, Beside, Inode, Model
 from trees import Shelf, directory, file, hardlink, symlink
 from worlds import EngineWorld, KernelWorld, NativeWorld, OverlayWorld, PythonWorld
 
@@ -287,7 +287,7 @@ def expected(model: Model) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(Beside, RuleBasedStateMachine):
     drivers: ClassVar[tuple[str, ...]] = ("union", "kernel", "overlay")
 
     @initialize()
@@ -313,18 +313,6 @@ class Machine(RuleBasedStateMachine):
         finally:
             self.stack.close()
             shutil.rmtree(self.home, ignore_errors=True)
-
-    def act(self, operation: str, *arguments: Any) -> None:
-        try:
-            wanted: Any = getattr(self.model, operation)(*arguments)
-        except Refused as refused:
-            wanted = refused.number
-        for name, driver in self.tested.items():
-            try:
-                got = getattr(driver, operation)(*arguments)
-            except OSError as error:
-                got = error.errno
-            assert got == wanted, f"{name}: {operation}{arguments} gave {got}, not {wanted}"
 
     @rule(path=paths, data=contents, mode=modes)
     def create(self, path: str, data: bytes, mode: int) -> None:
@@ -368,13 +356,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(path=st.sampled_from(FOLDERS[1:]))
     def remove_tree(self, path: str) -> None:
-        try:
-            node = self.model.find(path)
-        except Refused:
-            return
-        for where, child in reversed(self.model.walk(node, path) if node.kind == "dir" else []):
-            self.act("rmdir" if child.kind == "dir" else "unlink", where)
-        self.act("rmdir" if node.kind == "dir" else "unlink", path)
+        self.act_on_tree(path)
 
     @rule(old=paths, new=paths)
     def link(self, old: str, new: str) -> None:
