@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.listing import inspect_all
+from layerfs.cli.inspecting import inspect_all
 from layerfs.cli.options import (
     container_argument,
     filter_option,

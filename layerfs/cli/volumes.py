@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerfs.cli.listing import inspect_all
+from layerfs.cli.inspecting import inspect_all
 from layerfs.cli.options import filter_option, format_option, prune_filter_option, quiet_option
 from layerfs.cli.output import for_each, out
 from layerfs.cli.session import Session
