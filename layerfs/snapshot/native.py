@@ -12,10 +12,13 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO
 
 from layerfs import mount
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import LayerfsError, MountError, Unsupported
+
+if TYPE_CHECKING:
+    from typing import IO
 
 __all__ = ["SERVER", "SWITCHES", "Server", "encode_orders", "join_thread", "serve_in_thread", "start_native"]
 
