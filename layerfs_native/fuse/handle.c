@@ -183,7 +183,7 @@ void lfs_unlock_and_close(struct lfs_server *server)
 static bool is_short_of_room(struct lfs_server *server, uint64_t leaving)
 {
 	struct statfs disk;
-	return fstatfs(server->upper.root, &disk) == 0 && (uint64_t)disk.f_bavail * (uint64_t)disk.f_bsize < leaving + LITTLE_ROOM;
+	return fstatfs(lfs_upper_root(server), &disk) == 0 && (uint64_t)disk.f_bavail * (uint64_t)disk.f_bsize < leaving + LITTLE_ROOM;
 }
 
 /* unlink(2) returns before the kernel's FORGET, by which a removed file leaves the disk, has come; who writes next may need its space. */
