@@ -9,7 +9,6 @@ import bisect
 import os
 import random
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +221,10 @@ def test_a_pull_killed_at_any_moment_leaves_a_whole_store(registry: Registry, pa
     assert crash_rounds(work, verify, rounds=rounds).killed > rounds // 4
 
 
+def ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def test_a_pull_of_many_layers_is_killed(registry: Registry, path: Path) -> None:
     """Layers that are published together are there or are not; what is there is not fetched again."""
     registry.image("many:1", [tar({f"file-{number}": CHANCE.randbytes(900), "all": b"x"}) for number in range(100)])
@@ -234,8 +237,8 @@ def test_a_pull_of_many_layers_is_killed(registry: Registry, path: Path) -> None
     Store(path).close()
     for _ in range(6):
         del registry.log[:]
-        pid = in_child(pull)
-        time.sleep(chance.uniform(0.2, 0.6))
+        pid, some = in_child(pull), chance.randint(20, 60)
+        wait_for(lambda pid=pid, some=some: len(registry.fetched()) >= some or ended(pid))  # type: ignore[misc]
         kill(pid)
         assert not there & set(registry.fetched())
         with Store(path) as store, store.root.index.view() as txn:
