@@ -128,11 +128,13 @@ static void trim(struct lfs_server *server)
 }
 
 /* Closing the last descriptor of a nameless file frees its blocks: half the cost of removing it, and more where the host discards them at
- * once. For small files another thread does that, so that no request waits for it; for large ones who had the lock. */
+ * once. For small files another thread does that, so that no request waits for it; for large ones, and when that thread does not keep up, who
+ * had the lock. */
 void lfs_close_later(struct lfs_server *server, int fd, uint64_t leaving)
 {
 	struct lfs_closing *closing = &server->closing;
-	struct lfs_closed *list = leaving > LFS_CLOSING_SMALL ? &closing->large : &closing->small;
+	bool behind = closing->begun && closing->small.count >= LFS_CLOSING_FEW;
+	struct lfs_closed *list = leaving > LFS_CLOSING_SMALL || behind ? &closing->large : &closing->small;
 	if (server->quota.on || list->count == LFS_CLOSING_MAX) {
 		close(fd);
 		atomic_fetch_sub(&server->files.leaving, leaving);

@@ -513,6 +513,7 @@ struct lfs_job { /* embedded in what it is about; it may be gone when run() retu
 };
 #define LFS_CLOSING_MAX 64u
 #define LFS_CLOSING_SMALL (64u << 10) /* bytes on the disk */
+#define LFS_CLOSING_FEW 16u /* that may wait for the thread */
 struct lfs_closed {
 	int fds[LFS_CLOSING_MAX];
 	unsigned count;
