@@ -173,8 +173,10 @@ void lfs_unlock_and_close(struct lfs_server *server)
 {
 	struct lfs_closing *closing = &server->closing;
 	bool begin = closing->small.count && !closing->begun;
-	closing->begun |= begin;
-	closing->job.run = close_small;
+	if (begin) { /* else the job is the other thread's */
+		closing->begun = true;
+		closing->job.run = close_small;
+	}
 	close_unlocked(server, &closing->large);
 	if (begin && lfs_aside(server, &closing->job) < 0)
 		close_small(&closing->job);
