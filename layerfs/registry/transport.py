@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 REDIRECTS_MAX = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+AGAIN = frozenset({408, 429, 500, 502, 503, 504})  # a server that is busy, or just restarts
 _DRAIN = 1 << 16
 _PORTS = {"http": 80, "https": 443}
 
@@ -261,7 +261,7 @@ class Transport:
                     raise
                 self._wait(self._delay(attempt), method, url)
                 continue
-            if response.status not in _AGAIN or attempt == attempts:
+            if response.status not in AGAIN or attempt == attempts:
                 return response
             asked = retry_after(response)
             if asked is not None and asked > self.limits.patience:

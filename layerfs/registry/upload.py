@@ -25,7 +25,7 @@ from layerfs.errors import (
 )
 from layerfs.oci import Descriptor, Index, Manifest, build_index
 from layerfs.registry.client import Client, pull_scope, push_scope, referrers_tag
-from layerfs.registry.transport import Body, Exchange, Limits, Response
+from layerfs.registry.transport import AGAIN, Body, Exchange, Limits, Response
 from layerfs.registry.turns import Begun, Task, finished
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 CHUNK = 64 << 20
 _MOUNTS_MAX = 3  # repositories that are tried
 _SKIP = 1 << 20
-_BUSY = frozenset({408, 429, 500, 502, 503, 504})
-_AGAIN = _BUSY | {404, 416}  # 404: the upload is not known any more
+_ANEW = AGAIN | {404, 416}  # 404: the upload is not known any more
 _NO_CHUNKS = frozenset({400, 405, 411, 413, 416, 501})  # of registries that take none, none that large, or miscount
 _SENT = pattern(r"(?:bytes=)?0-(\d{1,18})\Z", re.ASCII)
 Report = Callable[[int], object]
@@ -126,7 +125,7 @@ class Uploads:
                 return Sent("sent")
             except RegistryError as error:
                 begun, asked = None, error.retry_after
-                if not _again(error, transport.limits, _AGAIN) or attempt == transport.limits.attempts:
+                if not _again(error, transport.limits, _ANEW) or attempt == transport.limits.attempts:
                     raise
             transport.pause(attempt, "PUT", self.client.session.url(f"/v2/{repository}/blobs/uploads/"), asked)
         raise AssertionError("no attempt was made")
@@ -294,7 +293,7 @@ class _Upload:
                     yield from self._chunk(min(chunk, self._descriptor.size - self._sent))
             except RegistryError as error:
                 failures, unsure = failures + 1, True
-                if not _again(error, transport.limits, _BUSY) or failures >= transport.limits.attempts:
+                if not _again(error, transport.limits, AGAIN) or failures >= transport.limits.attempts:
                     raise
                 transport.pause(failures, "PATCH", self._location, error.retry_after)
             if self._sent > most:

@@ -149,8 +149,7 @@ def mount_tree(
     with contextlib.ExitStack() as stack:
         lock_fd = stack.enter_context(container_lock(root, writable)) if writable else None
         serve = _server(root, stack, lock_fd, in_process=in_process) if engine == "native" else None
-        made = _prepare_target(root, target)
-        record = replace(record, made=made)
+        record = replace(record, made=_prepare_target(root, target))
         stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it
         stack.enter_context(pending(root, record.id))
         try:
