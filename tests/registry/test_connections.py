@@ -92,8 +92,8 @@ def test_a_server_that_ends_it_as_it_is_used_again_is_asked_once_more(kept: Kept
             one, _ = listener.accept()
             with one:
                 while one.recv(1000) and count:
+                    answered.append(count)  # before it is sent: whoever reads the answer reads this too
                     one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                    answered.append(count)
                     count -= 1
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
