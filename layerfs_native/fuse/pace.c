@@ -20,7 +20,8 @@
 
 #define STEP 16u		/* requests between two looks at the clock, and at where the caller is */
 #define FOLLOW_EVERY 64u /* looks into /proc */
-#define ALONE_AFTER (2 * STEP)	/* requests of one caller */
+#define COMPARED 3u /* steps, at least: few tell nothing where a caller's requests are of many kinds */
+#define ALONE_AFTER ((1 + COMPARED) * STEP) /* requests of one caller */
 #define ALONE_AFTER_MOST 65536u /* when it has been in vain again and again */
 #define ALONE_FOR 4096u		/* requests, then it is compared with its absence again */
 #define WATCH_MILLISECONDS 2
@@ -164,6 +165,15 @@ static void begin_alone(struct lfs_server *server, struct lfs_reader *reader)
 	pthread_mutex_unlock(&pace->lock);
 }
 
+/* Unless somebody has ended it meanwhile. */
+static void resume(struct lfs_server *server, struct lfs_reader *reader)
+{
+	pthread_mutex_lock(&server->pace.lock);
+	if (atomic_load(&server->pace.alone) == reader)
+		give_way(reader->thread, true);
+	pthread_mutex_unlock(&server->pace.lock);
+}
+
 /* --- what readers say --- */
 
 void lfs_pace_leave(struct lfs_server *server)
@@ -189,25 +199,30 @@ static bool leave(struct lfs_server *server, bool in_vain)
 	return others;
 }
 
-bool lfs_pace_spread(struct lfs_server *server)
+bool lfs_pace_spread(struct lfs_server *server, const struct lfs_reader *reader)
 {
-	return atomic_load(&server->pace.alone) && leave(server, false);
+	struct lfs_reader *alone = atomic_load(&server->pace.alone);
+	return alone && (alone != reader || leave(server, false));
 }
 
 /* The only caller waits for what he has written, mostly for less time than waking a reader and parking it again take. If it takes longer the
- * watch has others read. The time does not count when steps are compared: that is the disk's. */
+ * watch has others read. The time does not count when steps are compared: that is the disk's. Who gives way is woken late by a disk: one
+ * time in twenty only by the timer's next tick, up to 10 ms (measured on Linux 6.18). */
 bool lfs_pace_waits(struct lfs_server *server, struct lfs_reader *reader, uint32_t opcode)
 {
 	bool alone = (opcode == FUSE_FSYNC || opcode == FUSE_FSYNCDIR) && atomic_load(&server->pace.alone) == reader;
 	reader->waits_since = lfs_now();
+	if (alone)
+		give_way(reader->thread, false);
 	atomic_store(&reader->waits, alone);
 	return alone;
 }
 
-void lfs_pace_waited(struct lfs_reader *reader)
+void lfs_pace_waited(struct lfs_server *server, struct lfs_reader *reader)
 {
 	reader->stamp += lfs_now() - reader->waits_since;
-	atomic_store(&reader->waits, false);
+	if (atomic_exchange(&reader->waits, false))
+		resume(server, reader);
 }
 
 static void follow(struct lfs_server *server, struct lfs_reader *reader)
@@ -231,7 +246,7 @@ static void restart_clock(struct lfs_reader *reader, uint64_t now)
 
 static void stay_or_leave(struct lfs_server *server, struct lfs_reader *reader, uint64_t now)
 {
-	bool in_vain = step_time(reader, now) > reader->before && reader->steps > 1;
+	bool in_vain = step_time(reader, now) > reader->before && reader->steps >= COMPARED;
 	if (!in_vain && atomic_load(&reader->served) - server->pace.began < ALONE_FOR)
 		return;
 	leave(server, in_vain);

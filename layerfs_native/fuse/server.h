@@ -692,8 +692,8 @@ void lfs_pace_request(struct lfs_server *server, struct lfs_reader *reader, uint
 bool lfs_pace_parks(const struct lfs_server *server, const struct lfs_reader *reader);
 void lfs_pace_park(struct lfs_server *server, struct lfs_reader *reader);
 bool lfs_pace_waits(struct lfs_server *server, struct lfs_reader *reader, uint32_t opcode); /* a request takes long: whether nobody else need read */
-void lfs_pace_waited(struct lfs_reader *reader);
-bool lfs_pace_spread(struct lfs_server *server); /* others have to be served meanwhile; whether a parked reader will do that */
+void lfs_pace_waited(struct lfs_server *server, struct lfs_reader *reader);
+bool lfs_pace_spread(struct lfs_server *server, const struct lfs_reader *reader); /* others have to be served meanwhile; whether another one reads, or a parked one will */
 void lfs_pace_end(struct lfs_server *server);
 
 /* --- transport_device.c, transport_uring.c --- */

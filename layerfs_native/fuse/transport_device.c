@@ -91,7 +91,7 @@ static void read_meanwhile(struct lfs_job *job)
 static void stop_reading(struct worker *worker)
 {
 	struct lfs_server *server = worker->server;
-	bool others = lfs_pace_spread(server);
+	bool others = lfs_pace_spread(server, &worker->reader);
 	if (atomic_fetch_sub(&server->readers, 1) > 1 || others)
 		return;
 	struct spare *spare = calloc(1, sizeof *spare);
@@ -126,7 +126,7 @@ static int serve_one(struct worker *worker)
 		stop_reading(worker);
 	int error = lfs_dispatch(&request);
 	if (takes_long)
-		lfs_pace_waited(&worker->reader);
+		lfs_pace_waited(worker->server, &worker->reader);
 	if (takes_long && !alone)
 		atomic_fetch_add(&worker->server->readers, 1);
 	if (request.silent)
