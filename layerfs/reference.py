@@ -102,6 +102,8 @@ class Reference:
 @functools.lru_cache(maxsize=256)
 def parse(text: str) -> Reference:
     """See `Reference.parse`."""
+    if not isinstance(text, str):
+        raise TypeError(f"the name of an image is a str, not {type(text).__name__}")
     if is_hex(text):
         raise InvalidInput(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
     domain, rest = _split_domain(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.cli import rows
 from layerfs.cli.gotypes import to_json
 from layerfs.cli.mounts import engine_option
@@ -11,7 +12,11 @@ from layerfs.cli.options import container_argument, format_option, no_trunc_opti
 from layerfs.cli.output import for_each, out
 from layerfs.cli.session import Session
 from layerfs.cli.table import render
-from layerfs.cli.verbs import Group, verb
+from layerfs.cli.verbs import Group, Verb, verb
+from layerfs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from layerfs.engine.snapshots import Snapshot
 
 _COLUMNS = {
     "SNAPSHOT ID": "ID",
@@ -21,6 +26,32 @@ _COLUMNS = {
     "SHARED": "SharedSize",
     "PRIVATE": "PrivateSize",
 }
+
+
+class _Named(Verb):
+    """A verb whose CONTAINER SNAPSHOT may also be one word, CONTAINER@SNAPSHOT, as `log` shows it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self._apart(args))
+
+    def _apart(self, args: list[str]) -> list[str]:
+        valued = {word for param in self.params if isinstance(param, click.Option) for word in param.opts}
+        valued -= {word for param in self.params if getattr(param, "is_flag", False) for word in param.opts}
+        before = ""
+        for at, arg in enumerate(args):
+            if not arg.startswith("-") and before not in valued:
+                box, found, name = arg.partition("@")
+                return [*args[:at], box, name, *args[at + 1 :]] if found else args
+            before = arg
+        return args
+
+
+def _pair(container: str, name: str | None, what: str) -> tuple[str, str | None]:
+    """CONTAINER@NAME, where the name may also stand elsewhere."""
+    box, found, within = container.partition("@")
+    if found and name is not None:
+        raise InvalidInput(f"{what} is named twice: {within} and {name}")
+    return box, within if found else name
 
 
 class _Snapshot(Group):
@@ -36,7 +67,15 @@ class _Snapshot(Group):
 
 @click.group("snapshot", cls=_Snapshot, subcommand_metavar="CONTAINER [NAME] | COMMAND ...")
 def snapshot_command() -> None:
-    """Keep what a container holds now under a name; or list, remove, compare, mount, commit what was kept."""
+    """Keep what a container holds now under a name; or list, remove, compare, mount, commit what was kept. CONTAINER
+    SNAPSHOT may also be one word, CONTAINER@SNAPSHOT.
+    """
+
+
+def _find(session: Session, name: str, container: str) -> Snapshot:
+    """[CONTAINER@]SNAPSHOT, of `container` when that is not said."""
+    box, _, name = name.rpartition("@")
+    return session.store.container(box or container).find_snapshot(name)
 
 
 @snapshot_command.command("create")
@@ -47,7 +86,8 @@ def snapshot_command() -> None:
 @click.pass_obj
 def _create(session: Session, container: str, name: str | None, absorb: bool, sync: bool) -> None:
     """Take a snapshot (the default); prints its name."""
-    out(session.store.container(container).snapshot(name, absorb=absorb, sync=sync).name)
+    box, name = _pair(container, name, "the snapshot")
+    out(session.store.container(box).snapshot(name, absorb=absorb, sync=sync).name)
 
 
 @snapshot_command.command("absorb")
@@ -65,7 +105,7 @@ def _absorb(session: Session, container: str | None, background: bool) -> None:
 
 @snapshot_command.command("ls")
 @container_argument(required=False, metavar="[CONTAINER]")
-@quiet_option("Only names.")
+@quiet_option("Only names; of all containers, CONTAINER@NAME.")
 @no_trunc_option()
 @format_option()
 @click.pass_obj
@@ -73,25 +113,29 @@ def _ls(session: Session, container: str | None, quiet: bool, no_trunc: bool, fo
     """List snapshots, of a container or all: what each shares with others, and what is freed with it."""
     boxes = [session.store.container(container)] if container else session.store.containers()
     found = rows.snapshot_rows(boxes, truncate=not no_trunc, sizes=not quiet)
+    if quiet and container is None:
+        found = [row | {"Name": f"{row['Container']}@{row['Name']}"} for row in found]
     render(found, _COLUMNS, format=format_, quiet="Name" if quiet else None)
 
 
-@snapshot_command.command("rm")
+snapshot_command.add_command(_ls, "list")
+
+
+@snapshot_command.command("rm", cls=_Named)
 @container_argument()
-@click.argument("names", nargs=-1, required=True, metavar="SNAPSHOT...")
+@click.argument("names", nargs=-1, required=True, metavar="[CONTAINER@]SNAPSHOT...")
 @click.pass_obj
 def _rm(session: Session, container: str, names: tuple[str, ...]) -> int:
     """Remove snapshots, in any order; what others need stays."""
-    box = session.store.container(container)
 
     def remove(name: str) -> None:
-        box.find_snapshot(name).remove()
+        _find(session, name, container).remove()
         out(name)
 
     return for_each(names, remove)
 
 
-@snapshot_command.command("diff")
+@snapshot_command.command("diff", cls=_Named)
 @container_argument()
 @click.argument("snapshot")
 @click.argument("other", required=False, metavar="[[CONTAINER@]SNAPSHOT]")
@@ -101,17 +145,14 @@ def _rm(session: Session, container: str, names: tuple[str, ...]) -> int:
 def _diff(session: Session, container: str, snapshot: str, other: str | None, size: bool, format_: str | None) -> None:
     """What a snapshot has otherwise than the image; with a second one, what that has otherwise than the first."""
     first = session.store.container(container).find_snapshot(snapshot)
-    second = None
-    if other is not None:
-        box, _, name = other.rpartition("@")
-        second = session.store.container(box or container).find_snapshot(name)
+    second = _find(session, other, container) if other is not None else None
     found = [rows.change_row(change) for change in first.diff(second)]
     columns = {"CHANGE TYPE": "Kind", "PATH": "Path"} | ({"OLD SIZE": "OldSize", "NEW SIZE": "NewSize"} if size else {})
     plain = r"{{.Kind}} {{.Path}}" + (r"\t{{.OldSize}}\t{{.NewSize}}" if size else "")
     render(found, columns, format=format_ or plain)
 
 
-@snapshot_command.command("mount")
+@snapshot_command.command("mount", cls=_Named)
 @container_argument()
 @click.argument("snapshot")
 @click.argument("target", required=False, metavar="[DIR]")
@@ -122,7 +163,7 @@ def _mount(session: Session, container: str, snapshot: str, target: str | None, 
     out(str(session.store.container(container).find_snapshot(snapshot).mount(target, engine=engine).path))
 
 
-@snapshot_command.command("commit")
+@snapshot_command.command("commit", cls=_Named)
 @container_argument()
 @click.argument("snapshot")
 @click.argument("reference", required=False, metavar="[REPOSITORY[:TAG]]")
@@ -144,12 +185,12 @@ def _commit(
     out(found.commit(reference, message=message, author=author, changes=changes).id)
 
 
-@verb("rollback")
+@click.command("rollback", cls=_Named)
 @container_argument()
 @click.argument("snapshot")
 @click.pass_obj
 def rollback_command(session: Session, container: str, snapshot: str) -> None:
-    """Bring a container back to a snapshot; what it changed since is lost."""
+    """Bring a container back to a snapshot; what it changed since is lost. CONTAINER@SNAPSHOT will do, too."""
     session.store.container(container).rollback(snapshot)
 
 
@@ -159,8 +200,9 @@ def rollback_command(session: Session, container: str, snapshot: str) -> None:
 @click.option("-s", "--snapshot", metavar="NAME", help="What it was then, not what it is.")
 @click.pass_obj
 def fork_command(session: Session, container: str, name: str | None, snapshot: str | None) -> None:
-    """Make a container that goes on from what another one holds; prints its name."""
-    out(session.store.container(container).fork(name, snapshot=snapshot).name)
+    """Make a container that goes on from what another one holds (CONTAINER@SNAPSHOT: held then); prints its name."""
+    box, snapshot = _pair(container, snapshot, "the snapshot")
+    out(session.store.container(box).fork(name, snapshot=snapshot).name)
 
 
 @verb("log")

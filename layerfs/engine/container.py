@@ -450,8 +450,8 @@ class Container(Programs):
         from layerfs.snapshot.freezing import rollback
 
         release_root(self)
-        name = snapshot if isinstance(snapshot, str) else snapshot.name
-        place, points = rollback(self.store.root, self.record, name, lambda: self.image.tree())
+        which = snapshot if isinstance(snapshot, str) else snapshot.record
+        place, points = rollback(self.store.root, self.record, which, lambda: self.image.tree())
         inherit_points(self, points)
         drop_later(self.store.root, place)
 

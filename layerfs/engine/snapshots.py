@@ -81,7 +81,11 @@ class Snapshot:
         return merged_tree(self.store.root, self._stack())
 
     def _stack(self) -> tuple[DiffID, ...]:
-        return stack_of_state(self.store, self.container.record, self.record.state)
+        return stack_of_state(self.store, self.container.record, self._state())
+
+    def _state(self) -> str:
+        """Raises NotFound: it was removed, whatever has its name now."""
+        return find_snapshot(self.container, self).record.state
 
     def mount(
         self, target: str | os.PathLike[str] | None = None, *, engine: str | None = None, options: Options = ()
@@ -92,17 +96,20 @@ class Snapshot:
         from layerfs.engine.mounts import mount_state
 
         place = Path(target) if target is not None else self.store.mount_point()
-        return mount_state(self.store, self.container.record, self.record.state, place, engine, options)
+        return mount_state(self.store, self.container.record, self._state(), place, engine, options)
 
-    def diff(self, other: Snapshot | None = None) -> Changes:
-        """What `other`, a snapshot of the same store, has otherwise (added, changed, deleted, with sizes); without it
-        what this one has otherwise than the image.
+    def diff(self, other: str | Snapshot | None = None) -> Changes:
+        """What `other`, one of the same container by name or any of the store, has otherwise (added, changed, deleted,
+        with sizes); without it what this one has otherwise than the image.
         """
         from layerfs.engine.records import Change, Changes
         from layerfs.image.compare import diff_stacks
 
-        old = self._stack() if other is not None else self.store.image_of(self.container.record).diff_ids
-        new = other._stack() if other is not None else self._stack()
+        second = find_snapshot(self.container, other) if isinstance(other, str) else other
+        if second is not None and second.store.path != self.store.path:
+            raise InvalidInput("the snapshots are in two stores")
+        old = self._stack() if second is not None else self.store.image_of(self.container.record).diff_ids
+        new = second._stack() if second is not None else self._stack()
         return Changes(Change.of(each) for each in diff_stacks(self.store.root, old, new))
 
     def commit(
@@ -111,13 +118,14 @@ class Snapshot:
         """An image of it: one layer above the container's image. Arguments and errors as Container.commit."""
         from layerfs.engine.committing import commit
 
-        box, state = self.container, self.record.state
+        box, state = self.container, self._state()
         return commit(box, tag, state=state, message=message, author=author, changes=changes)
 
     def sizes(self) -> SnapshotSize:
         """Bytes of files above the image: `.shared` with others, `.private`: freed when it is removed."""
         from layerfs.engine.space import snapshot_sizes
 
+        self._state()
         return snapshot_sizes(self.store, [self.record])[self.record.id]
 
     def fork(self, name: str | None = None) -> Container:
@@ -128,7 +136,7 @@ class Snapshot:
         """What only it needs is freed: files at once, layers with the next `gc`. Raises NotFound, InUse."""
         from layerfs.snapshot.freezing import remove_snapshots
 
-        remove_later(self.store.root, remove_snapshots(self.store.root, self.record.container, [self.name]))
+        remove_later(self.store.root, remove_snapshots(self.store.root, [self.record]))
 
 
 class Moved(InUse):
@@ -142,9 +150,8 @@ def snapshots_of(box: Container) -> list[Snapshot]:
 
 def find_snapshot(box: Container, which: str | Snapshot) -> Snapshot:
     """Raises NotFound: the container has no such snapshot."""
-    name = which.name if isinstance(which, Snapshot) else which
     with box.store.root.index.view() as txn:
-        return Snapshot(box.store, States(txn).snapshot(box.id, name))
+        return Snapshot(box.store, States(txn).snapshot(box.id, which.record if isinstance(which, Snapshot) else which))
 
 
 def image_layers(store: Store, record: ContainerRecord) -> tuple[DiffID, ...]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from layerfs.engine.networks import Networks
     from layerfs.engine.records import Changes, LoadedImage
     from layerfs.engine.settings import Settings as ContainerSettings
+    from layerfs.engine.snapshots import Snapshot
     from layerfs.engine.volumes import Volumes
     from layerfs.image.filters import ImageSummary
     from layerfs.image.record import ImageRecord
@@ -583,7 +584,7 @@ class Store:
 
     # upkeep
 
-    def absorb(self, container: str | None = None, *, background: bool = False) -> int:
+    def absorb(self, container: str | Container | None = None, *, background: bool = False) -> int:
         """Make layers of what snapshots and forks have frozen, of a container or all; big files are moved, not copied
         (but for those that a mount stands on). `gc`, `commit` and others do it when they need it; done before, these
         and mounts by other engines take less time.
@@ -601,7 +602,8 @@ class Store:
         from layerfs.snapshot.absorb import absorb_loose
         from layerfs.snapshot.absorber import start_absorber
 
-        id = self.container_table.get(container).id if container is not None else ""
+        name = container if isinstance(container, str | None) else container.id
+        id = self.container_table.get(name).id if name is not None else ""
         if not background:
             return absorb_loose(self.root, container=id)
         start_absorber(self.root)
@@ -685,15 +687,19 @@ def _known(values: Mapping[str, Any], kind: type) -> Mapping[str, Any]:
     return values
 
 
-def diff(old: Image, new: Image) -> Changes:
-    """What `new` has otherwise than `old`: added, changed, deleted, with sizes. Both in one store.
+def diff(old: Image | Snapshot, new: Image | Snapshot) -> Changes:
+    """What `new` has otherwise than `old`: added, changed, deleted, with sizes. Images or snapshots of one store.
 
     Raises:
         InvalidInput: they are in two stores.
     """
-    for each in (old, new):
-        if not isinstance(each, Image):
-            raise TypeError(f"diff compares two images, not {type(each).__name__}; Store.diff takes names")
+    from layerfs.engine.snapshots import Snapshot
+
+    if isinstance(old, Snapshot) and isinstance(new, Snapshot):
+        return old.diff(new)
+    if not isinstance(old, Image) or not isinstance(new, Image):
+        kinds = f"{type(old).__name__} and {type(new).__name__}"
+        raise TypeError(f"diff compares two images or two snapshots, not {kinds}; Store.diff takes names")
     if old.store.path != new.store.path:
         raise InvalidInput("the images are in two stores")
     return old.store.diff(old, new)

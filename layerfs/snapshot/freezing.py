@@ -137,19 +137,23 @@ def fork(
         return add(txn, state, containers.find(txn, record.id), States(txn).get(state).look if state else look)
 
 
-def rollback(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> tuple[str, tuple[str, ...]]:
-    """The container holds again what the snapshot (its name, or a start of its ID) does. The place of what it held
+def rollback(
+    root: StoreRoot, record: ContainerRecord, which: str | SnapshotRecord, tree: TreeOf
+) -> tuple[str, tuple[str, ...]]:
+    """The container holds again what the snapshot (States.snapshot) does. The place of what it held
     since, to be dropped when that is durable; and what runs had made in the snapshot (StateRecord.points).
 
     Raises:
         NotFound: no such snapshot. InUse: it is mounted.
     """
-    return _until_unmoved(root, record, lambda now: _roll_back(root, now, name, tree))
+    return _until_unmoved(root, record, lambda now: _roll_back(root, now, which, tree))
 
 
-def _roll_back(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf) -> tuple[str, tuple[str, ...]]:
+def _roll_back(
+    root: StoreRoot, record: ContainerRecord, which: str | SnapshotRecord, tree: TreeOf
+) -> tuple[str, tuple[str, ...]]:
     with root.index.view() as txn:
-        snapshot, mounted = States(txn).snapshot(record.id, name), has_rows_of(txn, record.id)
+        snapshot, mounted = States(txn).snapshot(record.id, which), has_rows_of(txn, record.id)
         frozen = States(txn).get(snapshot.state) if snapshot.state else None
     for each in _writable_mounts(root, record) if mounted else ():
         raise InUse(f"container {record.name} is mounted: stop or unmount it first", path=each.target)
@@ -162,11 +166,11 @@ def _roll_back(root: StoreRoot, record: ContainerRecord, name: str, tree: TreeOf
     return record.place, points  # states that only this needed go with the next sweep
 
 
-def remove_snapshots(root: StoreRoot, container: str, names: list[str]) -> list[Path]:
+def remove_snapshots(root: StoreRoot, records: list[SnapshotRecord]) -> list[Path]:
     """Takes names from states; what no other needs goes: directories to be removed. Raises NotFound, InUse."""
     with root.index.update() as txn:
         states = States(txn)
-        found = [states.snapshot(container, name) for name in names]
+        found = [states.snapshot(each.container, each) for each in records]
         shown = {str(row.get("shown", "")) for _, row in txn.scan_json("mounts") if not row.get("container")}
         for each in found:
             if each.state in shown - {""} and _is_mounted(root, each.state):

@@ -164,8 +164,13 @@ class States:
         found = [SnapshotRecord.from_row(key, row) for key, row in self._txn.scan_json(_SNAPSHOTS, prefix)]
         return sorted(found, key=lambda each: (each.created_ns, each.name))
 
-    def snapshot(self, container: str, name: str) -> SnapshotRecord:
-        """By its name, or a unique start of its ID of at least 4 digits. Raises NotFound."""
+    def snapshot(self, container: str, which: str | SnapshotRecord) -> SnapshotRecord:
+        """By its name, or a unique start of its ID of at least 4 digits; by its record that one alone, not another that
+        has its name now. Raises NotFound.
+        """
+        if not isinstance(which, str):
+            return self._same(container, which)
+        name = which
         row = self._txn.get_json(_SNAPSHOTS, f"{container}/{name}".encode("utf-8", "surrogateescape")[:400])
         if row is not None:
             return SnapshotRecord.from_row(f"{container}/{name}".encode(), row)
@@ -173,6 +178,12 @@ class States:
         if len(found) != 1:
             raise NotFound(f"No such snapshot: {name}")
         return found[0]
+
+    def _same(self, container: str, record: SnapshotRecord) -> SnapshotRecord:
+        row = self._txn.get_json(_SNAPSHOTS, record.key) if record.container == container else None
+        if row is None or row["id"] != record.id:
+            raise NotFound(f"No such snapshot: {record.name}")
+        return SnapshotRecord.from_row(record.key, row)
 
     def add_snapshot(self, container: str, name: str | None, state: str) -> SnapshotRecord:
         """Raises AlreadyExists, InvalidInput."""
@@ -191,7 +202,7 @@ class States:
         if not is_name(name):
             raise InvalidInput(f"Invalid snapshot name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
         if self._txn.get(_SNAPSHOTS, f"{container}/{name}".encode()) is not None:
-            raise AlreadyExists(f"the container has a snapshot {name} already")
+            raise AlreadyExists(f'the container has a snapshot "{name}" already')
 
     def _free_name(self, container: str) -> str:
         """A number behind a taken one, found in a few steps however many there are."""

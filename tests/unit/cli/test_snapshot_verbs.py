@@ -103,3 +103,26 @@ def test_disk_use_shows_them(shell: Any, box: str) -> None:
     out = shell("system", "df", "-v").out
     assert "Snapshots space usage:" in out and "PRIVATE (RECLAIMABLE)" in out and "snapshot-1" in out
     assert "RECLAIMABLE" in out.partition("Containers space")[2].splitlines()[2]
+
+
+def test_a_snapshot_may_be_named_as_the_log_shows_it(shell: Any, box: str, tmp_path: Path) -> None:
+    assert shell("snapshot", "list", "-q").lines == ["box@first", "box@snapshot-1"]
+    assert shell("rollback", "box@first").code == 0
+    with layerfs.Store(tmp_path / "store") as store, store.container(box).mount() as root:
+        assert (root / "file").read_text() == "one"
+    assert shell("fork", "box@snapshot-1", "child").out == "child\n"
+    assert shell("snapshot", "box@mine").out == "mine\n"
+    assert shell("snapshot", "diff", "box@first", "snapshot-1").out == "C /file\n"
+    assert shell("snapshot", "diff", "-s", "box@first", "box@snapshot-1").out.startswith("C /file")
+    made = shell("snapshot", "commit", "-a", "Ann <ann@example>", "box@first", "kept:1").out.strip()
+    assert made == shell("inspect", "-f", "{{.Id}}", "kept:1").out.strip()
+    where = shell("snapshot", "mount", "box@first", str(tmp_path / "seen")).out.strip()
+    assert Path(where, "file").read_text() == "one" and shell("umount", where).code == 0
+    assert shell("snapshot", "rm", *shell("snapshot", "ls", "-q").lines).code == 0
+    assert shell("snapshot", "ls", "-q").lines == []
+
+
+def test_a_snapshot_that_is_named_twice_is_an_error(shell: Any, box: str) -> None:
+    assert shell("fork", "-s", "first", "box@first").err == "layerfs: the snapshot is named twice: first and first\n"
+    assert "requires 2 arguments" in shell("rollback", "box").err
+    assert shell("rollback", "box@nothing").err == "layerfs: No such snapshot: nothing\n"

@@ -421,3 +421,36 @@ def test_a_mount_of_what_is_being_removed_says_so(
     monkeypatch.setattr(mounts, "_mount_upper", removed)
     with pytest.raises(layerfs.errors.ContainerNotFound):
         box.mount()
+
+
+def test_a_snapshot_that_was_removed_is_not_the_one_that_has_its_name_now(
+    store: layerfs.Store, image: layerfs.Image, box: layerfs.Container
+) -> None:
+    write(box, {"a": b"old"})
+    old = box.snapshot("name")
+    old.remove()
+    write(box, {"a": b"new"})
+    box.snapshot("name")
+    other = store.create(image, name="other").snapshot("name")
+    calls = [old.remove, old.mount, old.diff, old.commit, old.fork, old.sizes, old.tree, lambda: other.diff(old)]
+    calls += [lambda: box.rollback(old), lambda: box.fork("fork", snapshot=old), lambda: box.rollback(other)]
+    for call in calls:
+        with pytest.raises(NotFound, match="No such snapshot: name"):
+            call()
+    assert [each.name for each in box.snapshots()] == ["name"] and read(box)["a"] == b"new"
+
+
+def test_snapshots_are_compared_by_name_and_by_diff(box: layerfs.Container) -> None:
+    first = box.snapshot("first")
+    write(box, {"a": b"one"})
+    second = box.snapshot("second")
+    assert first.diff("second") == first.diff(second) == layerfs.diff(first, second)
+    assert [(each.kind, each.path) for each in first.diff("second")] == [("A", "/a")]
+    with pytest.raises(NotFound):
+        first.diff("third")
+
+
+def test_absorb_takes_a_container_as_well_as_its_name(store: layerfs.Store, box: layerfs.Container) -> None:
+    write(box, {"a": b"one"})
+    box.snapshot()
+    assert store.absorb(box) == 1 and store.absorb("box") == 0
