@@ -201,34 +201,48 @@ int lfs_op_write(struct lfs_request *request)
 	return 0;
 }
 
-static int sync_data(int fd, uint32_t flags)
+/* The descriptors that an fsync is about. A file that is whole in the upper is synced through the one that it is written by, which hears of
+ * what went wrong before. */
+static int open_synced(struct lfs_server *server, const struct body *body, struct lfs_halves *halves)
 {
-	int rc = flags & FUSE_FSYNC_DATA ? fdatasync(fd) : fsync(fd);
-	return rc < 0 ? -errno : 0;
+	halves->count = halves->upper = 0;
+	if (server->options.volatile_)
+		return 0;
+	if ((body->node->flags & (LFS_HERE | LFS_METACOPY)) != LFS_HERE)
+		return lfs_halves_open(server, body->node, halves);
+	int fd = fcntl(body->fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	halves->items[0] = (struct lfs_half){fd, body->node};
+	halves->count = halves->upper = 1;
+	return 0;
 }
 
-/* It takes long, and others may go on meanwhile, who freezes the upper too: so through a descriptor of its own. */
+/* It takes long, and others may go on meanwhile, who freezes the upper too: so through descriptors of its own. */
 int lfs_op_fsync(struct lfs_request *request)
 {
 	struct lfs_server *server = request->server;
 	struct fuse_fsync_in in;
+	struct lfs_halves halves;
 	struct body body;
 	memcpy(&in, request->args, sizeof in);
-	int rc = begin(request, false, &body);
-	if (rc < 0)
-		return rc;
-	bool syncs = body.fd >= 0 && !server->options.volatile_;
-	LFS_AUTO_FD fd = syncs ? fcntl(body.fd, F_DUPFD_CLOEXEC, 0) : LFS_NO_FD;
-	rc = syncs && fd < 0 ? -errno : 0;
 	lfs_lock(server);
+	lfs_await_thaw(server);
+	int rc = use(server, request->header.nodeid, false, &body);
+	if (rc < 0) {
+		lfs_unlock(server);
+		return rc;
+	}
+	rc = open_synced(server, &body, &halves);
 	lfs_node_get(body.node);
 	lfs_file_done(server, body.node);
 	lfs_unlock(server);
-	if (fd >= 0)
-		rc = sync_data(fd, in.fsync_flags);
+	if (rc >= 0)
+		rc = lfs_halves_sync(&halves, in.fsync_flags & FUSE_FSYNC_DATA);
 	lfs_lock(server);
-	if (fd >= 0 && rc >= 0)
+	if (halves.upper && rc >= 0)
 		lfs_newest_synced(server, body.node);
+	lfs_halves_close(&halves, rc >= 0);
 	lfs_node_put(server, body.node);
 	lfs_unlock(server);
 	return rc;
@@ -237,20 +251,24 @@ int lfs_op_fsync(struct lfs_request *request)
 int lfs_op_fsyncdir(struct lfs_request *request)
 {
 	struct lfs_server *server = request->server;
+	struct lfs_halves halves = {.count = 0};
 	lfs_lock(server);
 	lfs_await_thaw(server);
 	struct lfs_node *dir = lfs_node_find(server, request->header.nodeid);
-	LFS_AUTO_FD fd = LFS_NO_FD;
 	int rc = dir && lfs_node_is_dir(dir) ? 0 : -ESTALE;
-	bool here = rc >= 0 && dir->flags & LFS_HERE && !server->options.volatile_;
-	if (here && lfs_newest_covers(server, dir)) {
-		lfs_count(LFS_COUNT_synced_before, 1);
-	} else if (here) {
-		fd = lfs_dir_reopen(server, dir);
-		rc = fd < 0 ? fd : 0;
+	if (rc >= 0 && !server->options.volatile_) {
+		if (lfs_newest_covers(server, dir))
+			lfs_count(LFS_COUNT_synced_before, 1);
+		else
+			rc = lfs_halves_open(server, dir, &halves);
 	}
 	lfs_unlock(server);
-	return rc < 0 ? rc : fd >= 0 && fsync(fd) < 0 ? -errno : 0;
+	if (rc >= 0)
+		rc = lfs_halves_sync(&halves, false);
+	lfs_lock(server);
+	lfs_halves_close(&halves, rc >= 0);
+	lfs_unlock(server);
+	return rc;
 }
 
 int lfs_op_syncfs(struct lfs_request *request)

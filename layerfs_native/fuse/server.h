@@ -9,7 +9,7 @@
  * view.c         the host's directories, through mounts of our own
  * orphan.c       entries in use that lost their name            blocks.c    upper files of which only changed blocks are there
  * frozen.c       layers of frozen uppers below this one         freeze.c parted.c  the upper becomes such a layer, while we serve
- * unseen.c       names that must be known for that
+ * unseen.c       names that must be known for that               halves.c    all that fsync is about
  * copyup.c rename.c create.c remove.c  changes                    handle.c    open files: descriptors, passthrough
  * stats.c        what is counted                                  flags.c     immutable, append-only; what they forbid
  *
@@ -115,6 +115,7 @@ enum lfs_node_flag {
 	LFS_APPEND = 1024,     /* append-only */
 	LFS_BLOCKS = 2048,     /* regular file in the upper: blocks that are missing are the base's */
 	LFS_LATE = 4096,       /* its upper was frozen: `low` is to be looked up before it is used */
+	LFS_SYNCED = 16384,    /* of a frozen layer: it is on the disk */
 	LFS_INCAPABLE = 8192,  /* regular file in the upper: it is known to have no LFS_CAPABILITY, which the kernel asks for again and again */
 };
 
@@ -276,6 +277,19 @@ struct lfs_frozen_result {
 int lfs_freeze(struct lfs_server *server, const char *name, struct lfs_frozen_result *result); /* name: of the new place in upper.uppers; without the lock */
 void lfs_await_thaw(struct lfs_server *server); /* requests begin after it */
 bool lfs_goes_on(const struct lfs_server *server, const struct lfs_node *node, const struct stat *status); /* an open file, in the new upper */
+
+/* --- halves.c: an inode's directories or metacopies, and its frozen bytes, for who syncs them --- */
+struct lfs_half {
+	int fd; /* owned */
+	struct lfs_node *node; /* of a layer, or not to be used without a reference */
+};
+struct lfs_halves {
+	struct lfs_half items[LFS_LAYERS_MAX + 1];
+	unsigned count, upper; /* upper: the first ones, which are no layer's */
+};
+int lfs_halves_open(struct lfs_server *server, struct lfs_node *node, struct lfs_halves *halves); /* to be closed, also after a failure */
+int lfs_halves_sync(const struct lfs_halves *halves, bool data); /* without the lock; data: of what is in the upper no attributes */
+void lfs_halves_close(struct lfs_halves *halves, bool synced);
 
 /* --- unseen.c --- */
 int lfs_find_names(struct lfs_server *server); /* before a freeze: those of files that must have all names known; without the lock */

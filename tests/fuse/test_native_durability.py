@@ -19,8 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from limited import OptionBox
+from trees import Shelf, directory, file
 
 from layerfs.layer.tree import Tree
+from layerfs.snapshot import control
+from layerfs.snapshot.uppers import Look, new_place
 from layerfs.store.root import StoreRoot
 from tests.disks import make_image, mounted
 
@@ -121,11 +124,11 @@ def disk_box(store: StoreRoot, tree: Tree, tmp_path: Path) -> Iterator[OptionBox
         made.unmount()
 
 
-def after_power_loss(box: OptionBox) -> list[str]:
+def after_power_loss(box: OptionBox, below: str = "box/upper", name: str = "*") -> list[str]:
     top = box.home.parents[1]
     shutil.copy(top / "disk.image", top / "copy.image")
     with mounted(top / "copy.image", top / "copy") as disk:
-        return sorted(f"{path.name} {path.stat().st_mode & 0o777:o}" for path in (disk / "box/upper").iterdir())
+        return sorted(f"{path.name} {path.stat().st_mode & 0o777:o}" for path in (disk / below).glob(name))
 
 
 def syncs_spared(box: OptionBox) -> int:
@@ -142,7 +145,7 @@ def make_synced(path: Path) -> None:
     os.close(fd)
 
 
-def sync_directory(path: Path) -> None:
+def sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)
@@ -151,7 +154,7 @@ def sync_directory(path: Path) -> None:
 def test_a_directory_is_on_disk_with_the_new_file_that_was_synced(disk_box: OptionBox) -> None:
     (disk_box.root / "before").mkdir(0o700)
     make_synced(disk_box.root / "new")
-    sync_directory(disk_box.root)
+    sync(disk_box.root)
     assert syncs_spared(disk_box) == 1
     assert after_power_loss(disk_box) == ["before 700", "new 644"]
 
@@ -159,7 +162,7 @@ def test_a_directory_is_on_disk_with_the_new_file_that_was_synced(disk_box: Opti
 def test_a_new_file_that_was_not_synced_is_synced_with_its_directory(disk_box: OptionBox) -> None:
     (disk_box.root / "new").touch(0o644)
     assert after_power_loss(disk_box) == []
-    sync_directory(disk_box.root)
+    sync(disk_box.root)
     assert after_power_loss(disk_box) == ["new 644"]
 
 
@@ -178,7 +181,7 @@ def test_what_happened_to_names_since_is_synced_with_the_directory(
 ) -> None:
     make_synced(disk_box.root / "new")
     change(disk_box.root)
-    sync_directory(disk_box.root)
+    sync(disk_box.root)
     assert after_power_loss(disk_box) == left
     assert syncs_spared(disk_box) == 0
 
@@ -186,5 +189,56 @@ def test_what_happened_to_names_since_is_synced_with_the_directory(
 def test_only_the_directory_of_the_new_file_is_synced_with_it(disk_box: OptionBox) -> None:
     (disk_box.root / "other").mkdir()
     make_synced(disk_box.root / "other/new")
-    sync_directory(disk_box.root)
+    sync(disk_box.root)
     assert syncs_spared(disk_box) == 0
+
+
+@pytest.mark.parametrize("name", ["a", "big"])
+def test_attributes_of_a_file_whose_bytes_are_below_are_synced_with_it(disk_box: OptionBox, name: str) -> None:
+    (disk_box.root / name).chmod(0o606)
+    sync(disk_box.root / name)
+    assert f"{name} 606" in after_power_loss(disk_box)
+
+
+# --- a freeze syncs nothing: who syncs afterwards means what was done before, too -----------------------------------
+
+
+@pytest.fixture
+def freezing_box(tmp_path: Path) -> Iterator[OptionBox]:
+    """The whole store is on that disk."""
+    image = make_image(tmp_path / "disk.image", ["mkfs.ext4", "-q"], 32 << 20)
+    options = ["-o", "loop,commit=600"]  # nothing goes to the disk because time passes
+    with mounted(image, tmp_path / "disk", *options) as disk, StoreRoot.open(disk / "store") as store:
+        tree = Shelf(store.path).tree([directory("d"), file("d/f", b"f"), file("d/g", b"g")])
+        made = OptionBox(store, tree, disk / "box")
+        made.mount()
+        yield made
+        made.unmount()
+
+
+def freeze_after(box: OptionBox, *changes: Callable[[Path], object]) -> None:
+    """Once after each of them."""
+    places = [new_place(box.store, Look.of_upper(box.upper), (os.geteuid(), os.getegid())) for _ in changes]
+    os.sync()
+    assert box.handle is not None
+    for change, place in zip(changes, places, strict=True):
+        change(box.root)
+        assert not control.request(box.store, box.handle.id, f"freeze {place}")["failed"]
+
+
+@pytest.mark.parametrize("name", [".", "d"])
+def test_names_of_before_freezes_are_synced_with_their_directory(freezing_box: OptionBox, name: str) -> None:
+    freeze_after(
+        freezing_box, lambda root: (root / "d/f").rename(root / name / "new"), lambda root: (root / "d/later").touch()
+    )
+    assert after_power_loss(freezing_box, "box/upper", f"{name}/new") == []
+    sync(freezing_box.root / name)
+    assert after_power_loss(freezing_box, "box/upper", f"{name}/new") == ["new 644"]
+
+
+def test_attributes_of_before_a_freeze_are_synced_with_their_file(freezing_box: OptionBox) -> None:
+    freeze_after(freezing_box, lambda root: (root / "d/f").chmod(0o606))
+    (freezing_box.root / "d/g").chmod(0o606)
+    assert after_power_loss(freezing_box, "box/upper", "d/*") == []
+    sync(freezing_box.root / "d/f")
+    assert "f 606" in after_power_loss(freezing_box, "box/upper", "d/*")
