@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 import sys
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import RegistryDenied, RegistryError, RegistryNotFound, RegistryUnreachable
+from layerfs.registry.http1 import CutOff, ProtocolError
 from layerfs.registry.pace import HeadTooLong, TooSlow
 from layerfs.registry.wire import BadAddress, ConnectFailed, ConnectTimeout, ProxyFailed
 
@@ -47,7 +47,7 @@ def _cause(error: Exception, host: str) -> tuple[str, bool]:
     """The reason, and whether trying again may help."""
     if (tls := _of_tls(error, host)) is not None:
         return tls
-    if isinstance(error, http.client.IncompleteRead):
+    if isinstance(error, CutOff):
         return "unexpected EOF", True
     if isinstance(error, ProxyFailed):
         return f"proxyconnect: {error}", False
@@ -66,8 +66,10 @@ def _cause(error: Exception, host: str) -> tuple[str, bool]:
         return f"dial tcp {host}: connect: {str(system.strerror).lower() if system else error}", False
     if system is not None:
         return str(system.strerror or system).lower(), True
-    if isinstance(error, BadAddress | http.client.InvalidURL | UnicodeError):
+    if isinstance(error, BadAddress | UnicodeError):
         return f"bad address ({error})", False
+    if isinstance(error, ProtocolError):
+        return str(error), True
     return f"the connection broke off ({_innermost(error)})", True
 
 

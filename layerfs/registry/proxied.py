@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import socket
+import time
 from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import urllib3
@@ -15,21 +17,57 @@ from urllib3 import exceptions
 
 from layerfs.errors import InvalidInput
 from layerfs.registry.failures import chain, place
+from layerfs.registry.http1 import FIELDS_MAX, LINE_MAX, CutOff, Headers, ProtocolError
 from layerfs.registry.names import host_name
-from layerfs.registry.wire import (
-    BLOCK,
-    Answer,
-    BadAddress,
-    ConnectFailed,
-    ConnectTimeout,
-    Headers,
-    PacedAnswer,
-    ProxyFailed,
-    Sockets,
-)
+from layerfs.registry.pace import Pace
+from layerfs.registry.wire import BLOCK, Answer, BadAddress, ConnectFailed, ConnectTimeout, ProxyFailed, Sockets
 
 if TYPE_CHECKING:
     import ssl
+
+
+class _PacedReader(io.RawIOBase):
+    """A socket's bytes, no slower than `pace` says."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._raw = cast(io.RawIOBase, sock.makefile("rb", buffering=0))
+        self.pace = Pace(sock.gettimeout())
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """As sockets have it."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        began = time.monotonic()
+        count = self._raw.readinto(buffer)
+        self.pace.count(count or 0, time.monotonic() - began)
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+class _PacedAnswer(http.client.HTTPResponse):
+    """An answer that is given up like a silent server's when its header, or 16 KiB of its body, take as long."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
+        self._paced = _PacedReader(sock)
+        super().__init__(cast(socket.socket, self._paced), *arguments, **named)  # which is asked for a file alone
+
+    def begin(self) -> None:
+        super().begin()
+        self._paced.pace.body()
+
+    def _read_and_discard_trailer(self) -> None:
+        for _ in range(FIELDS_MAX):
+            if self.fp.readline(LINE_MAX) in (b"\r\n", b"\n", b""):
+                return
+        raise http.client.HTTPException(f"more than {FIELDS_MAX} trailers")
 
 
 class Proxied:
@@ -100,8 +138,8 @@ def _translated(proxy: str = "") -> Iterator[None]:
     """urllib3's errors as those of `wire`, with them as their causes."""
     try:
         yield
-    except exceptions.IncompleteRead:  # http.client's, too
-        raise
+    except exceptions.IncompleteRead as error:
+        raise CutOff(str(error)) from error
     except exceptions.ProxyError as error:
         raise ProxyFailed(_dialled(proxy, error.original_error)) from error
     except exceptions.NewConnectionError as error:  # ConnectTimeoutError's child
@@ -113,7 +151,9 @@ def _translated(proxy: str = "") -> Iterator[None]:
     except exceptions.LocationValueError as error:
         raise BadAddress(str(error)) from error
     except exceptions.HTTPError as error:
-        raise http.client.HTTPException(_innermost(error)) from error
+        raise ProtocolError(f"the connection broke off ({_innermost(error)})") from error
+    except http.client.HTTPException as error:
+        raise ProtocolError(f"the connection broke off ({error})") from error
 
 
 def _dialled(proxy: str, error: BaseException) -> str:
@@ -135,14 +175,14 @@ def _pools(sockets: Sockets, verified: bool) -> dict[str, Any]:
     """Pools for http and https whose connections note their sockets."""
 
     class Plain(urllib3.connection.HTTPConnection):
-        response_class = PacedAnswer
+        response_class = _PacedAnswer
 
         def connect(self) -> None:
             super().connect()
             sockets.note(self.sock)
 
     class Secure(urllib3.connection.HTTPSConnection):
-        response_class = PacedAnswer
+        response_class = _PacedAnswer
 
         def _new_conn(self) -> socket.socket:
             one = super()._new_conn()

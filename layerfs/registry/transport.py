@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import http.client
 import random
 import socket
 import sys
@@ -106,7 +105,7 @@ class Response:
             data = self._raw.read1(count)
             self._ended = self._ended or not data
             return data
-        except (http.client.HTTPException, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             self.close()
             raise connection_failure(self.method, self.url, error) from error
 
@@ -310,7 +309,7 @@ class Transport:
             headers["Content-Length"] = str(body.size if isinstance(body, Body) else len(body))
         try:
             raw = yield from self._wire(there, url).send(method, url, source, headers)
-        except (http.client.HTTPException, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             for each in chain(error):
                 if each.__context__ is handled:
                     each.__context__ = None  # what the caller was handling is no cause of it

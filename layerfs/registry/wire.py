@@ -1,4 +1,4 @@
-"""HTTP/1.1 to a server that is reached directly: the standard library's connections, kept and used again.
+"""HTTP/1.1 to a server that is reached directly: connections, kept and used again.
 
 What goes through a proxy is urllib3's (`proxied`), which takes longer to load than a small push to do.
 """
@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import http.client
 import os
 import select
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from urllib.parse import quote, urlsplit
 
-from layerfs._lazy import TYPE_CHECKING, Protocol, cast
+from layerfs._lazy import TYPE_CHECKING, Protocol
 from layerfs.errors import LayerfsError
-from layerfs.registry.pace import PacedReader
+from layerfs.registry.http1 import Headers, Message
 
 if TYPE_CHECKING:
     import ssl
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 BLOCK = 1 << 18
 _IDLE_MAX = 16
 _IDLE_SECONDS = 30.0
-_TRAILERS_MAX = 100
 Origin = tuple[str, str, int]  # scheme, host, port
 _PORTS = {"http": 80, "https": 443}
 _PLAIN = "/:?&=%~+!$,;'@()*[]"  # in a path and a query as they are; signed ones must not change
@@ -58,23 +56,6 @@ class Sockets(Protocol):
     def forget(self, one: socket.socket) -> None: ...
 
 
-class Headers:
-    """An answer's headers; names in any case."""
-
-    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self._values: dict[str, list[str]] = {}
-        for name, value in pairs:
-            self._values.setdefault(name.lower(), []).append(value)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value; several are one, with commas."""
-        values = self._values.get(name.lower())
-        return ", ".join(values) if values else default
-
-    def getlist(self, name: str) -> list[str]:
-        return self._values.get(name.lower(), [])
-
-
 class Answer(Protocol):
     """A response whose body may still come. End it by `release` when that was read, else by `close`."""
 
@@ -97,32 +78,14 @@ class Answer(Protocol):
     def close(self) -> None: ...
 
 
-class PacedAnswer(http.client.HTTPResponse):
-    """An answer that is given up like a silent server's when its header, or 16 KiB of its body, take as long."""
-
-    def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
-        self._pace = PacedReader(sock)
-        super().__init__(cast(socket.socket, self._pace), *arguments, **named)  # which is asked for a file alone
-
-    def begin(self) -> None:
-        super().begin()
-        self._pace.body()
-
-    def _read_and_discard_trailer(self) -> None:
-        for _ in range(_TRAILERS_MAX):
-            if self.fp.readline(1 << 16) in (b"\r\n", b"\n", b""):
-                return
-        raise http.client.HTTPException(f"more than {_TRAILERS_MAX} trailers")
-
-
 class _Connection:
-    """Plain or, with a context, TLS. Requests are written here, a small one in one piece; http.client reads answers."""
+    """Plain or, with a context, TLS. Requests are written here, a small one in one piece; `http1` reads answers."""
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext | None, seconds: float) -> None:
         self._host, self._port, self._context, self._seconds = host, port, context, seconds
         self.sock: socket.socket | None = None
         self._method = ""
-        self._unsent: OSError | None = None
+        self._unsent: OSError | None = None  # why a request is not sent wholly, which makes it the last one
 
     def open(self, read: float, sockets: Sockets) -> socket.socket:
         """Connects, where that is not done yet. read: seconds."""
@@ -196,25 +159,14 @@ class _Connection:
         host = f"[{host}]" if ":" in host else host
         return host if self._port == _PORTS["https" if self._context else "http"] else f"{host}:{self._port}"
 
-    def answer(self) -> PacedAnswer:
+    def answer(self) -> Message:
         """The answer's beginning."""
-        if self._unsent is None:
-            return self._begun()
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            answer = self._begun()
-            answer.will_close = True
-            return answer
-        raise self._unsent
-
-    def _begun(self) -> PacedAnswer:
         assert self.sock is not None
-        answer = PacedAnswer(self.sock, method=self._method)
-        try:
-            answer.begin()
-        except BaseException:
-            answer.close()
-            raise
-        return answer
+        if self._unsent is None:
+            return Message(self.sock, self._method)
+        with contextlib.suppress(OSError):
+            return Message(self.sock, self._method)
+        raise self._unsent
 
     def close(self) -> None:
         """Idempotent."""
@@ -222,28 +174,26 @@ class _Connection:
         if sock is not None:
             sock.close()
 
+    @property
+    def is_reusable(self) -> bool:
+        return self._unsent is None
+
     def is_dropped(self) -> bool:
         """Whether the server has ended what was idle (or says something that nobody asked for)."""
         if self.sock is None:
             return True
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
+        decrypted = self.sock.pending() if self._context is not None else 0  # type: ignore[attr-defined]
+        return bool(decrypted or poll.poll(0))
 
 
 class _Answer:
-    def __init__(self, wire: Wire, connection: _Connection, sock: socket.socket, raw: http.client.HTTPResponse) -> None:
+    def __init__(self, wire: Wire, connection: _Connection, sock: socket.socket, raw: Message) -> None:
         self._wire, self._connection, self._sock, self._raw = wire, connection, sock, raw
-        self.status = raw.status
-        self.headers = Headers(raw.headers.raw_items())
-        self.is_empty = raw.length == 0
+        self.status, self.headers = raw.status, raw.headers
+        self.is_empty, self.read1 = raw.is_empty, raw.read1
         self._over = False
-
-    def read1(self, count: int) -> bytes:
-        data = self._raw.read1(count)
-        if not data and count and self._raw.length:
-            raise http.client.IncompleteRead(b"", self._raw.length)
-        return data
 
     def shutdown(self) -> None:
         socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
@@ -253,16 +203,14 @@ class _Answer:
         if self._over:
             return
         self._over = True
-        self._raw.close()
-        if self._raw.will_close:
-            self._connection.close()
-        else:
+        if self._connection.is_reusable and self._raw.is_reusable:
             self._wire.keep(self._connection)
+        else:
+            self._connection.close()
 
     def close(self) -> None:
         if not self._over:
             self._over = True
-            self._raw.close()
             self._connection.close()
 
     __del__ = close
@@ -366,7 +314,7 @@ class Wire:
         """Yields when the request is sent (what the answer comes by), and returns the answer.
 
         Raises:
-            OSError, http.client.HTTPException, BadAddress; and what reading the body raises.
+            OSError, BadAddress; and what reading the body raises.
         """
         connection = self._idle.take(self._origin) or _Connection(*self._origin[1:], *self._how)
         try:
