@@ -27,7 +27,9 @@ def _registries(store: Store | None = None, settings: Settings | None = None) ->
     from layerfs.registry.config import Settings
     from layerfs.registry.connect import Registries
 
-    return Registries(settings or Settings.load(os.environ), kept=store.connections if store else None)
+    if store is None:
+        return Registries(settings or Settings.load(os.environ))
+    return Registries(settings or store.connections.settings(), kept=store.connections)
 
 
 def pull(

@@ -60,7 +60,7 @@ def push(
     reference = Reference.parse(name)
     results = []
     tags = tags_to_push(store.root, reference, all_tags=all_tags)
-    with Registries(settings or registry_settings(), kept=store.connections) as registries:
+    with Registries(settings or store.connections.settings(), kept=store.connections) as registries:
         pusher = Pusher(
             store.root,
             registries,

@@ -19,7 +19,6 @@ import functools
 import json
 import os
 import socket
-import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,8 +32,10 @@ from layerfs.registry import containersconf
 from layerfs.registry.credentials import AuthFiles
 from layerfs.registry.names import HUB_API, domain_of, host_name, is_loopback
 from layerfs.registry.transport import Limits, origin
+from layerfs.registry.watched import Watched
 
 if TYPE_CHECKING:
+    import ssl
     from typing import Any
 
     from layerfs.layer.read import KeepBlob
@@ -71,26 +72,28 @@ class Settings:
     keep_blobs: KeepBlob = "auto"
 
     @classmethod
-    def load(cls, environ: Mapping[str, str], *, home: Path | None = None) -> Settings:
+    def load(cls, environ: Mapping[str, str], *, home: Path | None = None, watched: Watched | None = None) -> Settings:
         """From the files and variables that are there.
+
+        watched: is told of every file that plays a part, or would if it were there.
 
         Raises:
             InvalidInput: a file that cannot be understood; it says which and where.
         """
-        home = home or _home(environ)
+        home, watched = home or _home(environ), watched or Watched()
         personal = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
         settings = cls(
             certificates=_certificates(personal),
             proxies=_proxies(environ),
             auth=AuthFiles.of(environ, home),
         )
-        told = containersconf.read(environ, personal)
+        told = containersconf.read(environ, personal, watched)
         settings = replace(settings, insecure=tuple(told.insecure), mirrors=told.mirrors)
-        settings = _with_daemon(settings, _DAEMON)
+        settings = _with_daemon(settings, _DAEMON, watched)
         if alone := environ.get("LAYERFS_REGISTRIES"):
-            return _with_toml(settings, Path(alone), must=True)
+            return _with_toml(settings, Path(alone), watched, must=True)
         for path in (_SYSTEM, personal / "layerfs/registries.toml"):
-            settings = _with_toml(settings, path)
+            settings = _with_toml(settings, path, watched)
         return settings
 
     def is_insecure(self, host: str) -> bool:
@@ -113,6 +116,8 @@ class Settings:
         Raises:
             InvalidInput: a file of certificates that is none.
         """
+        import ssl  # which takes longer to load than a small push without TLS
+
         if self.is_insecure(host):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -211,7 +216,8 @@ def _home(environ: Mapping[str, str]) -> Path:
         return Path("/")
 
 
-def _with_daemon(settings: Settings, path: Path) -> Settings:
+def _with_daemon(settings: Settings, path: Path, watched: Watched) -> Settings:
+    watched.look(path)
     try:
         value = json.loads(path.read_bytes())
     except OSError:
@@ -221,7 +227,8 @@ def _with_daemon(settings: Settings, path: Path) -> Settings:
     return _with(settings, Fields(value, str(path))) if isinstance(value, dict) else settings
 
 
-def _with_toml(settings: Settings, path: Path, *, must: bool = False) -> Settings:
+def _with_toml(settings: Settings, path: Path, watched: Watched, *, must: bool = False) -> Settings:
+    watched.look(path)
     try:
         text = path.read_text(encoding="utf-8")
         import tomllib

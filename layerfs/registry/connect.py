@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import TracebackType
 
@@ -11,21 +12,34 @@ from layerfs.registry.credentials import AuthFiles, Credential
 from layerfs.registry.names import api_host, domain_of
 from layerfs.registry.session import Session
 from layerfs.registry.transport import Transport
+from layerfs.registry.watched import Watched
 from layerfs.registry.wire import Idle
 
 
 class Kept:
-    """Connections that outlive a command, for the next one with the same settings. Safe from threads, without a lock,
-    which a fork's child might find taken: of two that begin at once one's connections end with its command.
+    """What outlives a command for the next one: the user's settings, and connections, for the same settings. Safe from
+    threads, without a lock, which a fork's child might find taken: of two that begin at once one's connections end
+    with its command.
     """
 
     def __init__(self) -> None:
         self._last: tuple[Settings, Idle] | None = None
+        self._read: tuple[object, Watched, Settings] | None = None
+
+    def settings(self) -> Settings:
+        """What files and variables of this user say: read again when one of them has changed. Raises as
+        `Settings.load`.
+        """
+        who, read = (dict(os.environ), os.getuid()), self._read
+        if read is None or read[0] != who or not read[1].is_unchanged():
+            watched = Watched()
+            read = self._read = who, watched, Settings.load(os.environ, watched=watched)
+        return read[2]
 
     def idle(self, settings: Settings) -> Idle:
         """Those of other settings, who may trust somebody else, are closed."""
         last = self._last
-        if last is None or last[0] != settings:
+        if last is None or (last[0] is not settings and last[0] != settings):
             self.close()
             last = self._last = settings, Idle()
         return last[1]

@@ -13,6 +13,7 @@ from layerfs._record import dataclass, field
 from layerfs.errors import InvalidInput
 from layerfs.oci.fields import Fields
 from layerfs.registry.names import domain_of
+from layerfs.registry.watched import Watched
 
 SYSTEM = Path("/etc/containers/registries.conf")
 _TABLES = ("[[registry", "[registries")
@@ -24,7 +25,7 @@ class Told:
     mirrors: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def read(environ: Mapping[str, str], personal: Path) -> Told:
+def read(environ: Mapping[str, str], personal: Path, watched: Watched) -> Told:
     """What the files say; a later one's `[[registry]]` counts instead of an earlier one's of the same prefix.
 
     Raises:
@@ -32,7 +33,8 @@ def read(environ: Mapping[str, str], personal: Path) -> Told:
     """
     entries: dict[str, Fields] = {}
     told = Told()
-    for path in _files(environ, personal):
+    for path in _files(environ, personal, watched):
+        watched.look(path)
         document = _document(path)
         for entry in document.children("registry"):
             entries[entry.text("prefix") or entry.text("location")] = entry
@@ -68,15 +70,17 @@ def _domain(text: str, where: str) -> str:
         raise InvalidInput(error.message, path=where) from None
 
 
-def _files(environ: Mapping[str, str], personal: Path) -> Iterator[Path]:
+def _files(environ: Mapping[str, str], personal: Path, watched: Watched) -> Iterator[Path]:
     """The user's file counts instead of the system's; what lies in the directories counts over both."""
     if alone := environ.get("CONTAINERS_REGISTRIES_CONF"):
         yield Path(alone)
         return
     own = personal / "containers/registries.conf"
+    watched.look(own)
     yield own if own.exists() else SYSTEM
     for main in (SYSTEM, own):
         directory = main.with_name("registries.conf.d")
+        watched.look(directory)
         yield from sorted(directory.glob("*.conf")) if directory.is_dir() else ()
 
 

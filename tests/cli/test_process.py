@@ -214,7 +214,8 @@ def test_run_loads_little(store):
 
 
 def test_pushing_loads_little():
-    heavy = {"concurrent.futures", "dataclasses", "logging", "typing", "urllib3", "zstandard"}
+    heavy = {"concurrent.futures", "dataclasses", "email", "http.client", "logging", "ssl", "typing"}
+    heavy |= {"urllib3", "zstandard"}
     code = "import sys; before = set(sys.modules); import layerfs.cli.transfers, layerfs.registry.push; "
     code += f"print(*sorted({heavy!r} & set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

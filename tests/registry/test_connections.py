@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import layerfs
-from layerfs.registry import wire
+from layerfs.registry import watched, wire
 from layerfs.registry.config import Settings
 from layerfs.registry.connect import Kept, Registries, open_client
 from tests.registry.servers import Answer, Registry, Request, docker_registry, free_port, scripted
@@ -160,3 +160,63 @@ def test_a_closed_store_has_no_connections(
         (*_, last) = (connection for *_, connection in store.connections.idle(settings)._waiting)
         assert last.sock is not None
     assert last.sock is None
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of a user, who changed none of them lately."""
+    for name in [name for name in os.environ if name.startswith(("XDG_", "CONTAINERS_", "LAYERFS_REG"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("layerfs", "containers/registries.conf.d"):
+        (tmp_path / ".config" / folder).mkdir(parents=True)
+    monkeypatch.setattr(watched, "_TICK", -(10**12))
+    return tmp_path / ".config"
+
+
+def test_settings_are_read_again_when_a_file_has_changed(kept: Kept, home: Path) -> None:
+    """One that was not there, one in a directory, one of the same length in another's place, one that is gone."""
+    first = kept.settings()
+    assert kept.settings() is first
+    insecure = 'insecure-registries = ["{}.example"]'
+    file = home / "layerfs/registries.toml"
+    file.write_text(insecure.format("a"))
+    assert kept.settings().insecure == (*first.insecure, "a.example")
+    file.with_name("new").write_text(insecure.format("b"))
+    file.with_name("new").replace(file)
+    assert kept.settings().insecure == (*first.insecure, "b.example")
+    part = home / "containers/registries.conf.d/one.conf"
+    part.write_text('[[registry]]\nlocation = "c.example"\ninsecure = true\n')
+    assert kept.settings().insecure == (*first.insecure, "c.example", "b.example")
+    part.write_text('[[registry]]\nlocation = "d.example"\ninsecure = true\n')
+    assert kept.settings().insecure == (*first.insecure, "d.example", "b.example")
+    part.unlink()
+    file.unlink()
+    assert kept.settings() == first
+
+
+def test_settings_are_read_again_for_other_variables(kept: Kept, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = kept.settings()
+    monkeypatch.setenv("https_proxy", "http://proxy.example")
+    assert kept.settings().proxies["https"] == "http://proxy.example"
+    monkeypatch.delenv("https_proxy")
+    assert kept.settings() == first
+
+
+def test_files_that_have_just_changed_are_read_each_time(
+    kept: Kept, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their next change may have the same time."""
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(home.parent))
+    (home / "layerfs/registries.toml").write_text("timeout = 7")
+    first = kept.settings()
+    second = kept.settings()
+    assert (first, first is second) == (second, False)
+
+
+def test_settings_that_cannot_be_read_are_an_error_each_time(kept: Kept, home: Path) -> None:
+    (home / "layerfs/registries.toml").write_text("timeout =")
+    for _ in range(2):
+        with pytest.raises(layerfs.LayerfsError, match="not valid TOML"):
+            kept.settings()
