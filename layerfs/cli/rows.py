@@ -237,16 +237,17 @@ def mount_rows(store: Store, *, dead: bool = False) -> list[Row]:
 
 def usage_rows(store: Store) -> list[Row]:
     """The rows of `system df`."""
+    from layerfs.engine.space import containers_size
+
     usage, boxes = store.disk_usage(), store.containers()
     used = {box.record.image for box in boxes}
     active = [image for image in usage.images if image.record.id.hex in used]
     free = sum(image.unique for image in usage.images if image.record.id.hex not in used)
-    sizes = {box.id: box.sizes().writable for box in boxes}
-    stopped = sum(sizes[box.id] for box in boxes if not box.state.running)
-    running = sum(box.state.running for box in boxes)
+    running = {box.id for box in boxes if box.state.running}
+    size, stopped = containers_size(store, boxes, running)
     return [
         _usage_row("Images", len(usage.images), len(active), usage.total, free),
-        _usage_row("Containers", len(boxes), running, sum(sizes.values()), stopped),
+        _usage_row("Containers", len(boxes), len(running), size, stopped),
         _volumes_row(store),
         _cache_row(store),
     ]

@@ -130,7 +130,7 @@ def _rm(session: Session, container: str, names: tuple[str, ...]) -> int:
 
     def remove(name: str) -> None:
         _find(session, name, container).remove()
-        out(name)
+        out(name.rpartition("@")[2])
 
     return for_each(names, remove)
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from layerfs._record import dataclass
 from layerfs.digest import DiffID, Digest
 from layerfs.engine.mounts import storage_options, writable_mounts
 from layerfs.engine.snapshots import steady
-from layerfs.engine.upkeep import entries_of, files_of
+from layerfs.engine.upkeep import entries_of, files_of, upper_size
 from layerfs.errors import LayerfsError
 from layerfs.image.record import scan_images
 from layerfs.layer.merged import layer_tree
@@ -28,9 +28,10 @@ from layerfs.store.treefile import TreeFile
 if TYPE_CHECKING:
     from layerfs.engine.container import Container
     from layerfs.engine.store import Store
+    from layerfs.snapshot import ContainerRecord
     from layerfs.store.index import Txn
 
-__all__ = ["SnapshotSize", "Usage", "frozen_sizes", "snapshot_sizes", "state_size", "usage_of"]
+__all__ = ["SnapshotSize", "Usage", "containers_size", "frozen_sizes", "snapshot_sizes", "state_size", "usage_of"]
 
 _Items = dict[bytes, int]  # a content or a frozen file: its bytes
 
@@ -101,16 +102,36 @@ def snapshot_sizes(store: Store, records: Iterable[SnapshotRecord]) -> dict[str,
 def frozen_sizes(store: Store) -> dict[str, int]:
     """By the container's ID: the frozen bytes that are freed with it, as its snapshots go too."""
     with store.root.index.view() as txn:
-        view, held = _View(store, txn), dict[str, _Items]()
-        for key, row in txn.scan_json("containers"):
-            held[key.decode()] = view.of_state(str(row.get("base", "")))
-        for each in States(txn).snapshots():
-            held.setdefault(each.container, {}).update(view.of_state(each.state))
+        view = _View(store, txn)
+        held = view.of_containers()
         owners, images = Counter(item for items in held.values() for item in items), view.of_images()
         return {
             id: sum(size for item, size in items.items() if owners[item] == 1 and item not in images)
             for id, items in held.items()
         }
+
+
+def containers_size(store: Store, boxes: Iterable[Container], running: Collection[str]) -> tuple[int, int]:
+    """Bytes of the files of containers and of their snapshots, each once however many share it: all of them, and those
+    that are freed with the containers that do not run. What images have as well counts with these.
+    """
+    own = {box.id: _own_size(box) for box in boxes}
+    with store.root.index.view() as txn:
+        view = _View(store, txn)
+        held, images = view.of_containers(), view.of_images()
+    frozen = {item: size for items in held.values() for item, size in items.items() if item not in images}
+    kept = {item for id in running for item in held.get(id, ())}
+    free = sum(size for item, size in frozen.items() if item not in kept)
+    stopped = sum(size for id, size in own.items() if id not in running)
+    return sum(own.values()) + sum(frozen.values()), stopped + free
+
+
+def _own_size(box: Container) -> int:
+    def counted(record: ContainerRecord) -> int:
+        upper = box.store.container_table.made_upper(record)
+        return upper_size(upper) if upper else 0
+
+    return steady(box, counted)
 
 
 def state_size(store: Store, state: str) -> int:
@@ -137,6 +158,15 @@ class _View:
             found |= self._of_upper(state)
             id = state.parent
         return found
+
+    def of_containers(self) -> dict[str, _Items]:
+        """By the container's ID: what it stands on, and its snapshots."""
+        held: dict[str, _Items] = {}
+        for key, row in self._txn.scan_json("containers"):
+            held[key.decode()] = dict(self.of_state(str(row.get("base", ""))))
+        for each in States(self._txn).snapshots():
+            held.setdefault(each.container, {}).update(self.of_state(each.state))
+        return held
 
     def of_images(self) -> set[bytes]:
         layers = {diff_id for image in scan_images(self._txn) for diff_id in image.diff_ids}

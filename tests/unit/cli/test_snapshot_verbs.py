@@ -126,3 +126,17 @@ def test_a_snapshot_that_is_named_twice_is_an_error(shell: Any, box: str) -> Non
     assert shell("fork", "-s", "first", "box@first").err == "layerfs: the snapshot is named twice: first and first\n"
     assert "requires 2 arguments" in shell("rollback", "box").err
     assert shell("rollback", "box@nothing").err == "layerfs: No such snapshot: nothing\n"
+
+
+def test_what_snapshots_and_forks_share_counts_once(shell: Any, box: str) -> None:
+    def used() -> tuple[str, str]:
+        rows = [json.loads(line) for line in shell("system", "df", "--format", "json").lines]
+        return next((row["Size"], row["Reclaimable"]) for row in rows if row["Type"] == "Containers")
+
+    taken = used()
+    assert taken[0] != "0B" and taken[1] == f"{taken[0]} (100%)"
+    shell("fork", box, "child")
+    shell("fork", "box@first", "other")
+    assert used() == taken
+    shell("commit", box, "image:1")
+    assert used() == ("3B", "3B (100%)")  # the image has the newer bytes, a snapshot alone the older ones
