@@ -8,11 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from layerfs.snapshot import native
 from tests import workplace
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+settings.register_profile(  # what fails, fails each time; who asks for more steps gets other examples each time
+    "layerfs",
+    derandomize="LAYERFS_STEPS" not in os.environ,
+    database=None,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("layerfs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
