@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def eventually(test: Callable[[], object], seconds: float = 60.0) -> bool:
+def eventually(test: Callable[[], object], seconds: float = 120.0) -> bool:
     """Whether it comes true in that time: long, since it costs nothing where it is true at once, and others compute."""
     deadline = time.monotonic() + seconds
     while not test():
@@ -32,6 +34,17 @@ def name_of(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text().strip()
     return ""
+
+
+def open_files() -> set[tuple[str, str]]:
+    """The descriptors of this process, with what is open. What others have left may go at any moment: ask for what has
+    come since.
+    """
+    found = set[tuple[str, str]]()
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        with contextlib.suppress(OSError):  # closed meanwhile, as that of the list
+            found.add((name, os.readlink(f"/proc/self/fd/{name}")))  # noqa: PTH115
+    return found
 
 
 def places_of(pid: int) -> Iterator[str]:
@@ -63,6 +76,19 @@ def cgroups(name: str) -> list[Path]:
     """Every group whose name begins so, in all trees."""
     walk = os.walk("/sys/fs/cgroup")
     return [Path(top, each) for top, names, _ in walk for each in names if each.startswith(name)]
+
+
+def free_port() -> int:
+    """A port of loopback where nobody listens, and that nobody is given meanwhile: the kernel chooses others, for who
+    connects, too (who connects to such a port where nobody listens may even reach itself).
+    """
+    least = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert least > 2048, "the kernel gives all ports"
+    for port in random.SystemRandom().sample(range(max(1024, least - 10_000), least), 1000):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def mountinfo() -> str:

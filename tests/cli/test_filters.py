@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from layerfs.engine.networks import Networks
 from layerfs.errors import InvalidInput
 from layerfs.runtime import firewall
-from tests.looking import eventually
+from tests.looking import eventually, free_port
 
 pytestmark = pytest.mark.root
 FOREVER = "echo ready; while :; do sleep 0.05; done"
@@ -17,12 +15,6 @@ FOREVER = "echo ready; while :; do sleep 0.05; done"
 
 def names(store, **filters):
     return sorted(box.name for box in store.containers({key: [value] for key, value in filters.items()}))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.skipif(not firewall.available(), reason="needs nftables")

@@ -16,6 +16,7 @@ from layerfs.oci import Descriptor, Platform, build_index, layout, media, parse_
 from layerfs.registry.config import Settings
 from layerfs.registry.connect import Registries
 from layerfs.registry.credentials import AuthFiles
+from layerfs.registry.session import Session
 from tests.registry import servers
 from tests.registry.servers import QUICK, Certificates, Registry, TokenServer
 
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if _SERVED & set(getattr(item, "fixturenames", ())):
                 item.add_marker(pytest.mark.skip(reason="needs docker-registry (tools/system.sh installs it)"))
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_greeted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process remembers of registries is of those of other tests, one of which may have had the same port."""
+    monkeypatch.setattr(Session, "_greetings", {})
 
 
 @pytest.fixture(scope="session")

@@ -106,9 +106,9 @@ class Ask(BaseHTTPRequestHandler):
     def send(self, data: bytes) -> None:
         for at in range(0, len(data), 1 << 16):
             piece = data[at : at + (1 << 16)]
-            self.wfile.write(piece)
             with self.registry.lock:
                 self.registry.sent += len(piece)
+            self.wfile.write(piece)
 
     def answer(self, body: bytes, kind: str, status: int = 200, **headers: str) -> None:
         self.send_response(status)
@@ -158,9 +158,9 @@ class Ask(BaseHTTPRequestHandler):
         self.end_headers()
         piece = bytes(1 << 16)
         while not self.registry.closing.is_set():
-            self.wfile.write(piece if length is not None else b"10000\r\n" + piece + b"\r\n")
             with self.registry.lock:
                 self.registry.sent += len(piece)
+            self.wfile.write(piece if length is not None else b"10000\r\n" + piece + b"\r\n")
         return True
 
     def drip(self, data: bytes, seconds: float) -> bool:

@@ -20,18 +20,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from layerfs.oci import media
 from layerfs.registry.transport import Limits
+from tests.looking import free_port
 
-QUICK = Limits(connect=5, read=5, attempts=4, delay=0.01, delay_max=0.05, patience=2)
+QUICK = Limits(connect=60, read=60, attempts=4, delay=0.01, delay_max=0.05, patience=2)
 USER, PASSWORD = "ann", "secret"
 HTPASSWD = "ann:$2b$05$geizgZ.u9oQVHxHdKbVi5Ou.BedMQgsMqYVyyrRYPj1b/38Gw/aBm\n"  # bcrypt of PASSWORD
 PROGRAM = shutil.which("docker-registry")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)
@@ -255,6 +249,6 @@ def scripted(answer: Callable[[Request], Answer]) -> Iterator[tuple[str, list[Re
 def get(host: str, path: str, accept: str = media.OCI_MANIFEST) -> bytes:
     """What a plain registry answers to somebody else."""
     request = urllib.request.Request(f"http://{host}{path}", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         data: bytes = answer.read()
         return data

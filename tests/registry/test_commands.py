@@ -19,8 +19,9 @@ from layerfs.oci import media
 from layerfs.registry.connect import Registries
 from layerfs.registry.copy import copy
 from layerfs.registry.places import Place
+from tests.looking import free_port
 from tests.registry import hostile
-from tests.registry.servers import PASSWORD, USER, Answer, Registry, Request, free_port, scripted
+from tests.registry.servers import PASSWORD, USER, Answer, Registry, Request, scripted
 
 LAYERFS = [sys.executable, "-c", "import sys; from layerfs.cli import main; sys.exit(main())"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

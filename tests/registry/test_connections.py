@@ -15,7 +15,8 @@ import layerfs
 from layerfs.registry import watched, wire
 from layerfs.registry.config import Settings
 from layerfs.registry.connect import Kept, Registries, open_client
-from tests.registry.servers import Answer, Registry, Request, docker_registry, free_port, scripted
+from tests.looking import free_port
+from tests.registry.servers import Answer, Registry, Request, docker_registry, scripted
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from tests.registry.hostile import INDEX, Ask, Registry
 from tests.unit.image.make import LAYER, MANIFEST, config, digest, tar
 
 FILES = tar({"f": bytes(range(256)) * 2000, "g": b"small"})
-QUICK = Settings(limits=Limits(connect=2, read=0.5, attempts=2, delay=0.01, delay_max=0.02, patience=2))
+QUICK = Settings(limits=Limits(connect=60, read=60, attempts=2, delay=0.01, delay_max=0.02, patience=2))
+IMPATIENT = Settings(limits=Limits(connect=60, read=1, attempts=1))  # for what is too slow
 
 
 @pytest.fixture
@@ -38,11 +39,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def refused(store: Store, registry: Registry, name: str = "app:1", **how: Any) -> str:
+def refused(store: Store, registry: Registry, name: str = "app:1", settings: Settings = QUICK, **how: Any) -> str:
     """The error of a pull; what it left is looked at."""
     began = time.monotonic()
     with pytest.raises(LayerfsError) as caught:
-        store.pull(f"{registry.host}/{name}", settings=QUICK, **how)
+        store.pull(f"{registry.host}/{name}", settings=settings, **how)
     assert time.monotonic() - began < 60
     assert store.images(all=True) == []
     assert store.root.leases.records() == []
@@ -280,7 +281,7 @@ def test_refusals_name_the_repository(store: Store, registry: Registry, status: 
 def test_a_body_a_byte_at_a_time(store: Store, registry: Registry) -> None:
     size = layer_of(registry)["size"]
     registry.tricks.append(lambda ask: ask.is_layer and ask.drip(bytes(size), 0.02))
-    assert "too slow" in refused(store, registry)
+    assert "too slow" in refused(store, registry, settings=IMPATIENT)
 
 
 @pytest.mark.parametrize(
@@ -290,12 +291,12 @@ def test_an_answer_a_byte_at_a_time(store: Store, registry: Registry, beginning:
     """In its header, in the line before a chunk."""
     drip = [beginning, *(b"0" for _ in range(1000))]
     registry.tricks.append(lambda ask: ask.is_manifest and ask.raw(drip, 0.02))
-    assert "too slow" in refused(store, registry)
+    assert "too slow" in refused(store, registry, settings=IMPATIENT)
 
 
 def test_a_manifest_a_byte_at_a_time(store: Store, registry: Registry) -> None:
     registry.tricks.append(lambda ask: ask.is_manifest and ask.drip(bytes(1000), 0.02))
-    assert "too slow" in refused(store, registry)
+    assert "too slow" in refused(store, registry, settings=IMPATIENT)
 
 
 @pytest.mark.parametrize("line", [b"HTTP/1.1 100 Continue\r\n\r\n", b"X: y\r\n", b"X" * 4096])
@@ -306,8 +307,8 @@ def test_a_header_without_an_end(store: Store, registry: Registry, line: bytes) 
 
 
 def test_silence(store: Store, registry: Registry) -> None:
-    registry.tricks.append(lambda ask: ask.is_layer and registry.closing.wait(3) is not None)
-    assert "timeout" in refused(store, registry)
+    registry.tricks.append(lambda ask: ask.is_layer and registry.closing.wait(60) is not None)
+    assert "timeout" in refused(store, registry, settings=IMPATIENT)
 
 
 def test_connections_that_are_dropped(store: Store, registry: Registry) -> None:

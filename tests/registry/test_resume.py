@@ -23,7 +23,7 @@ from tests.registry.hostile import Ask, Registry, wait_for
 from tests.unit.image.make import tar
 
 CUTS = int(os.environ.get("LAYERFS_CUTS", "60"))
-QUICK = Settings(limits=Limits(connect=5, read=5, attempts=3, delay=0.01, delay_max=0.05))
+QUICK = Settings(limits=Limits(connect=60, read=60, attempts=3, delay=0.01, delay_max=0.05))
 CHANCE = random.Random(1)
 LARGE = tar({f"d/{number}": CHANCE.randbytes(40_000) for number in range(200)})
 
