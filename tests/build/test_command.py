@@ -153,7 +153,7 @@ def test_a_terminal_shows_what_runs_and_keeps_what_is_over(command: Command, pla
     assert " => => 9\n" in shown and " => => 3\n" not in shown  # while it runs its last lines are seen
     kept = [line for line in shown.splitlines() if line.startswith(" => [")]
     assert [line for line in shown.splitlines() if len(line) > 60] == [], said
-    assert re.match(r" => \[first 2/2\] RUN seq 1 9; .*…  [1-9]\.\ds$", [line for line in kept if "RUN" in line][-1])
+    assert re.match(r" => \[first 2/2\] RUN seq 1 9; .*… +[1-9]\d*\.\ds$", [line for line in kept if "RUN" in line][-1])
     assert shown.rstrip().splitlines()[-1] == " => named:latest"
     assert " => CACHED [first 2/2]" in _CONTROL.sub("", on_a_terminal(build, place, 80)[1])
 

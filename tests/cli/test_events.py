@@ -52,7 +52,7 @@ def test_who_attaches_and_resizes(shell, events):
     with box.attach(stdin=True) as connection:
         connection.resize(30, 90)
         connection.write(b"\n")
-        for _ in connection.messages(20):
+        for _ in connection.messages(60):
             pass
     found = events(box)
     assert actions(found) == ["create", "start", "attach", "resize", "die"]

@@ -134,9 +134,11 @@ def test_a_kill_ends_the_restarts_as_with_docker(shell):
 
 
 def test_health_follows_the_probe(shell):
-    box = shell(FOREVER, health_cmd="echo looked; test -e /ok", health_interval=0.1, health_retries=2)
+    probe = "while ! test -e /go; do sleep 0.05; done; echo looked; test -e /ok"
+    box = shell(FOREVER, health_cmd=probe, health_interval=0.1, health_retries=2, health_timeout=1000)
     box.start()
     assert box.health["Status"] == "starting"
+    box.exec(["touch", "/go"])
     assert eventually(lambda: box.health["Status"] == "unhealthy")
     assert box.health["Log"][-1]["Output"] == "looked\n"
     box.exec(["touch", "/ok"])
@@ -153,7 +155,7 @@ def test_a_probe_that_hangs_is_ended(shell):
 
 
 def test_init_reaps_and_passes_signals_on(shell):
-    box = shell("trap 'exit 9' TERM; sleep 1 & sleep 1000 & wait", init=True)
+    box = shell("trap 'exit 9' TERM; (true &); sleep 1000 & sleep 1000 & wait", init=True)
     box.start()
     assert eventually(lambda: len(box.top().rows) >= 4)
     assert b"layerfs-init" in box.exec(["cat", "/proc/1/comm"]).stdout
@@ -207,8 +209,10 @@ def test_old_log_files_go(shell):
 
 
 def test_tail_since_and_until(shell):
-    box = shell("seq 1 1000; sleep 0.2; echo late")
+    box = shell("seq 1 1000; while ! test -e /go; do sleep 0.05; done; echo late")
     box.start()
+    assert eventually(lambda: text(box).endswith(b"\n1000\n"))  # what is read at once has one time
+    box.exec(["touch", "/go"])
     box.wait()
     entries = list(box.logs())
     assert [e.data for e in box.logs(tail=3)] == [b"999\n", b"1000\n", b"late\n"]

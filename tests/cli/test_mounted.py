@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import layerfs
+from layerfs.store.leases import process_start
 from tests.cli.conftest import LAYERFS
-from tests.looking import mountinfo
+from tests.looking import eventually, mountinfo
 
 pytestmark = pytest.mark.root
 
@@ -25,6 +26,11 @@ def mounted(store: Path) -> tuple[Path, int]:
         [record] = opened.mounts()
         assert (record.engine, record.target) == ("native", str(place))
         return place, record.pid
+
+
+def kill(server: int) -> None:
+    os.kill(server, signal.SIGKILL)
+    assert eventually(lambda: process_start(server) is None)
 
 
 def test_verbs_while_it_is_mounted(layerfs_command, store, tmp_path):
@@ -66,7 +72,7 @@ def test_another_container_runs_meanwhile(layerfs_command, store):
 )
 def test_after_its_server_was_killed(layerfs_command, store, words):
     place, server = mounted(store)
-    os.kill(server, signal.SIGKILL)
+    kill(server)
     done = layerfs_command(*words)
     assert (done.returncode, done.stderr) == (0, b"")
     with layerfs.Store(store) as opened:
@@ -84,7 +90,7 @@ def test_a_dead_image_mount_makes_room_for_the_next_one(layerfs_command, tmp_pat
     (tmp_path / "here").mkdir()
     layerfs_command("mount", "box:1", tmp_path / "here")
     row = json.loads(layerfs_command("debug", "mounts", "--format", "json").stdout)
-    os.kill(int(row["Pid"]), signal.SIGKILL)
+    kill(int(row["Pid"]))
     assert layerfs_command("mount", "box:1", tmp_path / "here").returncode == 0
     assert (tmp_path / "here/bin/sh").exists()
     assert layerfs_command("umount", tmp_path / "here").returncode == 0

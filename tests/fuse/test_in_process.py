@@ -19,6 +19,7 @@ from layerfs.errors import LayerfsError
 from layerfs.layer.tree import Tree
 from layerfs.snapshot import Containers, MountHandle, MountTable, Writable, mount_tree
 from layerfs.store.root import StoreRoot
+from tests.looking import open_files
 
 pytestmark = pytest.mark.root
 Mount = Callable[..., MountHandle]
@@ -52,9 +53,12 @@ def state_of_the_process() -> dict[str, Any]:
         "namespace": os.readlink("/proc/self/ns/mnt"),
         "limit": resource.getrlimit(resource.RLIMIT_NOFILE),
         "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)],
-        "threads": {thread.name for thread in threading.enumerate()},
-        "descriptors": len(os.listdir("/proc/self/fd")),
     }
+
+
+def possessions() -> set[Any]:
+    """Threads and descriptors. What earlier tests have left may go at any moment."""
+    return {(thread.name, thread.ident) for thread in threading.enumerate()} | open_files()
 
 
 def test_it_works_and_ends_with_its_mount(here: Mount, box: Writable, store: StoreRoot) -> None:
@@ -72,18 +76,17 @@ def test_it_works_and_ends_with_its_mount(here: Mount, box: Writable, store: Sto
 
 
 def test_the_process_stays_as_it_was(here: Mount, box: Writable) -> None:
-    before = state_of_the_process()
+    before, had = state_of_the_process(), possessions()
     handle = here(writable=box)
     os.chown(box.upper, 1, 1)
     (handle.path / "new").write_bytes(b"x")
     subprocess.run(["sh", "-c", "echo x > other"], cwd=handle.path, user=1, group=1, umask=0o77, check=True)
-    during = state_of_the_process()
-    kept = before.keys() - {"threads", "descriptors"}
-    assert {name: during[name] for name in kept} == {name: before[name] for name in kept}
+    assert state_of_the_process() == before
     found = (handle.path / "other").stat()
     assert (found.st_uid, found.st_mode & 0o777) == (1, 0o600)
     handle.unmount()
     assert state_of_the_process() == before
+    assert possessions() - had == set()
 
 
 def test_several_at_once(here: Mount) -> None:
@@ -95,13 +98,14 @@ def test_several_at_once(here: Mount) -> None:
 
 
 def test_an_error_reaches_the_caller(here: Mount, store: StoreRoot) -> None:
-    before = state_of_the_process()
+    before, had = state_of_the_process(), possessions()
     for pack in (store.path / "packs").iterdir():
         pack.unlink()
     with pytest.raises(LayerfsError, match="contents are missing"):
         here()
     assert MountTable(store).records() == []
     assert state_of_the_process() == before
+    assert possessions() - had == set()
 
 
 def test_a_process_that_ends_takes_its_mount_along(

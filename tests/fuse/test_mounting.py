@@ -23,7 +23,7 @@ from layerfs.snapshot.native import Server
 from layerfs.snapshot.table import SERVED
 from layerfs.store.leases import process_start
 from layerfs.store.root import StoreRoot
-from tests.looking import eventually
+from tests.looking import eventually, open_files
 
 pytestmark = pytest.mark.root
 engines = pytest.mark.parametrize("engine", ["kernel", "native", "python"])
@@ -172,19 +172,14 @@ def test_no_mount_but_the_overlay_is_seen(store: StoreRoot, tree: Tree, tmp_path
         here = os.fsencode(tmp_path)
         new = [entry for entry in mount.mount_table() if entry.id not in before and entry.target.startswith(here)]
         assert [entry.type for entry in new] == ["overlay"]
-        descriptors = {
-            os.readlink(f"/proc/self/fd/{fd}")
-            for fd in os.listdir("/proc/self/fd")
-            if os.path.lexists(f"/proc/self/fd/{fd}")
-        }
-        assert not any(str(box.upper) in name for name in descriptors)
+        assert not any(str(box.upper) in name for _, name in open_files())
 
 
 @pytest.mark.parametrize("step", ["overlay", "detached"])
 def test_a_failure_in_the_middle_leaves_nothing(
     store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = open_files()
 
     def fail(*arguments: object, **keywords: object) -> None:
         raise MountError("planned")
@@ -195,7 +190,7 @@ def test_a_failure_in_the_middle_leaves_nothing(
     monkeypatch.undo()
     assert not (tmp_path / "m").exists()
     assert MountTable(store).records() == []
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert open_files() - descriptors == set()
     assert not any(str(tmp_path).encode() in entry.target for entry in mount.mount_table())
     with mount_tree(store, tree, engine="kernel", target=tmp_path / "m", writable=box):
         pass
@@ -282,7 +277,9 @@ def test_a_new_mount_clears_the_dead_one_by_itself(
     target = tmp_path / "m"
     target.mkdir()
     mount_tree(store, tree, engine=engine, target=target, writable=box)
-    os.kill(server_of(store), signal.SIGKILL)
+    server = server_of(store)
+    os.kill(server, signal.SIGKILL)
+    assert eventually(lambda: process_start(server) is None)
     with mount_tree(store, tree, engine="kernel", target=target, writable=box):
         assert len(MountTable(store).records()) == 1
 

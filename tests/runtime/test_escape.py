@@ -116,7 +116,12 @@ def test_cve_2019_5736_the_hosts_helper_is_not_reached_through_proc_self_exe(box
 
 def test_the_helper_is_a_sealed_copy(box):
     seen = []
-    box("sleep 0.2", on_started=lambda process: seen.append(str(Path(f"/proc/{process._popen.pid}/exe").readlink())))
+
+    def look(process):
+        seen.append(str(Path(f"/proc/{process._popen.pid}/exe").readlink()))
+        process.kill()
+
+    box("sleep 1000", on_started=look)
     assert seen[0].startswith("/memfd:layerfs-run")
 
 

@@ -42,7 +42,7 @@ def test_the_program_is_pid_1_and_alone(box):
 
 def test_without_a_network_there_is_a_loopback_that_works(box):
     assert box("ls /sys/class/net; cat /sys/class/net/lo/operstate").stdout.split() == [b"lo", b"unknown"]
-    script = "nc -l -p 7 -e /bin/echo hello & sleep 0.2; sleep 0.2 | nc 127.0.0.1 7"
+    script = "nc -l -p 7 -e /bin/echo hello & until sleep 0.2 | nc 127.0.0.1 7 2>/dev/null; do :; done"
     assert box(script).stdout == b"hello\n"
 
 

@@ -58,7 +58,7 @@ def fetch(host: Host, url: str) -> str:
 
     def get() -> str:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 return str(answer.read().decode())
         except OSError:
             return ""

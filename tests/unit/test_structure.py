@@ -120,3 +120,70 @@ RACES = [  # which tests/looking.py is for
 def test_what_others_do_meanwhile_is_no_error(race: str) -> None:
     files = [*FILES, *(PACKAGE.parent / "tests").rglob("*.py")]
     assert [str(file) for file in files if re.search(race, file.read_text())] == []
+
+
+TESTS = sorted((PACKAGE.parent / "tests").rglob("*.py"))
+BY_CHANCE = [  # tests that fail by chance; tests/looking.py has what they want
+    r"""\("/proc/self/fd"\)""",  # what earlier tests have left may go meanwhile
+    r"""\.bind\(\("127\.0\.0\.1", 0\)\)\n(?!\s+\w+\.listen)""",  # a port that somebody else is given meanwhile
+    r"eventually\([^\n]*, \(?([1-9]|[1-5]\d)\)\n",  # others compute: an end that is not reached costs nothing
+    r"\b(messages|communicate|join|urlopen)\(([^()\n]*timeout=)?([1-9]|[1-5]\d)(\.\d+)?\)",
+]
+
+
+@pytest.mark.parametrize("chance", BY_CHANCE)
+def test_tests_leave_nothing_to_chance(chance: str) -> None:
+    files = [file for file in TESTS if file.name not in ("looking.py", "test_structure.py")]
+    assert [str(file) for file in files if re.search(chance, file.read_text())] == []
+
+
+def _beside(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """What other threads than the test's do: targets of threads, and methods of handlers of requests."""
+    targets = {
+        word.value.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for word in node.keywords
+        if word.arg == "target" and isinstance(word.value, ast.Name)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and any("Handler" in ast.unparse(base) for base in node.bases):
+            yield from (each for each in node.body if isinstance(each, ast.FunctionDef))
+        elif isinstance(node, ast.FunctionDef) and node.name in targets:
+            yield node
+
+
+def _calls(statement: ast.AST, *names: str) -> bool:
+    return any(
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names
+        for node in ast.walk(statement)
+    )
+
+
+def _notes(statement: ast.AST) -> bool:
+    """Whether it changes what others may look at."""
+    changed = [node.target for node in ast.walk(statement) if isinstance(node, ast.AugAssign)]
+    changed += [target for node in ast.walk(statement) if isinstance(node, ast.Assign) for target in node.targets]
+    seen = [each for each in changed if isinstance(each, ast.Attribute | ast.Subscript)]
+    return any("close_connection" not in ast.unparse(each) for each in seen) or _calls(statement, "append", "add")
+
+
+def late_notes(text: str) -> list[str]:
+    """Statements that note an answer after it was sent: who has got it may look before."""
+    found = []
+    for function in _beside(ast.parse(text)):
+        for block in (getattr(node, "body", None) for node in ast.walk(function)):
+            sent = False
+            for statement in block if isinstance(block, list) else []:
+                if sent and _notes(statement):
+                    found.append(ast.unparse(statement))
+                is_answer = _calls(statement, "sendall", "send") or "wfile.write" in ast.unparse(statement)
+                sent = sent or (isinstance(statement, ast.Expr) and is_answer)
+    return found
+
+
+def test_servers_of_tests_note_what_they_answer_before_they_answer() -> None:
+    """Whoever reads the answer looks at the notes next."""
+    late = "def serve():\n    one.sendall(b'')\n    answered.append(1)\nThread(target=serve)"
+    assert late_notes(late) == ["answered.append(1)"]
+    assert {str(file): notes for file in TESTS if (notes := late_notes(file.read_text()))} == {}

@@ -12,6 +12,7 @@ import pytest
 from layerfs import errors
 from layerfs.runtime.cgroup import PARENT
 from layerfs.runtime.cgroups import Hierarchies
+from tests.looking import eventually
 
 pytestmark = pytest.mark.root
 STEPS = int(os.environ.get("LAYERFS_STEPS", "5"))
@@ -76,7 +77,7 @@ def test_pause_unpause_update_and_stats(box):
     runner.start()
     while not box.state.running:
         time.sleep(0.01)
-    assert box.stats().memory > 0 and box.stats().memory_limit == 64 << 20
+    assert eventually(lambda: box.stats().memory > 0) and box.stats().memory_limit == 64 << 20
     box.update(memory="128m")
     assert box.stats().memory_limit == 128 << 20
     with pytest.raises(errors.Unsupported, match="no pids cgroup"):

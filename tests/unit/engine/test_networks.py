@@ -72,7 +72,7 @@ def fetch(address, port, seconds=60):
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with socket.create_connection((address, port), timeout=2) as sock:
+            with socket.create_connection((address, port), timeout=60) as sock:
                 return sock.makefile("rb").read()
         except ConnectionRefusedError:
             if time.monotonic() > deadline:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from layerfs.layer.publish import WAITING, Publisher
 from layerfs.layer.read import read_layer, unpack_layer
 from layerfs.store import StoreRoot
 from layerfs.store.index import _Transaction
+from tests.looking import open_files
 from tests.unit.image.make import tar
 
 
@@ -146,13 +146,13 @@ def test_an_error_ends_it_for_all(root, publisher, monkeypatch) -> None:
 
 
 def test_what_was_not_published_leaves_nothing(root, lease) -> None:
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    descriptors = open_files()
     with Publisher(root, lease) as publisher:
         for data in layers(3):
             put(publisher, gzip.compress(data))
     assert {path.name for path in lease.tmp.iterdir()} == {"lease", "pins"}
     assert not list((root.path / "packs").iterdir())
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert open_files() - descriptors == set()
 
 
 def test_a_layer_that_somebody_else_publishes_in_the_last_moment(root, lease, publisher, monkeypatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 from layerfs.errors import Corrupt, StoreVersionError
 from layerfs.layer.tree import Inode, Tree
 from tests.golden.layers import BIG_DIRECTORY, LINKS, LOWER, TREES, WHITEOUTS, XATTRS
+from tests.looking import open_files
 from tests.trees import Shelf, entry, layer
 
 
@@ -45,9 +46,9 @@ def test_closes(shelf: Shelf) -> None:
 
 def test_keeps_no_descriptor_where_python_allows(shelf: Shelf) -> None:
     path = shelf.read(LOWER).path
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_files()
     tree = Tree.open(path)
-    assert len(list(Path("/proc/self/fd").iterdir())) - before == (0 if sys.version_info >= (3, 13) else 1)
+    assert len(open_files() - before) == (0 if sys.version_info >= (3, 13) else 1)
     tree.close()
 
 
