@@ -448,7 +448,7 @@ def _await_end(record: MountRecord, device: int | None) -> None:
         if process_start(record.pid) != record.pid_start or _ended(server, _COPIED_SECONDS):
             return
         users = mount.device_users(device, source=source_of(record.id).encode()) if device is not None else []
-        if users:
+        if users and not _ended(server, _COPIED_SECONDS):  # else it was slow, and others have its device's number now
             raise InUse(f"in use in another mount namespace by {', '.join(users)}", path=record.target)
         for patience in (0.5, _END_SECONDS):  # the first one asks it to unmount, the second one to end
             with contextlib.suppress(ProcessLookupError):  # it has just ended

@@ -370,6 +370,22 @@ def test_an_unmount_ends_copies_in_other_namespaces_that_nobody_uses(
     assert eventually(lambda: MountTable(store).live() == [])
 
 
+@servers
+def test_a_server_that_ends_slowly_leaves_nothing_in_use_by_who_got_its_device_number(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(device: int, *, source: bytes) -> list[str]:
+        os.kill(server, signal.SIGCONT)
+        return ["other (1)"]
+
+    handle = mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box)
+    server = server_of(store)
+    monkeypatch.setattr(mount, "device_users", look)
+    os.kill(server, signal.SIGSTOP)
+    handle.unmount()
+    assert process_start(server) is None
+
+
 @engines
 def test_a_check_that_fails_leaves_no_row_and_no_server(
     store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
