@@ -109,20 +109,35 @@ static bool goes_on(struct lfs_server *server, const struct lfs_node *node)
 	return on && !atomic_load(&server->ending) && !atomic_load(&server->freezing);
 }
 
+/* The blocks in which the base has bytes next. Those of its holes stay missing: they read the same when the mark is gone. 1: there are none. */
+static int next_bytes(const struct lfs_blocks *blocks, uint64_t *at, uint64_t *stop)
+{
+	off_t data = lfs_object_seek(&blocks->base, *at * LFS_BLOCK, SEEK_DATA);
+	off_t hole = data < 0 ? data : lfs_object_seek(&blocks->base, (uint64_t)data, SEEK_HOLE);
+	if (hole < 0)
+		return errno == ENXIO ? 1 : -errno;
+	*at = (uint64_t)data / LFS_BLOCK;
+	*stop = ((uint64_t)hole + LFS_BLOCK - 1) / LFS_BLOCK;
+	return 0;
+}
+
 static int fill_all(struct lfs_server *server, struct lfs_node *node, int fd)
 {
 	struct lfs_blocks *blocks = node->file->blocks;
 	uint8_t *buffer = malloc(LFS_CLAIM * LFS_BLOCK);
-	uint64_t at = 0, synced = 0;
+	uint64_t at = 0, stop = 0, synced = 0;
 	int rc = buffer ? 0 : -ENOMEM;
-	while (rc >= 0 && (rc = lfs_blocks_fill(blocks, fd, &at, UINT64_MAX, buffer, true)) == 0) {
+	while (rc >= 0 && (at < stop || (rc = next_bytes(blocks, &at, &stop)) == 0)) {
+		rc = lfs_blocks_fill(blocks, fd, &at, stop, buffer, true);
+		if (rc > 0)
+			at = stop;
 		if (at - synced < PACE)
 			continue;
 		if (!server->options.volatile_) /* little by little, so that nobody meets a mountain of dirty pages */
 			sync_file_range(fd, (off_t)(synced * LFS_BLOCK), (off_t)((at - synced) * LFS_BLOCK),
 					SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
 		synced = at;
-		if (!goes_on(server, node))
+		if (rc >= 0 && !goes_on(server, node))
 			rc = -ECANCELED;
 	}
 	free(buffer);

@@ -424,6 +424,27 @@ def test_a_file_that_was_mostly_written_is_completed_and_passed_through(box: Box
     assert (box.upper / "big").read_bytes() == path.read_bytes() == b"passed" + wanted[6:]
 
 
+def test_holes_of_the_base_stay_holes_in_a_completed_file(shelf: Shelf, tmp_path: Path) -> None:
+    data = b"d" * MIB + bytes(2 * MIB) + b"e" * (3 * MIB) + bytes(BLOCK + 5)
+    tree = shelf.tree([file("holes", data)])
+    identity = sha256(data).hex()
+    with (shelf.objects / identity[:2] / identity[2:]).open("r+b") as out:
+        for at, count in ((MIB + 100, 2 * MIB - 100), (6 * MIB, 2 * BLOCK)):
+            assert _LIBC.fallocate(out.fileno(), PUNCH | KEEP, ctypes.c_long(at), ctypes.c_long(count)) == 0
+    box = Box(shelf, tree, tmp_path / "holes", ())
+    path = box.mount() / "holes"
+    try:
+        with path.open("r+b", buffering=0) as out:
+            os.pwrite(out.fileno(), b"w" * (3 * MIB), 3 * MIB)
+            os.pwrite(out.fileno(), b"in a hole", 2 * MIB)
+        await_whole(box.upper / "holes")
+        wanted = data[: 2 * MIB] + b"in a hole" + data[2 * MIB + 9 : 3 * MIB] + b"w" * (3 * MIB) + data[6 * MIB :]
+        assert path.read_bytes() == (box.upper / "holes").read_bytes() == wanted
+        assert stored(box.upper / "holes") == 4 * MIB + 2 * BLOCK  # one that is data in part, and what was written
+    finally:
+        box.unmount()
+
+
 def test_little_changed_files_are_not_completed(box: Box) -> None:
     with (box.root / "big").open("r+b", buffering=0) as out:
         out.write(b"w" * MIB)
