@@ -57,6 +57,7 @@ class Findings:
     packs: dict[int, int] = field(default_factory=dict)  # missing or short packs: blocks
     trees: set[bytes] = field(default_factory=set)
     splits: set[bytes] = field(default_factory=set)
+    unplayed: set[bytes] = field(default_factory=set)  # layers whose records were not tried: contents of them are bad
     merged: set[bytes] = field(default_factory=set)
     blobs: set[bytes] = field(default_factory=set)
     rows: list[tuple[str, bytes]] = field(default_factory=list)  # rows that point nowhere: table, key

@@ -29,7 +29,7 @@ from layerfs.store.links import key_text
 from layerfs.store.problems import Findings
 from layerfs.store.rebuild import Rebuild, layer_reader
 from layerfs.store.treefile import TreeFile
-from layerfs.store.verify import Replay
+from layerfs.store.verify import Replay, layer_needs, tar_problem
 
 if TYPE_CHECKING:
     from layerfs.store.leases import Lease
@@ -69,7 +69,7 @@ class Repairer:
         self._dir.mkdir(0o700)
 
     def run(self) -> None:
-        """Contents first, then the trees that are made from them, then blobs and rows."""
+        """Contents first, then records and trees that are made from them, then blobs and rows."""
         wanted = self.found.objects | self.found.rowless | {identity for identity, _ in self.found.places.values()}
         self._recover_from_store(wanted)
         for key in self._layers_with(wanted):
@@ -79,6 +79,7 @@ class Repairer:
         self._mend_objects()
         self._mend_packs()
         self._mend_rows()
+        self._try_records()
         for key in sorted(self.found.trees | self.found.splits):
             self._mend_layer(key)
         self._mend_blobs()
@@ -256,6 +257,16 @@ class Repairer:
         self.found.repaired("content", identity.hex())
 
     # trees and records
+
+    def _try_records(self) -> None:
+        """Those that the check could not try, because of contents that are right now."""
+        lost = {bytes.fromhex(each.key) for each in self.found.problems if each.kind == "content" and not each.repaired}
+        for key in sorted(self.found.unplayed - self.found.splits):
+            if self.replay is None or layer_needs(self.root, key, lost):
+                continue
+            if message := tar_problem(self.replay, key):
+                self.found.splits.add(key)
+                self.found.error("split", key.hex(), message, repairable=True)
 
     def _mend_layer(self, key: bytes) -> None:
         """Makes tree and tar-split record anew: from the record when that is whole, else from the source."""

@@ -231,24 +231,38 @@ class Verifier:
             with path.open("rb") as file:
                 if file.read(4) != _ZSTD_MAGIC:
                     return "the tar-split record is damaged"
-            if self.replay is not None and not self.quick and not self._contents_bad(key):
-                self.replay(key, _Sink())
-        except (LayerfsError, ValueError) as error:
-            return f"the tar cannot be made again ({error})"
         except OSError as error:
             return _reason(error)
-        return None
-
-    def _contents_bad(self, key: bytes) -> bool:
-        """Whether a content of the layer is bad already: then a failing replay would say nothing new."""
+        if self.replay is None or self.quick:
+            return None
         found = self.found
-        bad = found.objects | found.rowless | {identity for identity, _ in found.places.values()}
-        if not bad:
-            return False
-        try:
-            return not bad.isdisjoint(TreeFile(self.root.tree_path("layer", key.hex())).identities())
-        except Corrupt:
-            return True
+        if layer_needs(
+            self.root, key, found.objects | found.rowless | {identity for identity, _ in found.places.values()}
+        ):
+            found.unplayed.add(key)  # its failure would say nothing new
+            return None
+        return tar_problem(self.replay, key)
+
+
+def layer_needs(root: StoreRoot, key: bytes, contents: set[bytes]) -> bool:
+    """Whether a layer has any of these contents, as far as its tree can be read."""
+    if not contents:
+        return False
+    try:
+        return not contents.isdisjoint(TreeFile(root.tree_path("layer", key.hex())).identities())
+    except Corrupt:
+        return True
+
+
+def tar_problem(replay: Replay, key: bytes) -> str | None:
+    """Why a layer's tar cannot be made from its record."""
+    try:
+        replay(key, _Sink())
+    except (LayerfsError, ValueError) as error:
+        return f"the tar cannot be made again ({error})"
+    except OSError as error:
+        return _reason(error)
+    return None
 
 
 def _position(encoded: bytes) -> tuple[int, int, int]:

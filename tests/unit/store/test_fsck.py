@@ -142,6 +142,18 @@ def test_a_missing_tree_and_record_are_made_from_the_source(root: StoreRoot, lay
     assert out.getvalue() == tar_of(FILES)
 
 
+@pytest.mark.parametrize("with_tree", [False, True])
+def test_a_record_that_could_not_be_tried_for_want_of_contents_is_mended_with_them(
+    root: StoreRoot, layer: bytes, with_tree: bool
+) -> None:
+    small_pack(root).unlink()
+    record = root.split_path(layer.hex())
+    os.truncate(record, record.stat().st_size // 2)
+    if with_tree:
+        root.tree_path("layer", layer.hex()).unlink()
+    mend(root, Source(FILES))
+
+
 def test_a_record_of_another_layer_is_found_by_replay(root: StoreRoot, layer: bytes) -> None:
     other = add_layer(root, {"other": b"x"})
     root.split_path(layer.hex()).write_bytes(root.split_path(other.hex()).read_bytes())
