@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layerfs.image.record import ImageRecord
     from layerfs.layer.tree import Tree
     from layerfs.snapshot import ContainerRecord, MountHandle, MountRecord
+    from layerfs.snapshot.mounting import Begun
     from layerfs.snapshot.options import MountOptions, Options
 
 _PREFERENCE = ("native", "kernel", "python")
@@ -72,13 +73,12 @@ def mount_image(
     from layerfs.image.images import Images
     from layerfs.layer import merged_tree
     from layerfs.snapshot import mount_tree
+    from layerfs.snapshot.mounting import begun
 
-    tree, place = merged_tree(store.root, record.diff_ids), target or store.mount_point()
-    handle = _by_engine(
-        store,
-        engine,
-        lambda chosen: mount_tree(store.root, tree, engine=chosen, target=place, image=record.id.hex, options=options),
-    )
+    with begun(store.root, engine, writable=False) as early:
+        tree, place = merged_tree(store.root, record.diff_ids), target or store.mount_point()
+        how: dict[str, Any] = {"target": place, "image": record.id.hex, "options": options, "early": early}
+        handle = _by_engine(store, engine, lambda chosen: mount_tree(store.root, tree, engine=chosen, **how))
     try:
         Images(store.root).get(record.id)  # from its row on the mount keeps rmi away; somebody may have been faster
     except NotFound:
@@ -100,13 +100,15 @@ def mount_container(
     every writable mount, unless `options` say others. `tree`: what it stands on, if the caller has it.
     """
     from layerfs.engine.snapshots import Moved
+    from layerfs.snapshot.mounting import begun
     from layerfs.snapshot.options import MountOptions
 
     wanted = MountOptions.parse(options) if read_only else storage_options(record).changed(MountOptions.parse(options))
     place = target or store.container_table.merged(record.id)
     while True:
         try:
-            return _mount_upper(store, record, place, engine, read_only, wanted, tree)
+            with begun(store.root, engine or record.engine, writable=True) as early:
+                return _mount_upper(store, record, place, engine, read_only, wanted, tree, early)
         except (Moved, FileNotFoundError, Corrupt) as error:
             now = store.container_table.get(record.id)
             if not isinstance(error, Moved) and (now.base, now.place) == (record.base, record.place):
@@ -122,6 +124,7 @@ def _mount_upper(
     read_only: bool,
     options: MountOptions,
     given: Tree | None,
+    early: Begun | None,
 ) -> MountHandle:
     """Raises Moved when the row has changed meanwhile."""
     from layerfs.engine.snapshots import check_unmoved, image_layers, lower_of, with_stack
@@ -159,6 +162,7 @@ def _mount_upper(
                 places=places,
                 options=options,
                 check=lambda txn: check_unmoved(store, txn, record, state, stack, places),
+                early=early,
             ),
         )
 

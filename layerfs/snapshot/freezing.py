@@ -23,8 +23,9 @@ from layerfs.errors import InUse, InvalidInput, MountError, NotFound
 from layerfs.layer.tree import Tree
 from layerfs.snapshot import control
 from layerfs.snapshot.containers import ContainerRecord, Containers
+from layerfs.snapshot.holding import Held, hold_container
 from layerfs.snapshot.live import UpperCopy
-from layerfs.snapshot.mounting import bare_lock, check_rows
+from layerfs.snapshot.mounting import check_rows
 from layerfs.snapshot.states import SnapshotRecord, StateRecord, States, mounted_places
 from layerfs.snapshot.table import MountRecord, MountTable, has_mounts_of, has_rows_of
 from layerfs.snapshot.uppers import Look, discard, new_place, remove_discarded
@@ -50,25 +51,22 @@ class _Moved(Exception):
 
 
 @contextlib.contextmanager
-def _at_rest(root: StoreRoot, record: ContainerRecord, *, mounted: bool) -> Iterator[bool]:
+def _at_rest(root: StoreRoot, record: ContainerRecord, *, mounted: bool) -> Iterator[Held]:
     """In the body no server writes to its upper. `mounted`: there are rows to be looked at. Raises InUse when it is
-    mounted. Whether we have its lock; who mounts it makes that first, so where there is none nobody has done so yet.
-    """
-    with bare_lock(root, _home(root, record), record.id, make=False) as lock:
+    mounted."""
+    with hold_container(root, _home(root, record), record.id) as held:
         if mounted:
             check_rows(MountTable(root), record.id)
             for each in MountTable(root).of_container(record.id):
                 raise InUse(f"container {record.name} is mounted: unmount it first", path=each.target)
-        yield lock >= 0
+        yield held
 
 
-def _unmoved(root: StoreRoot, txn: Txn, record: ContainerRecord, locked: bool) -> ContainerRecord:
-    """The container's row now. Raises _Moved: it is not as `record` any more, or somebody has begun to mount it, so
-    that what was seen of its upper may be over."""
+def _unmoved(root: StoreRoot, txn: Txn, record: ContainerRecord, held: Held) -> ContainerRecord:
+    """The container's row now. Raises _Moved: it is not as `record` any more, or an older layerfs has begun to mount
+    it, so that what was seen of its upper may be over."""
     now = Containers(root).find(txn, record.id)
-    if (now.base, now.upper) != (record.base, record.upper) or has_mounts_of(txn, record.id):
-        raise _Moved
-    if not locked and os.path.exists(f"{_home(root, record)}/lock"):  # noqa: PTH110
+    if (now.base, now.upper) != (record.base, record.upper) or has_mounts_of(txn, record.id) or held.outpaced():
         raise _Moved
     return now
 
@@ -158,8 +156,8 @@ def _roll_back(
     for each in _writable_mounts(root, record) if mounted else ():
         raise InUse(f"container {record.name} is mounted: stop or unmount it first", path=each.target)
     look, points = (frozen.look, frozen.points) if frozen else (Look.of_tree(tree()).row(), ())
-    with _at_rest(root, record, mounted=mounted) as locked, root.index.update(durable=False) as txn:
-        now = _unmoved(root, txn, record, locked)
+    with _at_rest(root, record, mounted=mounted) as held, root.index.update(durable=False) as txn:
+        now = _unmoved(root, txn, record, held)
         if States(txn).snapshot(record.id, snapshot.name) != snapshot:
             raise _Moved
         Containers.put(txn, replace(now, base=snapshot.state, upper=_new_name(), look=look))
@@ -221,10 +219,10 @@ def _freeze_now(root: StoreRoot, record: ContainerRecord, hold: Hold, act: Act[T
     for each in _writable_mounts(root, record) if mounted else ():
         return _freeze_live(root, record, each, hold, act)
     containers = Containers(root)
-    with _at_rest(root, record, mounted=mounted) as locked:
+    with _at_rest(root, record, mounted=mounted) as held:
         found = containers.touched(record)
         with root.index.update(durable=False) as txn:
-            now = _unmoved(root, txn, record, locked)
+            now = _unmoved(root, txn, record, held)
             if found is None:
                 return act(txn, now.base, now, now.look)
             look = found.row()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import select
 import signal
@@ -20,13 +19,13 @@ from layerfs.errors import InUse, InvalidInput, LayerfsError, MountError, NoSpac
 from layerfs.layer.tree import Tree
 from layerfs.layer.upper import TRUSTED, prefix_of
 from layerfs.snapshot import control
+from layerfs.snapshot.holding import PATIENCE, Held, hold_container, open_locks
 from layerfs.snapshot.native import SERVER, Server, join_thread, serve_in_thread
 from layerfs.snapshot.options import MountOptions, Options
 from layerfs.snapshot.pending import await_mounted, pending
 from layerfs.snapshot.settle import settle
 from layerfs.snapshot.states import discard_unused
 from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
-from layerfs.store.durable import writing
 from layerfs.store.format import BLOCKS_VERSION
 from layerfs.store.leases import process_start
 from layerfs.store.reserve import with_reserve
@@ -39,9 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENGINES",
+    "Begun",
     "MountHandle",
     "Writable",
-    "bare_lock",
+    "begun",
     "check_rows",
     "container_lock",
     "mount_tree",
@@ -49,9 +49,8 @@ __all__ = [
 ]
 
 ENGINES = ("kernel", "native", "python")
-_END_SECONDS, _COPIED_SECONDS, _PATIENCE = 10, 1.0, 2.0
+_END_SECONDS, _COPIED_SECONDS = 10, 1.0
 Orders = tuple[dict[str, str], list[str], list[tuple[str, str]]]  # what native.start_native is given
-Serve = Callable[[str, Orders, Callable[[int], object]], int | None]  # of `_server`
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +113,7 @@ def mount_tree(
     options: Options = (),
     check: Callable[[Txn], object] = lambda txn: None,
     in_process: bool = False,
+    early: Begun | None = None,
 ) -> MountHandle:
     """Mount a merged tree at `target`, an empty directory (made when missing).
 
@@ -121,7 +121,8 @@ def mount_tree(
     changed. `options`: see MountOptions.parse; limits (size, inodes) need a writable mount. `image`, `shown`: what the
     tree is of, for those who ask what is in use: an image, and the state above it; `places`: where the frozen uppers of
     `writable` are. `check` is called in the transaction of the mount's row, and may raise.
-    `in_process` (engine native, for tests): its server is a thread of this process, and ends with it.
+    `in_process` (engine native, for tests): its server is a thread of this process, and ends with it. `early`: a server
+    that was begun for this, if nobody has used it yet.
 
     Raises:
         InUse: the container has a writable mount already, or something is mounted at the target.
@@ -147,13 +148,16 @@ def mount_tree(
         options=wanted.texts(),
     )
     with contextlib.ExitStack() as stack:
-        lock_fd = stack.enter_context(container_lock(root, writable)) if writable else None
-        serve = _server(root, stack, lock_fd, in_process=in_process) if engine == "native" else None
+        server = held = None
+        if engine == "native":
+            server = stack.enter_context(_begun(root, early, writable=writable is not None, in_process=in_process))
+        if writable is not None:
+            held = stack.enter_context(container_lock(root, writable, server.lock_fd if server else -1))
         record = replace(record, made=_prepare_target(root, target))
         stack.enter_context(root.lock("trees", exclusive=False))  # gc moves packs under it
         stack.enter_context(pending(root, record.id))
         try:
-            _mount_and_record(root, tree, record, writable, wanted, lock_fd, check, in_process, serve)
+            _mount_and_record(root, tree, record, writable, wanted, held, check, server)
         except BaseException:
             with contextlib.suppress(LayerfsError):
                 _unmount(root, record.id, lazy=True)
@@ -168,26 +172,27 @@ def _mount_and_record(
     record: MountRecord,
     writable: Writable | None,
     wanted: MountOptions,
-    lock_fd: int | None,
+    held: Held | None,
     check: Callable[[Txn], object],
-    in_process: bool,
-    serve: Serve | None,
+    server: Begun | None,
 ) -> None:
     """The row comes before the mount, so that a kill in between leaves nothing that no one knows of."""
 
     def begin(pid: int | None = None) -> None:
         MountTable(root).add(record.with_process(os.getpid() if pid is None else pid), check)
+        if held is not None and held.outpaced():
+            raise InUse("an older layerfs is using the container", path=record.target)
 
-    if serve is None or in_process:
+    if server is None or server.in_process:
         begin()
-    if writable is not None and serve is None:
+    if writable is not None and server is None:
         _complete(root, writable, sync="volatile" not in wanted.flags)
     if writable is not None and not root.read_only:
         _settle(tree, writable, record.engine, read_only=record.read_only)
-    if serve is not None:
-        pid = serve(record.id, _native_orders(root, tree, record, writable, wanted), begin)
+    if server is not None:
+        pid = server.serve(root, record.id, _native_orders(root, tree, record, writable, wanted), begin)
     else:
-        pid = _mount(root, tree, record, writable, wanted, lock_fd)
+        pid = _mount(root, tree, record, writable, wanted, held.fd if held else None)
     if pid is not None:
         MountTable(root).add(record.with_process(pid))
 
@@ -272,21 +277,71 @@ def _mount(
     return None
 
 
-def _server(root: StoreRoot, stack: contextlib.ExitStack, lock_fd: int | None, *, in_process: bool) -> Serve:
-    """Begins the server of a native mount: it loads while we prepare what it needs. What is returned has it mount; in a
-    thread of ours it gives our pid. The mount's row is written by `begin`, with its process, while it prepares itself.
-    """
-    listener = stack.enter_context(control.new_socket())
-    server = None if in_process else stack.enter_context(Server(lock_fd, listener.fileno()))
+class Begun:
+    """A server of a native mount that is to come: it loads while we find out what to mount, and prepare what it needs.
+    As a context manager it ends with the block, unless it serves a mount by then; so it may be several times.
 
-    def serve(id: str, orders: Orders, begin: Callable[[int], object]) -> int | None:
-        control.listen(root, id, listener)
-        if server is None:
-            return serve_in_thread(*orders, lock_fd=lock_fd, control_fd=listener.fileno())
-        server.mount(*orders, before=begin)
+    `lock_fd`: what the container's lock is to be taken on, as the server has inherited it; -1 without one.
+    `in_process`: there is no process, but a thread of ours when it mounts.
+    """
+
+    _server: Server | None = None
+    _used = False
+
+    def __init__(self, root: StoreRoot, *, writable: bool, in_process: bool = False) -> None:
+        self.in_process = in_process
+        with contextlib.ExitStack() as stack:
+            self._listener = stack.enter_context(control.new_socket())
+            self.lock_fd = open_locks(root) if writable else -1
+            if writable:
+                stack.callback(os.close, self.lock_fd)
+            if not in_process:
+                self._server = stack.enter_context(Server(self._inherited, self._listener.fileno()))
+            self._stack = stack.pop_all()
+
+    @property
+    def pid(self) -> int | None:
+        return self._server.pid if self._server is not None else None
+
+    @property
+    def _inherited(self) -> int | None:
+        return self.lock_fd if self.lock_fd >= 0 else None
+
+    def __enter__(self) -> Begun:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def take(self) -> bool:
+        """Whether it is for the caller: it mounts once."""
+        free, self._used = not self._used, True
+        return free
+
+    def serve(self, root: StoreRoot, id: str, orders: Orders, begin: Callable[[int], object]) -> int | None:
+        """Has it mount; in a thread of ours it gives our pid. The mount's row is written by `begin`, with its process,
+        while it prepares itself."""
+        control.listen(root, id, self._listener)
+        if self._server is None:
+            return serve_in_thread(*orders, lock_fd=self._inherited, control_fd=self._listener.fileno())
+        self._server.mount(*orders, before=begin)
         return None
 
-    return serve
+
+@contextlib.contextmanager
+def begun(root: StoreRoot, engine: str | None, *, writable: bool) -> Iterator[Begun | None]:
+    """For `mount_tree`, when it is to be by that engine, or the best one: a server, where that has one that loads."""
+    if (engine or "native") != "native" or not supported("native"):
+        yield None
+        return
+    with Begun(root, writable=writable) as server:
+        yield server
+
+
+def _begun(root: StoreRoot, early: Begun | None, *, writable: bool, in_process: bool) -> Begun:
+    if early is not None and early.take():
+        return early
+    return Begun(root, writable=writable, in_process=in_process)
 
 
 def _native_orders(
@@ -309,39 +364,20 @@ def _native_orders(
 
 
 @contextlib.contextmanager
-def container_lock(root: StoreRoot, writable: Writable) -> Iterator[int]:
+def container_lock(root: StoreRoot, writable: Writable, fd: int = -1) -> Iterator[Held]:
     """Keeps others from mounting the container: for the time of mounting, and by its server as long as that lives.
 
     A lock of the kernel, so a crash frees it; kernel mounts, which have no process, are found by their row.
     """
-    with bare_lock(root, writable.home or writable.upper.parent, writable.container) as fd:
+    with hold_container(root, writable.home or writable.upper.parent, writable.container, fd) as held:
         if MountTable(root).has_rows_of(writable.container):
             check_rows(MountTable(root), writable.container)
-        yield fd
-
-
-@contextlib.contextmanager
-def bare_lock(root: StoreRoot, home: Path, container: str, *, make: bool = True) -> Iterator[int]:
-    """The lock alone: kernel mounts are yet to be looked for (`check_rows`). Unless `make`, -1 (and no lock) where
-    nobody has ever taken it."""
-    try:
-        with writing("the lock of a container"):
-            fd = os.open(f"{home}/lock", os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
-        if make:
-            raise
-        yield -1
-        return
-    try:
-        _take(fd, container, MountTable(root))
-        yield fd
-    finally:
-        os.close(fd)
+        yield held
 
 
 def check_rows(table: MountTable, container: str) -> None:
     """Raises InUse when a row says that the container is mounted. A server whose lock we could take is just dying."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while True:
         table.clean_dead(container)
         mounted = [record for record in table.of_container(container) if not record.read_only]
@@ -350,21 +386,6 @@ def check_rows(table: MountTable, container: str) -> None:
         if mounted[0].engine not in SERVED or time.monotonic() > deadline:
             raise InUse(f"container {container[:12]} is mounted already", path=mounted[0].target)
         time.sleep(0.02)
-
-
-def _take(fd: int, container: str, table: MountTable) -> None:
-    """A mount in progress is over soon; a server's lock stays, unless who started it was killed before its row told of
-    it: that mount is dead, and goes."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise InUse(f"container {container[:12]} is mounted already") from None
-            table.clean_dead()
-            time.sleep(0.02)
 
 
 def _prepare_target(root: StoreRoot, target: Path) -> bool:

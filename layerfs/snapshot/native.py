@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import errno
 import os
 import select
+import signal
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,9 +15,10 @@ from pathlib import Path
 from layerfs import mount
 from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import LayerfsError, MountError, Unsupported
+from layerfs.snapshot.process import start
 
 if TYPE_CHECKING:
-    from typing import IO
+    from layerfs.snapshot.process import Process
 
 __all__ = ["SERVER", "SWITCHES", "Server", "encode_orders", "join_thread", "serve_in_thread", "start_native"]
 
@@ -36,7 +36,7 @@ SWITCHES = (
     "no_blocks",
     "strict",
 )
-_START_SECONDS = 30
+_START_SECONDS, _END_SECONDS = 30, 10
 _MORE = struct.pack("<HI", 0, 0)  # ends the orders: wait for a byte
 _threads: dict[str, threading.Thread] = {}  # servers in this process, by the source of their mounts
 
@@ -57,8 +57,6 @@ class Server:
     with the block that it was started for, or with us. `lock_fd` is held by it as long as it lives; `control_fd` is its
     control socket. `program`: another build of it.
 
-    Raises:
-        Unsupported: the program is missing.
     """
 
     def __init__(
@@ -68,38 +66,43 @@ class Server:
         program: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._control_fd = control_fd
-        self._report, self._report_end = os.pipe()
+        self._going = False
+        self._report, report_end = os.pipe()
         self._errors = os.memfd_create("layerfs-native", os.MFD_CLOEXEC)
-        passed = [self._report_end, *(fd for fd in (lock_fd, control_fd) if fd is not None)]
+        orders, self._orders = os.pipe()
+        given = {"report": report_end, "lock": lock_fd, "control": control_fd}
+        passed = {name: fd for name, fd in given.items() if fd is not None}
+        settings = {"PATH": os.environ.get("PATH", os.defpath), **(environment or {})}
         try:
-            self._process = _spawn(program or SERVER, passed, self._errors, environment)
+            self._process = start(program or SERVER, orders, self._errors, tuple(passed.values()), settings)
         except BaseException:
             self._close()
             raise
-        self._going = False
+        finally:
+            os.close(orders)
+            os.close(report_end)  # so that its end is seen
+        self._passed = dict(zip(passed, self._process.passed, strict=True))
 
     def __enter__(self) -> Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._orders.close()
-        if not self._going and self._process.returncode is None:
-            self._process.kill()
-            self._process.wait()
-        elif self._process.returncode is None:
-            _reap_later(self._process)
+        if not self._going:
+            self._process.send(signal.SIGKILL)
+            self._process.ended(_END_SECONDS)
         self._close()
 
     def _close(self) -> None:
-        for fd in (self._report, self._errors, *([self._report_end] if self._report_end >= 0 else [])):
+        for fd in (self._report, self._errors, self._orders):
             os.close(fd)
 
     @property
-    def _orders(self) -> IO[bytes]:
-        assert self._process.stdin is not None
-        return self._process.stdin
+    def pid(self) -> int:
+        """Raises Unsupported: the program is missing."""
+        try:
+            return self._process.pid
+        except FileNotFoundError as error:
+            raise Unsupported("the engine native is not built here (libexec/layerfs-fuse is missing)") from error
 
     def mount(
         self,
@@ -110,17 +113,17 @@ class Server:
         before: Callable[[int], object] = lambda pid: None,
     ) -> int:
         """See `start_native`. Once."""
-        control = {} if self._control_fd is None else {"control": str(self._control_fd)}
-        data = encode_orders({**orders, **control, "report": str(self._report_end)}, flags, several)
-        with contextlib.suppress(BrokenPipeError):
-            self._orders.write(data + _MORE)
-        before(self._process.pid)
-        with contextlib.suppress(BrokenPipeError):
-            self._orders.write(b"g")
+        descriptors = {name: str(fd) for name, fd in self._passed.items() if name != "lock"}
+        self._say(encode_orders({**orders, **descriptors}, flags, several) + _MORE)
+        before(self.pid)
         self._going = True
-        os.close(self._report_end)
-        self._report_end = -1  # so that its end is seen
+        self._say(b"g")
         return _await(self._process, self._report, self._errors, Path(orders["target"]))
+
+    def _say(self, data: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and said why
+            while data:
+                data = data[os.write(self._orders, data) :]
 
 
 def start_native(
@@ -200,26 +203,7 @@ def join_thread(name: str, seconds: float) -> None:
         del _threads[name]
 
 
-def _spawn(
-    program: Path, passed: list[int], errors: int, environment: Mapping[str, str] | None
-) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            [program],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=errors,
-            stderr=errors,
-            pass_fds=passed,
-            cwd="/",
-            env={"PATH": os.environ.get("PATH", os.defpath), **(environment or {})},
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        raise Unsupported("the engine native is not built here (libexec/layerfs-fuse is missing)") from error
-
-
-def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: Path) -> int:
+def _await(process: Process, report: int, errors: int, target: Path) -> int:
     """The server's one line, or its end, or too long a silence."""
     ready, _, _ = select.select([report], [], [], _START_SECONDS)
     line = os.read(report, 4096).decode("utf-8", "replace").strip() if ready else ""
@@ -229,19 +213,6 @@ def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: P
 
     give_up(process, target, silent=not ready)
     raise _failure(line or os.pread(errors, 4096, 0).decode("utf-8", "replace").strip())
-
-
-def _reap_later(process: subprocess.Popen[bytes]) -> None:
-    """The server outlives this object, and is reaped when it ends, so that no zombie is left. A thread of Python's
-    would take the interpreter's lock from who has just mounted."""
-    try:
-        from layerfs._native import reap
-    except ImportError:
-        _thread.start_new_thread(process.wait, ())
-    else:
-        with contextlib.suppress(OSError):  # no thread to be had: subprocess reaps it when it starts another child
-            reap(process.pid)
-            process.returncode = 0  # not for us to ask any more
 
 
 def _failure(line: str) -> LayerfsError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from layerfs.errors import LayerfsError, MountError, Unsupported
+from layerfs.snapshot.process import Forked
 
 __all__ = ["start_server"]
 
@@ -72,20 +73,13 @@ def _await(process: subprocess.Popen[bytes], report: int, errors: int, target: P
     ready, _, _ = select.select([report], [], [], _START_SECONDS)
     line = os.read(report, 65536) if ready else b""
     message = json.loads(line) if line else {}
+    child = Forked(process)
     if message.get("ready"):
-        _detach_child(process)
-        return process.pid
+        return child.pid
     from layerfs.snapshot.unready import give_up
 
-    give_up(process, target, silent=not ready)
+    give_up(child, target, silent=not ready)
     raise _failure(message, _tail(errors))
-
-
-def _detach_child(process: subprocess.Popen[bytes]) -> None:
-    """The server outlives this object; a daemon thread reaps it, so that no zombie looks alive."""
-    import threading
-
-    threading.Thread(target=process.wait, name="layerfs-reaper", daemon=True).start()
 
 
 def _tail(errors: int) -> str:

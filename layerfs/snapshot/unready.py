@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
+import signal
 from pathlib import Path
 
 from layerfs import mount
 from layerfs.errors import LayerfsError
+from layerfs.snapshot.process import Process
 
 __all__ = ["give_up"]
 
 _SECONDS = 5  # for a server that was asked to end, or that has said why it ends
 
 
-def give_up(process: subprocess.Popen[bytes], target: Path, *, silent: bool) -> None:
+def give_up(process: Process, target: Path, *, silent: bool) -> None:
     """The server ends, or is ended; nothing stays mounted at `target`. `silent`: it has not said that it ends."""
     if silent:
-        process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_SECONDS)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+        process.send(signal.SIGTERM)
+    if not process.ended(_SECONDS):
+        process.send(signal.SIGKILL)
+        process.ended(_SECONDS)
     with contextlib.suppress(LayerfsError):
         mount.detach(target, lazy=True)

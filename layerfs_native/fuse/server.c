@@ -46,19 +46,16 @@ int lfs_server_open(struct lfs_server *server, struct lfs_error *error)
 	return lfs_quota_open(server, error);
 }
 
-/* All that can be done before who started us has written down that there will be a mount. */
-static int prepare(struct lfs_server *server, struct lfs_error *error)
-{
-	int rc = lfs_server_open(server, error);
-	return rc < 0 || server->embedded ? rc : lfs_namespace_make(server, error);
-}
-
 int lfs_server_start(struct lfs_server *server, int orders, struct lfs_error *error)
 {
+	struct lfs_error late = {""};
+	int made = server->embedded ? 0 : lfs_namespace_make(server, &late); /* while the orders are still on their way */
 	int rc = lfs_options_read(orders, &server->options, error);
 	if (rc < 0)
 		return rc;
-	if ((rc = prepare(server, error)) < 0)
+	if (made < 0)
+		return lfs_fail(error, made, "%s", late.text);
+	if ((rc = lfs_server_open(server, error)) < 0) /* all that can be done before it is written down that there will be a mount */
 		return rc;
 	if ((rc = lfs_options_await(orders, &server->options)) < 0)
 		return lfs_fail(error, rc, "who asked for the mount has gone");

@@ -2,16 +2,13 @@
 #define _GNU_SOURCE /* syncfs */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "module.h"
@@ -321,46 +318,6 @@ static PyObject *device_of_method(PyObject *module, PyObject *arguments)
 	return device;
 }
 
-/* --- children --- */
-
-#define REAPER_STACK (256u << 10) /* of address space; thread-local data of other libraries count, too */
-
-static void *reap_thread(void *child)
-{
-	while (waitpid((pid_t)(intptr_t)child, NULL, 0) < 0 && errno == EINTR)
-		;
-	return NULL;
-}
-
-/* A thread that waits for a child's end and nothing else. It knows no Python, so it takes the interpreter's lock from nobody; signals are
- * for others. */
-static int reap(pid_t child)
-{
-	pthread_attr_t detached;
-	pthread_t thread;
-	sigset_t all, before;
-	int rc = pthread_attr_init(&detached);
-	if (rc)
-		return rc;
-	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&detached, REAPER_STACK);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = pthread_create(&thread, &detached, reap_thread, (void *)(intptr_t)child);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&detached);
-	return rc;
-}
-
-static PyObject *reap_method(PyObject *module, PyObject *arguments)
-{
-	int child;
-	if (!PyArg_ParseTuple(arguments, "i:reap", &child))
-		return NULL;
-	errno = child > 0 ? reap(child) : EINVAL;
-	return errno ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
-}
-
 /* --- namespaces of the calling thread --- */
 
 static PyObject *unshare_method(PyObject *module, PyObject *arguments)
@@ -395,7 +352,6 @@ PyMethodDef lfs_linux_methods[] = {
 	{"renameat2", renameat2_method, METH_VARARGS, "renameat2(2)"},
 	{"syncfs", syncfs_method, METH_VARARGS, "syncfs(2)"},
 	{"device_of", device_of_method, METH_VARARGS, "The number of the device a path is on, which is not asked anything."},
-	{"reap", reap_method, METH_VARARGS, "Waits for a child's end, beside the caller, and forgets how it ended."},
 	{"unshare", unshare_method, METH_VARARGS, "unshare(2), of the calling thread"},
 	{"setns", setns_method, METH_VARARGS, "setns(2), of the calling thread"},
 	{NULL, NULL, 0, NULL},

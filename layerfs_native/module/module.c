@@ -73,7 +73,8 @@ PyObject *lfs_raise(PyObject *module, int negative_errno, const struct lfs_error
 static int module_exec(PyObject *module)
 {
 	if (PyModule_AddIntConstant(module, "ABI", LFS_ABI) < 0 || PyModule_AddFunctions(module, lfs_hash_methods) < 0 ||
-	    PyModule_AddFunctions(module, lfs_linux_methods) < 0 || PyModule_AddFunctions(module, lfs_tree_methods) < 0)
+	    PyModule_AddFunctions(module, lfs_linux_methods) < 0 || PyModule_AddFunctions(module, lfs_spawn_methods) < 0 ||
+	    PyModule_AddFunctions(module, lfs_tree_methods) < 0)
 		return -1;
 	return lfs_trees_register(module) < 0 || lfs_reader_register(module) < 0 ? -1 : 0;
 }

@@ -19,7 +19,7 @@ PyObject *lfs_raise(PyObject *module, int negative_errno, const struct lfs_error
 /* Raises layerfs.errors.<name>(text, path=path) with its errno set to that of the kernel; returns NULL. */
 PyObject *lfs_raise_named(PyObject *module, const char *name, int number, const char *text, PyObject *path);
 
-extern PyMethodDef lfs_hash_methods[], lfs_linux_methods[], lfs_tree_methods[];
+extern PyMethodDef lfs_hash_methods[], lfs_linux_methods[], lfs_spawn_methods[], lfs_tree_methods[];
 int lfs_reader_register(PyObject *module);
 int lfs_trees_register(PyObject *module);
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from layerfs.layer.tree import Tree
 from layerfs.snapshot import Containers, MountTable, Writable, mount_tree, unmount
 from layerfs.snapshot import kernel as kernel_module
 from layerfs.snapshot import mounting as mounting_module
+from layerfs.snapshot.mounting import begun
 from layerfs.snapshot.native import Server
 from layerfs.snapshot.table import SERVED
 from layerfs.store.leases import process_start
@@ -232,15 +234,24 @@ def test_sigterm_unmounts(store: StoreRoot, tree: Tree, tmp_path: Path, engine: 
 
 
 @pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
-def test_a_mount_is_made_also_where_no_thread_is_to_be_had(
-    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_mount_is_made_also_where_no_thread_without_python_is_to_be_had(
+    store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable, monkeypatch: pytest.MonkeyPatch, threads: bool
 ) -> None:
-    def refused(child: int) -> None:
+    def refused(*_: object) -> None:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr("layerfs._native.reap", refused)
-    with mount_tree(store, tree, engine="native", target=tmp_path / "m", writable=box) as root:
+    def none(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("layerfs._native.spawn", refused)
+    if not threads:
+        monkeypatch.setattr("_thread.start_new_thread", none)
+    handle = mount_tree(store, tree, engine="native", target=tmp_path / "m", writable=box)
+    server = server_of(store)
+    with handle as root:
         assert sorted(os.listdir(root)) == ["a", "b", "big", "d"]
+    assert not threads or eventually(lambda: process_start(server) is None)
 
 
 @servers
@@ -399,6 +410,47 @@ def test_a_check_that_fails_leaves_no_row_and_no_server(
         assert not target.exists() and MountTable(store).records() == []
     with mount_tree(store, tree, engine=engine, target=tmp_path / "one", writable=box) as root:  # the lock is free
         assert (root / "d/f").exists()
+
+
+@engines
+def test_what_an_older_layerfs_has_locked_is_not_mounted(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerfs.snapshot.holding.PATIENCE", 0.1)
+    with (box.upper.parent / "lock").open("w") as older:
+        fcntl.flock(older, fcntl.LOCK_EX)
+        with pytest.raises(InUse, match="mounted already"):
+            mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box)
+    with mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box) as root:
+        assert (root / "d/f").exists()
+
+
+@engines
+def test_an_older_layerfs_that_is_faster_is_given_way(
+    store: StoreRoot, tree: Tree, tmp_path: Path, engine: str, box: Writable
+) -> None:
+    place = box.upper.parent / "lock"
+    with pytest.raises(InUse, match="older layerfs"):
+        mount_tree(store, tree, engine=engine, target=tmp_path / "m", writable=box, check=lambda _: place.touch())
+    assert MountTable(store).records() == []
+
+
+def test_a_server_that_was_begun_early_mounts_once(store: StoreRoot, tree: Tree, tmp_path: Path, box: Writable) -> None:
+    with begun(store, None, writable=True) as early:
+        for name in ("one", "two"):
+            target = tmp_path / name
+            with mount_tree(store, tree, engine="native", target=target, writable=box, early=early) as root:
+                assert (root / "d/f").exists()
+    assert MountTable(store).records() == []
+
+
+def test_a_server_that_was_begun_for_nothing_ends(store: StoreRoot) -> None:
+    with begun(store, "native", writable=True) as early:
+        assert early is not None and early.pid is not None and process_start(early.pid)
+    assert process_start(early.pid) is None
+    for engine in ("kernel", "python"):
+        with begun(store, engine, writable=True) as early:
+            assert early is None
 
 
 def test_a_server_without_orders_ends_with_its_block() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import signal
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,13 +138,33 @@ def test_renameat2(tmp_path: Path) -> None:
         native.syncfs(fd)
 
 
-def test_a_child_is_reaped_beside_the_caller() -> None:
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
-        assert child.stdin
-        native.reap(child.pid)
-        assert Path(f"/proc/{child.pid}").exists()
-        child.stdin.close()
-        assert eventually(lambda: not Path(f"/proc/{child.pid}").exists())
-        child.returncode = 0
-    with pytest.raises(OSError):
-        native.reap(0)
+def test_a_program_is_begun_and_reaped_beside_the_caller() -> None:
+    read_end, write_end = os.pipe()
+    other = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(other, True)
+    child = native.spawn(b"/bin/cat", (b"NAME=value",), (read_end, other, other, write_end))
+    os.close(read_end)
+    pid, process = native.spawned(child)
+    assert eventually(lambda: Path(f"/proc/{pid}/environ").read_bytes() == b"NAME=value\0")
+    assert sorted(path.name for path in Path(f"/proc/{pid}/fd").iterdir()) == ["0", "1", "2", "3"]
+    assert os.getsid(pid) == pid
+    assert "SigBlk:\t0000000000000000" in Path(f"/proc/{pid}/status").read_text()
+    signal.pidfd_send_signal(process, signal.SIGKILL)
+    assert select.select([process], [], [], 20)[0]
+    assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+    os.close(write_end)
+    os.close(other)
+
+
+def test_a_program_that_cannot_be_begun_is_told_when_asked_for() -> None:
+    child = native.spawn(b"/nowhere", (), (0, 1, 2))
+    with pytest.raises(FileNotFoundError):
+        native.spawned(child)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        native.spawn(b"/bin/true", (), (0, 1, 9999))
+    with pytest.raises(TypeError):
+        native.spawn(b"/bin/true", ("text",), ())
+    with pytest.raises(ValueError):
+        native.spawn(b"/bin/true", (), (0,) * 99)
+    with pytest.raises((TypeError, ValueError)):
+        native.spawned(None)

@@ -8,14 +8,14 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
 import layerfs
 from layerfs.errors import ContainerNotFound
-from layerfs.snapshot import Containers
+from layerfs.snapshot import ContainerRecord, Containers
 from layerfs.snapshot.states import States
 from layerfs.snapshot.uppers import NEW, Look
 
@@ -167,26 +167,46 @@ def test_many_snapshots_at_once_of_what_was_never_mounted(store: layerfs.Store, 
         assert (root / "own").exists()
 
 
-def test_who_mounts_while_a_snapshot_looks_loses_nothing(
-    store: layerfs.Store, child: layerfs.Container, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    look, calls = Containers.touched, []
+def while_looking(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> list[Look | None]:
+    """What was found in uppers; `act` is called after the first look."""
+    look, calls = Containers.touched, list[Look | None]()
 
-    def slow(self: Containers, record: object) -> Look | None:
-        found = look(self, record)  # type: ignore[arg-type]
-        calls.append(found)
+    def slow(self: Containers, record: ContainerRecord) -> Look | None:
+        calls.append(look(self, record))
         if len(calls) == 1:
-            with child.mount() as root:
-                (root / "own").touch()
-                root.chmod(0o700)
-        return found
+            act()
+        return calls[-1]
 
     monkeypatch.setattr(Containers, "touched", slow)
+    return calls
+
+
+def test_who_mounts_while_a_snapshot_looks_waits(child: layerfs.Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    def use() -> None:
+        with child.mount() as root:
+            (root / "own").touch()
+
+    with ThreadPoolExecutor() as pool:
+        begun: list[Future[None]] = []
+        while_looking(monkeypatch, lambda: (begun.append(pool.submit(use)), wait(begun, 0.3)))
+        grandchild = child.fork()
+        begun[0].result()
+    with child.mount() as root, grandchild.mount() as other:
+        assert (root / "own").exists() and not (other / "own").exists()
+
+
+def test_an_older_layerfs_that_mounts_while_a_snapshot_looks_loses_nothing(
+    child: layerfs.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use() -> None:
+        (child.upper / "own").touch()
+        (child.directory / "lock").touch()
+
+    calls = while_looking(monkeypatch, use)
     grandchild = child.fork()
     assert len(calls) == 2
-    for each in (child, grandchild):
-        with each.mount() as root:
-            assert (root / "own").exists() and stat.S_IMODE(root.stat().st_mode) == 0o700
+    with grandchild.mount() as root:
+        assert (root / "own").exists()
 
 
 @pytest.mark.parametrize("there", ["nothing", "lock", "work", "programs"])
