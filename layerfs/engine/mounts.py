@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING
-from layerfs.errors import ContainerNotFound, Corrupt, InvalidInput, NoSpace, NotFound, Unsupported
+from layerfs.errors import ContainerNotFound, Corrupt, InvalidInput, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from typing import Any
@@ -131,7 +131,6 @@ def _mount_upper(
     from layerfs.snapshot import Writable, mount_tree
     from layerfs.snapshot.mounting import supported
     from layerfs.snapshot.uppers import upper_below
-    from layerfs.store.reserve import make_directory
 
     table, wanted = store.container_table, engine or record.engine
     stacked = wanted == "native" or (not wanted and supported("native"))
@@ -139,12 +138,6 @@ def _mount_upper(
     frozen = tuple(upper_below(store.path, place) / "upper" for place in places)
     own, home = table.home(record), table.place(record)
     writable = Writable(record.id, home / "upper", home / "work", frozen, own)
-    try:
-        make_directory(store.path, writable.work, "what a mount needs")
-    except NoSpace:
-        raise
-    except OSError:  # a read-only store
-        pass
 
     def mount(tree: Tree, stack: tuple[DiffID, ...]) -> MountHandle:
         return _by_engine(

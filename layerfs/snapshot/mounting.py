@@ -28,7 +28,7 @@ from layerfs.snapshot.states import discard_unused
 from layerfs.snapshot.table import SERVED, MountRecord, MountTable, source_of
 from layerfs.store.format import BLOCKS_VERSION
 from layerfs.store.leases import process_start
-from layerfs.store.reserve import with_reserve
+from layerfs.store.reserve import make_directory, with_reserve
 from layerfs.store.root import StoreRoot
 
 if TYPE_CHECKING:
@@ -185,6 +185,8 @@ def _mount_and_record(
 
     if server is None or server.in_process:
         begin()
+    if writable is not None and (server is None or record.read_only):
+        _make_work(root, writable.work)
     if writable is not None and server is None:
         _complete(root, writable, sync="volatile" not in wanted.flags)
     if writable is not None and not root.read_only:
@@ -195,6 +197,16 @@ def _mount_and_record(
         pid = _mount(root, tree, record, writable, wanted, held.fd if held else None)
     if pid is not None:
         MountTable(root).add(record.with_process(pid))
+
+
+def _make_work(root: StoreRoot, work: Path) -> None:
+    """A new container has none; the native engine's server makes its own."""
+    try:
+        make_directory(root.path, work, "what a mount needs")
+    except NoSpace:
+        raise
+    except OSError:  # a read-only store
+        pass
 
 
 def _complete(root: StoreRoot, writable: Writable, *, sync: bool) -> None:

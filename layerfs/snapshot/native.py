@@ -14,7 +14,7 @@ from pathlib import Path
 
 from layerfs import mount
 from layerfs._lazy import TYPE_CHECKING
-from layerfs.errors import LayerfsError, MountError, Unsupported
+from layerfs.errors import LayerfsError, MountError, NoSpace, Unsupported
 from layerfs.snapshot.process import start
 
 if TYPE_CHECKING:
@@ -221,6 +221,8 @@ def _failure(line: str) -> LayerfsError:
     said = text if number.isdigit() else line or "the FUSE server ended before the mount answered"
     if code == errno.ENOTSUP:
         return Unsupported(said)
+    if code == errno.ENOSPC:
+        return NoSpace(said)
     failure = MountError(said)
     failure.errno = code
     return failure

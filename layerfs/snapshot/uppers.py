@@ -88,8 +88,8 @@ def _shown(upper: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def make_place(root: StoreRoot, place: str, look: Look, owner: tuple[int, int]) -> None:
-    """A directory with an empty upper that looks like that, and work; it is there at once, whole, or has been there
-    before. `owner`: who says which marks it has (layer.upper.prefix_of)."""
+    """A directory with an empty upper that looks like that; it is there at once, whole, or has been there before. The
+    first mount makes work beside it. `owner`: who says which marks it has (layer.upper.prefix_of)."""
     home = upper_below(root.path, place)
     new = f"{home.parent}/{NEW}{os.urandom(8).hex()}"  # pathlib takes as long as the system calls
     with writing("a writable layer"):
@@ -97,7 +97,6 @@ def make_place(root: StoreRoot, place: str, look: Look, owner: tuple[int, int]) 
             os.mkdir(new, 0o700)  # noqa: PTH102
             if owner[0] != os.geteuid():
                 os.chown(new, *owner)
-            os.mkdir(f"{new}/work", 0o700)  # noqa: PTH102
             os.mkdir(f"{new}/upper", 0o700)  # noqa: PTH102
             look.put_on(f"{new}/upper")
             _publish(root, new, home)
@@ -116,9 +115,8 @@ def _publish(root: StoreRoot, new: str, home: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     with root.lock("uppers"):
-        for name in ("work", "upper"):  # in this order: who sees an upper sees all
-            if not os.path.lexists(f"{home}/{name}"):
-                os.rename(f"{new}/{name}", home / name)  # noqa: PTH104
+        if not os.path.lexists(f"{home}/upper"):
+            os.rename(f"{new}/upper", home / "upper")  # noqa: PTH104
     remove_tree(Path(new))
 
 

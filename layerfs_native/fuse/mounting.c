@@ -14,11 +14,84 @@
 
 #include "server.h"
 
+#ifndef SYS_move_mount
+#define SYS_move_mount 429
+#define SYS_fsopen 430
+#define SYS_fsconfig 431
+#define SYS_fsmount 432
+#endif
+
+enum { CONFIG_FLAG = 0, CONFIG_STRING = 1, CONFIG_CREATE = 6 };
+enum { CONTEXT_CLOEXEC = 1, DETACHED_CLOEXEC = 1, MOVE_FROM_EMPTY_PATH = 0x04, MOVE_TO_LINKED = 0x10 };
+
+/* --- made before the caller has written down that there will be a mount, attached afterwards: who is killed in between leaves none --- */
+
+static uint32_t attributes(unsigned long flags)
+{
+	static const struct {
+		unsigned long flag;
+		uint32_t attribute;
+	} known[] = {{MS_RDONLY, 0x01}, {MS_NOSUID, 0x02}, {MS_NODEV, 0x04}, {MS_NOEXEC, 0x08}, {MS_NOATIME, 0x10}, {MS_STRICTATIME, 0x20}, {MS_NODIRATIME, 0x80}};
+	uint32_t found = 0;
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+		found |= flags & known[i].flag ? known[i].attribute : 0;
+	return found;
+}
+
+static int configure(int context, const struct lfs_server *server)
+{
+	const struct lfs_options *options = &server->options;
+	char device[16], user[16], group[16], max_read[16];
+	snprintf(device, sizeof device, "%d", server->device);
+	snprintf(user, sizeof user, "%u", geteuid());
+	snprintf(group, sizeof group, "%u", getegid());
+	snprintf(max_read, sizeof max_read, "%u", server->max_write);
+	const struct {
+		const char *key, *value;
+		bool left_out;
+	} settings[] = {{"source", options->name, false}, {"subtype", "layerfs", false},
+			{"fd", device, false}, {"rootmode", "40000", false},
+			{"user_id", user, false}, {"group_id", group, false},
+			{"max_read", max_read, false}, {"default_permissions", NULL, false},
+			{"allow_other", NULL, options->private_}, {"ro", NULL, !(options->mount_flags & MS_RDONLY)}};
+	for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
+		if (!settings[i].left_out &&
+		    syscall(SYS_fsconfig, context, settings[i].value ? CONFIG_STRING : CONFIG_FLAG, settings[i].key, settings[i].value, 0) < 0)
+			return -errno;
+	return syscall(SYS_fsconfig, context, CONFIG_CREATE, NULL, NULL, 0) < 0 ? -errno : 0;
+}
+
+/* Linux 5.2, and who may mount; whatever fails is told by lfs_mount, which does it the old way then. */
+void lfs_mount_begin(struct lfs_server *server)
+{
+	LFS_AUTO_FD context = (int)syscall(SYS_fsopen, "fuse", CONTEXT_CLOEXEC);
+	if (context < 0 || (server->device = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
+		return;
+	if (configure(context, server) >= 0)
+		server->detached = (int)syscall(SYS_fsmount, context, DETACHED_CLOEXEC, attributes(server->options.mount_flags));
+	if (server->detached >= 0)
+		return;
+	lfs_close_fd(&server->device);
+	server->device = server->detached = LFS_NO_FD;
+}
+
+static int attach(struct lfs_server *server, struct lfs_error *error)
+{
+	const char *target = server->options.target;
+	if (syscall(SYS_move_mount, server->detached, "", AT_FDCWD, target, MOVE_FROM_EMPTY_PATH | MOVE_TO_LINKED) < 0)
+		return lfs_fail(error, errno == EPERM ? -ENOTSUP : -errno, "mounting at %s: %s", target, strerror(errno));
+	lfs_close_fd(&server->detached);
+	server->detached = LFS_NO_FD;
+	return 0;
+}
+
 /* Root, also that of a user namespace, mounts by itself; who may not asks the program that may. */
 int lfs_mount(struct lfs_server *server, struct lfs_error *error)
 {
 	const struct lfs_options *options = &server->options;
 	char data[160];
+	if (server->detached >= 0)
+		return attach(server, error);
 	server->device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (server->device < 0 && server->rights.uid && errno == EACCES)
 		return lfs_fail(error, -ENOTSUP, "/dev/fuse is not for ordinary users here (its mode should be 0666)");

@@ -20,7 +20,7 @@ void lfs_server_init(struct lfs_server *server)
 	pthread_cond_init(&server->thawed, NULL);
 	for (size_t i = 0; i < sizeof server->clones / sizeof *server->clones; i++)
 		server->clones[i] = LFS_NO_FD;
-	server->device = server->proc = server->own_namespace = LFS_NO_FD;
+	server->device = server->detached = server->proc = server->own_namespace = LFS_NO_FD;
 	server->upper.view = server->upper.uppers = server->upper.root = server->upper.work = server->upper.scratch = server->upper.links = LFS_NO_FD;
 	server->options.report = server->options.control = server->control_end = LFS_NO_FD;
 	server->options.threads = 2;
@@ -46,6 +46,14 @@ int lfs_server_open(struct lfs_server *server, struct lfs_error *error)
 	return lfs_quota_open(server, error);
 }
 
+static int agree(struct lfs_server *server, struct lfs_error *error)
+{
+	lfs_clone_devices(server);
+	lfs_uring_prepare(server);
+	int rc = lfs_serve_init(server);
+	return rc < 0 ? lfs_fail(error, rc, "the kernel and this server do not agree on the FUSE protocol") : 0;
+}
+
 int lfs_server_start(struct lfs_server *server, int orders, struct lfs_error *error)
 {
 	struct lfs_error late = {""};
@@ -57,15 +65,14 @@ int lfs_server_start(struct lfs_server *server, int orders, struct lfs_error *er
 		return lfs_fail(error, made, "%s", late.text);
 	if ((rc = lfs_server_open(server, error)) < 0) /* all that can be done before it is written down that there will be a mount */
 		return rc;
+	lfs_mount_begin(server);
+	bool made_before = server->detached >= 0;
+	if (made_before && (rc = agree(server, error)) < 0)
+		return rc;
 	if ((rc = lfs_options_await(orders, &server->options)) < 0)
 		return lfs_fail(error, rc, "who asked for the mount has gone");
-	if ((rc = lfs_mount(server, error)) < 0)
-		return rc;
-	lfs_clone_devices(server);
-	lfs_uring_prepare(server);
-	if ((rc = lfs_serve_init(server)) < 0)
-		return lfs_fail(error, rc, "the kernel and this server do not agree on the FUSE protocol");
-	return 0;
+	rc = lfs_mount(server, error);
+	return rc < 0 || made_before ? rc : agree(server, error);
 }
 
 bool lfs_server_say(struct lfs_server *server, const char *text)
@@ -106,6 +113,7 @@ void lfs_server_close(struct lfs_server *server)
 	lfs_lower_close(server);
 	lfs_rights_free(server);
 	close_devices(server);
+	lfs_close_fd(&server->detached);
 	lfs_close_fd(&server->proc);
 	lfs_close_fd(&server->own_namespace);
 	lfs_close_fd(&server->options.control);

@@ -722,6 +722,7 @@ int lfs_notify_attr(struct lfs_server *server, const struct lfs_node *node); /* 
 void lfs_thread_start(struct lfs_server *server);  /* a thread's own working directory, umask and identity */
 
 /* --- mounting.c --- */
+void lfs_mount_begin(struct lfs_server *server); /* server->detached, when this host can: requests may be answered, but nobody sees it */
 int lfs_mount(struct lfs_server *server, struct lfs_error *error);
 int lfs_unmount(struct lfs_server *server, bool lazy);
 int lfs_namespace_make(struct lfs_server *server, struct lfs_error *error); /* an empty one; before the mount */
@@ -799,6 +800,7 @@ struct lfs_server {
 	uint64_t last_pause; /* nanoseconds that the last freeze held requests up */
 	unsigned running; /* operations that let the lock go in between */
 	int device;	       /* /dev/fuse */
+	int detached;	       /* the mount, before it is attached */
 	int clones[LFS_THREADS_MAX - 1];
 	bool embedded; /* in a thread of another program's */
 	bool writable, by_program, passthrough, acl, killpriv, setxattr_ext, no_opendir, no_open, ready;

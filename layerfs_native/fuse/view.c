@@ -114,6 +114,8 @@ int lfs_view_upper(const struct lfs_options *options, struct lfs_upper *upper, s
 {
 	const char *paths[] = {options->upper, options->work, options->uppers};
 	int fds[3] = {LFS_NO_FD, LFS_NO_FD, LFS_NO_FD};
+	if (options->work && !options->read_only && mkdir(options->work, 0700) < 0 && errno != EEXIST)
+		return lfs_fail(error, -errno, "%s: %s", options->work, strerror(errno));
 	int rc = options->work && options->uppers ? open_together(options, paths, fds, 3, &upper->view) : -ENOENT;
 	if (rc < 0 && options->work)
 		rc = open_together(options, paths, fds, 2, &upper->view);
