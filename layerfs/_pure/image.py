@@ -11,7 +11,6 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 
 from layerfs._lazy import TYPE_CHECKING
@@ -69,14 +68,17 @@ class Image:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        with Path(self.path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)  # a file object takes as long as all that follows
+        try:
+            size = os.fstat(fd).st_size
             if size < 2 * disk.BLOCK or size % disk.BLOCK:
                 raise self.corrupt("has a wrong size")
             if sys.version_info >= (3, 13):
-                self._map = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ, trackfd=False)
+                self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ, trackfd=False)
             else:  # keeps a duplicate of the descriptor
-                self._map = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+                self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
         self._size = size
         try:
             self._read_header()

@@ -69,6 +69,8 @@ class MountOptions:
         """
         if isinstance(options, MountOptions):
             return options
+        if not options:
+            return _NONE
         chosen: dict[str, object] = {}
         flags: set[str] = set()
         for name, value in _pairs(options):
@@ -88,6 +90,8 @@ class MountOptions:
 
     def changed(self, other: MountOptions) -> MountOptions:
         """With what `other` sets over it."""
+        if other is _NONE:
+            return self
         fields = {"coherence": "strict", "access": "private"}
         values = {
             fields.get(name, name): getattr(other, fields.get(name, name)) for name in other.names() - other.flags
@@ -105,6 +109,8 @@ class MountOptions:
 
     def names(self) -> set[str]:
         """Of the options that are set."""
+        if self is _NONE:
+            return set()
         given = {
             "size": self.size is not None,
             "inodes": self.inodes is not None,
@@ -123,6 +129,8 @@ class MountOptions:
 
     def orders(self) -> dict[str, str]:
         """For the native engine's server; the flags are given beside them."""
+        if self is _NONE:
+            return {}
         texts = {
             "size": str(self.size or ""),
             "inodes": str(self.inodes or ""),
@@ -142,6 +150,7 @@ class MountOptions:
         return [*sorted(self.flags), *(["strict"] if self.strict else []), *(["private"] if self.private else [])]
 
 
+_NONE = MountOptions()  # what nearly all mounts have: what follows from it need not be looked at
 Options = str | Collection[str] | Mapping[str, object] | MountOptions
 
 

@@ -9,6 +9,7 @@ transaction of the index: directories are made before it, and what it leaves wit
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from layerfs.digest import DiffID, Digest
 from layerfs.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
 from layerfs.snapshot.names import NAME_MAX, is_name
 from layerfs.snapshot.uppers import discard, remove_discarded, upper_below
-from layerfs.store.index import Txn
+from layerfs.store.index import Txn, decode_json
 
 if TYPE_CHECKING:
     from typing import Any
@@ -88,6 +89,12 @@ class StateRecord:
             raise Corrupt(f"the row of state {id} is not understood") from error
 
 
+@functools.lru_cache(maxsize=64)
+def _decoded(id: str, row: bytes) -> StateRecord:
+    """A fork and its mount ask for the same row some five times; as long as that is the same, it is one record."""
+    return StateRecord.from_row(id, decode_json(row, _STATES))
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotRecord:
     """A row: a container's name for a state. `state` is "" for the image itself."""
@@ -120,8 +127,8 @@ class States:
     # states
 
     def find(self, id: str) -> StateRecord | None:
-        row = self._txn.get_json(_STATES, id.encode()) if id else None
-        return None if row is None else StateRecord.from_row(id, row)
+        row = self._txn.get(_STATES, id.encode()) if id else None
+        return None if row is None else _decoded(id, row)
 
     def get(self, id: str) -> StateRecord:
         """Raises Corrupt: a row refers to it, so it must be there."""
@@ -132,8 +139,8 @@ class States:
 
     def points(self, id: str) -> tuple[str, ...]:
         """What a run that went on had made in it."""
-        row = self._txn.get_json(_STATES, id.encode()) if id else None
-        return tuple(row.get("points", ())) if row else ()
+        state = self.find(id)
+        return state.points if state else ()
 
     def stack_of(self, id: str, image: tuple[DiffID, ...]) -> tuple[DiffID, ...]:
         """The layers of an absorbed state, of the image when `id` is ""."""

@@ -31,7 +31,7 @@ from layerfs.errors import MountError, Unsupported
 from layerfs.layer.tree import Tree
 from layerfs.snapshot import native
 from layerfs.snapshot.native import SWITCHES, encode_orders, start_native
-from tests.looking import eventually
+from tests.looking import eventually, mountinfo
 
 pytestmark = pytest.mark.root
 
@@ -751,6 +751,27 @@ def test_orders_that_make_no_sense_are_refused() -> None:
         done = subprocess.run([native.SERVER], input=data, capture_output=True, timeout=60, check=False)
         assert done.returncode == 1
         assert done.stderr or "LAYERFS_TEST_SERVER" in os.environ  # which keeps it for itself
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("nosuid", "nodev", "noexec", "noatime", "read_only"), ("strictatime", "private")]
+)
+def test_a_mount_looks_the_same_where_it_cannot_be_made_before_it_is_attached(
+    make: Callable[..., Box], tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    if "LAYERFS_TEST_SERVER" in os.environ:
+        pytest.skip("a sanitizer's library has to be the first one")
+    library, source = tmp_path / "nofsopen.so", Path(__file__).with_name("nofsopen.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source], check=True)
+    box, seen = make(), []
+    for environment in ({}, {"LD_PRELOAD": str(library)}):
+        if seen:
+            box.unmount()
+        box.pid = start_native(box.orders(), flags, environment=environment)
+        line = next(line for line in mountinfo().splitlines() if line.split()[4] == str(box.root))
+        seen.append(line.split()[3:])
+        assert (box.root / "small").read_bytes() == b"small"
+    assert seen[0] == seen[1] and "fuse.layerfs" in seen[0]
 
 
 def test_a_damaged_tree_is_a_clear_error(make: Callable[..., Box], tmp_path: Path) -> None:

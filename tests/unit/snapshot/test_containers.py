@@ -24,7 +24,7 @@ def test_create_get_list(store: StoreRoot) -> None:
     assert containers.get("first") == containers.get(first.id) == containers.get(first.id[:8]) == first
     assert containers.get("/first").config == {"Cmd": ["sh"]}
     assert [record.id for record in containers.list()] == [second.id, first.id]
-    assert containers.upper(first.id).is_dir() and containers.work(first.id).is_dir()
+    assert containers.upper(first.id).is_dir() and not containers.work(first.id).exists()
     assert containers.upper(first.id).stat().st_mode & 0o777 == 0o755
 
 
@@ -88,6 +88,7 @@ def test_remove(store: StoreRoot) -> None:
     containers = Containers(store)
     record = containers.create(IMAGE, "box")
     (containers.upper(record.id) / "deep/er").mkdir(parents=True)
+    containers.work(record.id).mkdir()
     (containers.work(record.id) / "work").mkdir(0o000)
     containers.remove("box")
     assert os.listdir(store.path / "containers") == []
