@@ -59,7 +59,10 @@ def _at_rest(root: StoreRoot, record: ContainerRecord, *, mounted: bool) -> Iter
             check_rows(MountTable(root), record.id)
             for each in MountTable(root).of_container(record.id):
                 raise InUse(f"container {record.name} is mounted: unmount it first", path=each.target)
-        yield held
+        try:
+            yield held
+        finally:
+            held.let_go()
 
 
 def _unmoved(root: StoreRoot, txn: Txn, record: ContainerRecord, held: Held) -> ContainerRecord:

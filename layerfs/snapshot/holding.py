@@ -31,10 +31,14 @@ _FLOCK = "hhqqi4x"  # struct flock with 64 bit offsets
 class Held:
     """A container's lock, taken. `fd`: who has it open, or inherits it, holds the lock too."""
 
-    __slots__ = ("_older", "_seen", "fd")
+    __slots__ = ("_older", "_place", "_seen", "fd")
 
-    def __init__(self, fd: int, older: str, seen: bool) -> None:
-        self.fd, self._older, self._seen = fd, older, seen
+    def __init__(self, fd: int, place: int, older: str, seen: bool) -> None:
+        self.fd, self._place, self._older, self._seen = fd, place, older, seen
+
+    def let_go(self) -> None:
+        """For all who have it: closing it does not free it while a child that was forked meanwhile lives."""
+        fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _byte(fcntl.F_UNLCK, self._place))
 
     def outpaced(self) -> bool:
         """Whether an older layerfs has begun to use the container since, which did not see us."""
@@ -43,8 +47,21 @@ class Held:
 
 def open_locks(root: StoreRoot) -> int:
     """What `hold_container` locks: a descriptor for each, to be closed."""
+    path = f"{root.path}/locks/containers"
     with writing("the lock of a container"):
-        return os.open(f"{root.path}/locks/containers", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return _make_locks(path)
+
+
+def _make_locks(path: str) -> int:
+    """It belongs to whom the store does, also when root is the first to need it."""
+    fd, owner = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), os.stat(os.path.dirname(path))  # noqa: PTH116, PTH120
+    if owner.st_uid != os.geteuid():
+        with contextlib.suppress(PermissionError):
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+    return fd
 
 
 @contextlib.contextmanager
@@ -54,12 +71,11 @@ def hold_container(root: StoreRoot, home: Path, container: str, fd: int = -1) ->
     Raises:
         InUse: somebody else has it.
     """
-    own = open_locks(root) if fd < 0 else -1
+    own, place = open_locks(root) if fd < 0 else -1, _place(container)
     try:
-        place = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _position(container), 1, 0)
-        _take(lambda: fcntl.fcntl(max(own, fd), fcntl.F_OFD_SETLK, place), container, root)
+        _take(lambda: fcntl.fcntl(max(own, fd), fcntl.F_OFD_SETLK, _byte(fcntl.F_WRLCK, place)), container, root)
         with _older(root, older := f"{home}/lock", container) as seen:
-            yield Held(max(own, fd), older, seen)
+            yield Held(max(own, fd), place, older, seen)
     finally:
         if own >= 0:
             os.close(own)
@@ -96,5 +112,9 @@ def _take(lock: Callable[[], object], container: str, root: StoreRoot) -> None:
             time.sleep(0.02)
 
 
-def _position(container: str) -> int:
+def _place(container: str) -> int:
     return int.from_bytes(sha256(container.encode()).digest()[:7], "little")
+
+
+def _byte(kind: int, place: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, place, 1, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 from collections.abc import Callable
@@ -207,6 +208,34 @@ def test_an_older_layerfs_that_mounts_while_a_snapshot_looks_loses_nothing(
     assert len(calls) == 2
     with grandchild.mount() as root:
         assert (root / "own").exists()
+
+
+def test_a_child_forked_while_a_snapshot_is_taken_holds_nobody_up(
+    child: layerfs.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = []
+
+    def fork() -> None:
+        if (pid := os.fork()) == 0:
+            signal.pause()
+        children.append(pid)
+
+    while_looking(monkeypatch, fork)
+    child.snapshot()
+    try:
+        with child.mount() as root:
+            assert (root / "a").exists()
+    finally:
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+
+
+def test_the_locks_belong_to_whom_the_store_does(store: layerfs.Store, child: layerfs.Container) -> None:
+    locks = store.path / "locks"
+    os.chown(locks, 1000, 1000)
+    (locks / "containers").unlink()
+    child.snapshot()
+    assert (locks / "containers").stat().st_uid == 1000
 
 
 @pytest.mark.parametrize("there", ["nothing", "lock", "work", "programs"])
