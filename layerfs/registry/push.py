@@ -30,7 +30,7 @@ from layerfs.registry.connect import Registries
 from layerfs.registry.transport import Response
 from layerfs.registry.turns import Begun, Task, finished, in_turns
 from layerfs.registry.upload import Sent, Uploads
-from layerfs.store.index import Txn
+from layerfs.store.index import KEY_MAX, Txn
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
 
@@ -224,12 +224,17 @@ class Pusher:
     def _begin(self, tag: Tag) -> None:
         """Opens the uploads that an image which has been nowhere needs for certain: the registry takes its time."""
         with self._root.index.view() as txn:
+            if not self._client.session.is_known:
+                self._client.session.believe(txn.get_json("meta", self._registry_key()))
             record = read_image(txn, tag.image)
             if record is None or tag.manifest is not None or record.manifest is not None:
                 return
             keys = [record.id, *self._new_layers(txn, record)]
         for key in keys:
             self._begun[key] = self._uploads.begin(self._repository)
+
+    def _registry_key(self) -> bytes:
+        return f"registry:{self._client.name}".encode()[:KEY_MAX]
 
     def _new_layers(self, txn: Txn, record: ImageRecord) -> list[DiffID]:
         """Of the topmost layers the small ones that are neither kept compressed nor known to be anywhere."""
@@ -542,6 +547,9 @@ class Pusher:
                 blobs = tuple(layer.descriptor.digest for layer in pushed.layers)
                 new = replace(record, manifest=document.digest, layer_blobs=blobs)
                 txn.put_json("images", record.id.raw, new.row())
+            findings = self._client.session.findings(txn.get_json("meta", self._registry_key()))
+            if findings is not None:
+                txn.put_json("meta", self._registry_key(), findings)
 
 
 def _is_of(manifest: Manifest, record: ImageRecord) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -18,10 +19,10 @@ from layerfs.registry.transport import Body, Exchange, Response, Transport, orig
 from layerfs.registry.turns import finished
 
 if TYPE_CHECKING:
-    from typing import ClassVar
+    from typing import Any, ClassVar
 
 _PUZZLING = frozenset({400, 408, 429, 500, 502, 503, 504})  # 400 is what TLS servers say to plain HTTP
-_REMEMBERED = 300.0  # seconds for which a process takes it that a registry still answers as it did
+_REMEMBERED = 300.0  # seconds for which it is taken that a registry still answers as it did
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class _Greeting:
 class Session:
     """Requests to one registry, with tokens got and renewed on the way. Safe from threads.
 
-    The first session of a process finds out which address answers; later ones believe it until a request fails.
+    The first session of a process finds out which address answers; later ones believe it until a request fails, as do
+    those of other processes that are told (`findings`, `believe`).
 
     Args:
         name: what users call it.
@@ -83,6 +85,31 @@ class Session:
             self._auth.allow_plain()
         self._believed = True
         return greeting.base
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a session of this process has found out which address answers."""
+        return self._addresses in self._greetings
+
+    def believe(self, findings: object) -> None:
+        """What another process found out a moment ago; nothing that is old, or is none of our addresses now."""
+        if not isinstance(findings, dict) or (age := _age(findings)) >= _REMEMBERED:
+            return
+        base, plain = findings.get("base"), findings.get("plain")
+        if base in self._addresses and (plain is False or (plain is True and base.startswith("http:"))):
+            greeting = _Greeting(base, plain, time.monotonic() + _REMEMBERED - age)
+            self._greetings.setdefault(self._addresses, greeting)
+
+    def findings(self, known: object) -> dict[str, Any] | None:
+        """Which address answers, for other processes; None when that is what they know, and is not old."""
+        greeting = self._greetings.get(self._addresses)
+        if greeting is None:
+            return None
+        before = known if isinstance(known, dict) else {}
+        same = (before.get("base"), before.get("plain")) == (greeting.base, greeting.plain)
+        if same and _age(before) < _REMEMBERED / 2:
+            return None
+        return {"base": greeting.base, "plain": greeting.plain, "found": time.time_ns()}
 
     def _doubt(self, base: str) -> None:
         """After a request that failed: finds out anew, where the address was only believed."""
@@ -228,3 +255,10 @@ class Session:
 
     def close(self) -> None:
         self.transport.close()
+
+
+def _age(findings: Mapping[str, object]) -> float:
+    """Seconds; of what has no time, or one that is yet to come, more than any."""
+    found = findings.get("found")
+    age = time.time_ns() // 10**9 - found // 10**9 if isinstance(found, int) else -1
+    return age if age >= 0 else math.inf

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
 import socket
 import sys
 import threading
@@ -275,6 +274,8 @@ class Transport:
 
     def _delay(self, attempt: int) -> float:
         """Twice as long each time, and a little different for everybody."""
+        import random
+
         longest = min(self.limits.delay * 2 ** (attempt - 1), self.limits.delay_max)
         return float(longest * random.uniform(0.75, 1))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -64,6 +66,52 @@ def test_the_second_session_does_not_ask_which_address_answers(settings: Setting
             with Registries(settings) as registries:
                 assert list(registries.client(host).tags("app")) == ["1"]
     assert [request.path.partition("?")[0] for request in seen] == ["/v2/", "/v2/app/tags/list", "/v2/app/tags/list"]
+
+
+@pytest.fixture
+def told() -> Iterator[None]:
+    """What this process has found out is forgotten, as another has not."""
+    yield
+    Session._greetings.clear()
+
+
+@pytest.mark.usefixtures("told")
+def test_another_process_is_told_which_address_answers(settings: Settings) -> None:
+    with scripted(lambda request: Answer(200, b'{"tags": ["1"]}')) as (host, seen):
+        findings: object = None
+        for _ in range(2):
+            Session._greetings.clear()
+            with open_client(settings, host) as client:
+                client.session.believe(findings)
+                assert list(client.tags("app")) == ["1"]
+                findings = findings or client.session.findings(None)
+                assert client.session.findings(findings) is None
+    assert [request.path.partition("?")[0] for request in seen] == ["/v2/", "/v2/app/tags/list", "/v2/app/tags/list"]
+
+
+@pytest.mark.usefixtures("told")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": "http://elsewhere:1"},
+        {"base": ["http://127.0.0.1:1"]},
+        {"base": "https://127.0.0.1:1"},  # which is not plain
+        {"plain": 1},
+        {"found": 0},
+        {"found": "now"},
+        {"found": 10**30},
+    ],
+)
+def test_findings_that_are_old_or_of_other_settings_are_not_believed(
+    settings: Settings, change: dict[str, Any]
+) -> None:
+    good = {"base": "http://127.0.0.1:1", "plain": True, "found": time.time_ns()}
+    with open_client(settings, "127.0.0.1:1") as client:
+        for findings in (None, [], {}, good | change):
+            client.session.believe(findings)
+            assert not client.session.is_known
+        client.session.believe(good)
+        assert client.session.base == good["base"]
 
 
 @pytest.mark.parametrize("kind", ["plain", "guarded"])

@@ -104,6 +104,18 @@ def test_a_push_loads_no_more_than_it_needs(
         assert done.stdout.splitlines()[-1] == "0", done
 
 
+def test_the_next_push_of_a_plain_registry_tries_no_tls(
+    plain: Registry, repository: str, make_image: Callable[..., layerfs.Image], store: layerfs.Store
+) -> None:
+    for tag in ("1", "2"):
+        make_image(f"{plain.host}/{repository}:{tag}")
+        line = ["--store", str(store.path), "push", "-q", f"{plain.host}/{repository}:{tag}"]
+        code = f"import sys; sys.argv[1:] = {line!r}; from layerfs.cli import main; code = main(); "
+        code += "print(code, 'ssl' in sys.modules, 'http.client' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == f"0 {tag == '1'} False", done
+
+
 def test_login_lets_us_in_and_logout_forgets(
     trusted: Registry, repository: str, make_image: Callable[..., layerfs.Image], run: Run, tmp_path: Path
 ) -> None:
