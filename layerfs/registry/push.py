@@ -30,7 +30,7 @@ from layerfs.registry.connect import Registries
 from layerfs.registry.transport import Response
 from layerfs.registry.turns import Begun, Task, finished, in_turns
 from layerfs.registry.upload import Sent, Uploads
-from layerfs.store.index import KEY_MAX, Txn
+from layerfs.store.index import KEY_MAX, Draft, Txn
 from layerfs.store.leases import Lease
 from layerfs.store.root import StoreRoot
 
@@ -143,6 +143,7 @@ class Pusher:
         self._forms: dict[tuple[DiffID, Compression], Form] = {}  # in the lease's directory
         self._begun: dict[Digest, Begun[Response]] = {}  # by config or diff ID: uploads that wait for their blob
         self._believing, self._believed = False, dict[Digest, None]()  # what is taken to be in the registry
+        self._draft: Draft | None = None  # of the note
 
     def push(self, tag: Tag, *, everything: bool = False) -> Pushed:
         """Pushes what a name means, and notes that it is there.
@@ -194,13 +195,13 @@ class Pusher:
             raise
 
     def _publish(self, tag: Tag, pushed: Pushed, lease: Lease) -> bool:
-        """The manifest goes to the registry; meanwhile its file is made durable here, and the registry is asked for
-        what was believed: whether all of that is there.
+        """The manifest goes to the registry; meanwhile its file is made durable here, the note is made ready, and the
+        registry is asked for what was believed: whether all of that is there.
         """
         name = tag.reference.tag or "latest"
         put = Begun(self._uploads.puts_manifest(self._repository, name, pushed.document))
         looks = [self._is_there(digest) for digest in self._believed]
-        return all(in_turns([*looks, self._stage(pushed.document, lease), self._ends(put)]))
+        return all(in_turns([*looks, self._stage(tag, pushed, lease), self._ends(put)]))
 
     def _is_there(self, digest: Digest) -> Task[bool]:
         there = yield from self._client.looks_for_blob(self._repository, digest, push=True)
@@ -210,13 +211,17 @@ class Pusher:
         yield from put.rest()
         return True
 
-    def _stage(self, document: Manifest | Index, lease: Lease) -> Task[bool]:
+    def _stage(self, tag: Tag, pushed: Pushed, lease: Lease) -> Task[bool]:
         yield from ()
+        document = pushed.document
         lease.pin(document.digest.raw)
         if not self._root.blobs.has(document.digest):
             with self._root.blobs.writer(lease) as writer:
                 writer.write(document.raw)
                 writer.place()
+        with self._root.index.view() as view:
+            self._draft = Draft(view)
+            self._write_note(self._draft, tag, pushed)
         return True
 
     # ahead of all else
@@ -523,33 +528,37 @@ class Pusher:
     # what is remembered
 
     def _note(self, tag: Tag, pushed: Pushed) -> None:
-        """The manifest, that the names mean it, and where the layers can be had again: one transaction.
+        """What the registry has now: one transaction. A power cut may take it: the next push asks then."""
+        with self._root.index.update(durable=False) as txn:
+            if self._draft is None or not self._draft.apply(txn):
+                self._write_note(txn, tag, pushed)
 
-        An image that was removed meanwhile stays so, and a name that means another one now is left alone. A power cut
-        may take the note: the next push asks then.
+    def _write_note(self, txn: Txn, tag: Tag, pushed: Pushed) -> None:
+        """The manifest, that the names mean it, and where the layers can be had again.
+
+        An image that was removed meanwhile stays so, and a name that means another one now is left alone.
         """
         place, document = self._client.place(self._repository), pushed.document
-        with self._root.index.update(durable=False) as txn:
-            record = read_image(txn, tag.image)
-            if record is None:
-                return
-            self._root.blobs.publish(document.digest, len(document.raw), document.media_type, txn=txn)
-            for layer in pushed.layers:
-                source = Source("registry", place, str(layer.descriptor.digest))
-                if not layer.descriptor.urls and source.row() not in (txn.get_json("sources", layer.diff_id.raw) or ()):
-                    add_source(txn, layer.diff_id, source)
-            row = replace(tag, manifest=document.digest, index=None) if isinstance(document, Manifest) else tag
-            for reference in (tag.reference, tag.reference.with_digest(document.digest)):
-                now = read_tag(txn, reference)
-                if reference.digest is not None or (now is not None and now.image == tag.image):
-                    txn.put_json("references", reference.key.encode(), replace(row, reference=reference).row())
-            if record.manifest is None and isinstance(document, Manifest):
-                blobs = tuple(layer.descriptor.digest for layer in pushed.layers)
-                new = replace(record, manifest=document.digest, layer_blobs=blobs)
-                txn.put_json("images", record.id.raw, new.row())
-            findings = self._client.session.findings(txn.get_json("meta", self._registry_key()))
-            if findings is not None:
-                txn.put_json("meta", self._registry_key(), findings)
+        record = read_image(txn, tag.image)
+        if record is None:
+            return
+        self._root.blobs.publish(document.digest, len(document.raw), document.media_type, txn=txn)
+        for layer in pushed.layers:
+            source = Source("registry", place, str(layer.descriptor.digest))
+            if not layer.descriptor.urls and source.row() not in (txn.get_json("sources", layer.diff_id.raw) or ()):
+                add_source(txn, layer.diff_id, source)
+        row = replace(tag, manifest=document.digest, index=None) if isinstance(document, Manifest) else tag
+        for reference in (tag.reference, tag.reference.with_digest(document.digest)):
+            now = read_tag(txn, reference)
+            if reference.digest is not None or (now is not None and now.image == tag.image):
+                txn.put_json("references", reference.key.encode(), replace(row, reference=reference).row())
+        if record.manifest is None and isinstance(document, Manifest):
+            blobs = tuple(layer.descriptor.digest for layer in pushed.layers)
+            new = replace(record, manifest=document.digest, layer_blobs=blobs)
+            txn.put_json("images", record.id.raw, new.row())
+        findings = self._client.session.findings(txn.get_json("meta", self._registry_key()))
+        if findings is not None:
+            txn.put_json("meta", self._registry_key(), findings)
 
 
 def _is_of(manifest: Manifest, record: ImageRecord) -> bool:

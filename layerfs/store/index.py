@@ -102,6 +102,48 @@ class Txn:
             yield key, decode_json(value, table)
 
 
+class Draft(Txn):
+    """What `get` and `put` do on a snapshot, to be done in an update later: in next to no time, as all is known.
+
+    with index.view() as view:
+        change(draft := Draft(view))
+    ...
+    with index.update() as txn:
+        draft.apply(txn) or change(txn)
+    """
+
+    __slots__ = ("_read", "_written")
+
+    def __init__(self, view: Txn) -> None:
+        super().__init__(view._txn, view._path)
+        self._read: dict[tuple[str, bytes], bytes | None] = {}
+        self._written: dict[tuple[str, bytes], bytes] = {}
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        at = table, key
+        if at in self._written:
+            return self._written[at]
+        if at not in self._read:
+            self._read[at] = super().get(table, key)
+        return self._read[at]
+
+    def put(self, table: str, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
+        found = self.get(table, key)
+        if found is not None and not overwrite:
+            return False
+        if found != value:
+            self._written[table, key] = value
+        return True
+
+    def apply(self, txn: Txn) -> bool:
+        """False, and nothing is changed, when something that was read is another now."""
+        if any(txn.get(*at) != value for at, value in self._read.items()):
+            return False
+        for (table, key), value in self._written.items():
+            txn.put(table, key, value)
+        return True
+
+
 def encode_json(value: Any) -> bytes:
     """The one encoding of a value: sorted keys, no spaces, ASCII."""
     return _encode(value).encode("ascii")

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -25,7 +26,7 @@ from layerfs.registry.connect import Registries
 from layerfs.registry.copy import copy
 from layerfs.registry.credentials import Credential
 from layerfs.registry.places import Place
-from layerfs.registry.push import Pushed
+from layerfs.registry.push import Pushed, Pusher
 from tests.registry import hostile
 from tests.registry.servers import PASSWORD, QUICK, USER, Answer, Registry, Request, TokenServer, get, scripted
 from tests.unit.image.make import config as make_config
@@ -404,6 +405,30 @@ def test_what_changes_during_a_push_stays_changed(
 
     push(name, done=retag)
     assert store.image(name).id == other.id
+
+
+def test_what_changes_while_the_manifest_is_on_its_way_stays_changed(
+    plain: Registry,
+    repository: str,
+    make_image: Callable[..., layerfs.Image],
+    push: Push,
+    store: layerfs.Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the note was made ready, and before it is written."""
+    name = f"{plain.host}/{repository}:1"
+    image = make_image(name, motd=repository)
+    other = make_image("other:1", motd="other")
+    note = Pusher._note
+
+    def late(*arguments: Any) -> None:
+        store.tag("other:1", name)
+        note(*arguments)
+
+    monkeypatch.setattr(Pusher, "_note", late)
+    (pushed,) = push(name)
+    assert (store.image(name).id, store.image(name).digest) == (other.id, None)
+    assert store.image(f"{plain.host}/{repository}@{pushed.digest}").id == image.id
 
 
 def test_a_manifest_that_the_registry_refuses_has_no_name_here(

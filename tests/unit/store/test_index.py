@@ -12,6 +12,7 @@ import pytest
 
 from layerfs.errors import Corrupt, InvalidInput, StoreError
 from layerfs.store import StoreRoot
+from layerfs.store.index import Draft
 
 
 def in_child(body: Callable[[], bool]) -> bool:
@@ -188,6 +189,7 @@ OTHER = """
 import sys
 from pathlib import Path
 from layerfs.store import StoreRoot
+from layerfs.store.index import Draft
 with StoreRoot.open(Path(sys.argv[1])) as root:
     for n in range(50):
         with root.index.update() as txn:
@@ -227,3 +229,35 @@ def test_the_slot_of_a_killed_reader_is_freed_at_open(root: StoreRoot) -> None:
         assert child.stdout.readline() == b"ready\n"
         child.kill()
     assert root.index.check_readers() == 1
+
+
+def drafted(root: StoreRoot) -> Draft:
+    """A change that reads `a` and `b`, and writes `b`, `c` and, where it is not there, `d`."""
+    with root.index.view() as view:
+        draft = Draft(view)
+        draft.put("meta", b"b", (draft.get("meta", b"a") or b"") + (draft.get("meta", b"b") or b"") + b"x")
+        draft.put("meta", b"c", b"new")
+        draft.put("meta", b"c", (draft.get("meta", b"c") or b"") + b"er")
+        draft.put("meta", b"d", b"mine", overwrite=False)
+    return draft
+
+
+def test_a_draft_is_seen_when_it_is_applied(root: StoreRoot) -> None:
+    put(root, b"a", b"1")
+    put(root, b"d", b"theirs")
+    draft = drafted(root)
+    assert get(root, b"c") is None
+    put(root, b"e", b"of no interest")
+    with root.index.update() as txn:
+        assert draft.apply(txn)
+    assert [get(root, key) for key in (b"a", b"b", b"c", b"d")] == [b"1", b"1x", b"newer", b"theirs"]
+
+
+@pytest.mark.parametrize("changed", [b"a", b"b", b"c", b"d"])
+def test_a_draft_of_what_has_changed_changes_nothing(root: StoreRoot, changed: bytes) -> None:
+    """What was read, and what was only written."""
+    draft = drafted(root)
+    put(root, changed, b"other")
+    with root.index.update() as txn:
+        assert not draft.apply(txn)
+    assert [get(root, key) for key in (b"b", b"c", b"d") if key != changed].count(None) >= 2
