@@ -146,8 +146,9 @@ class Session:
 
     def url(self, path: str) -> str:
         base = self.base
-        plain = path.startswith("/v2/") and base.count("/") == 2  # which need no joining
-        return base + path if plain else urljoin(base, path)
+        if path.startswith("/v2/") and base.count("/") == 2:  # which needs no joining
+            return base + path
+        return path if path.startswith(f"{base}/v2/") else urljoin(base, path)
 
     def request(
         self,
