@@ -122,19 +122,24 @@ class TarReader:
     def _extension(self, head: Header) -> Generator[int, bytes, bytes]:
         if head.size > MAX_EXTENSION:
             raise InvalidArchive("extended header over 1 MiB")
-        padded = yield from self._blocks(head.size)
-        return padded[: head.size]
+        text = b""
+        if head.size:
+            text = yield head.size
+            self._sink.raw(text)
+        yield from self._padding(head.size, may_end=head.type == b"g" and not self._pending())
+        return text
 
-    def _blocks(self, size: int) -> Generator[int, bytes, bytes]:
-        """`size` bytes and their padding, as raw bytes."""
-        if not size:
-            return b""
-        data = yield size + -size % BLOCK
-        self._sink.raw(data)
-        return data
+    def _padding(self, size: int, *, may_end: bool = True) -> Steps:
+        """What fills the last block of `size` bytes; a writer that was not closed leaves it out."""
+        self._between = may_end
+        yield from self._passed(-size % BLOCK)
+        self._between = False
 
     def _skip(self, size: int) -> Steps:
-        left = size + -size % BLOCK
+        yield from self._passed(size)
+        yield from self._padding(size)
+
+    def _passed(self, left: int) -> Steps:
         while left:
             data = yield -min(left, 1 << 20)
             self._sink.raw(data)
@@ -214,8 +219,7 @@ class TarReader:
             self._sink.data(data)
             left -= len(data)
         self._sink.end()
-        if stored % BLOCK:
-            self._sink.raw((yield -stored % BLOCK))
+        yield from self._padding(stored)
 
     def _made(
         self,

@@ -228,6 +228,11 @@ TREES: dict[str, list[bytes]] = {
     "merge-root-opaque": [LOWER, layer(wh(".wh..wh..opq"), entry("n"))],
     "merge-explicit-over-symlink": [LOWER, layer(entry("sym", D), entry("sym/x"))],
     "merge-nothing": [layer(), layer()],
+    "no-last-padding": [
+        entry("x", data=b"y" * 600)[:1200],
+        entry("z", data=b"y")[:513],
+        extension(b"g", b"13 comment=x\n")[:600],
+    ],
 }
 
 REFUSED: dict[str, list[bytes]] = {
@@ -255,7 +260,7 @@ REFUSED: dict[str, list[bytes]] = {
     "bad-checksum": [b"y" + layer(entry("xx"))[1:]],
     "truncated-header": [entry("x")[:300]],
     "truncated-data": [entry("x", data=b"y" * 600)[:1024]],
-    "truncated-padding": [entry("x", data=b"y" * 600)[:1200]],
+    "truncated-extension": [extension(b"L", b"x")[:600]],
     "extension-only": [layer(extension(b"x", records({b"path": b"x"})))],
     "long-name-only": [extension(b"L", b"x")],
     "extension-too-big": [layer(extension(b"x", records({b"comment": b"x" * MIB})), entry("x"))],

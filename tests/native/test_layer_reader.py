@@ -252,6 +252,12 @@ def test_an_archive_that_ends_too_early_is_refused(size: int, desk: Desk) -> Non
         desk.read(tar(("f", noise(600)))[:size])
 
 
+@pytest.mark.parametrize("size", [1112, 1113, 1535])
+def test_an_archive_may_lack_its_last_padding(size: int, desk: Desk) -> None:
+    """As `umoci insert` makes them, whose writer is never closed."""
+    desk.read(tar(("f", noise(600)))[:size])
+
+
 def test_an_archive_may_end_after_a_member(tmp_path: Path) -> None:
     for number, size in enumerate((0, 1536, 2048)):
         (tmp_path / str(number)).mkdir()

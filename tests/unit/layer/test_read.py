@@ -5,6 +5,7 @@ import io
 import lzma
 import os
 import stat
+import tarfile
 import threading
 import time
 
@@ -118,6 +119,18 @@ def test_bytes_after_the_archive_count(root, lease, tar):
     layer = read(root, lease, tar + b"trailing garbage")
     assert layer.diff_id == Digest.of(tar + b"trailing garbage")
     assert replay(root, layer) == tar + b"trailing garbage"
+
+
+@pytest.mark.parametrize("padding", [0, 1, 411])
+def test_a_layer_without_its_last_padding_comes_back_byte_for_byte(root, lease, padding):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("f")
+        member.size = 100
+        archive.addfile(member, io.BytesIO(b"x" * 100))
+    tar = file.getvalue()[: 612 + padding]
+    layer = read(root, lease, FORMS["gzip"](tar))
+    assert layer.diff_id == Digest.of(tar) and replay(root, layer) == tar
 
 
 @pytest.mark.parametrize("cut", [100, 700, 300_000])

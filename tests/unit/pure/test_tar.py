@@ -56,7 +56,17 @@ def test_an_archive_may_have_no_end_marker() -> None:
     assert read(b"").members == []
 
 
-@pytest.mark.parametrize("cut", [1, 511, 513, 1023, 1024, 1100, 1535])
+@pytest.mark.parametrize("cut", [1112, 1113, 1535])
+def test_the_last_padding_may_be_missing(cut: int) -> None:
+    archive = entry("x", data=b"y" * 600)[:cut]
+    notes = read(archive)
+    assert notes.bytes == archive and notes.files == [b"y" * 600 + b"."]
+    for kind in b"x", b"L":
+        with pytest.raises(InvalidArchive):
+            read(extension(kind, record(b"path", b"name"))[:600])
+
+
+@pytest.mark.parametrize("cut", [1, 511, 513, 1023, 1024, 1100, 1111])
 def test_truncation_is_seen(cut: int) -> None:
     with pytest.raises(InvalidArchive):
         read(entry("x", data=b"y" * 600)[:cut])
