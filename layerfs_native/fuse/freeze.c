@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -19,6 +20,8 @@
 #define COPY_TRIES 8
 #define QUIET_TRIES 100 /* of 0.2 ms: to begin at a moment when nothing is under way */
 #define PATIENCE_NS 2000000000ull
+#define ROOM (256u << 10) /* on the disk, for names and marks, and so much more for each directory: */
+#define ROOM_OF_DIRECTORY (2u * LFS_BLOCK)
 
 struct kept { /* a name of a file that goes on in the new upper; those of one file follow each other */
 	struct lfs_node *node;
@@ -262,6 +265,31 @@ static void forget_notes(struct freeze *freeze)
 			lfs_parted_forget(freeze->server, freeze->kept[i].note);
 }
 
+/* Directories that the new upper needs for those that go on. */
+static uint64_t count_directories(const struct freeze *freeze)
+{
+	const struct lfs_node *root = freeze->server->nodes.root;
+	uint64_t count = 0;
+	for (size_t i = 0; i < freeze->kept_count; i++)
+		for (struct lfs_node *dir = freeze->kept[i].name->dir; dir != root && !(dir->flags & LFS_COUNTED); dir = dir->names->dir, count++)
+			dir->flags |= LFS_COUNTED;
+	for (size_t i = 0; i < freeze->kept_count; i++)
+		for (struct lfs_node *dir = freeze->kept[i].name->dir; dir != root && dir->flags & LFS_COUNTED; dir = dir->names->dir)
+			dir->flags &= (uint16_t)~LFS_COUNTED;
+	return count;
+}
+
+/* When everything has changed places it is too late to find out that a file has none. */
+static int check_room(const struct freeze *freeze)
+{
+	struct statfs host;
+	uint64_t count = freeze->kept_count ? count_directories(freeze) : 0;
+	if (!freeze->kept_count || fstatfs(freeze->place.upper, &host) < 0)
+		return 0;
+	bool bytes = (uint64_t)host.f_bavail * (uint64_t)host.f_bsize >= ROOM + count * ROOM_OF_DIRECTORY;
+	return bytes && (!host.f_files || host.f_ffree >= count) ? 0 : -ENOSPC;
+}
+
 static int copy_all(struct freeze *freeze)
 {
 	int rc = 0;
@@ -271,17 +299,19 @@ static int copy_all(struct freeze *freeze)
 	}
 	if (rc >= 0)
 		rc = note_names(freeze);
+	if (rc >= 0)
+		rc = check_room(freeze);
 	for (; rc >= 0 && freeze->kept_done < freeze->kept_count; freeze->kept_done += rc >= 0)
 		rc = exchange(freeze->server, &freeze->kept[freeze->kept_done]);
 	return rc;
 }
 
+/* A file that does not get its name back stays in scratch. */
 static void undo(struct freeze *freeze)
 {
-	while (freeze->kept_done)
-		exchange(freeze->server, &freeze->kept[--freeze->kept_done]);
-	for (size_t i = 0; i < freeze->kept_count; i++)
-		unlinkat(freeze->server->upper.scratch, freeze->kept[i].temp, 0);
+	for (size_t i = freeze->kept_count; i--;)
+		if (i >= freeze->kept_done || exchange(freeze->server, &freeze->kept[i]) >= 0)
+			unlinkat(freeze->server->upper.scratch, freeze->kept[i].temp, 0);
 	forget_notes(freeze);
 }
 

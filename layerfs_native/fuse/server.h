@@ -116,6 +116,7 @@ enum lfs_node_flag {
 	LFS_BLOCKS = 2048,     /* regular file in the upper: blocks that are missing are the base's */
 	LFS_LATE = 4096,       /* its upper was frozen: `low` is to be looked up before it is used */
 	LFS_SYNCED = 16384,    /* of a frozen layer: it is on the disk */
+	LFS_COUNTED = 32768,   /* for a moment, by who counts directories */
 	LFS_INCAPABLE = 8192,  /* regular file in the upper: it is known to have no LFS_CAPABILITY, which the kernel asks for again and again */
 };
 

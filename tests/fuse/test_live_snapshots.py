@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import resource
@@ -19,6 +20,7 @@ import pytest
 import layerfs
 from layerfs.errors import InUse
 from layerfs.snapshot import control, freezing, native
+from tests.disks import filled, small_disk
 from tests.fuse.users import as_other
 from tests.looking import eventually, places_of
 
@@ -331,6 +333,28 @@ def test_an_open_file_with_several_names_goes_on_with_all_of_them(box: layerfs.C
     with box.mount(engine="native") as root:
         assert linked(root, b"1" * 5000 + b"2")
     assert box.store.fsck() == []
+
+
+def test_a_snapshot_on_a_nearly_full_disk_loses_no_open_file(tmp_path: Path) -> None:
+    """There is room for the copy that the snapshot gets, but not for the directories of the file in the fresh upper."""
+    (tmp_path / "plain").mkdir()
+    with small_disk("ext4", tmp_path, size=32 << 20) as disk, layerfs.Store(disk / "store") as store:
+        box = store.create(store.import_archive(tmp_path / "plain", tag="empty:1"))
+        with box.mount(engine="native") as root:
+            for leave in range(28 << 10, 76 << 10, 8 << 10):
+                deep = [root / f"{leave}-{number}/a/b/c/d/e/f" for number in range(6)]
+                for directory in deep:
+                    directory.mkdir(parents=True)
+                with contextlib.ExitStack() as stack:
+                    files = [stack.enter_context((directory / "open").open("wb", buffering=0)) for directory in deep]
+                    for file in files:
+                        file.write(b"before")
+                    os.sync()
+                    with filled(disk, leave), contextlib.suppress(layerfs.errors.LayerfsError):
+                        box.snapshot()
+                    for file in files:
+                        file.write(b" after")
+                assert [(directory / "open").read_bytes() for directory in deep] == [b"before after"] * 6
 
 
 @pytest.fixture
