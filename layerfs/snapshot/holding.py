@@ -14,7 +14,6 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 
 from layerfs.errors import InUse
@@ -113,7 +112,7 @@ def _take(lock: Callable[[], object], container: str, root: StoreRoot) -> None:
 
 
 def _place(container: str) -> int:
-    return int.from_bytes(sha256(container.encode()).digest()[:7], "little")
+    return int(container[:15], 16)
 
 
 def _byte(kind: int, place: int) -> bytes:

@@ -1,4 +1,6 @@
-"""A server's process, which outlives who started it, and is begun beside him: he goes on with what it will need."""
+"""A server's process, which outlives who started it, and is begun beside him: he goes on with what it will need.
+Somebody waits for its end always, so it leaves no zombie; its exit code is lost.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +12,21 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
-__all__ = ["Forked", "Process", "start"]
+from layerfs._lazy import TYPE_CHECKING
 
-
-class Process(Protocol):
-    """Somebody waits for its end always, so it leaves no zombie; its exit code is lost. `passed`: the numbers that the
-    descriptors it was given have there."""
-
-    passed: tuple[int, ...]
-
-    @property
-    def pid(self) -> int:
-        """Raises FileNotFoundError: the program is missing. OSError: it could not be started."""
-
-    def send(self, number: int) -> None:
-        """A signal; nothing happens when it has ended."""
-
-    def ended(self, seconds: float) -> bool:
-        """Waits for its end, no longer than that."""
+__all__ = ["Begun", "Forked", "start"]
 
 
 def start(program: Path, orders: int, errors: int, passed: tuple[int, ...], environment: Mapping[str, str]) -> Process:
     """In a session of its own; `orders` is what it reads from, `errors` what it writes to, and it has no descriptors
-    but these and `passed`. All may be closed at once. Errors as of Process.pid, at once or there."""
+    but these and `passed`, under numbers that it tells. All may be closed at once.
+
+    Raises:
+        FileNotFoundError: the program is missing. OSError: it could not be started. At once, or when asked for its pid.
+    """
     try:
-        return _Begun(program, orders, errors, passed, environment)
+        return Begun(program, orders, errors, passed, environment)
     except (ImportError, OSError):  # without the module, with an old C library, or no thread to be had
         return Forked(
             subprocess.Popen(
@@ -53,7 +43,7 @@ def start(program: Path, orders: int, errors: int, passed: tuple[int, ...], envi
         )
 
 
-class _Begun:
+class Begun:
     """A thread without Python begins it and waits for it: the caller waits neither for the kernel to load the program
     nor for the interpreter's lock."""
 
@@ -76,10 +66,12 @@ class _Begun:
         return self._known()[0]
 
     def send(self, number: int) -> None:
+        """A signal; nothing happens when it has ended."""
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._known()[1], number)
 
     def ended(self, seconds: float) -> bool:
+        """Waits for its end, no longer than that."""
         try:
             process = self._known()[1]
         except OSError:
@@ -88,7 +80,7 @@ class _Begun:
 
 
 class Forked:
-    """A child of Python's own. A thread waits for it."""
+    """The same for a child of Python's own. A thread waits for it."""
 
     def __init__(self, process: subprocess.Popen[bytes], passed: tuple[int, ...] = ()) -> None:
         self._process, self.passed = process, passed
@@ -106,3 +98,7 @@ class Forked:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
         return self._process.returncode is not None
+
+
+if TYPE_CHECKING:
+    Process = Begun | Forked

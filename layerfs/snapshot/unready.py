@@ -7,8 +7,11 @@ import signal
 from pathlib import Path
 
 from layerfs import mount
+from layerfs._lazy import TYPE_CHECKING
 from layerfs.errors import LayerfsError
-from layerfs.snapshot.process import Process
+
+if TYPE_CHECKING:
+    from layerfs.snapshot.process import Process
 
 __all__ = ["give_up"]
 

@@ -97,11 +97,15 @@ class EngineWorld(World):
             EngineWorld.trees[id(self.layers)] = known
         return known[1]
 
+    @property
+    def container(self) -> str:
+        return hashlib.sha256(os.fsencode(self.home)).hexdigest()
+
     def mount(self) -> Path:
         return self.mount_with(self.engine)
 
     def mount_with(self, engine: str) -> Path:
-        writable = Writable(str(self.home), self.upper, self.work)
+        writable = Writable(self.container, self.upper, self.work)
         self._handle = mount_tree(
             self.store,
             self.tree,
@@ -116,7 +120,7 @@ class EngineWorld(World):
     @property
     def server(self) -> int | None:
         return next(
-            (r.pid for r in self.table.records() if r.container == str(self.home) and r.engine != "kernel"), None
+            (r.pid for r in self.table.records() if r.container == self.container and r.engine != "kernel"), None
         )
 
     def union(self) -> Union:

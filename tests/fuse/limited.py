@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from contextlib import suppress
@@ -49,7 +50,7 @@ class OptionBox:
     def mount(self, options: str | None = None) -> Path:
         self.unmount()
         self.options = self.options if options is None else options
-        writable = Writable(str(self.home), self.upper, self.work)
+        writable = Writable(hashlib.sha256(os.fsencode(self.home)).hexdigest(), self.upper, self.work)
         self.handle = mount_tree(
             self.store, self.tree, engine=self.engine, target=self.root, writable=writable, options=self.options
         )
