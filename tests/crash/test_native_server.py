@@ -26,6 +26,7 @@ from layerfs.layer.tree import Tree
 from layerfs.snapshot.settle import settle
 from tests.crash.harness import finish, start
 from tests.disks import filled, small_disk
+from tests.looking import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(36_000)]
 
@@ -125,8 +126,7 @@ def test_a_killed_server_leaves_every_name_old_or_new(shelf: Shelf, tree: Tree, 
         root = box.mount()
         log = tmp_path / "log"
         child = start(lambda seed, root=root, log=log: client(root, log, seed), number)
-        while not log.exists() or b"names" not in log.read_bytes():
-            time.sleep(0.005)
+        assert eventually(lambda log=log: log.exists() and b"names" in log.read_bytes())  # type: ignore[misc]
         time.sleep(chance.uniform(0, 0.3))
         os.kill(box.pid, signal.SIGKILL)
         assert finish(*child) == 0
