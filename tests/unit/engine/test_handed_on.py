@@ -61,7 +61,7 @@ def test_the_package_runs_as_a_module() -> None:
 
 
 def test_what_is_compared_must_be_images(image: layerfs.Image) -> None:
-    with pytest.raises(TypeError, match="two images, not str"):
+    with pytest.raises(TypeError, match="two images or two snapshots, not Image and str"):
         layerfs.diff(image, "small:1")  # type: ignore[arg-type]
 
 
