@@ -148,12 +148,13 @@ def search_command(
 
 @verb("tags")
 @click.argument("name", metavar="REPOSITORY")
-def tags_command(name: str) -> None:
+@format_option()
+def tags_command(name: str, format_: str | None) -> None:
     """List the tags of a repository in its registry."""
     from layerfs.engine import registries
 
-    for tag in registries.tags(name):
-        out(harmless(tag))
+    found = [{"Repository": name, "Tag": harmless(tag)} for tag in registries.tags(name)]
+    render(found, {"REPOSITORY": "Repository", "TAG": "Tag"}, format=format_ or "{{.Tag}}")
 
 
 @verb("inspect")

@@ -30,6 +30,42 @@ _MACHINES = {
 }
 _LEVELS = {"arm": "v7", "amd64": "v1"}  # variants that are ordered, and the one that is meant by none
 _ARCHITECTURES = frozenset(_MACHINES) | {architecture for architecture, _ in _MACHINES.values()}
+_SYSTEMS = frozenset(
+    [
+        "aix",
+        "android",
+        "darwin",
+        "dragonfly",
+        "freebsd",
+        "illumos",
+        "ios",
+        "js",
+        "linux",
+        "netbsd",
+        "openbsd",
+        "plan9",
+        "solaris",
+        "windows",
+    ]
+)
+_RARE = frozenset(
+    [
+        "amd64p32",
+        "armbe",
+        "arm64be",
+        "loong64",
+        "mips",
+        "mipsle",
+        "mips64",
+        "mips64le",
+        "ppc64",
+        "riscv",
+        "s390",
+        "sparc",
+        "sparc64",
+        "wasm",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +88,14 @@ class Platform:
         """Parse `os/architecture[/variant]`, or `architecture[/variant]` (for linux), or an os alone.
 
         Raises:
-            InvalidInput: empty or with more parts.
+            InvalidInput: empty, with more parts, or one word that is neither.
         """
         parts = text.lower().split("/")
         if not 1 <= len(parts) <= 3 or not all(parts):
             raise InvalidInput(f"invalid platform {text!r}: want os/architecture[/variant]")
-        if parts in (["linux"], ["windows"]):
+        if len(parts) == 1 and parts[0] not in _SYSTEMS | _ARCHITECTURES | _RARE:
+            raise InvalidInput(f'"{text}": unknown operating system or architecture: invalid argument')
+        if len(parts) == 1 and parts[0] in _SYSTEMS:
             parts.append(cls.host().architecture)
         elif len(parts) == 1 or parts[0] in _ARCHITECTURES:
             parts.insert(0, "linux")

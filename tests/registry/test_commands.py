@@ -128,6 +128,8 @@ def test_login_lets_us_in_and_logout_forgets(
     assert PASSWORD not in (tmp_path / "home/.docker/config.json").read_text()
     run("push", name)
     assert run("tags", f"{trusted.host}/{repository}").stdout == "1\n"
+    document = {"Repository": f"{trusted.host}/{repository}", "Tag": "1"}
+    assert json.loads(run("tags", "--format", "json", f"{trusted.host}/{repository}").stdout) == document
     shown = run("search", f"{trusted.host}/{repository}").stdout.splitlines()
     assert shown[0].split() == ["NAME", "DESCRIPTION", "STARS", "OFFICIAL"]
     assert shown[1].split() == [f"{trusted.host}/{repository}", "0"]

@@ -106,7 +106,15 @@ def test_a_manifest_without_a_platform_serves_when_no_other_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "parsed"), [("x86_64", "linux/amd64"), ("linux/aarch64", "linux/arm64"), ("arm/v6", "linux/arm/v6")]
+    ("text", "parsed"),
+    [
+        ("x86_64", "linux/amd64"),
+        ("linux/aarch64", "linux/arm64"),
+        ("arm/v6", "linux/arm/v6"),
+        ("mips64le", "linux/mips64le"),
+        ("freebsd", f"freebsd/{Platform.host().architecture}"),
+        ("linux/new", "linux/new"),
+    ],
 )
 def test_platform_texts(text: str, parsed: str) -> None:
     assert str(Platform.parse(text)) == parsed
@@ -116,6 +124,11 @@ def test_platform_texts(text: str, parsed: str) -> None:
 def test_bad_platform_texts_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="invalid platform"):
         Platform.parse(text)
+
+
+def test_a_word_that_is_no_platform_is_told_in_dockers_words() -> None:
+    with pytest.raises(InvalidInput, match='"foo": unknown operating system or architecture: invalid argument'):
+        Platform.parse("foo")
 
 
 def test_layer_types_of_both_families_name_their_compression() -> None:
