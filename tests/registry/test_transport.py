@@ -168,6 +168,52 @@ def test_a_refusal_in_the_middle_of_a_body_is_heard(transport: Transport) -> Non
         assert transport.request("PUT", url, body=body, attempts=1).status == 413
 
 
+@contextlib.contextmanager
+def saying(raw: bytes) -> Iterator[tuple[str, list[socket.socket]]]:
+    """A server that says this to each request; its URL, and the connections that were made."""
+    made: list[socket.socket] = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                one, _ = listener.accept()
+                made.append(one)
+                threading.Thread(target=say, args=(one,), daemon=True).start()
+
+    def say(one: socket.socket) -> None:
+        with contextlib.suppress(OSError), one:
+            while one.recv(1000):
+                one.sendall(raw)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v2/", made
+
+
+def test_a_second_answer_is_not_taken_for_that_of_the_next_request(transport: Transport) -> None:
+    one = b"HTTP/1.1 %d OK\r\nContent-Length: 1\r\n\r\n%s"
+    for raw, connections in ((one % (200, b"a"), 1), (one % (200, b"a") + one % (201, b"b"), 3)):
+        with saying(raw) as (url, made):
+            for _ in range(3):
+                answer = transport.request("GET", url, attempts=1)
+                assert (answer.status, answer.body(9)) == (200, b"a")
+            assert len(made) == connections
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n\r\n", r"malformed HTTP response 'SSH-2\.0-OpenSSH_9\.2p1'"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "several lengths of one answer"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nab", "a coding that is not known: 'gzip'"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", r"no size of a chunk: b'-1\\r\\n'"),
+    ],
+)
+def test_an_answer_that_is_not_clear_names_the_registry(transport: Transport, raw: bytes, why: str) -> None:
+    with saying(raw) as (url, _), pytest.raises(RegistryUnreachable, match=f'^Get "{url}": {why}$'):
+        transport.request("GET", url, attempts=1).body(9)
+
+
 def test_what_may_not_stand_in_a_request_line_is_escaped(transport: Transport) -> None:
     with scripted(lambda request: Answer(200)) as (host, seen):
         transport.request("GET", f"http://{host}/ä b?sig=a%2Fb+c==&x=\u2028").discard()
