@@ -123,7 +123,8 @@ def _manifests_beside(archive: Archive) -> dict[tuple[Digest, tuple[str, ...]], 
 def oci_plans(archive: Archive, platform: Platform) -> Iterator[ImagePlan]:
     """The images of an OCI layout: one for each name of its index, for the platform where there is a choice.
 
-    Entries of unknown media types are ignored, as the specification asks, but a layout with nothing else is an error.
+    Entries of unknown media types are ignored, as the specification asks, and so are artifacts beside images (`copy
+    --referrers` puts signatures there), but a layout with nothing else is an error.
 
     Raises:
         InvalidArchive: a bad document, a missing blob, one name for two images, nothing for the platform.
@@ -134,10 +135,16 @@ def oci_plans(archive: Archive, platform: Platform) -> Iterator[ImagePlan]:
         types = ", ".join(sorted({repr(entry.media_type) for entry in index.manifests}))
         reason = f"only entries of unknown types ({types})" if types else "no manifests"
         raise InvalidArchive(f"{layout.INDEX} has {reason}", path=archive.where)
+    found, other = False, ""
     for entries in _grouped(index.known, archive):
-        entry = _chosen(entries, platform, archive)
-        label = entries[0].annotation(REF_NAME)
-        yield _oci_plan(archive, entry, platform, label, _oci_names(entries[0]))
+        manifest = _manifest(archive, _chosen(entries, platform, archive), platform)
+        if manifest.config.media_type not in _CONFIG_TYPES:
+            other = other or manifest.config.media_type
+            continue
+        found = True
+        yield _oci_plan(archive, manifest, entries[0].annotation(REF_NAME), _oci_names(entries[0]))
+    if other and not found:
+        raise InvalidArchive(f"not an image: its config is {other!r}", path=archive.where)
 
 
 def _grouped(entries: Sequence[Descriptor], archive: Archive) -> Iterator[list[Descriptor]]:
@@ -184,12 +191,7 @@ def _oci_names(entry: Descriptor) -> tuple[Reference, ...]:
     return ()
 
 
-def _oci_plan(
-    archive: Archive, entry: Descriptor, platform: Platform, label: str, names: tuple[Reference, ...]
-) -> ImagePlan:
-    manifest = _manifest(archive, entry, platform)
-    if manifest.config.media_type not in _CONFIG_TYPES:
-        raise InvalidArchive(f"not an image: its config is {manifest.config.media_type!r}", path=archive.where)
+def _oci_plan(archive: Archive, manifest: Manifest, label: str, names: tuple[Reference, ...]) -> ImagePlan:
     raw = read_blob(archive, manifest.config, limit=CONFIG_MAX)
     config = ImageConfig.parse(raw, what=f"config {manifest.config.digest}")
     _same_count(len(manifest.layers), config, archive)

@@ -288,6 +288,16 @@ def test_an_entry_of_unknown_type_is_ignored_beside_an_image(root, layout) -> No
     assert len(load_archive(root, layout.path)) == 1
 
 
+def test_a_signature_beside_an_image_is_ignored_and_alone_no_image(root, layout) -> None:
+    empty = layout.blob(b"{}", "application/vnd.oci.empty.v1+json")
+    document = {"schemaVersion": 2, "mediaType": MANIFEST, "config": empty, "layers": []}
+    layout.add(layout.blob(json.dumps(document).encode(), MANIFEST))
+    with pytest.raises(InvalidArchive, match="not an image: its config is"):
+        load_archive(root, layout.path)
+    layout.add(layout.manifest([A]))
+    assert len(load_archive(root, layout.path)) == 1
+
+
 def test_inline_data_serves_for_a_blob_that_is_not_there(root, layout) -> None:
     entry = layout.manifest([A])
     path = layout.path / "blobs/sha256" / entry["digest"][7:]
