@@ -7,6 +7,7 @@ system's `Place`: a mount with an upper directory of its own (or read-only), whi
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import shutil
@@ -20,6 +21,7 @@ import layerfs
 from layerfs import mount
 
 OURS, OVERLAY, FUSE_OVERLAY, URING = "layerfs", "overlayfs", "fuse-overlayfs", "layerfs, io_uring"
+VOLATILE = "layerfs, volatile"  # waits for no disk
 SYSTEMS = (OURS, OVERLAY, FUSE_OVERLAY)
 URING_SWITCH = Path("/sys/module/fuse/parameters/enable_uring")
 _numbers = itertools.count(1)
@@ -104,11 +106,19 @@ class Stack:
             places = {}
             for name in names or SYSTEMS:
                 make = {OURS: self._ours, URING: self._uring, OVERLAY: self._overlay, FUSE_OVERLAY: self._fuse_overlay}
+                make[VOLATILE] = functools.partial(self._ours, name=VOLATILE, options=["volatile"])
                 places[name] = make[name](home / name.split(",")[0], writable, stack)
                 stack.callback(places[name].close)
             yield places
 
-    def _ours(self, home: Path, writable: bool, stack: contextlib.ExitStack, name: str = OURS) -> Place:
+    def _ours(
+        self,
+        home: Path,
+        writable: bool,
+        stack: contextlib.ExitStack,
+        name: str = OURS,
+        options: Sequence[str] = (),
+    ) -> Place:
         home = home.with_name(home.name + str(next(_numbers)))
         home.mkdir(parents=True)
         handles: list[Any] = []
@@ -118,7 +128,7 @@ class Stack:
             stack.callback(what.remove, force=True)
 
         def attach() -> None:
-            handles.append(_patiently(lambda: what.mount(home, engine="native")))
+            handles.append(_patiently(lambda: what.mount(home, engine="native", options=options)))
 
         return Place(name, home, attach, lambda: _patiently(handles.pop().unmount))
 
