@@ -20,7 +20,8 @@
 
 #define STEP 16u		/* requests between two looks at the clock, and at where the caller is */
 #define FOLLOW_EVERY 64u /* looks into /proc */
-#define COMPARED 3u /* steps, at least: few tell nothing where a caller's requests are of many kinds */
+#define COMPARED 3u /* steps before, and */
+#define JUDGED 8u   /* alone, at least: few tell nothing where a caller's requests are of many kinds */
 #define ALONE_AFTER ((1 + COMPARED) * STEP) /* requests of one caller */
 #define ALONE_AFTER_MOST 65536u /* when it has been in vain again and again */
 #define ALONE_FOR 4096u		/* requests, then it is compared with its absence again */
@@ -206,12 +207,18 @@ bool lfs_pace_spread(struct lfs_server *server, const struct lfs_reader *reader)
 }
 
 /* The only caller waits for what he has written, mostly for less time than waking a reader and parking it again take. If it takes longer the
- * watch has others read. The time does not count when steps are compared: that is the disk's. Who gives way is woken late by a disk: one
- * time in twenty only by the timer's next tick, up to 10 ms (measured on Linux 6.18). */
+ * watch has others read, if there are any who do nothing else. The time does not count when steps are compared: that is the disk's. Who gives
+ * way is woken late by a disk: one time in twenty only by the timer's next tick, up to 10 ms (measured on Linux 6.18). */
 bool lfs_pace_waits(struct lfs_server *server, struct lfs_reader *reader, uint32_t opcode)
 {
-	bool alone = (opcode == FUSE_FSYNC || opcode == FUSE_FSYNCDIR) && atomic_load(&server->pace.alone) == reader;
+	struct lfs_pace *pace = &server->pace;
+	bool alone = (opcode == FUSE_FSYNC || opcode == FUSE_FSYNCDIR) && atomic_load(&pace->alone) == reader;
 	reader->waits_since = lfs_now();
+	if (alone) {
+		pthread_mutex_lock(&pace->lock);
+		alone = pace->parked && atomic_load(&pace->alone) == reader;
+		pthread_mutex_unlock(&pace->lock);
+	}
 	if (alone)
 		give_way(reader->thread, false);
 	atomic_store(&reader->waits, alone);
@@ -246,7 +253,7 @@ static void restart_clock(struct lfs_reader *reader, uint64_t now)
 
 static void stay_or_leave(struct lfs_server *server, struct lfs_reader *reader, uint64_t now)
 {
-	bool in_vain = step_time(reader, now) > reader->before && reader->steps >= COMPARED;
+	bool in_vain = step_time(reader, now) > reader->before && reader->steps >= JUDGED;
 	if (!in_vain && atomic_load(&reader->served) - server->pace.began < ALONE_FOR)
 		return;
 	leave(server, in_vain);
