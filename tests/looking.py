@@ -36,6 +36,13 @@ def name_of(pid: int) -> str:
     return ""
 
 
+def words_of(pid: int) -> str:
+    """Its command line; nothing for one that has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    return ""
+
+
 def open_files() -> set[tuple[str, str]]:
     """The descriptors of this process, with what is open. What others have left may go at any moment: ask for what has
     come since.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 
 import layerfs
 from layerfs.runtime import netns
-from tests.looking import below, cgroups, eventually, name_of, users_of
+from tests.looking import below, cgroups, eventually, users_of, words_of
 from tests.system.conftest import Host
 from tests.workplace import mounts_in
 
@@ -30,13 +30,14 @@ MONITOR_KIB = 2048
 def store(host: Host, small: str) -> Iterator[layerfs.Store]:
     with layerfs.Store(host.store) as store:
         eventually(lambda: not processes(host.store))  # of the test before
-        before = remains(host)
+        earlier = {pid for pid, _ in processes(host.store)}  # which may end meanwhile
+        before = remains(host, earlier)
         yield store
-        if not eventually(lambda: remains(host) == before):  # a monitor's aftermath finds that there is nothing to do
-            assert remains(host) == before
+        if not eventually(lambda: remains(host, earlier) == before):  # an aftermath finds that there is nothing to do
+            assert remains(host, earlier) == before
 
 
-def remains(host: Host) -> dict[str, object]:
+def remains(host: Host, earlier: Collection[int]) -> dict[str, object]:
     """Everything of the store's containers that there is: mounts, groups, interfaces, rules, processes, files."""
     files = [str(path) for name in ("containers", "control", "mounts", "tmp") for path in below(host.store / name)]
     files += [str(path) for path in below(host.store / "networks") if path.parent.name == "endpoints"]
@@ -45,7 +46,7 @@ def remains(host: Host) -> dict[str, object]:
         "groups": [path for path in cgroups("") if path.parent.name == "layerfs" and ours(host, path.name)],
         "links": host.links(),
         "rules": host.other("nft", "list", "tables"),
-        "processes": processes(host.store),
+        "processes": [each for each in processes(host.store) if each[0] not in earlier],
         "files": sorted(files),
     }
 
@@ -58,9 +59,9 @@ def ours(host: Host, name: str) -> bool:
 SEEN: set[str] = set()
 
 
-def processes(store: Path) -> list[tuple[str, str]]:
-    """Those that have something of the store open, or stand in it."""
-    return [(str(pid), name_of(pid)) for pid in users_of(store)]
+def processes(store: Path) -> list[tuple[int, str]]:
+    """Those that have something of the store open, or stand in it, with what they run."""
+    return [(pid, words_of(pid)) for pid in users_of(store)]
 
 
 def started(host: Host, store: layerfs.Store, script: str, **settings: object) -> layerfs.Container:
