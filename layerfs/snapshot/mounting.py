@@ -130,12 +130,7 @@ def mount_tree(
         Unsupported: the engine does not work here, or has not all of the options.
         MountError: why mounting failed. Nothing stays behind.
     """
-    if engine not in ENGINES:
-        raise InvalidInput(f"unknown engine {engine!r} (there are {', '.join(ENGINES)})")
-    wanted = MountOptions.parse(options)
-    wanted.check_engine(engine)
-    if wanted.limited and (read_only or writable is None):
-        raise InvalidInput("the mount options size and inodes need a writable mount")
+    wanted = _wanted(engine, options, writable=writable is not None and not read_only)
     target = Path(os.path.realpath(target))
     record = MountRecord.new(
         target=str(target),
@@ -164,6 +159,17 @@ def mount_tree(
             _forget(root, record)  # its row may not have been written
             raise
     return MountHandle(target, engine, record.id, root)
+
+
+def _wanted(engine: str, options: Options, *, writable: bool) -> MountOptions:
+    """Raises as mount_tree: these go together."""
+    if engine not in ENGINES:
+        raise InvalidInput(f"unknown engine {engine!r} (there are {', '.join(ENGINES)})")
+    wanted = MountOptions.parse(options)
+    wanted.check_engine(engine)
+    if wanted.limited and not writable:
+        raise InvalidInput("the mount options size and inodes need a writable mount")
+    return wanted
 
 
 def _mount_and_record(

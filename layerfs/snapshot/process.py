@@ -15,7 +15,7 @@ from pathlib import Path
 
 from layerfs._lazy import TYPE_CHECKING
 
-__all__ = ["Begun", "Forked", "start"]
+__all__ = ["Forked", "Spawned", "start"]
 
 
 def start(program: Path, orders: int, errors: int, passed: tuple[int, ...], environment: Mapping[str, str]) -> Process:
@@ -26,7 +26,7 @@ def start(program: Path, orders: int, errors: int, passed: tuple[int, ...], envi
         FileNotFoundError: the program is missing. OSError: it could not be started. At once, or when asked for its pid.
     """
     try:
-        return Begun(program, orders, errors, passed, environment)
+        return Spawned(program, orders, errors, passed, environment)
     except (ImportError, OSError):  # without the module, with an old C library, or no thread to be had
         return Forked(
             subprocess.Popen(
@@ -43,7 +43,7 @@ def start(program: Path, orders: int, errors: int, passed: tuple[int, ...], envi
         )
 
 
-class Begun:
+class Spawned:
     """A thread without Python begins it and waits for it: the caller waits neither for the kernel to load the program
     nor for the interpreter's lock."""
 
@@ -101,4 +101,4 @@ class Forked:
 
 
 if TYPE_CHECKING:
-    Process = Begun | Forked
+    Process = Spawned | Forked

@@ -12,17 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "mount_calls.h"
 #include "server.h"
-
-#ifndef SYS_move_mount
-#define SYS_move_mount 429
-#define SYS_fsopen 430
-#define SYS_fsconfig 431
-#define SYS_fsmount 432
-#endif
-
-enum { CONFIG_FLAG = 0, CONFIG_STRING = 1, CONFIG_CREATE = 6 };
-enum { CONTEXT_CLOEXEC = 1, DETACHED_CLOEXEC = 1, MOVE_FROM_EMPTY_PATH = 0x04, MOVE_TO_LINKED = 0x10 };
 
 /* --- made before the caller has written down that there will be a mount, attached afterwards: who is killed in between leaves none --- */
 
@@ -64,11 +55,11 @@ static int configure(int context, const struct lfs_server *server)
 /* Linux 5.2, and who may mount; whatever fails is told by lfs_mount, which does it the old way then. */
 void lfs_mount_begin(struct lfs_server *server)
 {
-	LFS_AUTO_FD context = (int)syscall(SYS_fsopen, "fuse", CONTEXT_CLOEXEC);
+	LFS_AUTO_FD context = (int)syscall(SYS_fsopen, "fuse", OPEN_CLOEXEC);
 	if (context < 0 || (server->device = open("/dev/fuse", O_RDWR | O_CLOEXEC)) < 0)
 		return;
 	if (configure(context, server) >= 0)
-		server->detached = (int)syscall(SYS_fsmount, context, DETACHED_CLOEXEC, attributes(server->options.mount_flags));
+		server->detached = (int)syscall(SYS_fsmount, context, MOUNT_CLOEXEC, attributes(server->options.mount_flags));
 	if (server->detached >= 0)
 		return;
 	lfs_close_fd(&server->device);
@@ -78,7 +69,7 @@ void lfs_mount_begin(struct lfs_server *server)
 static int attach(struct lfs_server *server, struct lfs_error *error)
 {
 	const char *target = server->options.target;
-	if (syscall(SYS_move_mount, server->detached, "", AT_FDCWD, target, MOVE_FROM_EMPTY_PATH | MOVE_TO_LINKED) < 0)
+	if (syscall(SYS_move_mount, server->detached, "", AT_FDCWD, target, MOVE_EMPTY_PATH | MOVE_TO_LINKED) < 0)
 		return lfs_fail(error, errno == EPERM ? -ENOTSUP : -errno, "mounting at %s: %s", target, strerror(errno));
 	lfs_close_fd(&server->detached);
 	server->detached = LFS_NO_FD;

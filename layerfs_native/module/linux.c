@@ -12,20 +12,11 @@
 #include <unistd.h>
 
 #include "module.h"
+#include "mount_calls.h"
 
-/* Older C libraries lack these; the numbers are the same on all architectures. */
-#ifndef SYS_move_mount
-#define SYS_move_mount 429
-#define SYS_fsopen 430
-#define SYS_fsconfig 431
-#define SYS_fsmount 432
-#endif
 #ifndef SYS_openat2
 #define SYS_openat2 437
 #endif
-
-enum { CONFIG_FLAG = 0, CONFIG_STRING = 1, CONFIG_FD = 5, CONFIG_CREATE = 6 };
-enum { OPEN_CLOEXEC = 1, MOUNT_CLOEXEC = 1, MOVE_EMPTY_PATH = 4 };
 
 /* --- mounts --- */
 
